@@ -114,7 +114,7 @@ class Lab(ABC):
     @cached_property
     def gateway(self) -> GatewayClient:
         """A gateway of the lab's own, started when first needed."""
-        from service.gateway_process import running_gateway
+        from service.serve import running_gateway
 
         return self._open.enter_context(GatewayClient(self._open.enter_context(running_gateway(self.settings))))
 

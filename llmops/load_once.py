@@ -81,6 +81,19 @@ class ModelCache(Generic[Version, Model]):
         entry = self._entries.get(self._key_of(version))
         return entry is not None and entry.model is not None
 
+    async def model(self, version: Version) -> Model:
+        """The loaded model; loads it when it is not yet. It is nobody's: it may leave the cache while it is used.
+
+        Raises:
+            EngineUnavailable: it cannot be loaded, or could not a moment ago; a later call tries again.
+        """
+        return await self._loaded(self._entry(version), retry=False)
+
+    def failure(self, version: Version) -> str | None:
+        """Why its last load failed; None when it did not, or has not ended."""
+        entry = self._entries.get(self._key_of(version))
+        return None if entry is None else entry.failure
+
     @property
     def loaded(self) -> list[str]:
         """Refs of the versions whose models are loaded."""

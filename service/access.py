@@ -12,10 +12,10 @@ import hmac
 import ipaddress
 import logging
 import re
-import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -35,13 +35,15 @@ class Caller:
     """The holder of a key, or anybody where no key exists.
 
     key_id: the key's public id. name: what its creator called it. apps: the apps it may use, None for all and for bare
-    model versions. admin: may use what is not an app's (metrics, other callers' requests).
+    model versions. admin: may use what is not an app's (metrics, other callers' requests). limits: None where the key
+    has none.
     """
 
     key_id: str | None
     name: str
     apps: frozenset[str] | None = None
     admin: bool = False
+    limits: KeyLimits | None = None
 
     @property
     def sees_details(self) -> bool:
@@ -82,20 +84,6 @@ class KeySource(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """A key, made ready for checking. expires: seconds since the epoch."""
-
-    hash: str = field(repr=False)
-    caller: Caller
-    limits: KeyLimits | None
-    revoked: bool
-    expires: float | None
-
-    def expired(self, at: float) -> bool:
-        return self.expires is not None and at >= self.expires
-
-
 class Access:
     """The keys as they were at the last look, and what they have used.
 
@@ -108,7 +96,7 @@ class Access:
         self._source, self._seconds = keys, settings.keys_poll
         self._rates = RateLimits(settings.redis_url, windows)
         self._keys: Sequence[Key] = ()
-        self._known: Mapping[str, _Known] | None = None
+        self._known: Mapping[str, tuple[Key, Caller]] | None = None
         self._failure: str | None = None
 
     @asynccontextmanager
@@ -150,8 +138,8 @@ class Access:
 
     def callers(self) -> list[Caller]:
         """Whose keys are good now."""
-        now = time.time()
-        return [key.caller for key in (self._known or {}).values() if not key.revoked and not key.expired(now)]
+        now = datetime.now(UTC)
+        return [caller for key, caller in (self._known or {}).values() if key.live(now)]
 
     async def look(self) -> None:
         """One look at the keys, of at most a few seconds; what goes wrong stands in `problem`."""
@@ -168,7 +156,7 @@ class Access:
         else:
             if self._known is None or keys is not self._keys:
                 # One assignment: a request sees the old keys or the new ones.
-                self._keys, self._known = keys, {key.id: _ready(key) for key in keys}
+                self._keys, self._known = keys, {key.id: (key, _caller_of(key)) for key in keys}
             self._failure = None
 
     def check(self, headers: Iterable[tuple[bytes, bytes]], *, local: bool = True) -> Caller:
@@ -180,28 +168,6 @@ class Access:
             ApiError: 401 no key, or not a live one; 403 no key exists, and the Host header names another machine; 503
                 the keys have not been read yet.
         """
-        return self._find(headers, local)[0]
-
-    def known(self, headers: Iterable[tuple[bytes, bytes]], *, local: bool = True) -> Caller | None:
-        """As `check`; None for whom it would not let in."""
-        try:
-            return self.check(headers, local=local)
-        except ApiError:
-            return None
-
-    def limits_of(self, caller: Caller) -> KeyLimits | None:
-        """The limits of the caller's key; None where it has none."""
-        known = (self._known or {}).get(caller.key_id or "")
-        return None if known is None else known.limits
-
-    async def enter(self, headers: Iterable[tuple[bytes, bytes]], local: bool, reply_headers: Headers) -> Caller:
-        """As `check`, and counts the request. Raises ApiError 429 too."""
-        caller, limits = self._find(headers, local)
-        if limits is not None:
-            await self._rates.admit(limits, reply_headers)
-        return caller
-
-    def _find(self, headers: Iterable[tuple[bytes, bytes]], local: bool) -> tuple[Caller, KeyLimits | None]:
         if self._known is None:
             message = "the gateway has not read its keys yet"
             raise ApiError(503, message, kind="server_error", code="store_unavailable", retry_after=RETRY_SECONDS)
@@ -211,22 +177,36 @@ class Access:
                     "without keys the gateway answers only to names of this machine, such as localhost; make a key"
                 )
                 raise ApiError(403, message, kind="permission_error", code="host_not_allowed")
-            return ANONYMOUS, None
+            return ANONYMOUS
         sent = next((value for name, value in headers if name == b"authorization"), b"")
         scheme, _, text = sent.decode("latin-1").partition(" ")
         if scheme.lower() != "bearer":
             raise _unauthorized("an API key is needed: send the header `Authorization: Bearer <key>`")
         key_id, secret = parse_key(text.strip()) or ("", "")
-        known = self._known.get(key_id)
+        key, caller = self._known.get(key_id, (None, ANONYMOUS))
         # Unknown ids are compared too, so that the time taken tells nothing.
-        matches = hmac.compare_digest(secret_hash(secret), _NOBODY if known is None else known.hash)
-        if known is None or not matches:
+        matches = hmac.compare_digest(secret_hash(secret), _NOBODY if key is None else key.hash)
+        if key is None or not matches:
             raise _unauthorized("the API key is not valid")
-        if known.revoked:
+        if key.revoked_at is not None:
             raise _unauthorized("the API key was revoked")
-        if known.expired(time.time()):
+        if key.expires_at is not None and not key.live(datetime.now(UTC)):
             raise _unauthorized("the API key has expired")
-        return known.caller, known.limits
+        return caller
+
+    def known(self, headers: Iterable[tuple[bytes, bytes]], *, local: bool = True) -> Caller | None:
+        """As `check`; None for whom it would not let in."""
+        try:
+            return self.check(headers, local=local)
+        except ApiError:
+            return None
+
+    async def enter(self, headers: Iterable[tuple[bytes, bytes]], local: bool, reply_headers: Headers) -> Caller:
+        """As `check`, and counts the request. Raises ApiError 429 too."""
+        caller = self.check(headers, local=local)
+        if caller.limits is not None:
+            await self._rates.admit(caller.limits, reply_headers)
+        return caller
 
 
 class AccessCheck:
@@ -270,12 +250,9 @@ def require(caller: Caller, app: str | None) -> None:
         raise ApiError(403, message, kind="permission_error", param="model", code="app_not_allowed")
 
 
-def _ready(key: Key) -> _Known:
+def _caller_of(key: Key) -> Caller:
     apps = None if key.apps is None else frozenset(key.apps)
-    expires = None if key.expires_at is None else key.expires_at.timestamp()
-    return _Known(
-        key.hash, Caller(key.id, key.name, apps, key.admin), limits_of(key), key.revoked_at is not None, expires
-    )
+    return Caller(key.id, key.name, apps, key.admin, limits_of(key))
 
 
 def _unauthorized(message: str) -> ApiError:

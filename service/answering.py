@@ -24,6 +24,7 @@ from service.access import require
 from service.error_map import CLIENT_CLOSED, ApiError, api_error, report_failure
 from service.exchange import AnswerRequest, Arrival, Exchange
 from service.gateway import Gateway
+from service.guards import guards_for
 from service.idempotency import IdempotentReply, fingerprint, key_of, send_stored
 from service.replies import Reply, send_json
 from service.request_context import new_request_id
@@ -156,7 +157,7 @@ class Answering(RequestApp):
         routed = self._route(arrival)
         await gateway.require_log()
         state["reply_headers"] += routed.target.headers
-        guards = gateway.guards.guards_for(routed.target.release)
+        guards = guards_for(routed.target.release)
         if guards.active and guards.hides(arrival.request_id):
             state["request_id"] = new_request_id()
             arrival = dataclasses.replace(arrival, request_id=state["request_id"])

@@ -26,17 +26,15 @@ from service.error_map import ApiError, api_error, error_response, report_failur
 from service.gateway import Gateway, Ping
 from service.json_route import JsonRoute, JsonRoutes
 from service.predictions import TabularOpener
-from service.request_context import AccessLog, BodyLimit, RequestContext
+from service.request_context import BodyLimits, RequestContext
 from service.routes.about import add_reference, health_router, model_list_router
-from service.routes.chat import chat_router
-from service.routes.completions import completions_router
+from service.routes.chat import chat_router, completions_router
 from service.routes.embeddings import Embed, embeddings_router
 from service.routes.feedback import feedback_router
 from service.routes.page import page_router
 from service.routes.predict import predict_router
 from service.routes.responses import responses_router
 from service.schemas import first_problem
-from service.slow_clients import BodyDeadline
 from service.snapshot import ReleaseSource
 
 __all__ = ["create_app"]
@@ -127,10 +125,10 @@ class GatewayApp(FastAPI):
         gateway, settings = self._gateway, self._gateway.settings
         routes = (route for route in self.router.routes if isinstance(route, JsonRoute))
         app: ASGIApp = JsonRoutes(routes, super().build_middleware_stack())
-        app = BodyLimit(BodyDeadline(app, settings.body_timeout), settings.max_body_bytes)
+        app = BodyLimits(app, settings.max_body_bytes, settings.body_timeout)
         if gateway.access is not None:
             app = AccessCheck(app, gateway.access)
-        return AccessLog(RequestContext(app, gateway.metrics.refused, gateway.tracing))
+        return RequestContext(app, gateway.metrics.refused, gateway.tracing)
 
 
 def closed_app(problem: StoreUnavailable) -> FastAPI:

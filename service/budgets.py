@@ -112,7 +112,18 @@ class Budgets:
                 if lease.left >= most:
                     return lease
                 self._end(limits.key_id, lease)
-            found = await self._reserve(limits, most)
+            key_id, tokens, store = limits.key_id, limits.tokens, self._store
+            reserving = asyncio.ensure_future(
+                run_blocking(
+                    lambda: store.reserve(key_id, tokens, most, self._seconds, share=LEASED_SHARE),
+                    name="reserve tokens",
+                )
+            )
+            try:
+                found = await asyncio.shield(reserving)
+            except asyncio.CancelledError:
+                reserving.add_done_callback(self._give_back)
+                raise
             if isinstance(found, BudgetState):
                 reply_headers += limit_headers(b"tokens", found.limit, found.left, found.seconds)
                 held = found.limit - found.used
@@ -125,17 +136,6 @@ class Budgets:
                 self._open[limits.key_id] = lease
                 asyncio.get_running_loop().call_later(self._lease_seconds, self._end, limits.key_id, lease)
             return lease
-
-    async def _reserve(self, limits: KeyLimits, most: int) -> Reservation | BudgetState:
-        def reserve() -> Reservation | BudgetState:
-            return self._store.reserve(limits.key_id, limits.tokens, most, self._seconds, share=LEASED_SHARE)
-
-        work = asyncio.ensure_future(run_blocking(reserve, name="reserve tokens"))
-        try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            work.add_done_callback(self._give_back)
-            raise
 
     def _give_back(self, work: asyncio.Future[Reservation | BudgetState]) -> None:
         """Of a request that went while its tokens were set aside."""

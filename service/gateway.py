@@ -26,15 +26,14 @@ from llmops.settings import Settings
 from service.access import ANONYMOUS, Access, Caller, KeySource, is_local
 from service.budgets import Budgets, Spending
 from service.error_map import RETRY_SECONDS, ApiError, api_error
-from service.guards import GuardBook, GuardRules, Guards
+from service.guards import GuardRules, Guards, guards_for
 from service.idempotency import Idempotency
 from service.log_writer import LogWriter
 from service.metrics import Metrics
-from service.predictions import PredictionBatches, TabularOpener, TabularPool
+from service.predictions import PredictionBatches, TabularOpener, tabular_models
 from service.rate_limits import Headers
 from service.shadow import Shadow
-from service.snapshot import ReleaseSource, Router
-from service.snapshot_keeper import SnapshotKeeper
+from service.snapshot import ReleaseSource, Router, SnapshotKeeper
 from service.tracing import open_tracing
 
 Ping = Callable[[], Awaitable[Pong]]
@@ -140,13 +139,12 @@ class Gateway:
     ) -> None:
         self.settings = settings
         self.pool = EnginePool(open_engine)
-        self.tabular = TabularPool(open_tabular)
+        self.tabular = tabular_models(open_tabular)
         self.predictions = PredictionBatches()
-        self.keeper = SnapshotKeeper(source, self.pool, settings.registry_poll, self.tabular)
+        self.keeper = SnapshotKeeper(source, self.pool, self.tabular, settings.registry_poll)
         self.router = Router(self.pool.is_loaded)
         self.access = None if keys is None else Access(keys, settings, windows)
         self.admission = Admission(settings.max_waiting)
-        self.guards = GuardBook()
         self.log = LogWriter(log.append, serve_unlogged=settings.log_failure == "serve")
         self.metrics = Metrics(in_flight=lambda: self.admission.held)
         self.engines = None if ping is None else EngineWatch(ping)
@@ -164,7 +162,6 @@ class Gateway:
         self.shadow = Shadow(
             self.pool,
             self.log,
-            self.guards,
             seconds=settings.engine_timeout,
             production_waits=None if self.engines is None else self.engines.production_waits,
             count=self.metrics.shadow,
@@ -236,7 +233,7 @@ class Gateway:
 
         most: asked only for keys with a budget, since it costs an estimate of the whole prompt.
         """
-        limits = None if self.access is None else self.access.limits_of(caller)
+        limits = caller.limits
         if limits is None or not limits.tokens:
             return nullcontext(Spending())
         return self.budgets.spending(limits, most(), reply_headers)
@@ -249,7 +246,7 @@ class Gateway:
         targets = {} if self.keeper.age is None else self.keeper.snapshot.targets
         target = targets.get(record.release or "")
         if target is not None and target.release is not None:
-            return self.guards.guards_for(target.release)
+            return guards_for(target.release)
         acted = {action.get("guard") for action in record.details.get("guards") or ()}
         return Guards(GuardRules(redact_log="redact_pii" in acted))
 

@@ -20,8 +20,10 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 
+import orjson
 import regex
 
 from llmops.generation import Chunk, GenerationParameters
@@ -90,29 +92,20 @@ class GuardRules:
         return cls(*redacts, block, guards.get("max_output"))
 
 
-class GuardBook:
-    """The compiled rules of every release asked for, by its ref; a release's guards never change."""
+def guards_for(release: Release | None) -> Guards:
+    """Fresh guards for one request. Raises ApiError 503 when the release's cannot be applied."""
+    if release is None or not release.guards:
+        return Guards(_NO_RULES)
+    try:
+        return Guards(_compiled(orjson.dumps(dict(release.guards))))
+    except ValueError as error:
+        message = f"{release.ref} has guards that this gateway cannot apply"
+        raise ApiError(503, message, kind="server_error", code="guards") from error
 
-    def __init__(self, most: int = 1000) -> None:
-        self._most = most
-        self._rules: dict[str, tuple[Mapping[str, Any], GuardRules]] = {}
 
-    def guards_for(self, release: Release | None) -> Guards:
-        """Fresh guards for one request. Raises ApiError 503 when the release's cannot be applied."""
-        if release is None or not release.guards:
-            return Guards(_NO_RULES)
-        known = self._rules.get(release.ref)
-        if known is None or known[0] != release.guards:
-            try:
-                known = (release.guards, GuardRules.of(release.guards))
-            except ValueError as error:
-                raise ApiError(
-                    503, f"{release.ref} has guards that this gateway cannot apply", kind="server_error", code="guards"
-                ) from error
-            if len(self._rules) >= self._most:
-                self._rules.clear()
-            self._rules[release.ref] = known
-        return Guards(known[1])
+@lru_cache(maxsize=1000)
+def _compiled(guards: bytes) -> GuardRules:
+    return GuardRules.of(orjson.loads(guards))
 
 
 class Guards:

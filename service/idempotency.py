@@ -63,14 +63,6 @@ def fingerprint(path: str, body: bytes) -> str:
     return hashlib.sha256(path.encode() + b"\n" + body).hexdigest()
 
 
-def replay_headers(reply: StoredReply) -> Headers:
-    """Headers of a stored reply for its repetition. The first request's id leads to the one record of both."""
-    pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers]
-    original = [] if reply.request_id is None else [(b"x-llmops-original-request-id", reply.request_id.encode())]
-    length = (b"content-length", str(len(reply.body)).encode())
-    return [*pairs, length, (b"idempotent-replayed", b"true"), *original]
-
-
 class Idempotency:
     """Claims keys and finds stored replies, in threads of its own.
 
@@ -207,6 +199,10 @@ class IdempotentReply:
 
 
 async def send_stored(reply: StoredReply, send: Send) -> None:
-    """Sends the reply of the first time again, byte by byte."""
-    await send({"type": "http.response.start", "status": reply.status, "headers": replay_headers(reply)})
+    """Sends the reply of the first time again, byte by byte. The first request's id leads to the one record of both."""
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers]
+    headers += [(b"content-length", b"%d" % len(reply.body)), (b"idempotent-replayed", b"true")]
+    if reply.request_id is not None:
+        headers.append((b"x-llmops-original-request-id", reply.request_id.encode()))
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body})

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client import values as metric_values
 from prometheus_client.metrics_core import Metric
@@ -211,7 +211,7 @@ class _AllWorkers(MultiProcessCollector):
         with ProcessLock(folder / "lock"):
             for path in folder.glob("*.db"):
                 kind, _, process = path.stem.rpartition("_")
-                if int(process) == _FOLDED or _is_alive(int(process)):
+                if int(process) == _FOLDED or psutil.pid_exists(int(process)):
                     continue
                 if not kind.startswith("gauge"):
                     files: Any = MmapedDict  # untyped
@@ -221,13 +221,3 @@ class _AllWorkers(MultiProcessCollector):
                     folded.close()
                 path.unlink()
             return list(super().collect())  # type: ignore[no-untyped-call]
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -51,33 +51,16 @@ TabularOpener = Callable[[TabularVersion], Predictor]
 """Loads a model; blocks while it does. Raises CannotRun."""
 
 
-class TabularPool(ModelCache[TabularVersion, Predictor]):
+def tabular_models(open_model: TabularOpener | None) -> ModelCache[TabularVersion, Predictor]:
     """Models by the sha256 of what is stored and by their rows' schema, so that two versions of the same share one.
 
-    open_model: loads one. most_idle: how many models that are not pinned stay loaded; the champions are pinned.
-    on_load: called when a preload ends, well or not.
+    open_model: loads one; None where there are none.
     """
 
-    def __init__(
-        self, open_model: TabularOpener | None, *, most_idle: int = 3, on_load: Callable[[], None] = lambda: None
-    ) -> None:
-        def refuse(version: TabularVersion) -> Predictor:
-            raise CannotRun(f"{version.ref}: this gateway was made without a way to load tabular models")
+    def refuse(version: TabularVersion) -> Predictor:
+        raise CannotRun(f"{version.ref}: this gateway was made without a way to load tabular models")
 
-        super().__init__(open_model or refuse, _key, most_idle=most_idle, on_load=on_load)
-
-    async def model(self, version: TabularVersion) -> Predictor:
-        """The loaded model; loads it when it is not yet.
-
-        Raises:
-            EngineUnavailable: it cannot be loaded, or could not a moment ago; a later call tries again.
-        """
-        return await self._loaded(self._entry(version), retry=False)
-
-    def failure(self, version: TabularVersion) -> str | None:
-        """Why its last load failed; None when it did not, or has not ended."""
-        entry = self._entries.get(_key(version))
-        return None if entry is None else entry.failure
+    return ModelCache(open_model or refuse, _key)
 
 
 def _key(version: TabularVersion) -> tuple[str, bytes]:

@@ -16,7 +16,9 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -28,13 +30,13 @@ from llmops.engines.protocol import Engine
 from llmops.errors import CannotRun, StoreUnavailable, UsageError
 from llmops.json_logs import configure_logging
 from llmops.keys import KeyStore
-from llmops.processes import scratch_folder, sweep_scratch_folders
+from llmops.processes import running, scratch_folder, sweep_scratch_folders
 from llmops.production_log import ProductionLog
 from llmops.settings import Settings
 from llmops.state_files import FileIdentity, hold, identity_of, keep_private, sqlite_path
 from llmops.versions import ModelVersion, RegisteredVersions, TabularVersion
 from service.predictions import Predictor
-from service.server import Workers, listen, uvicorn_config
+from service.server import STARTUP_SECONDS, Workers, listen, uvicorn_config
 
 if TYPE_CHECKING:
     from llmops.registry import Registry
@@ -74,12 +76,17 @@ def serve(
         with closing(KeyStore(settings.resolved_log_url, home=settings.home)) as keys:
             has_keys = keys.has_live_key()
         listener = stack.enter_context(listen(host, port, has_keys))
-        socket_path = stack.enter_context(_engine_process(settings))
+        socket_path = settings.engine_socket or _start_engine_process(settings, stack)
         metrics = stack.enter_context(scratch_folder("metrics"))
         # Workers are new processes: all that they get from here is their environment, and what makes their app.
         os.environ.update({"LLMOPS_ENGINE_SOCKET": str(socket_path), **prepare_metrics(metrics)})
-        stack.enter_context(_exporting_traces(settings, log))
-        registry_file = stack.enter_context(_registry_file(settings))
+        if settings.trace_sample:
+            _start_exporting_traces(settings, log, stack)
+        registry_path, registry_file = sqlite_path(settings.resolved_tracking_uri), None
+        if registry_path is not None and registry_path.exists():  # else it is made by the first who opens it
+            # While it is held no other file can be taken for it.
+            stack.callback(os.close, hold(registry_path))
+            registry_file = identity_of(registry_path)
         windows = stack.enter_context(scratch_folder("limits"))
         make_app = functools.partial(worker_app, log.file, registry_file, windows)
         supervisor = Workers(
@@ -92,6 +99,27 @@ def serve(
         supervisor.run()
         if supervisor.failed_to_start:
             raise CannotRun("the gateway did not start; the lines above say why")
+
+
+def _start_engine_process(settings: Settings, stack: ExitStack) -> Path:
+    """The socket of an engine process of our own, which ends with the stack."""
+    from llmops.engine_host.supervisor import EngineProcess
+
+    process = EngineProcess(settings)
+    process.start()
+    stack.callback(process.stop)
+    return process.socket_path
+
+
+def _start_exporting_traces(settings: Settings, log: ProductionLog, stack: ExitStack) -> None:
+    """Makes MLflow traces of sampled records until the stack ends."""
+    from llmops.recording.production_traces import TraceExporter
+
+    stop = threading.Event()
+    thread = threading.Thread(target=TraceExporter(settings, log).run, args=(stop,), name="trace exporter")
+    thread.start()
+    stack.callback(thread.join)
+    stack.callback(stop.set)
 
 
 def _url(listener: socket.socket) -> str:
@@ -187,49 +215,33 @@ def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
 
 
 @contextmanager
-def _registry_file(settings: Settings) -> Iterator[FileIdentity | None]:
-    """Which file the registry is; None where it is behind a server, or made by the first who opens it. While the block
-    runs no other file can be taken for it."""
-    path = sqlite_path(settings.resolved_tracking_uri)
-    if path is None or not path.exists():
-        yield None
-        return
-    held = hold(path)
-    try:
-        yield identity_of(path)
-    finally:
-        os.close(held)
+def running_gateway(settings: Settings) -> Iterator[str]:
+    """The URL of a gateway of one's own, a process on a free port that is ready to answer; it ends with the block, and
+    with this process. For the demo, the labs and their tests.
 
+    Its lines go to `gateway.log` in the home. Raises CannotRun when it does not start.
+    """
+    import httpx
 
-@contextmanager
-def _engine_process(settings: Settings) -> Iterator[Path]:
-    """The socket of an engine process: one that serves already, or one of our own while the block runs."""
-    if settings.engine_socket is not None:
-        yield settings.engine_socket
-        return
-    from llmops.engine_host.supervisor import EngineProcess
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
 
-    process = EngineProcess(settings)
-    process.start()
-    try:
-        yield process.socket_path
-    finally:
-        process.stop()
+    def ready() -> bool:
+        try:
+            return bool(httpx.get(f"{url}/readyz", timeout=2).status_code == 200)
+        except httpx.HTTPError:
+            return False
 
-
-@contextmanager
-def _exporting_traces(settings: Settings, log: ProductionLog) -> Iterator[None]:
-    """Makes MLflow traces of sampled records while the block runs."""
-    if settings.trace_sample == 0:
-        yield
-        return
-    from llmops.recording.production_traces import TraceExporter
-
-    stop = threading.Event()
-    thread = threading.Thread(target=TraceExporter(settings, log).run, args=(stop,), name="trace exporter")
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+    settings.home.mkdir(parents=True, exist_ok=True)
+    log_path = settings.home / "gateway.log"
+    command = [sys.executable, "-m", "llmops.cli", "serve", "--port", str(port)]
+    environment = {**os.environ, "LLMOPS_HOME": str(settings.home)}
+    with log_path.open("w") as log, running(command, env=environment, stdout=log, stderr=log) as process:
+        deadline = time.monotonic() + STARTUP_SECONDS
+        while not ready():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise CannotRun(f"the gateway did not start; read {log_path}")
+            time.sleep(0.2)
+        yield url

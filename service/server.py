@@ -44,26 +44,23 @@ KILL_MARGIN_SECONDS = 45.0
 """Beyond draining: how long a worker may take to write its log and close before it is killed."""
 
 
-def run(make_app: Callable[[], FastAPI], settings: Settings, *, host: str = "127.0.0.1", port: int = 8000) -> None:
-    """Serves an app in this process until SIGTERM or SIGINT, then drains: no new connections, and up to
-    `settings.drain_seconds` for open requests. For embedding; `serve` is how `llmops serve` runs.
+def listen(host: str, port: int, has_keys: bool = False) -> socket.socket:
+    """A listening socket.
+
+    has_keys: whether a live key exists, so that strangers can be told from users; without one, only loopback will do.
 
     Raises:
-        UsageError: a host beyond loopback, or a port outside 0–65535.
-        CannotRun: the port is taken, or the app did not start.
+        UsageError: a host that is no IP address, or beyond loopback without a key; a port outside 0–65535.
+        CannotRun: the port is taken.
     """
-    with listen(host, port) as listener:
-        server = uvicorn.Server(uvicorn_config(make_app, settings))
-        server.run(sockets=[listener])
-        if not server.started:
-            raise CannotRun("the gateway did not start; the lines above say why")
-
-
-def listen(host: str, port: int, has_keys: bool = False) -> socket.socket:
-    """A listening socket; without keys, on a loopback address. Raises UsageError and CannotRun as `run` says."""
     if not 0 <= port <= 65535:
         raise UsageError("--port: must be from 0 to 65535")
-    address = check_bind(host, has_keys)
+    try:
+        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+    except ValueError as error:
+        raise UsageError(f"--host: {host!r} is not an IP address") from error
+    if not address.is_loopback and not has_keys:
+        raise UsageError(f"--host {host}: serving beyond loopback needs keys; make one with `llmops keys create`")
     listener = socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -77,10 +74,10 @@ def listen(host: str, port: int, has_keys: bool = False) -> socket.socket:
     return listener
 
 
-def uvicorn_config(app: Callable[[], FastAPI] | str, settings: Settings, workers: int = 1) -> uvicorn.Config:
-    """How uvicorn serves the gateway. app: makes it, or names what does, for workers of their own process."""
+def uvicorn_config(make_app: Callable[[], FastAPI], settings: Settings, workers: int = 1) -> uvicorn.Config:
+    """How uvicorn serves the gateway."""
     return uvicorn.Config(
-        app,
+        make_app,
         factory=True,
         workers=workers,
         loop="uvloop",
@@ -93,26 +90,6 @@ def uvicorn_config(app: Callable[[], FastAPI] | str, settings: Settings, workers
         proxy_headers=False,  # who a caller is, its key says
         timeout_graceful_shutdown=math.ceil(settings.drain_seconds),
     )
-
-
-IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-
-def check_bind(host: str, has_keys: bool) -> IPAddress:
-    """The address to listen on.
-
-    has_keys: whether a live key exists, so that strangers can be told from users.
-
-    Raises:
-        UsageError: `host` is no IP address, or lies beyond loopback and there is no key.
-    """
-    try:
-        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
-    except ValueError as error:
-        raise UsageError(f"--host: {host!r} is not an IP address") from error
-    if not address.is_loopback and not has_keys:
-        raise UsageError(f"--host {host}: serving beyond loopback needs keys; make one with `llmops keys create`")
-    return address
 
 
 @dataclass

@@ -7,17 +7,16 @@ import dataclasses
 import logging
 import time
 import uuid
-from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Literal, NamedTuple
 
 from llmops.engines.opening import EnginePool
 from llmops.errors import EngineBusy, EngineTimeout
-from llmops.production_log import SHADOW, LogRecord
+from llmops.production_log import SHADOW
 from service.error_map import api_error, report_failure
 from service.exchange import AnswerRequest, Arrival, Exchange
-from service.guards import GuardBook
+from service.guards import guards_for
+from service.log_writer import LogWriter
 from service.snapshot import Target
 
 logger = logging.getLogger("llmops.service")
@@ -32,14 +31,7 @@ LOOK_SECONDS = 0.25
 """How often a shadow request under way looks whether it is in anybody's way."""
 
 
-class Log(Protocol):
-    """What shadow records are written to."""
-
-    async def write(self, record: LogRecord) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
+class _Job(NamedTuple):
     arrival: Arrival
     request: AnswerRequest
     target: Target
@@ -59,23 +51,16 @@ class Shadow:
     def __init__(
         self,
         pool: EnginePool,
-        log: Log,
-        guards: GuardBook,
+        log: LogWriter,
         *,
         seconds: float,
         production_waits: ProductionWaits | None = None,
         count: Callable[[Ending], None] = lambda _: None,
     ) -> None:
-        self._pool, self._log, self._guards, self._seconds = pool, log, guards, seconds
+        self._pool, self._log, self._seconds = pool, log, seconds
         self._production_waits, self._count = production_waits, count
         self._queue: asyncio.Queue[_Job] = asyncio.Queue(MOST_WAITING)
         self._tasks: list[asyncio.Task[None]] = []
-        self._counts: Counter[Ending] = Counter()
-
-    @property
-    def counts(self) -> Mapping[Ending, int]:
-        """How many ended each way so far."""
-        return self._counts
 
     def start(self) -> None:
         """Begins to run what is submitted; call inside the event loop."""
@@ -86,7 +71,7 @@ class Shadow:
         try:
             self._queue.put_nowait(_Job(arrival, request, target))
         except asyncio.QueueFull:
-            self._end("dropped")
+            self._count("dropped")
 
     async def close(self) -> None:
         """Drops what waits and what runs: nobody is waiting for it."""
@@ -95,23 +80,19 @@ class Shadow:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         while not self._queue.empty():
             self._queue.get_nowait()
-            self._end("dropped")
+            self._count("dropped")
 
     async def _work(self) -> None:
         while True:
             job = await self._queue.get()
             try:
-                self._end(await self._run(job))
+                self._count(await self._run(job))
             except asyncio.CancelledError:
-                self._end("dropped")
+                self._count("dropped")
                 raise
             except Exception as error:  # noqa: BLE001  the next shadow request must run all the same
                 report_failure(error, job.arrival.request_id)
-                self._end("failed")
-
-    def _end(self, ending: Ending) -> None:
-        self._counts[ending] += 1
-        self._count(ending)
+                self._count("failed")
 
     async def _run(self, job: _Job) -> Ending:
         if self._production_waits is not None and await self._production_waits():
@@ -130,7 +111,7 @@ class Shadow:
     async def _answer(self, job: _Job) -> Ending:
         # An upstream server must not take it for part of the client's trace.
         own = dataclasses.replace(job.arrival, request_id=uuid.uuid4().hex, start=time.perf_counter(), headers={})
-        exchange = Exchange(own, job.request, job.target, self._guards.guards_for(job.target.release), SHADOW)
+        exchange = Exchange(own, job.request, job.target, guards_for(job.target.release), SHADOW)
         try:
             async with asyncio.timeout(self._seconds):
                 request = dataclasses.replace(exchange.prepare(), whole=True)
@@ -138,20 +119,14 @@ class Shadow:
                     await exchange.collect(engine, request)
         except EngineBusy:
             return "dropped"
-        except TimeoutError:
-            await self._write(job, exchange, EngineTimeout(f"no whole answer within {self._seconds:g} s"))
-            return "failed"
-        except Exception as error:  # noqa: BLE001  whatever happened is what the record says of the challenger
-            await self._write(job, exchange, error)
-            return "failed"
-        await self._write(job, exchange, None)
-        return "done"
-
-    async def _write(self, job: _Job, exchange: Exchange, error: Exception | None) -> None:
-        if error is None:
-            record = exchange.record(200, SHADOW)
-        else:
-            report_failure(error, exchange.arrival.request_id)
+        except Exception as raised:  # noqa: BLE001  whatever happened is what the record says of the challenger
+            late = f"no whole answer within {self._seconds:g} s"
+            error = EngineTimeout(late) if isinstance(raised, TimeoutError) else raised
+            report_failure(error, own.request_id)
             record = exchange.record(api_error(error).status, SHADOW, f"{type(error).__name__}: {error}")
+            ending: Ending = "failed"
+        else:
+            record, ending = exchange.record(200, SHADOW), "done"
         details = {**record.details, "shadow_of": job.arrival.request_id}
         await self._log.write(dataclasses.replace(record, details=details))
+        return ending

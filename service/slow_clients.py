@@ -11,8 +11,7 @@ import functools
 from typing import Any
 
 import httptools
-from fastapi import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.error_map import ApiError
@@ -179,33 +178,3 @@ def _until_closed(app: Any, cycle: Any) -> Any:
         await app(scope, receive, send_plain)
 
     return answer
-
-
-class BodyDeadline:
-    """ASGI layer: refuses with 408 a body that has not arrived whole `seconds` after its headers."""
-
-    def __init__(self, app: ASGIApp, seconds: float) -> None:
-        self._app, self._seconds = app, seconds
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        deadline = asyncio.get_running_loop().time() + self._seconds
-        whole = False
-
-        async def receive_in_time() -> Message:
-            nonlocal whole
-            if whole:
-                return await receive()
-            try:
-                async with asyncio.timeout_at(deadline):
-                    message = await receive()
-            except TimeoutError as error:
-                # FastAPI reads the body and lets only its own exception through.
-                slow = f"the body did not arrive within {self._seconds:g} s"
-                raise HTTPException(408, slow, headers={"connection": "close"}) from error
-            whole = not message.get("more_body", False)
-            return message
-
-        await self._app(scope, receive_in_time, send)

@@ -1,14 +1,24 @@
-"""What can be served at one moment: an immutable picture of the registry, in which a request looks up its release."""
+"""What can be served at one moment: an immutable picture of the registry, in which a request looks up its release; and
+its keeper, which polls the registry in the background and swaps in what changed.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
 import itertools
+import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
+from llmops.engines.opening import EnginePool
+from llmops.errors import LlmopsError, StoreUnavailable
+from llmops.load_once import ModelCache, Version
+from llmops.processes import run_blocking
 from llmops.traffic_policy import TrafficPolicy, position
 from llmops.versions import (
     CHALLENGER,
@@ -21,6 +31,8 @@ from llmops.versions import (
 )
 from service.access import Caller
 from service.error_map import ApiError
+
+logger = logging.getLogger("llmops.service")
 
 _Named = TypeVar("_Named", Release, TabularVersion)
 Arm = Literal["champion", "challenger", "explicit"]
@@ -234,3 +246,112 @@ class Router:
                 if (why := policy.lopsided(app, keys)) is not None:
                     found.append(f"traffic policy of {app}: {why}")
         return found
+
+
+class SnapshotKeeper:
+    """Holds the current snapshot.
+
+    An app, or a tabular model, moves to a newer snapshot only when its new champion is loaded, so that moving an alias
+    never makes a request wait for weights. Engines of challengers that a traffic policy sends anything are loaded and
+    kept too. While the source is down, or a champion cannot be loaded, the last good state keeps serving.
+
+    What vanishes from the source while it is served is a fault of the source, not news: it is served on as it was.
+
+    seconds: pause between two looks at the source. held_back: apps and tabular models whose old champion serves;
+    vanished: those among them that the source has no more.
+    """
+
+    def __init__(
+        self,
+        source: ReleaseSource,
+        pool: EnginePool,
+        tabular: ModelCache[TabularVersion, Any],
+        seconds: float,
+    ) -> None:
+        self._source, self._pool, self._tabular, self._seconds = source, pool, tabular, seconds
+        self._snapshot: Snapshot | None = None
+        self._fresh = Snapshot(RegisteredVersions({}))
+        self._read_at = 0.0
+        self._wake = asyncio.Event()
+        self._looked = asyncio.Event()
+        self.last_error: str | None = None
+        self.held_back: tuple[str, ...] = ()
+        self.vanished: tuple[str, ...] = ()
+        pool.on_load = self._tabular.on_load = self._wake.set
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The current snapshot. Raises StoreUnavailable before the first one was read."""
+        if self._snapshot is None:
+            raise StoreUnavailable("the registry has not been read yet")
+        return self._snapshot
+
+    @property
+    def age(self) -> float | None:
+        """Seconds since the source was last read with success; None before the first time."""
+        return None if self._snapshot is None else time.monotonic() - self._read_at
+
+    async def run(self) -> None:
+        """Looks at the source for ever: every `seconds`, and as soon as a preload ended."""
+        while True:
+            await self.look()
+            self._looked.set()
+            try:
+                async with asyncio.timeout(self._seconds):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+            self._wake.clear()
+
+    async def wait_for_first_look(self, seconds: float) -> None:
+        """Waits until `run` has looked once, however that went; at most so many seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._looked.wait()
+
+    async def look(self) -> None:
+        """One look at the source: begins to load what new champions need, swaps in what is ready."""
+        try:
+            registered = await run_blocking(self._source.registered, name="read registry")
+        except LlmopsError as error:
+            self.last_error = str(error)
+            return
+        except Exception as error:
+            logger.exception("the registry cannot be read")
+            self.last_error = f"unexpected {type(error).__name__}"
+            return
+        self.last_error, self._read_at = None, time.monotonic()
+        if registered is not self._fresh.registered:
+            self._fresh = Snapshot(registered)
+        self._swap_in(self._fresh)
+
+    def _swap_in(self, fresh: Snapshot) -> None:
+        old = self._snapshot or Snapshot(RegisteredVersions({}))
+        self._pin(fresh, old)
+        for model in fresh.served_models:
+            self._pool.preload(model)
+        for version in fresh.tabular_champions.values():
+            self._tabular.preload(version)
+        waiting = [
+            *_waiting(self._pool, old.champions, fresh.champions),
+            *_waiting(self._tabular, old.tabular_champions, fresh.tabular_champions),
+        ]
+        # Those with a champion of which there is no version any more.
+        gone = [name for name in old.champions if not fresh.apps.get(name)]
+        gone += [name for name in old.tabular_champions if not fresh.registered.tabular.get(name)]
+        for name in set(gone) - set(self.vanished):
+            logger.error("%s is gone from the registry while it is served; its last champion serves on", name)
+        self.vanished = tuple(gone)
+        self.held_back = (*waiting, *gone)
+        self._snapshot = fresh.holding_back(frozenset(self.held_back), old)
+        self._pin(fresh, self._snapshot)
+
+    def _pin(self, *snapshots: Snapshot) -> None:
+        self._pool.pin([model for each in snapshots for model in each.served_models])
+        self._tabular.pin([version for each in snapshots for version in each.tabular_champions.values()])
+
+
+def _waiting(pool: ModelCache[Version, Any], old: Mapping[str, Version], new: Mapping[str, Version]) -> list[str]:
+    """Whose old champion can serve and whose new one cannot yet."""
+    served = [(name, old[name], version) for name, version in new.items() if name in old]
+    return [name for name, before, version in served if pool.is_loaded(before) and not pool.is_loaded(version)]

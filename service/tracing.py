@@ -20,7 +20,7 @@ from llmops.settings import Settings
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
-    from opentelemetry.trace import Span
+    from opentelemetry.trace import Span, Tracer
 
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(?:-[ -~]{0,200})?\Z")
 _TRACESTATE = re.compile(rb"[ -~]{1,2048}\Z")
@@ -31,91 +31,20 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 
 class RequestSpan:
-    """A request of which nothing is traced: its client's trace context goes on as it came.
+    """One request; where nothing is traced, only what its client sent of a trace.
 
     headers: what to send to an upstream server with it.
     """
 
-    __slots__ = ("headers",)
+    __slots__ = ("_span", "headers")
 
-    def __init__(self, headers: Mapping[str, str]) -> None:
-        self.headers = headers
+    def __init__(self, headers: Mapping[str, str], span: Span | None = None) -> None:
+        self.headers, self._span = headers, span
 
     def end(self, record: LogRecord | None = None, *, status: int = 500) -> None:
         """Ends the span with what the record says; with `status` alone where the request reached no model."""
-
-
-class Tracing:
-    """Where spans come from; here, nowhere."""
-
-    def begin(self, scope_headers: Headers, name: str) -> RequestSpan:  # noqa: ARG002
-        """A span for one request, the child of the one that its headers name. name: such as `POST /v1/embeddings`."""
-        return RequestSpan(trace_context(scope_headers))
-
-    async def close(self) -> None:
-        """Sends what is waiting, for a few seconds at most."""
-
-
-def open_tracing(settings: Settings) -> Tracing:
-    """As `otel_endpoint` and `otel_sample` say."""
-    if settings.otel_endpoint is None:
-        return Tracing()
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-
-    base = settings.otel_endpoint.rstrip("/")
-    url = base if base.endswith("/v1/traces") else f"{base}/v1/traces"
-    return OtelTracing(OTLPSpanExporter(endpoint=url, timeout=10), settings.otel_sample)
-
-
-class OtelTracing(Tracing):
-    """Spans through OpenTelemetry's SDK.
-
-    sample: share of the traces that begin here; of others, those that the client's own trace context marks as sampled.
-    """
-
-    def __init__(self, exporter: SpanExporter, sample: float) -> None:
-        from opentelemetry.sdk.resources import Resource
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
-        from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
-        from opentelemetry.trace import SpanKind
-        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-
-        resource = Resource.create({"service.name": "llmops-gateway", "service.version": llmops.__version__})
-        self._provider = TracerProvider(
-            sampler=ParentBased(TraceIdRatioBased(sample)), resource=resource, shutdown_on_exit=False
-        )
-        self._provider.add_span_processor(BatchSpanProcessor(exporter))
-        self._tracer = self._provider.get_tracer("llmops.gateway", llmops.__version__)
-        self._extract, self._kind = TraceContextTextMapPropagator().extract, SpanKind.SERVER
-
-    def begin(self, scope_headers: Headers, name: str) -> RequestSpan:
-        from opentelemetry.context import Context
-
-        # Never the context of the moment: what a request's parent is, its headers say.
-        parent = self._extract(trace_context(scope_headers), Context())
-        method, _, route = name.partition(" ")
-        attributes = {"http.request.method": method, "http.route": route}
-        return _OtelSpan(self._tracer.start_span(name, parent, self._kind, attributes))
-
-    async def close(self) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_CLOSE_SECONDS):
-                await run_blocking(self._provider.shutdown, name="close tracing")
-
-
-class _OtelSpan(RequestSpan):
-    __slots__ = ("_span",)
-
-    def __init__(self, span: Span) -> None:
-        context = span.get_span_context()
-        parent = {"traceparent": f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"}
-        state = {"tracestate": context.trace_state.to_header()} if context.trace_state else {}
-        super().__init__({**parent, **state})
-        self._span = span
-
-    def end(self, record: LogRecord | None = None, *, status: int = 500) -> None:
-        span = self._span
+        if (span := self._span) is None:
+            return
         if span.is_recording():
             status = status if record is None else record.status
             span.set_attribute("http.response.status_code", status)
@@ -129,6 +58,67 @@ class _OtelSpan(RequestSpan):
                 span.set_attribute("error.type", kind or str(status))
                 span.set_status(StatusCode.ERROR)
         span.end()
+
+
+class Tracing:
+    """Where spans come from: OpenTelemetry's SDK, or nowhere.
+
+    exporter: where they go; None: nothing is traced. sample: share of the traces that begin here; of others, those that
+    the client's own trace context marks as sampled.
+    """
+
+    def __init__(self, exporter: SpanExporter | None = None, sample: float = 1.0) -> None:
+        self._tracer: Tracer | None = None
+        if exporter is None:
+            return
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+
+        resource = Resource.create({"service.name": "llmops-gateway", "service.version": llmops.__version__})
+        sampler = ParentBased(TraceIdRatioBased(sample))
+        self._provider = TracerProvider(sampler=sampler, resource=resource, shutdown_on_exit=False)
+        self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._tracer = self._provider.get_tracer("llmops.gateway", llmops.__version__)
+
+    def begin(self, scope_headers: Headers, name: str) -> RequestSpan:
+        """A span for one request, the child of the one that its headers name. name: such as `POST /v1/embeddings`."""
+        sent = trace_context(scope_headers)
+        if self._tracer is None:
+            return RequestSpan(sent)
+        from opentelemetry.context import Context
+        from opentelemetry.trace import SpanKind
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        # Never the context of the moment: what a request's parent is, its headers say.
+        parent = TraceContextTextMapPropagator().extract(sent, Context())
+        method, _, route = name.partition(" ")
+        attributes = {"http.request.method": method, "http.route": route}
+        span = self._tracer.start_span(name, parent, SpanKind.SERVER, attributes)
+        ours = span.get_span_context()
+        headers = {"traceparent": f"00-{ours.trace_id:032x}-{ours.span_id:016x}-{ours.trace_flags:02x}"}
+        if ours.trace_state:
+            headers["tracestate"] = ours.trace_state.to_header()
+        return RequestSpan(headers, span)
+
+    async def close(self) -> None:
+        """Sends what is waiting, for a few seconds at most."""
+        if self._tracer is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    await run_blocking(self._provider.shutdown, name="close tracing")
+
+
+def open_tracing(settings: Settings) -> Tracing:
+    """As `otel_endpoint` and `otel_sample` say."""
+    if settings.otel_endpoint is None:
+        return Tracing()
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+    base = settings.otel_endpoint.rstrip("/")
+    url = base if base.endswith("/v1/traces") else f"{base}/v1/traces"
+    return Tracing(OTLPSpanExporter(endpoint=url, timeout=10), settings.otel_sample)
 
 
 def trace_context(scope_headers: Headers) -> dict[str, str]:

@@ -207,7 +207,6 @@ def test_only_the_settings_read_the_environment() -> None:
         "llmops.settings",
         "llmops.reachable",
         "llmops.registry.store",
-        "service.gateway_process",
         "llmops.cli.administration",
         "service.serve",
         "monitoring.evidently_import",

@@ -183,7 +183,7 @@ def send_traffic(
         CannotRun: the gateway does not start, a request fails, or a reply is missing in the log.
     """
     from llmops.production_log import ProductionLog
-    from service.gateway_process import running_gateway
+    from service.serve import running_gateway
 
     asked = random.Random(0).sample(list(questions), count)  # noqa: S311 - no secret
     half = count // 2

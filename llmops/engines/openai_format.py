@@ -336,7 +336,7 @@ def _usage(usage: object) -> Usage:
         return UNKNOWN_USAGE
     if type(usage) is not dict:
         raise misshapen("usage that is no object")
-    told = {**usage, **{name: _count(usage[name], f"usage.{name}") for name in _COUNTS & usage.keys()}}
+    told = {**usage, **{name: _count(usage[name], f"usage.{name}") for name in usage if name in _COUNTS}}
     for name in _DETAILS & usage.keys():
         details = _object(usage[name], f"usage.{name}")
         counts = {each: _count(details[each], f"usage.{name}.{each}") for each in details if each.endswith("_tokens")}

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
 
 import llmops
 from llmops.errors import StoreUnavailable
@@ -20,13 +20,10 @@ from llmops.processes import run_blocking
 from llmops.production_log import LogRecord, ProductionLog
 from llmops.versions import Release
 from service.access import ANONYMOUS, Caller
-from service.error_map import ApiError
 from service.gateway import Gateway
 from service.schemas import ErrorReply
 
 _FOLDER = Path(__file__).with_name("page")
-_KINDS = {".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8",
-          ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml"}  # fmt: skip
 _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -108,19 +105,14 @@ class Status(BaseModel):
 def page_router(gateway: Gateway, log: ProductionLog) -> APIRouter:
     """The page's routes. `/` and its files are open to everybody; `/status.json` shows a caller the apps it may use."""
     router = APIRouter(tags=["page"])
-    files, recent = {path.name: _File.read(path) for path in _FOLDER.iterdir()}, _Recent(log)
+    files, recent = _PageFiles(directory=_FOLDER), _Recent(log)
+    router.mount("/page", files)
     uri = gateway.settings.resolved_tracking_uri
     mlflow = uri if uri.startswith(("http://", "https://")) and "@" not in uri else None
 
     @router.get("/", include_in_schema=False, response_class=Response)
     async def page(request: Request) -> Response:
-        return files["index.html"].reply(request)
-
-    @router.get("/page/{name}", include_in_schema=False, response_class=Response)
-    async def part(name: str, request: Request) -> Response:
-        if name not in files:
-            raise ApiError(404, f"there is no file {name[:100]!r}", code="not_found")
-        return files[name].reply(request)
+        return await files.get_response("index.html", request.scope)
 
     @router.get("/status.json", responses={"4XX": {"model": ErrorReply}, "5XX": {"model": ErrorReply}})
     async def status(request: Request) -> Status:
@@ -234,19 +226,10 @@ def _release(release: Release, records: Sequence[LogRecord], seconds: float) -> 
     )
 
 
-class _File(NamedTuple):
-    content: bytes
-    kind: str
-    etag: str
+class _PageFiles(StaticFiles):
+    """Plain files, under the page's own policy."""
 
-    @classmethod
-    def read(cls, path: Path) -> _File:
-        content = path.read_bytes()
-        return cls(content, _KINDS[path.suffix], f'"{hashlib.sha256(content).hexdigest()[:20]}"')
-
-    def reply(self, request: Request) -> Response:
-        """The file, or 304 where the client has it."""
-        headers = {**_HEADERS, "etag": self.etag}
-        if request.headers.get("if-none-match") == self.etag:
-            return Response(status_code=304, headers=headers)
-        return Response(self.content, headers=headers, media_type=self.kind)
+    def file_response(self, *arguments: Any, **options: Any) -> Response:
+        response = super().file_response(*arguments, **options)
+        response.headers.update(_HEADERS)
+        return response

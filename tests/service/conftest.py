@@ -152,7 +152,7 @@ def serving(
     """A running gateway of the given releases (by default `assistant@1`, champion), or of tabular models alone."""
     source, engines = StaticReleases(releases or ([] if tabular else [release(1, "champion")])), {}
     for version in tabular:
-        source.add_tabular(version)
+        source.add(version)
 
     def open_engine(model: ModelVersion) -> FakeEngine:
         engines[model.ref] = opened = engine(model)

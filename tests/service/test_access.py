@@ -3,17 +3,12 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 
-import httpx
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from starlette.applications import Starlette
-from starlette.responses import JSONResponse
-from starlette.routing import Route
 
 from llmops.errors import StoreUnavailable
 from llmops.keys import KeyStore, parse_key
@@ -21,7 +16,6 @@ from llmops.settings import Settings
 from service.access import ANONYMOUS, Access, AccessCheck, Caller, require
 from service.error_map import ApiError
 from tests.service.conftest import bearer as bearer_header
-from tests.service.conftest import listening
 
 pytestmark = pytest.mark.anyio
 
@@ -70,42 +64,43 @@ def access(store, tmp_path):
     return lambda **others: asyncio.run(looked(store, tmp_path, **others))
 
 
-def test_where_no_key_was_ever_made_everybody_local_gets_in(access):
+def test_where_no_key_was_ever_made_everybody_local_gets_in_and_nobody_from_beyond_loopback(access):
     assert access().check([]) is ANONYMOUS
     assert access().check(bearer("whatever")) is ANONYMOUS
-
-
-OWN_HOSTS = (b"127.0.0.1:8000", b"[::1]:8000", b"localhost", b"LOCALHOST.:8000", b"gateway:8000", b"app.localhost", b"")
-FOREIGN_HOSTS = (
-    b"evil.example:8000", b"127.0.0.1.evil.example", b"localhost.evil.example", b"[::1].evil.example",
-    b"evil.example\xff",
-)  # fmt: skip
-
-
-def test_without_keys_a_web_page_whose_name_was_pointed_here_gets_nothing(access, store):
-    opened = access()
-    for host in OWN_HOSTS:
-        assert opened.check([(b"host", host)]) is ANONYMOUS
-    for host in FOREIGN_HOSTS:
-        with pytest.raises(ApiError) as refusal:
-            opened.check([(b"host", host)])
-        assert (refusal.value.status, refusal.value.code) == (403, "host_not_allowed")
-    _, text = store.create()
-    opened = access()
-    for host in FOREIGN_HOSTS:
-        assert opened.check([(b"host", host), *bearer(text)]).name == ""
-
-
-def test_nobody_anonymous_comes_from_beyond_loopback(access):
     with pytest.raises(ApiError) as caught:
         access().check([], local=False)
     assert caught.value.status == 401
 
 
-def test_a_key_names_its_caller(store, access):
+def test_without_keys_a_web_page_whose_name_was_pointed_here_gets_nothing(access, store):
+    own = ("127.0.0.1:8000", "[::1]:8000", "localhost", "LOCALHOST.:8000", "gateway:8000", "app.localhost", "")
+    of_others = (
+        "evil.example:8000",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example",
+        "[::1].evil.example",
+        "e.e\xff",
+    )
+    opened = access()
+    for host in own:
+        assert opened.check([(b"host", host.encode("latin-1"))]) is ANONYMOUS
+    for host in of_others:
+        with pytest.raises(ApiError) as refusal:
+            opened.check([(b"host", host.encode("latin-1"))])
+        assert (refusal.value.status, refusal.value.code) == (403, "host_not_allowed")
+    _, text = store.create()
+    opened = access()
+    for host in of_others:
+        assert opened.check([(b"host", host.encode("latin-1")), *bearer(text)]).name == ""
+
+
+def test_a_key_names_its_caller_and_its_limits(store, access):
     key, text = store.create("website", apps=["a"], admin=True)
-    assert access().check(bearer(text)) == Caller(key.id, "website", frozenset({"a"}), True)
-    assert access().check([(b"authorization", f"bEARER  {text} ".encode())]).key_id == key.id
+    _, bound = store.create(tokens_per_minute=10)
+    opened = access()
+    assert opened.check(bearer(text)) == Caller(key.id, "website", frozenset({"a"}), True)
+    assert opened.check([(b"authorization", f"bEARER  {text} ".encode())]).key_id == key.id
+    assert opened.check(bearer(bound)).limits.tokens == {"minute": 10}
 
 
 def refused(access, headers):
@@ -132,13 +127,8 @@ def test_a_revoked_or_expired_key_opens_nothing_not_even_for_the_anonymous(store
     store.revoke(key.id)
     opened = access()
     assert "revoked" in refused(opened, bearer(text))
+    assert "not valid" in refused(opened, bearer(f"llmops_{key.id}_wrong"))  # only the right secret learns of it
     refused(opened, [])
-
-
-def test_only_the_right_secret_learns_that_a_key_was_revoked(store, access):
-    key, _ = store.create()
-    store.revoke(key.id)
-    assert "not valid" in refused(access(), bearer(f"llmops_{key.id}_wrong"))
 
 
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
@@ -204,110 +194,45 @@ def test_what_a_key_opens():
         assert (caught.value.status, caught.value.code, caught.value.param) == (403, "app_not_allowed", "model")
 
 
-async def test_limits_are_a_keys_own(store, tmp_path):
-    _, free = store.create()
-    _, bound = store.create(tokens_per_minute=10)
-    opened = await looked(store, tmp_path)
-    assert opened.limits_of(ANONYMOUS) is None
-    assert opened.limits_of(opened.check(bearer(free))) is None
-    assert opened.limits_of(opened.check(bearer(bound))).tokens == {"minute": 10}
+def test_creating_and_revoking_reach_a_running_gateway_within_two_seconds(store, serve, wait_until):
+    with serve(keys=store, keys_poll=1.0) as gateway:
 
+        def asked(key):
+            return gateway.http.get("/v1/models", headers=bearer_header(key)).status_code
 
-class Context:
-    """As RequestContext does: gives a request its state, and puts the reply headers on."""
-
-    def __init__(self, app):
-        self._app = app
-
-    async def __call__(self, scope, receive, send):
-        state = scope.setdefault("state", {})
-        state["reply_headers"] = []
-
-        async def send_with_headers(message):
-            if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message["headers"], *state["reply_headers"]]}
-            await send(message)
-
-        await self._app(scope, receive, send_with_headers)
-
-
-@contextmanager
-def door(keys, tmp_path, **others):
-    """A served app behind an AccessCheck; yields a client. Every route says who the caller is."""
-    access = Access(keys, settings(tmp_path, **others))
-
-    async def who(request):
-        caller = getattr(request.state, "caller", None)
-        return JSONResponse({"caller": caller and caller.key_id})
-
-    @asynccontextmanager
-    async def lifespan(_):
-        async with access.running():
-            yield
-
-    app = Starlette(routes=[Route("/{path:path}", who, methods=["GET", "POST"])], lifespan=lifespan)
-    app.add_middleware(AccessCheck, access=access)
-    app.add_middleware(Context)
-    with listening(app, lifespan="on") as port, httpx.Client(base_url=f"http://127.0.0.1:{port}") as http:
-        yield http
-
-
-def within(condition, seconds=2.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.01)
-
-
-def test_creating_and_revoking_reach_a_running_gateway_within_two_seconds(store, tmp_path):
-    with door(store, tmp_path, keys_poll=1.0) as http:
-        assert http.get("/v1/models").json() == {"caller": None}
+        assert asked("none") == 200
         key, text = store.create()
-        within(lambda: http.get("/v1/models").status_code == 401)
-        assert http.get("/v1/models", headers=bearer_header(text)).json() == {"caller": key.id}
+        wait_until(lambda: asked("none") == 401, 2.0)
+        assert asked(text) == 200
         store.revoke(key.id)
-        within(lambda: http.get("/v1/models", headers=bearer_header(text)).status_code == 401)
+        wait_until(lambda: asked(text) == 401, 2.0)
 
 
-def test_a_refusal_has_openais_shape_and_asks_for_a_bearer(store, tmp_path):
+def test_health_and_docs_need_no_key_and_everything_else_does(store, serve):
     store.create()
-    with door(store, tmp_path) as http:
-        reply = http.post("/v1/chat/completions", json={}, headers=bearer_header("sk-mine"))
-    assert reply.status_code == 401
-    assert reply.headers["www-authenticate"] == "Bearer"
-    assert reply.json() == {
-        "error": {
-            "message": "the API key is not valid", "type": "invalid_request_error", "param": None,
-            "code": "invalid_api_key",
-        }
-    }  # fmt: skip
-
-
-def test_health_and_docs_need_no_key_and_everything_else_does(store, tmp_path):
-    store.create()
-    with door(store, tmp_path) as http:
+    with serve(keys=store) as gateway:
         for path in ("/livez", "/readyz", "/docs", "/openapi.json", "/"):
-            assert http.get(path).json() == {"caller": None}, path
+            assert gateway.http.get(path).status_code == 200, path
         for path in ("/v1/models", "/v1", "/v1/../livez/x", "//v1/models", "/V1/models", "/anything", "/livez/"):
-            assert http.get(path).status_code == 401, path
+            assert gateway.http.get(path).status_code == 401, path
+        reply = gateway.chat(headers=bearer_header("sk-mine"))
+    assert (reply.status_code, reply.headers["www-authenticate"]) == (401, "Bearer")
+    error = {"type": "invalid_request_error", "param": None, "code": "invalid_api_key"}
+    assert reply.json() == {"error": {"message": "the API key is not valid", **error}}
 
 
-def test_metrics_need_an_admins_key_once_there_are_keys(store, tmp_path):
-    with door(store, tmp_path) as http:
-        assert http.get("/metrics").status_code == 200
-        _, plain = store.create(requests_per_minute=1)
+def test_metrics_need_an_admins_key_and_beyond_its_limit_a_key_is_told_when_to_come_back(store, serve, wait_until):
+    with serve(keys=store, keys_poll=0.02) as gateway:
+        assert gateway.http.get("/metrics").status_code == 200
         _, admin = store.create(admin=True)
-        within(lambda: http.get("/metrics").status_code == 401)
-        within(lambda: http.get("/metrics", headers=bearer_header(admin)).status_code == 200)
-        reply = http.get("/metrics", headers=bearer_header(plain))
+        _, plain = store.create(requests_per_minute=2)
+        wait_until(lambda: gateway.http.get("/metrics").status_code == 401)
+        wait_until(lambda: gateway.http.get("/metrics", headers=bearer_header(admin)).status_code == 200)
+        reply = gateway.http.get("/metrics", headers=bearer_header(plain))
         assert (reply.status_code, reply.json()["error"]["code"]) == (403, "admin_key_needed")
-
-
-def test_beyond_its_limit_a_key_is_told_when_to_come_back_and_the_pages_own_requests_do_not_count(store, tmp_path):
-    _, text = store.create(requests_per_minute=2)
-    with door(store, tmp_path) as http:
+        # The page's own requests do not count.
         paths = ("/status.json", "/v1/models", "/status.json", "/v1/models", "/v1/models")
-        replies = [http.get(path, headers=bearer_header(text)) for path in paths]
+        replies = [gateway.http.get(path, headers=bearer_header(plain)) for path in paths]
     assert [reply.status_code for reply in replies] == [200, 200, 200, 200, 429]
     assert [reply.headers.get("x-ratelimit-remaining-requests") for reply in replies] == [None, "1", None, "0", "0"]
     assert 50 < int(replies[-1].headers["retry-after"]) <= 60

@@ -13,7 +13,6 @@ import pytest
 import service.app
 from llmops.engines.fake import FakeEngine
 from llmops.errors import EngineUnavailable, StoreUnavailable
-from llmops.keys import KeyStore
 from llmops.production_log import ProductionLog
 from llmops.settings import Settings
 from service import app as closed
@@ -22,15 +21,20 @@ from tests.service.conftest import listening as running
 
 
 def test_models_lists_every_name_that_can_be_asked_for(serve, release):
-    with serve(release(1, "champion"), release(2, "challenger")) as gateway:
+    dated = dataclasses.replace(release(1, "champion"), created_at=1_790_000_000.7)
+    with serve(dated, release(2, "challenger"), embed=embed) as gateway:
         cards = gateway.http.get("/v1/models").json()["data"]
-        names = [card["id"] for card in cards]
-        assert names == [
-            "assistant", "assistant@1", "assistant@2", "assistant@challenger", "assistant@champion", "tiny@1", "tiny@2",
-        ]  # fmt: skip
-        assert {card["owned_by"] for card in cards} == {"llmops"}
-        assert gateway.http.get("/v1/models/assistant@2").json()["id"] == "assistant@2"
-        assert gateway.http.get("/v1/models/nobody").json()["error"]["code"] == "model_not_found"
+        for card in cards:
+            assert gateway.http.get(f"/v1/models/{card['id']}").json() == card
+        unknown = gateway.http.get("/v1/models/nobody")
+    assert [card["id"] for card in cards] == [
+        "all-minilm-l6-v2", "assistant", "assistant@1", "assistant@2", "assistant@challenger", "assistant@champion",
+        "tiny@1", "tiny@2",
+    ]  # fmt: skip
+    assert {card["owned_by"] for card in cards} == {"llmops"}
+    assert [card["created"] for card in cards] == [0, 1_790_000_000, 1_790_000_000, 0, 0, 1_790_000_000, 0, 0]
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
+    assert "assistant@champion" in unknown.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -51,49 +55,26 @@ def test_nobody_is_sent_on_to_what_the_host_header_names(shared_gateway, path):
     assert "location" not in reply.headers
 
 
-def test_docs_are_served(shared_gateway):
-    assert shared_gateway.http.get("/docs").status_code == 200
-    paths = shared_gateway.http.get("/openapi.json").json()["paths"]
-    assert "prompt_variables" in str(paths) or "ChatRequest" in str(paths["/v1/chat/completions"])
-
-
-def test_metrics_count_requests_latency_and_tokens(gateway, wait_until):
+def test_metrics_count_requests_latency_and_tokens_and_what_was_refused_before_it_reached_a_model(gateway, wait_until):
     gateway.chat()
     gateway.events()
-    wait_until(lambda: gateway.app.state.gateway.admission.held == 0)
-    text = gateway.http.get("/metrics").text
-    assert 'llmops_requests_total{outcome="ok",status="200",target="assistant@1"} 2.0' in text
-    assert 'llmops_request_seconds_count{target="assistant@1"} 2.0' in text
-    assert 'llmops_first_token_seconds_count{target="assistant@1"} 2.0' in text
-    assert 'llmops_tokens_total{direction="out",target="assistant@1"} 8.0' in text
-    assert "llmops_in_flight 0.0" in text
-    assert "llmops_log_failures_total 0.0" in text
-
-
-def test_metrics_count_what_was_refused_before_it_reached_a_model(gateway):
     gateway.chat("nobody")
     gateway.chat(temperature=9)
     gateway.chat(tools=[{"type": "function", "function": {"name": "f"}}])  # this one reaches a model, and is logged
     gateway.http.get("/nowhere")
-    text = gateway.http.get("/metrics").text
-    assert 'llmops_refused_requests_total{status="404"} 1.0' in text
-    assert 'llmops_refused_requests_total{status="400"} 1.0' in text
-    assert 'llmops_requests_total{outcome="error",status="400",target="assistant@1"} 1.0' in text
-
-
-def test_an_app_without_a_key_source_lets_everybody_in_and_one_with_keys_does_not(serve, tmp_path):
-    store = KeyStore(f"sqlite:///{tmp_path / 'log.db'}")
-    key, text = store.create(apps=["assistant"])
-    with serve(keys=store) as gateway:
-        assert gateway.chat().status_code == 401
-        assert gateway.records() == []
-        gateway.http.headers["authorization"] = f"Bearer {text}"
-        assert gateway.chat().status_code == 200
-        assert gateway.chat("tiny@1").status_code == 403
-        unknown = gateway.chat("assistant@9")
-        assert (unknown.status_code, "tiny@1" in unknown.text) == (404, False)
-        assert [record.details["key"] for record in gateway.records()] == [key.id]
-    store.close()
+    wait_until(lambda: gateway.app.state.gateway.admission.held == 0)
+    lines = gateway.http.get("/metrics").text.splitlines()
+    assert {
+        'llmops_requests_total{outcome="ok",status="200",target="assistant@1"} 2.0',
+        'llmops_requests_total{outcome="error",status="400",target="assistant@1"} 1.0',
+        'llmops_first_token_seconds_count{target="assistant@1"} 2.0',
+        'llmops_request_seconds_count{target="assistant@1"} 3.0',
+        'llmops_tokens_total{direction="out",target="assistant@1"} 8.0',
+        'llmops_refused_requests_total{status="404"} 1.0',
+        'llmops_refused_requests_total{status="400"} 1.0',
+        "llmops_in_flight 0.0",
+        "llmops_log_failures_total 0.0",
+    } <= set(lines)
 
 
 def test_making_an_app_starts_nothing(tmp_path):
@@ -114,25 +95,26 @@ def test_the_gateway_imports_nothing_heavy():
 
 
 def test_the_reference_loads_nothing_from_elsewhere(shared_gateway):
-    page = shared_gateway.http.get("/docs").text
-    found = re.findall(r'(?:src|href)="([^"]+)"', page)
+    page = shared_gateway.http.get("/docs")
+    assert page.status_code == 200
+    found = re.findall(r'(?:src|href)="([^"]+)"', page.text)
     assert found
     for address in found:
         assert address.startswith("/"), address
         assert shared_gateway.http.get(address).status_code == 200, address
+    paths = shared_gateway.http.get("/openapi.json").json()["paths"]
+    assert "ChatRequest" in str(paths["/v1/chat/completions"])
 
 
-@pytest.mark.parametrize("path", ["/livez", "/readyz", "/v1/models", "/metrics", "/docs", "/", "/v1/nowhere"])
+@pytest.mark.parametrize(
+    "path", ["/livez", "/readyz", "/v1/models", "/metrics", "/docs", "/", "/v1/nowhere", "/v1/chat/completions"]
+)
 def test_head_is_answered_as_get_without_the_body(shared_gateway, path):
     got, head = shared_gateway.http.get(path), shared_gateway.http.head(path)
     assert head.status_code == got.status_code
     assert head.headers["content-type"] == got.headers["content-type"]
     assert head.content == b""
     assert shared_gateway.http.get("/livez").status_code == 200  # the connection is in step
-
-
-def test_head_of_what_is_only_posted_is_405(shared_gateway):
-    assert shared_gateway.http.head("/v1/chat/completions").status_code == 405
 
 
 class Opener:
@@ -160,15 +142,16 @@ def test_a_load_failure_over_http_is_503_with_retry_after(serve, wait_until):
         wait_until(gateway.ready)
 
 
-@pytest.mark.parametrize("sane", ["abc", "a b~!", "x" * 128])
-def test_a_sane_request_id_is_echoed(shared_gateway, sane):
-    assert shared_gateway.http.get("/livez", headers={"x-request-id": sane}).headers["x-request-id"] == sane
-
-
-@pytest.mark.parametrize("odd", [b"", b"x" * 129, b"caf\xc3\xa9", b"a\tb"])
-def test_any_other_request_id_is_replaced(shared_gateway, odd):
-    echoed = shared_gateway.http.get("/livez", headers={b"x-request-id": odd}).headers["x-request-id"]
-    assert echoed.startswith("req_")
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        *((sane, True) for sane in (b"abc", b"a b~!", b"x" * 128)),
+        *((odd, False) for odd in (b"", b"x" * 129, b"caf\xc3\xa9", b"a\tb")),
+    ],
+)
+def test_a_sane_request_id_is_echoed_and_any_other_replaced(shared_gateway, sent, kept):
+    echoed = shared_gateway.http.get("/livez", headers={b"x-request-id": sent}).headers["x-request-id"]
+    assert echoed == sent.decode() if kept else echoed.startswith("req_")
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -183,29 +166,6 @@ def test_a_body_over_the_limit_is_413(serve, chunked):
         assert reply.headers["x-request-id"]
         assert gateway.chat().status_code == 200
         assert len(gateway.records()) == 1
-
-
-def test_the_embedding_model_is_listed_where_there_is_one(serve):
-    with serve(embed=embed) as gateway:
-        names = [card["id"] for card in gateway.http.get("/v1/models").json()["data"]]
-        assert names == sorted(names)
-        assert "all-minilm-l6-v2" in names
-        assert gateway.http.get("/v1/models/all-minilm-l6-v2").json()["id"] == "all-minilm-l6-v2"
-
-
-def test_a_release_says_when_it_was_made(serve, release):
-    with serve(dataclasses.replace(release(1, "champion"), created_at=1_790_000_000.7)) as gateway:
-        made = {card["id"]: card["created"] for card in gateway.http.get("/v1/models").json()["data"]}
-        assert made == {
-            "assistant": 1_790_000_000, "assistant@1": 1_790_000_000, "assistant@champion": 1_790_000_000, "tiny@1": 0,
-        }  # fmt: skip
-        assert gateway.http.get("/v1/models/assistant").json()["created"] == 1_790_000_000
-
-
-def test_an_unknown_name_is_404_and_names_what_exists(shared_gateway):
-    reply = shared_gateway.http.get("/v1/models/nobody")
-    assert (reply.status_code, reply.json()["error"]["code"]) == (404, "model_not_found")
-    assert "assistant@champion" in reply.json()["error"]["message"]
 
 
 @pytest.fixture

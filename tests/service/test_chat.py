@@ -21,14 +21,15 @@ from llmops.errors import (
     StoreUnavailable,
 )
 from llmops.generation import EXTRAS, Chunk, Usage
+from tests.service.conftest import events_of
 
 MESSAGES = [{"role": "user", "content": "hello world"}]
 WORDS = "one two three four five six"
 
 
-@pytest.fixture
-def client(gateway):
-    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="x", max_retries=0) as client:
+@pytest.fixture(scope="module")
+def client(shared_gateway):
+    with openai.OpenAI(base_url=f"{shared_gateway.url}/v1", api_key="x", max_retries=0) as client:
         yield client
 
 
@@ -37,32 +38,23 @@ def slow(model):
     return FakeEngine(lambda _: WORDS, word_seconds=0.2)
 
 
-def test_openai_client_gets_a_whole_answer(gateway, client):
-    reply = client.chat.completions.create(model="assistant", messages=MESSAGES)
-    assert reply.choices[0].message.content == "You said: hello world"
-    assert reply.choices[0].finish_reason == "stop"
-    assert reply.id.startswith("chatcmpl-")
-    assert reply.model == "assistant@1"
-    assert reply.usage.total_tokens == reply.usage.prompt_tokens + reply.usage.completion_tokens > 0
-
-
-def test_openai_client_streams_role_pieces_finish_and_usage(gateway, client):
-    stream = client.chat.completions.create(
-        model="assistant", messages=MESSAGES, stream=True, stream_options={"include_usage": True}
-    )
-    *chunks, usage = list(stream)
-    assert chunks[0].choices[0].delta.role == "assistant"
-    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "You said: hello world"
-    assert [chunk.choices[0].finish_reason for chunk in chunks][-2:] == [None, "stop"]
-    assert usage.choices == []
-    assert usage.usage.completion_tokens == 4
-    assert len({chunk.id for chunk in [*chunks, usage]}) == 1
-
-
-def test_a_stream_without_include_usage_has_no_usage_and_ends_with_done(gateway):
-    events = gateway.events()
-    assert events[-1] == "[DONE]"
-    assert not any("usage" in event for event in events[:-1])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_reply_names_the_versions_that_answered_and_a_stream_ends_with_done(shared_gateway, stream):
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    reply = shared_gateway.chat(stream=stream, headers={"traceparent": parent}, max_tokens=2)
+    names = [reply.headers[f"x-llmops-{name}"] for name in ("release", "prompt", "model")]
+    assert names == ["assistant@1", "qa@1", "tiny@1"]
+    assert reply.headers["x-request-id"].startswith("req_")
+    seen = shared_gateway.engines["tiny@1"].requests[-1]
+    assert (seen.whole, seen.headers) == (not stream, {"traceparent": parent})
+    if stream:
+        *events, done = events_of(reply)
+        assert done == "[DONE]"
+        assert not any("usage" in event for event in events)
+        assert events[-1]["choices"][0]["finish_reason"] == "length"
+    else:
+        choice = reply.json()["choices"][0]
+        assert (choice["message"]["content"], choice["finish_reason"]) == ("You said:", "length")
 
 
 def test_an_empty_answer_streams_role_and_finish(serve):
@@ -73,44 +65,40 @@ def test_an_empty_answer_streams_role_and_finish(serve):
     assert done == "[DONE]"
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_reply_names_the_versions_that_answered(gateway, stream):
-    headers = gateway.chat(stream=stream).headers
-    assert headers["x-llmops-release"] == "assistant@1"
-    assert headers["x-llmops-prompt"] == "qa@1"
-    assert headers["x-llmops-model"] == "tiny@1"
-    assert headers["x-request-id"].startswith("req_")
-
-
-def test_a_bare_model_gets_the_messages_as_they_are(gateway):
-    messages = [{"role": "developer", "content": "Be brief."}, {"role": "assistant", "content": "Yes?"}]
-    reply = gateway.chat("tiny@1", messages=messages)
-    assert reply.json()["choices"][0]["message"]["content"] == "You said: Yes?"
-    assert reply.json()["model"] == reply.headers["x-llmops-model"] == "tiny@1"
-    assert "x-llmops-release" not in reply.headers
-    assert "x-llmops-prompt" not in reply.headers
-    assert gateway.engines["tiny@1"].requests[-1].messages[0] == {"role": "system", "content": "Be brief."}
-
-
-def test_the_template_wraps_the_conversation(gateway):
+def test_the_template_wraps_the_conversation_and_a_bare_model_gets_it_as_it_is(shared_gateway):
     turns = [("system", "client's own"), ("user", "first"), ("assistant", "reply"), ("user", "second")]
-    gateway.chat(messages=[{"role": role, "content": text} for role, text in turns])
-    seen = [(m["role"], m["content"]) for m in gateway.engines["tiny@1"].requests[-1].messages]
+    shared_gateway.chat(messages=[{"role": role, "content": text} for role, text in turns])
+    requests = shared_gateway.engines["tiny@1"].requests
+    seen = [(m["role"], m["content"]) for m in requests[-1].messages]
     assert seen == [("system", "Answer as release 1."), *turns]
 
+    messages = [{"role": "developer", "content": "Be brief."}, {"role": "assistant", "content": "Yes?"}]
+    reply = shared_gateway.chat("tiny@1", messages=messages)
+    assert reply.json()["choices"][0]["message"]["content"] == "You said: Yes?"
+    assert reply.json()["model"] == reply.headers["x-llmops-model"] == "tiny@1"
+    assert not {"x-llmops-release", "x-llmops-prompt"} & reply.headers.keys()
+    assert requests[-1].messages[0] == {"role": "system", "content": "Be brief."}
 
-def test_alias_version_and_champion_name_the_release(serve, release):
+
+def test_alias_version_and_champion_name_the_release_and_the_record_its_arm(serve, release):
     with serve(release(1, "champion"), release(2, "challenger")) as gateway:
         names = ("assistant", "assistant@champion", "assistant@challenger", "assistant@2")
-        assert [gateway.chat(name).json()["model"] for name in names] == [
-            "assistant@1", "assistant@1", "assistant@2", "assistant@2",
-        ]  # fmt: skip
+        models = [gateway.chat(name).json()["model"] for name in names]
+        arms = [record.details["arm"] for record in gateway.records()]
+    assert models == ["assistant@1", "assistant@1", "assistant@2", "assistant@2"]
+    assert arms == ["champion", "explicit", "explicit", "explicit"]
 
 
-def test_prompt_variables_fill_the_template(serve, release):
-    with serve(release(1, "champion", tone="polite")) as gateway:
-        reply = gateway.chat(text="hi", prompt_variables={"tone": "polite"})
-        assert reply.json()["choices"][0]["message"]["content"] == "You said: polite: hi"
+@pytest.fixture(scope="module")
+def polite(serve_shared, release):
+    """A gateway whose prompt has the variable `tone`."""
+    with serve_shared(release(1, "champion", tone="polite")) as gateway:
+        yield gateway
+
+
+def test_prompt_variables_fill_the_template(polite):
+    reply = polite.chat(text="hi", prompt_variables={"tone": "polite"})
+    assert reply.json()["choices"][0]["message"]["content"] == "You said: polite: hi"
 
 
 @pytest.mark.parametrize(
@@ -123,12 +111,12 @@ def test_prompt_variables_fill_the_template(serve, release):
         ({"prompt_variables": {"tone": "a"}, "messages": [{"role": "assistant", "content": "x"}]}, "messages"),
     ],
 )
-def test_a_request_the_prompt_cannot_take_is_refused_and_logged(serve, release, fields, param):
-    with serve(release(1, "champion", tone="polite")) as gateway:
-        reply = gateway.chat(**fields)
-        assert (reply.status_code, reply.json()["error"]["param"]) == (400, param)
-        assert reply.headers["x-llmops-model"] == "tiny@1"
-        assert [(record.status, record.outcome) for record in gateway.records()] == [(400, "error")]
+def test_a_request_the_prompt_cannot_take_is_refused_and_logged(polite, fields, param):
+    reply = polite.chat(**fields)
+    assert (reply.status_code, reply.json()["error"]["param"]) == (400, param)
+    assert reply.headers["x-llmops-model"] == "tiny@1"
+    record = polite.records()[-1]
+    assert (record.request_id, record.status, record.outcome) == (reply.headers["x-request-id"], 400, "error")
 
 
 def test_sent_parameters_override_the_release_and_others_stay(serve, release):
@@ -149,22 +137,6 @@ def test_a_json_schema_reaches_the_engine_whole(serve):
     with serve(engine=lambda _: FakeEngine(lambda _: '{"a": null}')) as gateway:
         assert gateway.chat(response_format=asked).status_code == 200
         assert gateway.engines["tiny@1"].requests[-1].parameters.response_format == asked
-
-
-def test_an_answer_that_breaks_its_schema_is_an_error_that_is_logged(serve):
-    asked = {"type": "json_schema", "json_schema": {"name": "answer", "schema": {"type": "integer"}}}
-    broken = SchemaNotFollowed("the answer does not follow the response format: it is not JSON")
-    with serve(engine=lambda _: FakeEngine(failure=broken)) as gateway:
-        reply = gateway.chat(response_format=asked)
-        assert (reply.status_code, reply.json()["error"]["code"]) == (502, "response_format_not_followed")
-        assert "it is not JSON" in reply.json()["error"]["message"]
-        (record,) = gateway.log.read()
-        assert (record.status, record.outcome) == (502, "error")
-
-
-def test_an_answer_cut_by_max_tokens_says_length(gateway):
-    choice = gateway.chat(max_tokens=2).json()["choices"][0]
-    assert (choice["message"]["content"], choice["finish_reason"]) == ("You said:", "length")
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -189,6 +161,7 @@ def test_the_record_says_what_was_asked_and_answered(gateway, stream):
 @pytest.mark.parametrize(
     ("failure", "status", "code", "param"),
     [
+        (SchemaNotFollowed("it is not JSON"), 502, "response_format_not_followed", None),
         (EngineUnavailable("secret host", retry_after=7), 503, "engine_unavailable", None),
         (EngineRejected("no grammar", param="response_format"), 400, "engine_rejected", "response_format"),
         (ContextTooLong("too long"), 400, "context_length_exceeded", "messages"),
@@ -204,6 +177,7 @@ def test_engine_errors_before_the_first_word_have_their_status(serve, failure, s
         error = reply.json()["error"]
         assert (error["code"], error["param"]) == (code, param)
         assert "secret" not in error["message"]
+        assert ("it is not JSON" in error["message"]) == (code == "response_format_not_followed")
         assert reply.headers.get("retry-after") == ("7" if status == 503 else None)
         assert reply.headers["x-llmops-release"] == "assistant@1"
         (record,) = gateway.records()
@@ -226,20 +200,13 @@ def test_an_unexpected_exception_gives_a_fixed_text(serve, caplog):
     assert "client's words" not in caplog.text
 
 
-def test_a_whole_answer_that_takes_too_long_is_504(serve):
+def test_an_answer_that_takes_too_long_is_504_and_an_error_event_of_a_stream(serve):
     with serve(engine=slow, engine_timeout=0.3) as gateway:
-        reply = gateway.chat()
-        assert reply.status_code == 504
-        (record,) = gateway.records()
-        assert (record.status, record.outcome, record.output) == (504, "error", "one")
+        assert gateway.chat().status_code == 504
         assert gateway.engines["tiny@1"].cancelled == 1
-
-
-def test_a_stream_that_takes_too_long_ends_with_an_error_event(serve):
-    with serve(engine=slow, engine_timeout=0.3) as gateway:
-        events = gateway.events()
-        assert events[-1]["error"]["code"] == "timeout"
-        assert gateway.records()[0].status == 504
+        assert gateway.events()[-1]["error"]["code"] == "timeout"
+        for record in gateway.records():
+            assert (record.status, record.outcome, record.output) == (504, "error", "one")
         with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="x") as client:
             stream = client.chat.completions.create(model="assistant", messages=MESSAGES, stream=True)
             with pytest.raises(openai.APIError, match="no whole answer in time"):
@@ -273,17 +240,12 @@ def calls_a_tool(_):
     """What an engine streams that asks for two tools, arguments in pieces."""
 
     def call(index, arguments, **begins):
-        return Chunk("", tool_calls=({"index": index, **begins, "function": {**begins.pop("f", {}), **arguments}},))
-
-    def begin(index, name):
-        function = {"name": name, "arguments": ""}
-        return Chunk(
-            "", tool_calls=({"index": index, "id": f"call_{index}", "type": "function", "function": function},)
-        )
+        named = {name: begins.pop(name) for name in ("name",) if name in begins}
+        return Chunk("", tool_calls=({"index": index, **begins, "function": {**named, "arguments": arguments}},))
 
     return [
-        begin(0, "add"), call(0, {"arguments": '{"a": '}), call(0, {"arguments": "1}"}),
-        begin(1, "stop"), call(1, {"arguments": "{}"}), Chunk("", "tool_calls", Usage(5, 9)),
+        call(0, "", id="call_0", type="function", name="add"), call(0, '{"a": '), call(0, "1}"),
+        call(1, "", id="call_1", type="function", name="stop"), call(1, "{}"), Chunk("", "tool_calls", Usage(5, 9)),
     ]  # fmt: skip
 
 
@@ -291,23 +253,21 @@ TOOLS = [{"type": "function", "function": {"name": name, "parameters": {"type": 
 ALL = {"honours": EXTRAS}
 
 
-def test_several_answers_come_whole_and_streamed(gateway, client):
+def test_several_answers_come_whole_and_streamed(shared_gateway, client):
     asked = {"model": "assistant", "messages": MESSAGES, "n": 2}
     whole = client.chat.completions.create(**asked)
-    assert [(choice.index, choice.message.content) for choice in whole.choices] == [
-        (0, "You said: hello world"), (1, "You said: hello world"),
-    ]  # fmt: skip
+    said = "You said: hello world"
+    assert [(choice.index, choice.message.content) for choice in whole.choices] == [(0, said), (1, said)]
     assert whole.usage.completion_tokens == 8
     texts, ends = ["", ""], {}
     for chunk in client.chat.completions.create(**asked, stream=True):
         (choice,) = chunk.choices
         texts[choice.index] += choice.delta.content or ""
         ends[choice.index] = choice.finish_reason
-    assert texts == ["You said: hello world"] * 2
-    assert ends == {0: "stop", 1: "stop"}
-    record = gateway.records()[0]
+    assert (texts, ends) == ([said, said], {0: "stop", 1: "stop"})
+    record = shared_gateway.records()[-1]
     assert record.details["extras"] == {"n": 2}
-    assert record.details["other_answers"] == [{"output": "You said: hello world", "finish_reason": "stop"}]
+    assert record.details["other_answers"] == [{"output": said, "finish_reason": "stop"}]
 
 
 class OneAnswer(FakeEngine):
@@ -374,57 +334,44 @@ def test_logprobs_come_whole_and_streamed(serve):
         with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="x") as client:
             whole = client.chat.completions.create(**asked).choices[0].logprobs.content
             chunks = client.chat.completions.create(**asked, stream=True)
-            streamed = [item for chunk in chunks for item in (chunk.choices[0].logprobs or empty()).content]
+            streamed = [
+                item for chunk in chunks if chunk.choices[0].logprobs for item in chunk.choices[0].logprobs.content
+            ]
         assert gateway.engines["tiny@1"].requests[0].extras == {"logprobs": True, "top_logprobs": 2}
     assert [item.token for item in whole] == [item.token for item in streamed] == ["a", " b"]
 
 
-def empty():
-    return type("Logprobs", (), {"content": ()})
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_the_engine_knows_whether_anybody_reads_along(gateway, stream):
-    gateway.chat(stream=stream)
-    assert gateway.engines["tiny@1"].requests[-1].whole is not stream
-
-
-def test_a_clients_trace_context_reaches_the_engine(gateway):
-    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    gateway.chat(headers={"traceparent": parent})
-    assert gateway.engines["tiny@1"].requests[-1].headers == {"traceparent": parent}
-
-
 @pytest.mark.parametrize("fields", [{"model": "nobody"}, {"tools": TOOLS}])
-def test_after_a_failure_an_idempotency_key_is_free_again(gateway, fields):
-    headers = {"idempotency-key": "k2"}
-    assert gateway.chat(**fields, headers=headers).status_code >= 400
-    assert gateway.chat(headers=headers).status_code == 200
-
-
-def test_the_record_names_the_arm(serve, release):
-    with serve(release(1, "champion"), release(2, "challenger")) as gateway:
-        gateway.chat()
-        gateway.chat("assistant@challenger")
-        assert [record.details["arm"] for record in gateway.records()] == ["champion", "explicit"]
+def test_after_a_failure_an_idempotency_key_is_free_again(shared_gateway, fields):
+    headers = {"idempotency-key": f"free again: {sorted(fields)}"}
+    assert shared_gateway.chat(**fields, headers=headers).status_code >= 400
+    assert shared_gateway.chat(headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_record_that_cannot_be_written_is_the_requests_failure_or_a_counted_loss(serve, stream):
-    for setting, status in (("refuse", 503), ("serve", 200)):
-        with serve(log_failure=setting) as gateway:
-            gateway.app.state.gateway.log._append = unwritable
-            reply = gateway.chat(stream=stream)
-            error_at_end = '"store_unavailable"' in reply.text
-            assert reply.status_code == (200 if stream else status)
-            assert error_at_end is (setting == "refuse")
-            assert gateway.http.get("/readyz").status_code == 503
-            assert "llmops_log_failures_total 1.0" in gateway.http.get("/metrics").text
-            gateway.app.state.gateway.log._append = gateway.log.append
+@pytest.mark.parametrize(("setting", "status"), [("refuse", 503), ("serve", 200)])
+def test_a_record_that_cannot_be_written_is_the_requests_failure_or_a_counted_loss(
+    serve, monkeypatch, stream, setting, status
+):
+    def unwritable(records, replies=()):
+        raise StoreUnavailable("sqlite:////secret: the disk is full")
 
-
-def unwritable(records, replies=()):
-    raise StoreUnavailable("the disk is full")
+    with serve(log_failure=setting) as gateway:
+        monkeypatch.setattr(gateway.app.state.gateway.log, "_append", unwritable)
+        reply = gateway.chat(stream=stream)
+        assert (reply.status_code, "secret" in reply.text) == (200 if stream else status, False)
+        assert ('"store_unavailable"' in reply.text) is (setting == "refuse")
+        assert ("retry-after" in reply.headers) is (reply.status_code == 503)
+        ready = gateway.http.get("/readyz")
+        assert (ready.status_code, ready.json()["log"]["lost"]) == (503, 1)
+        assert "production log cannot be written" in ready.json()["reasons"][0]
+        assert "llmops_log_failures_total 1.0" in gateway.http.get("/metrics").text
+        assert [gateway.chat().status_code for _ in range(2)] == [status, status]
+        if setting == "refuse":  # nothing is generated while it could not be logged
+            assert len(gateway.engines["tiny@1"].requests) == 1
+        monkeypatch.undo()
+        assert gateway.chat().status_code == 200
+        assert gateway.ready()
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -448,9 +395,10 @@ def test_more_requests_than_may_wait_are_told_to_come_back(serve, wait_until):
         assert gateway.chat(max_tokens=1).status_code == 200
 
 
-def test_an_unknown_model_is_404_and_names_what_exists(gateway, client):
+def test_an_unknown_model_is_404_and_names_what_exists(shared_gateway, client):
+    before = len(shared_gateway.records())
     with pytest.raises(openai.NotFoundError) as raised:
         client.chat.completions.create(model="nobody", messages=MESSAGES)
     assert (raised.value.code, raised.value.param) == ("model_not_found", "model")
     assert "assistant@champion" in raised.value.message
-    assert gateway.records() == []
+    assert len(shared_gateway.records()) == before

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import struct
 
 import pytest
 
@@ -23,17 +21,10 @@ def ask(gateway, sent="two words", **fields):
 
 
 def test_a_text_or_several_give_a_vector_each_in_order(embedding):
-    assert [item["index"] for item in ask(embedding).json()["data"]] == [0]
+    assert [item["index"] for item in ask(embedding, dimensions=384, user="u").json()["data"]] == [0]
     reply = ask(embedding, ["a", "bbb", "cc"])
     assert [item["embedding"][0] for item in reply.json()["data"]] == [1.0, 3.0, 2.0]
-    assert {len(item["embedding"]) for item in reply.json()["data"]} == {384}
-    assert reply.json()["usage"] == {"prompt_tokens": 3, "total_tokens": 3}
     assert reply.json()["model"] == reply.headers["x-llmops-model"] == MODEL
-
-
-def test_base64_holds_the_same_numbers(embedding):
-    text = ask(embedding, encoding_format="base64", dimensions=384, user="u").json()["data"][0]["embedding"]
-    assert struct.unpack("<384f", base64.b64decode(text))[:2] == (9.0, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -56,13 +47,10 @@ def test_what_cannot_be_honoured_is_refused_by_name(embedding, fields, param, wo
     assert words in reply.json()["error"]["message"]
 
 
-def test_another_model_is_404(embedding):
+def test_another_model_is_404_and_so_is_every_model_where_there_is_none(embedding, shared_gateway):
     reply = ask(embedding, model="assistant")
     assert (reply.status_code, reply.json()["error"]["code"]) == (404, "model_not_found")
     assert MODEL in reply.json()["error"]["message"]
-
-
-def test_a_gateway_without_the_model_says_so(shared_gateway):
     assert ask(shared_gateway).status_code == 404
     assert MODEL not in shared_gateway.http.get("/v1/models").text
 

@@ -14,7 +14,7 @@ from llmops.engines.fake import FakeEngine
 from llmops.generation import UNSAID, Chunk, Further, GenerationParameters, Usage
 from llmops.production_log import hidden_user
 from service.error_map import ApiError
-from service.guards import MOST_HELD, MOST_SEARCHED, GuardBook, GuardRules, Guards
+from service.guards import MOST_HELD, MOST_SEARCHED, GuardRules, Guards, guards_for
 
 MAIL, CARD, PHONE = "jo@example.org", "4111 1111 1111 1111", "(212) 555-0143"
 
@@ -53,10 +53,10 @@ def test_personal_data_is_kept_out_of_the_log_and_still_answered(serve, release)
     assert MAIL not in str(record)
 
 
-def test_personal_data_is_kept_from_the_engine_where_the_release_says_so(serve, release):
-    with serve(guarded(release, redact_log=True, redact_engine=True)) as gateway:
-        assert gateway.chat(text=f"mail {MAIL}").json()["choices"][0]["message"]["content"] == "You said: mail [EMAIL]"
-        (record,) = gateway.records()
+def test_personal_data_is_kept_from_the_engine_where_the_release_says_so(strict):
+    reply = strict.chat(text=f"mail {MAIL}")
+    assert reply.json()["choices"][0]["message"]["content"] == "mail [EMAIL]"
+    (record,) = strict.log.read(request_id=reply.headers["x-request-id"])
     assert record.details["guards"][0] == {"guard": "redact_pii", "where": "input", "count": 1}
 
 
@@ -77,32 +77,24 @@ def test_blocked_input_is_refused_and_never_reaches_the_engine(serve, release, s
     assert record.details["guards"] == [{"guard": "block", "where": "input", "pattern": 0}]
 
 
-def test_blocked_input_is_found_in_every_turn_and_variable(serve, release):
+def test_blocked_input_is_found_in_a_variable(serve, release):
     made = dataclasses.replace(release(1, "champion", tone="polite"), guards={"block": ["bomb"]})
     with serve(made) as gateway:
         assert gateway.chat(text="hi", prompt_variables={"tone": "bomb"}).status_code == 400
-        turns = [{"role": "assistant", "content": "bomb"}, {"role": "user", "content": "hi"}]
-        assert gateway.chat(messages=turns, prompt_variables={"tone": "x"}).status_code == 400
 
 
-def test_blocked_output_is_cut_before_the_match(serve, release):
+def test_blocked_output_is_cut_before_the_match_and_nothing_of_it_is_streamed(serve, release):
     engine = FakeEngine(lambda _: "the code is tango seven now")
     with serve(guarded(release, block=["tango seven"]), engine=lambda _: engine) as gateway:
         choice = gateway.chat().json()["choices"][0]
         assert (choice["message"]["content"], choice["finish_reason"]) == ("the code is ", "content_filter")
         assert engine.cancelled == 1
         (record,) = gateway.records()
+        *chunks, done = gateway.events()
     assert (record.output, record.outcome) == ("the code is ", "ok")
     assert record.details["guards"] == [{"guard": "block", "where": "output", "index": 0, "pattern": 0}]
-
-
-def test_nothing_of_a_blocked_output_is_streamed(serve, release):
-    engine = FakeEngine(lambda _: "the code is tango seven now")
-    with serve(guarded(release, block=["tango seven"]), engine=lambda _: engine) as gateway:
-        *chunks, done = gateway.events()
-    assert done == "[DONE]"
     assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == "the code is "
-    assert chunks[-1]["choices"][0]["finish_reason"] == "content_filter"
+    assert (chunks[-1]["choices"][0]["finish_reason"], done) == ("content_filter", "[DONE]")
 
 
 def test_of_several_answers_only_the_blocked_one_is_cut(serve, release):
@@ -124,11 +116,8 @@ def test_the_largest_output_is_bounded_and_the_log_says_so(serve, release):
         (record,) = gateway.records()
     assert record.details["guards"] == [{"guard": "max_output", "where": "parameters", "asked": 50}]
     assert record.details["parameters"]["max_tokens"] == 3
-
-
-def test_smaller_outputs_are_left_alone():
-    parameters = GenerationParameters(max_tokens=2)
-    assert guards(max_output=3).bound(parameters) is parameters
+    smaller = GenerationParameters(max_tokens=2)
+    assert guards(max_output=3).bound(smaller) is smaller
 
 
 def test_guards_that_cannot_be_applied_refuse_the_release(serve, release):
@@ -140,14 +129,14 @@ def test_guards_that_cannot_be_applied_refuse_the_release(serve, release):
 
 
 def test_rules_are_compiled_once_for_a_release_and_again_when_they_differ(release):
-    book = GuardBook()
     first = guarded(release, block=["a"])
-    assert book.guards_for(first)._rules is book.guards_for(dataclasses.replace(first))._rules
-    assert book.guards_for(guarded(release, block=["b"]))._rules is not book.guards_for(first)._rules
-    assert not book.guards_for(None).active
+    assert guards_for(first)._rules is guards_for(dataclasses.replace(first))._rules
+    assert guards_for(guarded(release, block=["b"]))._rules is not guards_for(first)._rules
+    assert not guards_for(None).active
 
 
-def test_text_is_held_only_while_it_may_begin_a_match():
+def test_text_is_held_only_while_it_may_begin_a_match_and_goes_when_the_answer_ends_unsaid():
+    assert passed(guards(block=["tango"]), ["say tan"], finish=UNSAID)[1] == "say tan"
     pieces, whole, end = passed(guards(block=["tango seven"]), ["one t", "wo ", "tang", "o six"])
     assert pieces == ["one ", "two ", "", "tango six"]
     assert (whole, end) == ("one two tango six", "stop")
@@ -187,12 +176,20 @@ def test_logprobs_wait_with_their_text():
     assert guard.screen(Chunk("!", logprobs=(entry,))).logprobs == ()
 
 
-def test_blocked_arguments_of_a_tool_call_end_the_answer():
+def test_arguments_of_a_tool_call_are_searched_as_they_read_call_by_call_and_end_the_answer():
+    def call(*arguments):
+        return tuple({"index": index, "function": {"arguments": piece}} for index, piece in enumerate(arguments))
+
     guard = guards(block=["rm -rf"])
-    call = {"index": 0, "function": {"name": "shell", "arguments": '{"c": "rm '}}
-    assert guard.screen(Chunk("", tool_calls=(call,))).tool_calls == (call,)
-    cut = guard.screen(Chunk("", tool_calls=({"index": 0, "function": {"arguments": "-rf /"}},)))
+    assert guard.screen(Chunk("", tool_calls=call('{"c": "rm '))).tool_calls == call('{"c": "rm ')
+    cut = guard.screen(Chunk("", tool_calls=call("-rf /")))
     assert (cut.finish_reason, cut.tool_calls) == ("content_filter", ())
+
+    guard = guards(block=["tango seven"])
+    pieces = ['{"a": "', escaped("tango "), escaped("seven"), '"}']
+    ends = [chunk.finish_reason for piece in pieces if (chunk := guard.screen(Chunk("", tool_calls=call(piece))))]
+    assert ends == [None, None, "content_filter"]
+    assert guards(block=["ab"]).screen(Chunk("", tool_calls=call("a", "b"))).finish_reason is None
 
 
 @pytest.mark.parametrize("field", ["reasoning_content", "refusal", "something_new"])
@@ -211,10 +208,6 @@ def test_content_in_parts_goes_out_as_the_text_that_was_screened():
     assert (chunk.text, dict(chunk.further.delta)) == ("say ", {"role": "assistant"})
     assert guard.screen(Chunk("go")) is None
     assert guard.screen(Chunk("!")).finish_reason == "content_filter"
-
-
-def test_an_answer_whose_server_does_not_say_why_it_ended_lets_go_what_was_held():
-    assert passed(guards(block=["tango"]), ["say tan"], finish=UNSAID)[1:2] == ("say tan",)
 
 
 def test_a_pattern_that_takes_too_long_blocks_in_bounded_time():
@@ -247,12 +240,9 @@ def test_a_search_that_got_no_processor_is_begun_again_and_refuses_nobody():
         Guards(GuardRules(block=(Interrupted(100),))).admit({"messages": messages})
 
 
-def test_a_text_too_long_to_search_is_refused():
+def test_a_text_too_long_to_search_is_refused_and_a_pattern_that_matches_nothing_blocks_nothing():
     with pytest.raises(ApiError):
         guards(block=["x"]).admit({"messages": [{"role": "user", "content": "y" * (MOST_SEARCHED + 1)}]})
-
-
-def test_a_pattern_that_matches_nothing_blocks_nothing():
     assert guards(block=["z*"]).admit({"messages": [{"role": "user", "content": "abc"}]})["messages"]
 
 
@@ -291,6 +281,7 @@ def escaped(text):
     return "".join(f"\\u{ord(character):04x}" for character in text)
 
 
+HI = {"role": "user", "content": "hi"}
 SENT_ON = {
     "description of a tool": lambda text: {"tools": [tool(text)]},
     "parameters of a tool": lambda text: {"tools": [tool(properties={"x": {"description": text}})]},
@@ -305,9 +296,8 @@ SENT_ON = {
     "description of a format": lambda text: {"response_format": a_format(description=text)},
     "schema of a format": lambda text: {"response_format": a_format(schema={"type": "object", "title": text})},
     "stop": lambda text: {"stop": ["end", text]},
-    "system message": lambda text: {
-        "messages": [{"role": "system", "content": text}, {"role": "user", "content": "x"}]
-    },
+    "system message": lambda text: {"messages": [{"role": "system", "content": text}, HI]},
+    "an earlier answer": lambda text: {"messages": [{"role": "assistant", "content": text}, HI]},
 }
 KEPT = {
     "metadata": lambda text: {"metadata": {"mail": text}},
@@ -355,20 +345,17 @@ def test_arguments_stay_json_when_a_number_in_them_is_replaced(strict):
     assert json.loads(arguments) == {"card": "[CARD]", "n": 2}
 
 
-def test_a_request_id_with_personal_data_is_not_kept_and_the_reply_names_the_one_that_is(strict):
-    ours = strict.chat(headers={"x-request-id": MAIL, "tracestate": "a=tango"}).headers["x-request-id"]
+def test_a_request_id_and_a_trace_state_with_personal_data_are_not_kept_or_handed_on(strict):
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    sent = {"x-request-id": MAIL, "traceparent": parent, "tracestate": f"a={MAIL}"}
+    ours = strict.chat(headers=sent).headers["x-request-id"]
     assert MAIL not in ours
     assert strict.log.read(request_id=ours)
     assert not strict.log.read(request_id=MAIL)
-    refused = strict.chat(headers={"x-request-id": "tango"})
-    assert refused.json()["error"]["param"] == "x-request-id"
-
-
-def test_a_trace_state_with_personal_data_is_not_handed_on():
-    guard = guards(redact_log=True, redact_engine=True)
-    passed_on = guard.admit({"tracestate": {"tracestate": f"a={MAIL}", "traceparent": "00-1"}})["tracestate"]
-    assert passed_on["traceparent"] == "00-1"
-    assert MAIL not in str(passed_on)
+    assert strict.engines["tiny@1"].requests[-1].headers == {"traceparent": parent}
+    for name in ("x-request-id", "tracestate"):
+        refused = strict.chat(headers={"traceparent": parent, name: "a=tango"}).json()["error"]
+        assert (refused["code"], refused["param"]) == ("content_filter", name)
 
 
 def test_feedback_is_guarded_as_its_answer_was(strict):
@@ -398,20 +385,6 @@ def test_a_reply_with_personal_data_is_not_kept_for_its_idempotency_key(strict):
     assert "hi" in stored
     assert MAIL not in stored
     assert PHONE not in stored
-
-
-def test_an_answers_tool_calls_are_searched_as_they_read():
-    guard = guards(block=["tango seven"])
-    pieces = ['{"a": "', escaped("tango "), escaped("seven"), '"}']
-    calls = [{"index": 0, "function": {"arguments": piece}} for piece in pieces]
-    ends = [chunk.finish_reason for call in calls if (chunk := guard.screen(Chunk("", tool_calls=(call,))))]
-    assert ends == [None, None, "content_filter"]
-
-
-def test_calls_of_several_tools_are_searched_one_by_one():
-    guard = guards(block=["ab"])
-    calls = [{"index": index, "function": {"arguments": piece}} for index, piece in enumerate("ab")]
-    assert guard.screen(Chunk("", tool_calls=tuple(calls))).finish_reason is None
 
 
 def test_searching_many_texts_takes_bounded_time_and_then_counts_as_found():

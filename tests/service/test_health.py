@@ -8,14 +8,18 @@ from llmops.engine_host.frames import Pong
 from llmops.engines.fake import FakeEngine
 from llmops.errors import EngineUnavailable
 from llmops.keys import KeyStore
-from llmops.traffic_policy import TrafficPolicy
 from service.gateway import EngineWatch
+from tests.service.conftest import bearer
 
 
 def test_a_ready_gateway_says_so_without_warnings(shared_gateway):
+    start = time.monotonic()
     ready = shared_gateway.http.get("/readyz").json()
     assert (ready["status"], ready["reasons"], ready["warnings"]) == ("ready", [], [])
     assert shared_gateway.http.get("/livez").json() == {"status": "alive"}
+    lines = shared_gateway.http.get("/metrics").text.splitlines()
+    (age,) = [float(line.split()[1]) for line in lines if line.startswith("llmops_snapshot_age_seconds ")]
+    assert 0 <= age < time.monotonic() - start + 5
 
 
 def test_a_registry_that_is_down_is_a_warning_while_its_last_releases_serve(gateway, wait_until):
@@ -31,39 +35,22 @@ def test_a_registry_that_is_down_is_a_warning_while_its_last_releases_serve(gate
     wait_until(lambda: not gateway.http.get("/readyz").json()["warnings"])
 
 
-def test_a_policy_that_is_not_in_force_is_a_warning(gateway, wait_until):
-    gateway.source.set_policy("assistant", TrafficPolicy(canary=0.5))
-    wait_until(lambda: gateway.http.get("/readyz").json()["warnings"])
-    assert "there is no challenger" in gateway.http.get("/readyz").json()["warnings"][0]
-
-
-def test_an_engine_process_that_is_not_well_turns_readiness_off(serve, wait_until):
-    down = ["the engine process is being restarted"]
+def test_an_engine_process_that_is_not_well_or_cannot_load_a_champion_turns_readiness_off(serve, wait_until):
+    down, of_model = ["the engine process is being restarted"], report(waiting=2, loaded=False, failure="no memory")
 
     async def ping():
         if down:
             raise EngineUnavailable(down[0])
-        return Pong({}, restarts=1)
+        return Pong({"tiny@1": of_model}, restarts=1)
 
     with serve(until_ready=False, ping=ping) as gateway:
         wait_until(lambda: gateway.http.get("/readyz").json()["reasons"] == down)
         assert gateway.http.get("/readyz").status_code == 503
         down.clear()
-        wait_until(gateway.ready)
-        wait_until(lambda: "llmops_engine_restarts 1.0" in gateway.http.get("/metrics").text)
-
-
-def test_a_champion_that_the_engine_process_cannot_load_again_turns_readiness_off(serve, wait_until):
-    report = {"loaded": False, "waiting": 2, "running": 0, "failure": "no memory"}
-
-    async def ping():
-        return Pong({"tiny@1": report}, restarts=1)
-
-    with serve(until_ready=False, ping=ping) as gateway:
         wait_until(lambda: "engine of assistant: no memory" in gateway.http.get("/readyz").json()["reasons"])
-        waiting = 'llmops_engine_queue{model="tiny@1",state="waiting"} 2.0'
-        wait_until(lambda: waiting in gateway.http.get("/metrics").text)
-        report["loaded"] = True
+        for line in ("llmops_engine_restarts 1.0", 'llmops_engine_queue{model="tiny@1",state="waiting"} 2.0'):
+            wait_until(lambda line=line: line in gateway.http.get("/metrics").text)
+        of_model["loaded"] = True
         wait_until(gateway.ready)
 
 
@@ -81,19 +68,7 @@ def test_an_upstream_that_rests_is_a_warning(serve, wait_until):
         assert reply.json()["warnings"] == ["upstream http://vllm-1: no connection (tried again in 4 s)"]
 
 
-def test_where_keys_exist_only_who_has_one_is_told_more_than_the_status(serve, tmp_path):
-    keys = KeyStore(f"sqlite:///{tmp_path / 'keys.db'}")
-    _, secret = keys.create()
-    with serve(keys=keys) as gateway:
-        assert gateway.http.get("/readyz").json() == {"status": "ready"}
-        assert gateway.http.get("/readyz", headers={"authorization": "Bearer sk-wrong"}).json() == {"status": "ready"}
-        told = gateway.http.get("/readyz", headers={"authorization": f"Bearer {secret}"}).json()
-        assert told["engines"]["loaded"] == ["tiny@1"]
-        assert told["engines"]["modes"] == {"tiny@1": FakeEngine(name="tiny@1").identity.to_mapping()}
-    keys.close()
-
-
-def test_a_key_of_one_app_is_told_nothing_of_what_lies_behind_nor_of_other_apps(serve, tmp_path, release):
+def test_a_key_of_one_app_is_told_nothing_of_what_lies_behind_nor_of_other_apps(serve, tmp_path, release, wait_until):
     keys = KeyStore(f"sqlite:///{tmp_path / 'keys.db'}")
     _, scoped = keys.create(apps=["assistant"])
     _, admin = keys.create(apps=["assistant"], admin=True)
@@ -101,10 +76,11 @@ def test_a_key_of_one_app_is_told_nothing_of_what_lies_behind_nor_of_other_apps(
     with serve(*releases, engine=lambda model: Relay(name=model.ref), keys=keys, until_ready=False) as gateway:
 
         def get(path, key=scoped):
-            return gateway.http.get(path, headers={"authorization": f"Bearer {key}"})
+            return gateway.http.get(path, headers=bearer(key))
 
         gateway.app.state.gateway.log.failure = f"{tmp_path}/log.db: disk full"
-        assert get("/readyz").json() == {"status": "not ready"}
+        for key in (scoped, "sk-wrong"):
+            assert get("/readyz", key).json() == {"status": "not ready"}
         assert "vllm-1" in get("/readyz", admin).text
         status = get("/status.json").json()
         assert not status["ready"]
@@ -112,14 +88,12 @@ def test_a_key_of_one_app_is_told_nothing_of_what_lies_behind_nor_of_other_apps(
         for path in ("/readyz", "/v1/models", "/v1/models/nope", "/v1/models/tiny@9", "/metrics", "/openapi.json"):
             assert not [text for text in hidden if text in get(path).text], path
         assert not [text for text in hidden[:3] if text in get("/status.json").text]
+        gateway.app.state.gateway.log.failure = None
+        wait_until(lambda: get("/readyz").json() == {"status": "ready"})
+        engines = get("/readyz", admin).json()["engines"]
+        assert engines["loaded"] == ["tiny@1"]
+        assert engines["modes"] == {"tiny@1": Relay(name="tiny@1").identity.to_mapping()}
     keys.close()
-
-
-def test_metrics_name_the_snapshots_age(gateway):
-    start = time.monotonic()
-    text = gateway.http.get("/metrics").text
-    (age,) = [line for line in text.splitlines() if line.startswith("llmops_snapshot_age_seconds ")]
-    assert 0 <= float(age.split()[1]) < time.monotonic() - start + 5
 
 
 pytestmark = pytest.mark.anyio
@@ -142,28 +116,17 @@ def watching(*answers):
     return EngineWatch(ping)
 
 
-async def test_before_the_first_look_the_process_is_not_well():
-    watch = watching(Pong({}, 0))
+async def test_the_watch_shows_what_waits_and_runs_and_a_process_that_does_not_answer():
+    reported = {"a@1": report(2, 4), "b@1": report(loaded=False, failure="no memory")}
+    watch = watching(Pong(reported, 3), EngineUnavailable("it is gone"), Pong({}, 4))
     assert watch.problem == "the engine process has not answered yet"
     await watch.look()
-    assert watch.problem is None
-
-
-async def test_it_shows_what_waits_and_runs_and_what_could_not_be_loaded():
-    watch = watching(Pong({"a@1": report(2, 4), "b@1": report(loaded=False, failure="no memory")}, 3))
-    await watch.look()
-    assert watch.depths() == {"a@1": (2, 4), "b@1": (0, 0)}
+    assert (watch.problem, watch.restarts(), watch.depths()) == (None, 3, {"a@1": (2, 4), "b@1": (0, 0)})
     assert (watch.failure("a@1"), watch.failure("b@1"), watch.failure("c@1")) == (None, "no memory", None)
-    assert watch.restarts() == 3
-
-
-async def test_a_process_that_does_not_answer_is_the_problem_until_it_does():
-    watch = watching(Pong({"a@1": report(2)}, 1), EngineUnavailable("it is gone"), Pong({}, 2))
-    await watch.look()
     await watch.look()
     assert (watch.problem, watch.depths()) == ("it is gone", {})
     await watch.look()
-    assert (watch.problem, watch.restarts()) == (None, 2)
+    assert (watch.problem, watch.restarts()) == (None, 4)
 
 
 @pytest.mark.parametrize(

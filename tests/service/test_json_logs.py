@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from llmops.json_logs import MOST_QUEUED, LineHandler, configure_logging
+from llmops.json_logs import MOST_QUEUED, configure_logging
 from service.access import Caller
-from service.request_context import AccessLog
+from service.request_context import RequestContext
+from service.tracing import Tracing
 
 pytestmark = pytest.mark.anyio
 LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.access")
@@ -42,48 +43,39 @@ class Stream(io.TextIOWrapper):
         return [json.loads(line) for line in self.text.splitlines()]
 
 
-@pytest.fixture(autouse=True)
-def _logging_as_it_was() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    levels = {name: logging.getLogger(name).level for name in LOGGERS}
-    yield
-    for handler in root.handlers[:]:
-        if isinstance(handler, LineHandler):
-            root.removeHandler(handler)
-            handler.close()
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    for name, theirs in levels.items():
-        logging.getLogger(name).propagate = True
-        logging.getLogger(name).setLevel(theirs)
-
-
 @contextmanager
 def logging_to(stream: Any = None, form: str = "json") -> Iterator[Any]:
-    """The stream of a log that is written when the block ends."""
-    stream = stream or Stream()
+    """The stream of a log that is written when the block ends; logging is then as it was."""
+    stream, root = stream or Stream(), logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    levels = {name: logging.getLogger(name).level for name in LOGGERS}
     handler = configure_logging(form, stream=stream)
     try:
         yield stream
     finally:
         handler.close()
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        for name, theirs in levels.items():
+            logging.getLogger(name).propagate = True
+            logging.getLogger(name).setLevel(theirs)
 
 
-def scope(path: str = "/v1/chat/completions", **state: Any) -> dict[str, Any]:
+def scope(path: str = "/v1/chat/completions") -> dict[str, Any]:
     return {
         "type": "http",
         "method": "POST",
         "path": path,
         "raw_path": path.encode(),
         "query_string": b"secret=1",
-        "headers": [(b"authorization", b"Bearer secret")],
-        "state": {"request_id": "req_1", "reply_headers": [(b"x-llmops-release", b"assistant@1")], **state},
+        "headers": [(b"authorization", b"Bearer secret"), (b"x-request-id", b"req_1")],
+        "state": {"caller": Caller("k1", "team")},
     }
 
 
 async def answering(status: int | None, request: dict[str, Any], error: Exception | None = None) -> None:
-    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+    async def app(scope: Any, _receive: Any, send: Any) -> None:
+        scope["state"]["reply_headers"].append((b"x-llmops-release", b"assistant@1"))
         if status is not None:
             await send({"type": "http.response.start", "status": status, "headers": []})
             await send({"type": "http.response.body", "body": b"secret answer"})
@@ -96,35 +88,23 @@ async def answering(status: int | None, request: dict[str, Any], error: Exceptio
     async def send(_message: Any) -> None:
         pass
 
-    await AccessLog(app)(request, receive, send)
+    await RequestContext(app, lambda _: None, Tracing())(request, receive, send)
 
 
-def test_a_line_is_one_json_object():
+def test_a_line_is_one_json_object_also_with_an_exception_or_of_a_wrong_format():
     with logging_to() as stream:
         logging.getLogger("llmops.service").warning("model %s: gone\nand away", "tiny@1", extra={"request_id": "req_9"})
-    (entry,) = stream.entries
-    assert entry.pop("time").endswith("Z")
-    assert entry == {
-        "level": "warning",
-        "logger": "llmops.service",
-        "message": "model tiny@1: gone\nand away",
-        "request_id": "req_9",
-    }
-
-
-def test_an_exception_is_part_of_its_line():
-    with logging_to() as stream:
         try:
             raise RuntimeError("no \ud800 weights")
         except RuntimeError:
             logging.getLogger("llmops.service").exception("failed")
-    assert stream.entries[0]["exception"].endswith("RuntimeError: no \\ud800 weights")
-
-
-def test_a_wrong_format_does_not_cost_the_line():
-    with logging_to() as stream:
         logging.getLogger("x").warning("%d models", "many")
-    assert stream.entries[0]["message"] == "%d models ('many',)"
+    entry, failed, wrong = stream.entries
+    assert entry.pop("time").endswith("Z")
+    said = {"message": "model tiny@1: gone\nand away", "request_id": "req_9"}
+    assert entry == {"level": "warning", "logger": "llmops.service", **said}
+    assert failed["exception"].endswith("RuntimeError: no \\ud800 weights")
+    assert wrong["message"] == "%d models ('many',)"
 
 
 @pytest.mark.parametrize(("form", "terminal", "is_json"), [
@@ -139,7 +119,7 @@ def test_people_get_text_and_programs_get_json_unless_told_otherwise(form, termi
 
 async def test_a_request_is_one_line_without_what_was_said():
     with logging_to() as stream:
-        await answering(200, scope(caller=Caller("k1", "team")))
+        await answering(200, scope())
     (entry,) = stream.entries
     assert 0 <= entry.pop("latency_ms") < 5000
     del entry["time"]
@@ -157,20 +137,15 @@ async def test_a_request_is_one_line_without_what_was_said():
     assert "secret" not in stream.text
 
 
-async def test_a_request_left_by_its_client_and_one_that_failed_have_their_line_too():
+async def test_requests_without_an_answer_have_their_line_too_and_probes_only_when_they_find_something():
     with logging_to() as stream:
         await answering(None, scope())
-        with pytest.raises(RuntimeError):
-            await answering(None, scope(), RuntimeError("secret"))
-    assert [entry["status"] for entry in stream.entries] == [499, 500]
-    assert "secret" not in stream.text
-
-
-async def test_probes_are_logged_only_when_they_find_something():
-    with logging_to() as stream:
+        await answering(None, scope(), RuntimeError("secret"))
         await answering(200, scope("/readyz"))
         await answering(503, scope("/readyz"))
-    assert [entry["status"] for entry in stream.entries] == [503]
+    statuses = [entry["status"] for entry in stream.entries if entry["logger"] == "llmops.access"]
+    assert statuses == [499, 500, 503]
+    assert "secret" not in stream.text
 
 
 async def test_a_path_cannot_forge_a_line():
@@ -183,28 +158,25 @@ async def test_a_path_cannot_forge_a_line():
 
 def test_a_reader_that_stops_reading_delays_nobody_and_learns_what_it_missed():
     reading, writing = os.pipe()
-    with os.fdopen(writing, "w") as stream, os.fdopen(reading, "rb") as reader:
-        handler = configure_logging("json", stream=stream)
+    found: list[bytes] = []
+
+    def read() -> None:
+        with os.fdopen(reading, "rb") as reader:
+            found.extend(line for line in reader if b"left out" in line)
+
+    thread = threading.Thread(target=read)
+    with os.fdopen(writing, "w") as stream, logging_to(stream):
         logger = logging.getLogger("llmops.service")
         start = time.monotonic()
         for _ in range(3 * MOST_QUEUED):
             logger.info("x" * 100)
         assert time.monotonic() - start < 10  # the pipe holds 64 kB, and is full
-        found: list[bytes] = []
-
-        def read() -> None:
-            found.extend(line for line in reader if b"left out" in line)
-
-        thread = threading.Thread(target=read)
         thread.start()
-        deadline = time.monotonic() + 10
         while not found:
-            assert time.monotonic() < deadline
+            assert time.monotonic() < start + 20
             logger.info("again")
             time.sleep(0.01)
-        handler.close()
-        stream.close()
-        thread.join(10)
+    thread.join(10)
     assert json.loads(found[0])["level"] == "warning"
 
 
@@ -215,12 +187,11 @@ def test_a_log_that_cannot_be_written_ends_nothing():
 
 
 async def test_a_request_line_is_cheap():
-    handler = configure_logging("json", stream=Stream())
     request, best = scope(), math.inf
-    for _ in range(5):
-        start = time.process_time()  # of all threads: the writing one too
-        for _ in range(1000):
-            await answering(200, request)
-        best = min(best, (time.process_time() - start) / 1000)
-    handler.close()
+    with logging_to():
+        for _ in range(5):
+            start = time.process_time()  # of all threads: the writing one too
+            for _ in range(1000):
+                await answering(200, request)
+            best = min(best, (time.process_time() - start) / 1000)
     assert best < 60e-6

@@ -11,7 +11,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from llmops.engines.fake import FakeEngine
 from llmops.errors import StoreUnavailable
 from llmops.production_log import LogRecord, ProductionLog, RecordRefused, ReplyRow, StoredReply
 from service.log_writer import LogWriter
@@ -21,20 +20,21 @@ ROOT = Path(__file__).parents[2]
 
 
 class Log:
-    """Keeps groups; waits for `gate`; fails while `down`; cannot store records whose input is `bad`."""
+    """Keeps groups; waits for `gate`; fails while `down`; has a `problem` with records whose input is `bad`."""
 
     def __init__(self):
         self.groups = []
-        self.gate = threading.Event()
+        self.gate, self.begun = threading.Event(), threading.Event()
         self.gate.set()
-        self.down = False
+        self.down, self.problem = False, None
 
     def append(self, records):
+        self.begun.set()
         assert self.gate.wait(10)
         if self.down:
             raise StoreUnavailable("disk full")
         if any(record.input == "bad" for record in records):
-            raise ValueError("cannot be stored")
+            raise self.problem
         self.groups.append(list(records))
 
 
@@ -59,7 +59,7 @@ async def held_back_together(log, writer, *records):
     """Hands over records that all wait while one write is under way; returns what became of each."""
     log.gate.clear()
     first = asyncio.create_task(writer.write(record("first")))
-    await asyncio.sleep(0.02)
+    assert await asyncio.to_thread(log.begun.wait, 10)
     rest = [asyncio.create_task(writer.write(one)) for one in records]
     await asyncio.sleep(0)
     log.gate.set()
@@ -72,14 +72,22 @@ async def test_records_that_wait_together_share_a_transaction(log, writer):
     assert [len(group) for group in log.groups] == [1, 50]
 
 
-async def test_a_record_that_cannot_be_stored_does_not_take_others_with_it(log, writer):
-    good, bad, other = await held_back_together(log, writer, record("1"), record("bad"), record("2"))
-    assert (good, other) == (None, None)
-    assert isinstance(bad, StoreUnavailable)
-    assert (writer.lost, writer.failure) == (1, None)
+async def test_a_record_that_cannot_be_stored_takes_no_others_with_it_and_leaves_readiness_alone(log, writer):
+    for problem in (ValueError("cannot be stored"), RecordRefused("too long")):
+        log.problem = problem
+        good, bad, other = await held_back_together(log, writer, record("1"), record("bad"), record("2"))
+        assert (good, other, writer.failure) == (None, None, None)
+        assert isinstance(bad, StoreUnavailable)
+        assert str(problem) in str(bad)
+    assert writer.lost == 2
 
 
-async def test_a_log_that_is_down_fails_all_counts_them_and_recovers_by_itself(log, writer, wait_until):
+@pytest.mark.parametrize(("serve_unlogged", "was"), [(False, (503, "error")), (True, (200, "ok"))])
+async def test_a_log_that_is_down_fails_all_and_recovers_by_itself_with_what_was_told(
+    log, wait_until, serve_unlogged, was
+):
+    writer = LogWriter(log.append, retry_seconds=0.02, serve_unlogged=serve_unlogged)
+    writer.start()
     log.down = True
     for _ in range(2):
         with pytest.raises(StoreUnavailable, match="disk full"):
@@ -87,34 +95,9 @@ async def test_a_log_that_is_down_fails_all_counts_them_and_recovers_by_itself(l
     assert (writer.lost, writer.failure) == (2, "disk full")
     log.down = False
     await asyncio.to_thread(wait_until, lambda: writer.failure is None)
-    (late,) = log.groups[0]
-    assert (late.status, late.outcome) == (503, "error")
-
-
-async def test_a_record_that_the_database_refuses_leaves_readiness_alone(log, writer):
-    def refuse(records):
-        if any(record.input == "bad" for record in records):
-            raise RecordRefused("too long")
-        log.groups.append(list(records))
-
-    writer._append = refuse
-    with pytest.raises(StoreUnavailable, match="too long"):
-        await writer.write(record("bad"))
-    await writer.write(record("good"))
-    assert (writer.lost, writer.failure) == (1, None)
-
-
-async def test_where_requests_are_served_without_a_record_the_late_one_says_what_was_served(log, wait_until):
-    writer = LogWriter(log.append, retry_seconds=0.02, serve_unlogged=True)
-    writer.start()
-    log.down = True
-    with pytest.raises(StoreUnavailable):
-        await writer.write(record())
-    log.down = False
-    await asyncio.to_thread(wait_until, lambda: writer.failure is None)
     await writer.close()
     (late,) = log.groups[0]
-    assert (late.status, late.outcome) == (200, "ok")
+    assert (late.status, late.outcome) == was
 
 
 async def test_replies_go_into_the_transaction_of_their_records(tmp_path):
@@ -160,43 +143,6 @@ async def test_closing_writes_what_is_queued_and_refuses_more(log):
     assert sum(map(len, log.groups)) == 5
     with pytest.raises(StoreUnavailable, match="not open"):
         await writer.write(record())
-
-
-def test_nothing_is_generated_while_answers_could_not_be_logged(serve, monkeypatch):
-    engine = FakeEngine()
-    with serve(engine=lambda _: engine) as gateway:
-        writer = gateway.app.state.gateway.log
-
-        def refuse(_):
-            raise StoreUnavailable("disk full")
-
-        monkeypatch.setattr(writer, "_append", refuse)
-        assert [gateway.chat().status_code for _ in range(3)] == [503, 503, 503]
-        assert len(engine.requests) == 1  # the first, by which the gateway learns of it
-        monkeypatch.undo()
-        assert gateway.chat().status_code == 200
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_reply_that_cannot_be_logged_fails_and_readiness_turns_off_until_a_write_works(
-    gateway, monkeypatch, wait_until, stream
-):
-    def refuse(_):
-        raise StoreUnavailable("sqlite:////secret: disk full")
-
-    monkeypatch.setattr(gateway.app.state.gateway.log, "_append", refuse)
-    if stream:
-        assert gateway.events()[-1]["error"]["code"] == "store_unavailable"
-    else:
-        reply = gateway.chat()
-        assert (reply.status_code, reply.headers["retry-after"]) == (503, "1")
-        assert "secret" not in reply.text
-    assert "production log cannot be written" in gateway.http.get("/readyz").json()["reasons"][0]
-    assert gateway.http.get("/readyz").json()["log"]["lost"] == 1
-    assert "llmops_log_failures_total 1.0" in gateway.http.get("/metrics").text
-    monkeypatch.undo()
-    assert gateway.chat().status_code == 200
-    assert gateway.ready()
 
 
 CRASHING = """

@@ -16,7 +16,8 @@ import httpx
 import pytest
 
 from llmops.engines.fake import FakeEngine
-from tests.service.conftest import embed
+from tests.service.conftest import embed, release
+from tests.service.tabular_models import Hours, row, version
 
 CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
 GENERATING = (CHAT, COMPLETIONS, RESPONSES)
@@ -26,6 +27,7 @@ GOOD: dict[str, dict[str, Any]] = {
     RESPONSES: {"model": "assistant", "input": "hello"},
     "/v1/embeddings": {"model": "all-minilm-l6-v2", "input": "hello"},
     "/v1/feedback": {"request_id": "req_1", "score": 1},
+    "/v1/predict/bike": {"rows": [row()]},
 }
 DEEP = 10_000
 
@@ -83,18 +85,18 @@ VALUES: dict[str, bytes] = {
 
 @pytest.fixture(scope="module")
 def shared_gateway(serve_shared) -> Iterator[Any]:
-    with serve_shared(embed=embed) as gateway:
+    models = {"tabular": [version(1, "champion")], "open_tabular": lambda _: Hours()}
+    with serve_shared(release(1, "champion"), embed=embed, **models) as gateway:
         yield gateway
 
 
 @pytest.fixture(scope="module")
 def posts(shared_gateway) -> list[str]:
     """Every POST route there is."""
-    return sorted(path for path, item in _paths(shared_gateway).items() if "post" in item and "{" not in path)
-
-
-def _paths(gateway) -> dict[str, Any]:
-    return gateway.http.get("/openapi.json").json()["paths"]
+    paths = shared_gateway.http.get("/openapi.json").json()["paths"]
+    found = sorted(path for path, item in paths.items() if "post" in item and "{" not in path)
+    assert set(found) <= set(GOOD), "add a good body of the new route to GOOD"
+    return found
 
 
 def assert_refused(reply: httpx.Response, *where: object) -> None:
@@ -110,14 +112,14 @@ def assert_serves(gateway) -> None:
     assert gateway.chat().status_code == 200
 
 
-def test_every_route_that_takes_a_body_is_tried(posts):
-    assert set(posts) <= set(GOOD), "add a good body of the new route to GOOD"
+def send(gateway, path: str, content: bytes, kind: bytes = b"application/json") -> httpx.Response:
+    return gateway.http.post(path, content=content, headers={"content-type": kind})
 
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
 def test_a_body_that_means_nothing_is_refused(shared_gateway, posts, body):
     for path in posts:
-        reply = shared_gateway.http.post(path, content=body, headers={"content-type": "application/json"})
+        reply = send(shared_gateway, path, body)
         assert_refused(reply, path)
     assert_serves(shared_gateway)
 
@@ -127,12 +129,12 @@ def test_any_value_of_any_field_is_taken_or_refused(shared_gateway, posts):
     document = shared_gateway.http.get("/openapi.json").json()
     for path in posts:
         body = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
-        schema = document["components"]["schemas"][body["$ref"].rpartition("/")[2]]
+        schema = body if "$ref" not in body else document["components"]["schemas"][body["$ref"].rpartition("/")[2]]
         for field in schema["properties"]:
             for name, value in VALUES.items():
                 good = {key: item for key, item in GOOD[path].items() if key != field}
                 text = json.dumps(good).encode()[:-1] + b', "' + field.encode() + b'": ' + value + b"}"
-                reply = shared_gateway.http.post(path, content=text, headers={"content-type": "application/json"})
+                reply = send(shared_gateway, path, text)
                 if reply.status_code != 200:
                     assert_refused(reply, path, field, name)
     assert_serves(shared_gateway)
@@ -173,23 +175,21 @@ def test_half_a_surrogate_pair_is_refused_wherever_it_stands(shared_gateway, pos
     for path in posts:
         for body in _nested(path, "\ud83d"):
             content = json.dumps(body).encode()  # ASCII, with the half as an escape
-            reply = shared_gateway.http.post(path, content=content, headers={"content-type": "application/json"})
+            reply = send(shared_gateway, path, content)
             assert_refused(reply, path, body)
 
 
 def test_the_last_of_two_equal_names_counts(shared_gateway):
     for path in GENERATING:
         first = b'{"model": "nobody", ' + json.dumps(GOOD[path]).encode()[1:]
-        reply = shared_gateway.http.post(path, content=first, headers={"content-type": "application/json"})
+        reply = send(shared_gateway, path, first)
         assert reply.status_code == 200, reply.text
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "", "\xff"])
 def test_json_sent_as_something_else_is_refused(shared_gateway, posts, kind):
     for path in posts:
-        body = json.dumps(GOOD[path]).encode()
-        reply = shared_gateway.http.post(path, content=body, headers={"content-type": kind.encode("latin-1")})
-        assert_refused(reply, path)
+        assert_refused(send(shared_gateway, path, json.dumps(GOOD[path]).encode(), kind.encode("latin-1")), path)
 
 
 def test_a_body_beyond_the_limit_is_413(shared_gateway, posts):
@@ -226,7 +226,7 @@ def test_schemas_nested_at_any_depth_are_taken_or_refused(shared_gateway, depth)
     for path, field in fields:
         for stream in ("true", "false"):
             body = json.dumps(GOOD[path])[:-1] + f', "stream": {stream}, {field}}}'
-            reply = shared_gateway.http.post(path, content=body, headers={"content-type": "application/json"})
+            reply = send(shared_gateway, path, body)
             if reply.status_code != 200:
                 assert_refused(reply, path, field[:20])
     assert_serves(shared_gateway)
@@ -356,31 +356,20 @@ def test_odd_headers_do_no_harm(shared_gateway, posts, header):
             assert status == 200 or json.loads(body)["error"]["message"], path
 
 
-def test_http_1_0_is_answered_and_hung_up_on(shared_gateway):
-    streaming = json.dumps(GOOD[CHAT] | {"stream": True}).encode()
-    with Wire(shared_gateway) as wire:
-        wire.send(post(CHAT, HELLO, version=b"1.0"))
-        reply = wire.reply()
-        assert reply is not None
-        assert reply[0] == 200
-        assert wire.receive(1) == b""
-    with Wire(shared_gateway) as wire:
-        wire.send(post(CHAT, streaming, version=b"1.0"))
-        reply = wire.reply()
-        assert reply is not None
-        assert reply[1].endswith(b"data: [DONE]\n\n")
+def test_http_1_0_is_answered_and_hung_up_on_and_pipelined_requests_are_answered_in_turn(shared_gateway):
+    def replies(data: bytes, count: int = 1) -> list[tuple[int, bytes]]:
+        with Wire(shared_gateway) as wire:
+            wire.send(data)
+            found = [wire.reply() for _ in range(count)]
+            if count == 1:
+                assert wire.receive(1) == b""
+        return [reply for reply in found if reply is not None]
 
-
-def test_pipelined_requests_are_answered_in_turn(shared_gateway):
-    bad = post(CHAT, b"{}")
-    with Wire(shared_gateway) as wire:
-        wire.send(post(CHAT, HELLO) + bad + post(CHAT, HELLO))
-        statuses = []
-        for _ in range(3):
-            reply = wire.reply()
-            assert reply is not None
-            statuses.append(reply[0])
-    assert statuses == [200, 400, 200]
+    assert replies(post(CHAT, HELLO, version=b"1.0"))[0][0] == 200
+    streamed = json.dumps(GOOD[CHAT] | {"stream": True}).encode()
+    assert replies(post(CHAT, streamed, version=b"1.0"))[0][1].endswith(b"data: [DONE]\n\n")
+    pipelined = post(CHAT, HELLO) + post(CHAT, b"{}") + post(CHAT, HELLO)
+    assert [status for status, _ in replies(pipelined, 3)] == [200, 400, 200]
 
 
 @pytest.fixture
@@ -391,29 +380,23 @@ def verbose(serve) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("path", GENERATING)
-def test_a_client_that_vanishes_in_mid_stream_leaves_nothing_behind(verbose, wait_until, path):
+def test_a_client_that_stops_reading_delays_nobody_and_one_that_vanishes_leaves_nothing_behind(
+    verbose, wait_until, path
+):
     limit = "max_output_tokens" if path == RESPONSES else "max_tokens"
     body = json.dumps(GOOD[path] | {"stream": True, limit: 2000}).encode()
-    with Wire(verbose) as wire:
-        wire.send(post(path, body))
-        assert b"200 OK" in wire.receive(100)
-    wait_until(lambda: verbose.app.state.gateway.admission.held == 0)
-    wait_until(verbose.records)
-    assert [record.outcome for record in verbose.records()] == ["cancelled"]
-    assert verbose.chat(max_tokens=1).status_code == 200
-
-
-@pytest.mark.parametrize("path", GENERATING)
-def test_a_client_that_stops_reading_delays_nobody(verbose, wait_until, path):
-    limit = "max_output_tokens" if path == RESPONSES else "max_tokens"
-    body = json.dumps(GOOD[path] | {"stream": True, limit: 2000}).encode()
+    admission = verbose.app.state.gateway.admission
     with Wire(verbose) as wire:
         wire.send(post(path, body))
         wait_until(lambda: verbose.engines["tiny@1"].in_flight == 1)
         for _ in range(3):
             assert verbose.chat(max_tokens=1).status_code == 200
-        assert verbose.app.state.gateway.admission.held == 1
-    wait_until(lambda: verbose.app.state.gateway.admission.held == 0)
+        assert admission.held == 1
+        assert b"200 OK" in wire.receive(100)
+    wait_until(lambda: admission.held == 0)
+    wait_until(lambda: len(verbose.records()) == 4)
+    assert [record.outcome for record in verbose.records()] == ["cancelled"] + ["ok"] * 3
+    assert verbose.chat(max_tokens=1).status_code == 200
 
 
 def test_requests_sent_and_abandoned_at_once_leave_nothing_behind(shared_gateway, wait_until, tmp_path: Path):

@@ -62,22 +62,17 @@ def test_a_finished_request_counts_its_times_and_tokens():
     assert value(text, "tokens_total", target="assistant@1", direction="out") == 5
 
 
-def test_refusals_reasoning_tool_calls_missing_answers_and_unknown_tokens_are_counted():
+def test_what_answers_hold_beside_text_is_counted_and_a_bare_model_under_its_own_name():
     metrics = make()
     metrics.count(record(details={"refusal": "no", "reasoning": "hm", "missing_answers": 2}))
     metrics.count(record(details={"tool_calls": [{}]}, tokens_in=None, tokens_out=None, route="chat"))
+    metrics.count(record(None, outcome="error", status=503, first_token_ms=None, tokens_out=0))
     text = metrics.text()
     for what in ("refusal", "reasoning", "tool_calls", "missing_answers", "unknown_tokens"):
         assert value(text, "answers_with_total", target="assistant@1", what=what) == 1
     assert value(text, "tokens_total", target="assistant@1", direction="out") == 5
-
-
-def test_a_bare_model_counts_under_its_own_name_and_an_answer_without_text_has_no_first_token():
-    metrics = make()
-    metrics.count(record(None, outcome="error", status=503, first_token_ms=None, tokens_out=0))
-    text = metrics.text()
     assert value(text, "requests_total", target="tiny@1", outcome="error", status="503") == 1
-    assert value(text, "first_token_seconds_count", target="tiny@1") == 0
+    assert value(text, "first_token_seconds_count", target="tiny@1") == 0  # it has no text
 
 
 def test_everything_else_that_happens_is_counted():
@@ -111,19 +106,14 @@ def test_what_is_not_known_yet_is_infinite_and_a_model_that_was_unloaded_has_no_
     assert value(metrics.text(), "engine_queue", model="tiny@1", state="running") == 0
 
 
-def test_two_apps_in_one_process_do_not_add_up():
-    one, other = make(), make()
-    one.count(record())
-    assert value(other.text(), "requests_total", **OK) is None
-
-
-def test_the_number_of_series_is_bounded():
-    metrics = make()
+def test_the_number_of_series_is_bounded_and_apps_of_one_process_do_not_add_up():
+    metrics, other = make(), make()
     for version in range(MOST_TARGETS + 50):
         metrics.count(record(f"assistant@{version}"))
     text = metrics.text()
     assert value(text, "requests_total", **{**OK, "target": "other"}) == 50
     assert text.count(b"llmops_requests_total{") == MOST_TARGETS + 1
+    assert value(other.text(), "requests_total", **OK) is None
 
 
 def test_counting_a_request_is_cheap():
@@ -183,38 +173,27 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return prepare_metrics(tmp_path / "metrics")
 
 
-def test_one_scrape_gives_the_sum_over_all_workers(environment):
-    first = worker(environment, 3)
-    text = ended(worker(environment, 4, "read"))
-    ended(first)
-    assert value(text, "requests_total", **OK) == 7
-    assert value(text, "request_seconds_count", target="assistant@1") == 7
-    assert value(text, "request_seconds_bucket", target="assistant@1", le="0.025") == 7
-    assert value(text, "refused_requests_total", status="429") == 2
-    assert value(text, "in_flight") == 7
-    assert value(text, "snapshot_age_seconds") == 4
-
-
-def test_what_dead_workers_counted_stays_and_their_files_go(environment):
+def test_one_scrape_is_the_sum_over_all_workers_the_dead_ones_too_whose_files_go(environment):
     folder = Path(environment["PROMETHEUS_MULTIPROC_DIR"])
-    for held in (1, 2, 3):
+    for held in (1, 2):
         dead = worker(environment, held)
         dead.kill()
         dead.communicate()
+    other = worker(environment, 3)
     text = ended(worker(environment, 4, "read"))
+    ended(other)
     assert value(text, "requests_total", **OK) == 10
     assert value(text, "request_seconds_count", target="assistant@1") == 10
-    assert value(text, "in_flight") == 4  # a gauge of the dead says nothing
+    assert value(text, "request_seconds_bucket", target="assistant@1", le="0.025") == 10
+    assert value(text, "refused_requests_total", status="429") == 4
+    assert value(text, "in_flight") == 3 + 4  # a gauge of the dead says nothing
+    assert value(text, "snapshot_age_seconds") == 4
     assert sorted(path.name for path in folder.glob("*_0.db")) == ["counter_0.db", "histogram_0.db"]
-    assert len(list(folder.glob("counter_*.db"))) == 2  # folded, and the reader's own
-    again = ended(worker(environment, 5, "read"))
-    assert value(again, "requests_total", **OK) == 15
-
-
-def test_a_new_gateway_begins_to_count_at_nothing(tmp_path):
-    ended(worker(prepare_metrics(tmp_path), 3))
-    text = ended(worker(prepare_metrics(tmp_path), 1, "read"))
-    assert value(text, "refused_requests_total", status="429") == 1
+    assert len(list(folder.glob("counter_*.db"))) == 3  # folded, the reader's own, and the other's
+    # A new gateway begins to count at nothing.
+    again = ended(worker(prepare_metrics(folder), 5, "read"))
+    assert value(again, "requests_total", **OK) == 5
+    assert value(again, "refused_requests_total", status="429") == 1
 
 
 @pytest.mark.anyio

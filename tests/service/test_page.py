@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,12 +18,11 @@ from service.routes.page import MOST_RECORDS, figures, quantile
 from tests.service.conftest import Running, bearer, serving
 
 FILES = {
-    "app.js": "text/javascript",
-    "status.js": "text/javascript",
-    "playground.js": "text/javascript",
-    "style.css": "text/css",
-    "icon.svg": "image/svg+xml",
-    "index.html": "text/html",
+    "/": "text/html",
+    "/page/index.html": "text/html",
+    "/page/style.css": "text/css",
+    "/page/icon.svg": "image/svg+xml",
+    **{f"/page/{name}.js": "text/javascript" for name in ("app", "status", "playground")},
 }
 
 
@@ -47,7 +45,7 @@ def record(release: str = "assistant@2", *, ago: float = 10, **values: Any) -> L
 
 
 def test_the_page_and_its_files_are_served_under_a_strict_policy(paged):
-    for path, kind in [("/", "text/html"), *((f"/page/{name}", kind) for name, kind in FILES.items())]:
+    for path, kind in FILES.items():
         reply = paged.http.get(path)
         assert reply.status_code == 200
         assert reply.headers["content-type"].startswith(kind)
@@ -64,15 +62,12 @@ def test_the_page_needs_nothing_from_elsewhere():
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|\bon[a-z]+=\"", text)
 
 
-def test_a_file_that_has_not_changed_is_not_sent_again(paged):
+def test_no_other_file_is_served_and_one_that_has_not_changed_not_again(paged):
+    for name in ("nothing.js", "..%2fpage.py", "%2e%2e/page.py", "../page.py", "page.py"):
+        assert paged.http.get(f"/page/{name}").status_code == 404, name
     etag = paged.http.get("/page/app.js").headers["etag"]
     reply = paged.http.get("/page/app.js", headers={"if-none-match": etag})
     assert (reply.status_code, reply.content) == (304, b"")
-
-
-@pytest.mark.parametrize("name", ["nothing.js", "..%2fpage.py", "%2e%2e/page.py", "../page.py", "page.py"])
-def test_no_other_file_is_served(paged, name):
-    assert paged.http.get(f"/page/{name}").status_code == 404
 
 
 def test_the_status_names_what_is_served(paged):
@@ -135,7 +130,7 @@ def with_key(folder: Path, *releases: Any, **key: Any) -> Iterator[tuple[Running
 
 
 def test_where_keys_exist_the_page_is_open_and_the_status_is_not(tmp_path, release, wait_until):
-    releases = release(1, "champion"), dataclasses.replace(release(1, "champion"), app="other")
+    releases = release(1, "champion"), release(1, "champion", app="other")
     with with_key(tmp_path, *releases, name="team", apps=["assistant"]) as (running, secret):
         http, headers = running.http, bearer(secret)
         running.log.append([record("assistant@1"), record("other@1"), record("other@1")])
@@ -163,12 +158,8 @@ def test_an_mlflow_server_is_linked_and_never_with_its_password(serve, release):
             assert status(running)["links"] == {"mlflow": link}
 
 
-@pytest.mark.parametrize(("values", "share", "found"), [
-    ([], 0.5, None), ([3.0], 0.5, 3.0), ([1.0, 2.0], 0.5, 1.0), ([4.0, 1.0, 3.0, 2.0], 0.95, 4.0), ([1.0], 0.0, 1.0),
-])  # fmt: skip
-def test_a_quantile_is_one_of_the_values(values, share, found):
-    assert quantile(values, share) == found
-
-
-def test_no_records_have_no_figures():
+def test_a_quantile_is_one_of_the_values_and_no_records_have_no_figures():
+    cases = [([], 0.5, None), ([3.0], 0.5, 3.0), ([1.0, 2.0], 0.5, 1.0), ([4.0, 1.0, 3.0, 2.0], 0.95, 4.0)]
+    for values, share, found in [*cases, ([1.0], 0.0, 1.0)]:
+        assert quantile(values, share) == found
     assert figures([], 300) is None

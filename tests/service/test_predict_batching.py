@@ -54,28 +54,14 @@ async def gathered(batches: PredictionBatches, first: Hours, door: Door, *later:
     return await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def test_a_request_alone_is_scored_at_once():
-    scored = running(lambda batches: batches.predict(Hours(2.0), [row(3), row(4)]))
-    assert (scored.values, scored.probabilities) == ([6.0, 8.0], None)
-
-
-def test_requests_that_wait_together_are_one_call_and_each_gets_its_own_rows():
+def test_requests_that_wait_together_are_one_call_for_each_model_and_each_gets_its_own_rows():
     door = Door()
-    held, model = Hours(before=door), Hours(10.0)
-    requests = [(model, [row(hour) for hour in range(size)]) for size in (1, 3, 2)]
-    found = running(lambda batches: gathered(batches, held, door, *requests))
-    assert [each.values for each in found] == [[0.0], [0.0, 10.0, 20.0], [0.0, 10.0]]
-    assert model.calls == [6]
-
-
-def test_different_models_are_different_calls():
-    door = Door()
-    held, bike, wine = Hours(before=door), Hours(2.0), Classes()
-    later = [(bike, [row(1)]), (wine, [{"alcohol": 14.0}]), (bike, [row(2)])]
-    found = running(lambda batches: gathered(batches, held, door, *later))
-    assert [each.values for each in found] == [[2.0], [1], [4.0]]
-    assert found[1].probabilities == [{"0": 0.0, "1": 1.0}]
-    assert bike.calls == [2]
+    held, bike, wine = Hours(before=door), Hours(10.0), Classes()
+    later = [(bike, [row(hour) for hour in range(size)]) for size in (1, 3, 2)]
+    found = running(lambda batches: gathered(batches, held, door, *later, (wine, [{"alcohol": 14.0}])))
+    assert [each.values for each in found] == [[0.0], [0.0, 10.0, 20.0], [0.0, 10.0], [1]]
+    assert [each.probabilities for each in found] == [None, None, None, [{"0": 0.0, "1": 1.0}]]
+    assert (held.calls, bike.calls) == ([1], [6])
 
 
 @settings(max_examples=25, deadline=None)

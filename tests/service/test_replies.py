@@ -13,6 +13,8 @@ from service.answering import UNWATCHED_SECONDS, run_unless_gone
 from service.error_map import ApiError
 from service.replies import EventStream
 
+pytestmark = pytest.mark.anyio
+
 
 class Letters(EventStream):
     """Every piece as it is."""
@@ -38,7 +40,6 @@ def stream(packets):
     return Letters(None, send)
 
 
-@pytest.mark.anyio
 async def test_pieces_that_are_there_together_go_out_together(stream, packets):
     for text, more in (("a", True), ("b", True), ("c", False), ("d", False)):
         await stream.piece(Chunk(text, more=more))
@@ -46,20 +47,15 @@ async def test_pieces_that_are_there_together_go_out_together(stream, packets):
     assert packets == [b"abc", b"d", b">"]
 
 
-@pytest.mark.anyio
-async def test_a_last_piece_without_text_lets_go_what_waits(stream, packets):
-    await stream.piece(Chunk("a", more=True))
-    await stream.piece(Chunk("", "stop"))
-    assert packets == [b"a"]
-
-
-@pytest.mark.anyio
-async def test_what_waits_goes_out_before_an_error(stream, packets):
+@pytest.mark.parametrize(
+    ("last", "packet"), [(Chunk("", "stop"), b"b"), (ApiError(500, "broken"), b"bevent: error\n")], ids=["end", "error"]
+)
+async def test_what_waits_goes_out_with_the_last_piece_and_before_an_error(stream, packets, last, packet):
     await stream.piece(Chunk("a"))
     await stream.piece(Chunk("b", more=True))
-    await stream.fail(ApiError(500, "broken"))
+    await (stream.piece if isinstance(last, Chunk) else stream.fail)(last)
     assert packets[0] == b"a"
-    assert packets[1].startswith(b"bevent: error\n")
+    assert packets[1].startswith(packet)
 
 
 class Thinking:
@@ -123,9 +119,6 @@ def test_a_failure_before_the_headers_has_its_own_status(serve):
     assert (reply.status_code, reply.json()["error"]["message"]) == (400, "the upstream failed: no room")
 
 
-pytestmark = pytest.mark.anyio
-
-
 def client(leaves_after=None):
     """What a server's `receive` says of a client that leaves after so many seconds, or never."""
 
@@ -136,14 +129,22 @@ def client(leaves_after=None):
     return receive
 
 
-async def test_work_that_ends_is_left_alone():
+async def test_work_that_ends_is_left_alone_and_its_errors_come_through():
     done = []
 
-    async def work():
+    async def work(error=None):
+        await asyncio.sleep(UNWATCHED_SECONDS * 2 if error else 0)
         done.append(1)
+        if error is not None:
+            raise error
 
     await run_unless_gone(client(0), work())
     assert done == [1]
+    before = len(asyncio.all_tasks())
+    with pytest.raises(ZeroDivisionError):
+        await run_unless_gone(client(), work(ZeroDivisionError()))
+    await asyncio.sleep(0)
+    assert len(asyncio.all_tasks()) == before, "no watcher is left behind"
 
 
 async def test_work_is_cancelled_when_the_client_goes_and_ends_in_peace():
@@ -163,15 +164,6 @@ async def test_work_is_cancelled_when_the_client_goes_and_ends_in_peace():
     await asyncio.sleep(0)  # nothing is left that would be cancelled later
 
 
-async def test_errors_of_the_work_come_through():
-    async def work():
-        await asyncio.sleep(UNWATCHED_SECONDS * 2)
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        await run_unless_gone(client(), work())
-
-
 async def test_cancelling_from_outside_is_not_swallowed():
     async def work():
         await asyncio.Event().wait()
@@ -181,14 +173,3 @@ async def test_cancelling_from_outside_is_not_swallowed():
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-
-
-async def test_no_watcher_is_left_behind():
-    before = len(asyncio.all_tasks())
-
-    async def work():
-        await asyncio.sleep(UNWATCHED_SECONDS * 2)
-
-    await run_unless_gone(client(), work())
-    await asyncio.sleep(0)
-    assert len(asyncio.all_tasks()) == before

@@ -32,18 +32,11 @@ def events(reply):
 
 
 def test_text_in_text_out(shared_gateway):
-    reply = respond(shared_gateway, input="hello world", metadata={"k": "v"}, user="u", temperature=0.5)
+    reply = respond(shared_gateway, input="hello world", metadata={"k": "v"}, user="u")
     body = reply.json()
-    assert (body["object"], body["status"], body["model"]) == ("response", "completed", "assistant@1")
+    assert text_of(reply) == "You said: hello world"
     assert reply.headers["x-llmops-release"] == "assistant@1"
-    (item,) = body["output"]
-    assert (item["type"], item["role"], item["status"]) == ("message", "assistant", "completed")
-    assert item["content"] == [
-        {"type": "output_text", "text": "You said: hello world", "annotations": [], "logprobs": []}
-    ]
-    assert body["usage"]["output_tokens"] == 4
-    assert body["usage"]["total_tokens"] == body["usage"]["input_tokens"] + 4
-    assert (body["metadata"], body["user"], body["temperature"], body["store"]) == ({"k": "v"}, "u", 0.5, False)
+    assert (body["metadata"], body["user"], body["store"]) == ({"k": "v"}, "u", False)
 
 
 def test_items_are_the_conversation_and_instructions_a_system_message(shared_gateway):
@@ -75,13 +68,21 @@ def test_parameters_reach_the_engine(serve):
     assert reply.json()["text"]["format"] == asked
 
 
-def test_a_schema_that_cannot_be_enforced_is_refused_by_its_place_in_this_body(serve):
+def test_what_an_engine_refuses_is_told_of_its_place_in_this_body(serve):
     place = "schema.properties.a.uniqueItems"
     refusal = EngineRejected(f"response_format.json_schema.{place}: no", param=f"response_format.json_schema.{place}")
     asked = {"type": "json_schema", "name": "answer", "schema": {"properties": {"a": {"uniqueItems": True}}}}
-    with serve(engine=lambda _: FakeEngine(failure=refusal)) as gateway:
+    failures = iter([refusal, ContextTooLong("too long"), ContextTooLong("too long")])
+
+    def fail(_):
+        raise next(failures)
+
+    with serve(engine=lambda _: FakeEngine(script=fail)) as gateway:
         error = respond(gateway, input="x", text={"format": asked}).json()["error"]
-    assert (error["param"], error["message"]) == (f"text.format.{place}", f"text.format.{place}: no")
+        assert (error["param"], error["message"]) == (f"text.format.{place}", f"text.format.{place}: no")
+        for stream in (False, True):
+            error = respond(gateway, input="x", stream=stream).json()["error"]
+            assert (error["code"], error["param"]) == ("context_length_exceeded", "input")
 
 
 def test_a_cut_answer_is_incomplete(shared_gateway):
@@ -92,19 +93,10 @@ def test_a_cut_answer_is_incomplete(shared_gateway):
     )
 
 
-def test_a_stream_tells_the_response_in_typed_events(shared_gateway):
+def test_a_stream_is_of_named_events_and_has_no_other_end(shared_gateway):
     reply = respond(shared_gateway, input="hello world", stream=True, stream_options={"include_obfuscation": False})
     assert reply.headers["content-type"].startswith("text/event-stream")
-    told = events(reply)
-    assert [event["type"].removeprefix("response.") for event in told] == [
-        "created", "in_progress", "output_item.added", "content_part.added", *["output_text.delta"] * 4,
-        "output_text.done", "content_part.done", "output_item.done", "completed",
-    ]  # fmt: skip
-    assert [event["sequence_number"] for event in told] == list(range(12))
-    assert (told[0]["response"]["status"], told[0]["response"]["output"]) == ("in_progress", [])
-    assert told[-1]["response"]["output"][0] == told[-2]["item"]
-    assert told[-2]["item"]["content"][0]["text"] == "You said: hello world"
-    assert len({event["item_id"] for event in told if "item_id" in event}) == 1
+    assert events(reply)[-1]["type"] == "response.completed"
     assert "[DONE]" not in reply.text
 
 
@@ -140,12 +132,9 @@ def test_a_prompt_and_its_variables_are_served_by_the_model_named(prompts, versi
     assert (reply.json()["model"], reply.json()["prompt"]["version"]) == ("tiny@1", "3")
     record = prompts.records()[-1]
     assert (record.release, record.prompt, record.model) == (None, "qa@3", "tiny@1")
-    assert record.details["parameters"]["max_tokens"] == 64
-
-
-def test_input_fills_the_prompts_input_variable(prompts):
-    prompt = {"id": "qa", "version": "3", "variables": {"tone": "polite"}}
+    del variables["question"]  # which the input may fill
     assert text_of(respond(prompts, model="tiny@1", prompt=prompt, input="when?")) == "You said: polite: when?"
+    assert record.details["parameters"]["max_tokens"] == 64
 
 
 def test_a_version_that_the_named_release_uses_is_that_release(prompts):
@@ -300,13 +289,6 @@ def test_logprobs_come_with_the_text(serve):
 
 
 # Errors
-
-
-def test_a_conversation_too_long_is_told_of_the_input(serve):
-    with serve(engine=lambda _: FakeEngine(failure=ContextTooLong("too long"))) as gateway:
-        for stream in (False, True):
-            error = respond(gateway, input="x", stream=stream).json()["error"]
-            assert (error["code"], error["param"]) == ("context_length_exceeded", "input")
 
 
 def test_an_error_in_mid_stream_ends_the_stream_with_an_event(serve):

@@ -1,4 +1,4 @@
-"""Keys and Idempotency-Key on the routes beside chat."""
+"""Keys and Idempotency-Key on every route."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tests.service.conftest import bearer, embed, release
 
 MODEL = "all-minilm-l6-v2"
 ROUTES = [
+    ("/v1/chat/completions", {"model": "assistant", "messages": [{"role": "user", "content": "hello"}]}),
     ("/v1/completions", {"model": "assistant", "prompt": "hello"}),
     ("/v1/responses", {"model": "assistant", "input": "hello"}),
 ]
@@ -45,16 +46,23 @@ def ask(store, keys, serve_shared) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("path", "body"), [*ROUTES, ("/v1/embeddings", {"model": MODEL, "input": "x"})])
-def test_without_a_key_nothing_is_answered(ask, path, body):
+def test_without_a_key_nothing_is_answered_or_logged(ask, path, body):
+    before = ask.log.count()
     reply = ask("wrong", path, body)
     assert (reply.status_code, reply.json()["error"]["code"]) == (401, "invalid_api_key")
+    assert ask.log.count() == before
 
 
 @pytest.mark.parametrize(("path", "body"), ROUTES)
-def test_a_key_of_one_app_opens_it_and_nothing_else(ask, path, body):
+def test_a_key_of_one_app_opens_it_and_nothing_else(ask, store, path, body):
     assert ask("own", path, body).status_code == 200
+    (record,) = ask.log.read(newest=True, limit=1)
+    assert record.details["key"] == record.caller == store.read()[0].id
     assert ask("own", path, {**body, "model": "tiny@1"}).status_code == 403
-    assert ask("other", path, body).status_code == 403
+    for model in ("assistant", "assistant@1", "assistant@champion"):
+        assert ask("other", path, {**body, "model": model}).status_code == 403
+    unknown = ask("own", path, {**body, "model": "assistant@9"})
+    assert (unknown.status_code, "tiny@1" in unknown.text) == (404, False)
 
 
 def test_a_key_of_an_app_opens_no_pair_of_prompt_and_model_beside_its_releases(ask):

@@ -20,8 +20,7 @@ from llmops.prompt_file import parse_prompt
 from llmops.settings import Settings
 from llmops.tabular import Column, RowSchema
 from llmops.versions import ModelVersion, TabularVersion
-from service.gateway_process import running_gateway
-from service.serve import _RegistryOnDemand, serve
+from service.serve import _RegistryOnDemand, running_gateway, serve
 from tests.service.conftest import PROMPT
 from tests.service.test_server import free_port
 
@@ -185,7 +184,7 @@ _STARTER = """
 import sys, time
 from pathlib import Path
 from llmops.settings import Settings
-from service.gateway_process import running_gateway
+from service.serve import running_gateway
 with running_gateway(Settings(home=Path(sys.argv[1]), engine="fake")) as url:
     print(url, flush=True)
     time.sleep(600)

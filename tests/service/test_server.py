@@ -1,53 +1,160 @@
+"""The listening socket, draining, and the supervisor of the workers, with a small app in real processes."""
+
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
+import uvicorn
 
 from llmops.errors import CannotRun, UsageError
 from llmops.production_log import ProductionLog
-from llmops.settings import Settings
-from service.server import check_bind, listen, run
+from service.server import Workers, listen
+
+DRAIN_SECONDS = 60.0
+
+
+async def app(scope, receive, send):
+    """Answers with its process id."""
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"connection", b"close")]})
+    await send({"type": "http.response.body", "body": str(os.getpid()).encode()})
+
+
+async def no_app(scope, receive, send):
+    """Does not start."""
+    raise RuntimeError("no")
+
+
+@contextlib.contextmanager
+def supervised(name="app", lifespan="off", on_serving=lambda: None):
+    """Runs workers, as the main thread must, while `scenario(pids, workers)` runs in another; raises what that did."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    with listen("127.0.0.1", 0) as listener:
+        config = uvicorn.Config(f"tests.service.test_server:{name}", workers=2, lifespan=lifespan, log_level="critical")
+        workers = Workers(config, [listener], hung_seconds=30.0, drain_seconds=DRAIN_SECONDS, on_serving=on_serving)
+        try:
+            yield workers, f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+
+def during(workers, scenario):
+    """Runs the workers until the scenario has ended."""
+    raised = []
+
+    def run():
+        try:
+            scenario()
+        except BaseException as error:  # noqa: BLE001  raised again below, in the test's own thread
+            raised.append(error)
+        finally:
+            workers.should_exit.set()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    workers.run()
+    thread.join()
+    if raised:
+        raise raised[0]
+
+
+def answers(url):
+    """The process that answers; None while none does."""
+    with contextlib.suppress(httpx.TransportError):
+        return int(httpx.get(url, timeout=60).text)
+    return None
+
+
+def pids(workers):
+    return [process.pid for process in workers.processes]
+
+
+@pytest.mark.parametrize(
+    "how", [[signal.SIGSTOP, signal.SIGKILL], pytest.param([signal.SIGSTOP], marks=pytest.mark.slow)]
+)
+def test_a_worker_that_is_killed_or_frozen_is_replaced(wait_until, how):
+    said = []
+    with supervised(on_serving=lambda: said.append(answers(url))) as (workers, url):
+
+        def scenario():
+            wait_until(lambda: said)
+            victim, other = pids(workers)
+            for number in how:
+                os.kill(victim, number)
+            wait_until(lambda: len(pids(workers)) == 2 and victim not in pids(workers), 60)
+            assert other in pids(workers)
+            os.kill(other, signal.SIGKILL)
+            wait_until(lambda: answers(url) not in (None, victim, other), 60)
+
+        during(workers, scenario)
+    assert len(said) == 1, "that it serves is said once"
+    assert said[0] is not None, "and when it does"
+
+
+def test_a_frozen_worker_does_not_delay_the_end(wait_until):
+    with supervised() as (workers, url):
+        seen = []
+
+        def scenario():
+            wait_until(lambda: answers(url))
+            seen.extend(pids(workers))
+            os.kill(seen[0], signal.SIGSTOP)
+
+        during(workers, scenario)  # waits for DRAIN_SECONDS and more where frozen workers are waited for
+        assert not any(psutil.pid_exists(pid) for pid in seen)
+        assert workers.processes[0].exitcode == -signal.SIGKILL
+        assert workers.processes[1].exitcode in (0, -signal.SIGTERM)  # the second before it has started
+
+
+@pytest.mark.slow
+def test_workers_that_never_could_start_end_the_gateway():
+    with supervised("no_app", lifespan="on") as (workers, _):
+        workers.run()
+        assert workers.failed_to_start
+
 
 ROOT = Path(__file__).parents[2]
 
 DRAINING = """
 import sys
 from pathlib import Path
+import uvicorn
 sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests/service"]
 import conftest
 from llmops.engines.fake import FakeEngine
 from llmops.production_log import ProductionLog
 from llmops.settings import Settings
 from service.app import create_app
-from service.server import run
+from service.server import listen, uvicorn_config
 from tests.service.static_releases import StaticReleases
 home = Path(sys.argv[2])
 log = ProductionLog(f"sqlite:///{home / 'log.db'}")
 source = StaticReleases([conftest.release(1, "champion")])
 opener = lambda model: FakeEngine(lambda _: "one two three four five", word_seconds=0.15)
 settings = Settings(home=home)
-run(lambda: create_app(settings, source, opener, log), settings, port=int(sys.argv[3]))
+config = uvicorn_config(lambda: create_app(settings, source, opener, log), settings)
+uvicorn.Server(config).run(sockets=[listen("127.0.0.1", int(sys.argv[3]))])
 print("stopped", flush=True)
 """
 
 
-@pytest.mark.parametrize("wrong", [{"host": "example.org"}, {"port": 70000}])
-def test_wrong_arguments_are_usage_errors(wrong):
-    with pytest.raises(UsageError):
-        run(lambda: None, Settings(), **wrong)
-
-
-def test_a_taken_port_is_said_clearly():
+def test_a_taken_port_is_said_clearly_and_a_wrong_one_too():
     with listen("localhost", 0) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(CannotRun, match=rf"^port {port} is taken; choose another with --port$"):
-            run(lambda: None, Settings(), port=port)
+            listen("127.0.0.1", port)
+    with pytest.raises(UsageError, match="--port"):
+        listen("127.0.0.1", 70000)
 
 
 def free_port():
@@ -83,30 +190,27 @@ def test_sigterm_lets_open_requests_end(tmp_path, wait_until):
 
 
 @pytest.mark.parametrize(
-    ("host", "address"),
-    [("localhost", "127.0.0.1"), ("127.0.0.1", "127.0.0.1"), ("127.8.8.8", "127.8.8.8"), ("::1", "::1")],
+    ("host", "has_keys", "bound"),
+    [
+        *((host, has_keys, host) for host in ("127.0.0.1", "127.8.8.8", "::1") for has_keys in (False, True)),
+        ("localhost", False, "127.0.0.1"),
+        ("0.0.0.0", True, "0.0.0.0"),  # noqa: S104  beyond loopback
+        ("::", True, "::"),
+    ],
 )
-@pytest.mark.parametrize("has_keys", [False, True])
-def test_loopback_needs_no_keys(host, address, has_keys):
-    assert str(check_bind(host, has_keys)) == address
+def test_loopback_needs_no_keys_and_beyond_it_keys_open_the_socket(host, has_keys, bound):
+    with listen(host, 0, has_keys) as listener:
+        assert listener.getsockname()[0] == bound
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "::ffff:192.0.2.1"])  # noqa: S104  beyond loopback
 def test_beyond_loopback_needs_keys(host):
     with pytest.raises(UsageError, match="llmops keys create"):
-        check_bind(host, has_keys=False)
-    assert check_bind(host, has_keys=True).version == (6 if ":" in host else 4)
+        listen(host, 0, has_keys=False)
 
 
 @pytest.mark.parametrize("host", ["", "example.org", "127.0.0.1:80", "1"])
 @pytest.mark.parametrize("has_keys", [False, True])
 def test_a_host_is_an_ip_address(host, has_keys):
     with pytest.raises(UsageError, match="is not an IP address"):
-        check_bind(host, has_keys)
-
-
-def test_a_socket_listens_beyond_loopback_once_there_are_keys():
-    with pytest.raises(UsageError, match="needs keys"):
-        listen("0.0.0.0", 0)  # noqa: S104
-    with listen("0.0.0.0", 0, has_keys=True) as listener:  # noqa: S104
-        assert listener.getsockname()[0] == "0.0.0.0"  # noqa: S104
+        listen(host, 0, has_keys)

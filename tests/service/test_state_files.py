@@ -158,17 +158,3 @@ def test_a_log_made_smaller_on_purpose_is_whole(tmp_path):
     assert (tmp_path / "log.db").stat().st_size < before
     log.check()
     log.close()
-
-
-def test_an_app_that_vanishes_while_it_is_served_is_served_on_and_told(serve, release, wait_until):
-    gone, stays = release(1, "champion"), release(1, "champion", app="payroll")
-    with serve(gone, stays) as gateway:
-        gateway.source.remove("assistant")
-        wait_until(lambda: gateway.http.get("/readyz").json()["warnings"])
-        told = gateway.http.get("/readyz")
-        assert told.status_code == 200
-        assert "assistant is gone from the registry" in told.json()["warnings"][0]
-        assert told.json()["snapshot"]["held_back"] == ["assistant"]
-        assert gateway.chat().headers["x-llmops-release"] == "assistant@1"
-        gateway.source.add(gone)
-        wait_until(lambda: not gateway.http.get("/readyz").json()["warnings"])

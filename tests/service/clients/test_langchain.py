@@ -24,45 +24,30 @@ def chat(base_url):
     return langchain_openai.ChatOpenAI(model="assistant", base_url=base_url, api_key="none", max_retries=0)
 
 
-def test_invoke(chat):
+def test_invoke(chat, base_url):
     message = chat.invoke("hello world")
     assert message.content == SAID
     assert message.usage_metadata["output_tokens"] == 4
     assert message.response_metadata["model_name"] == "assistant@2"
-
-
-def test_invoke_with_parameters(base_url):
     options = {"temperature": 0.5, "max_tokens": 2, "seed": 1, "stop": ["X"], "top_p": 0.9, "n": 1}
     chat = langchain_openai.ChatOpenAI(model="assistant", base_url=base_url, api_key="none", **options)
     assert chat.invoke([("system", "Be brief."), ("user", "hello world")]).content == "You said:"
 
 
 def test_stream(chat):
-    assert "".join(chunk.content for chunk in chat.stream("hello world")) == SAID
-
-
-def test_astream(chat):
     async def pieces():
         return [chunk.content async for chunk in chat.astream("hello world")]
 
-    assert "".join(asyncio.run(pieces())) == SAID
-
-
-def test_stream_with_usage(chat):
-    chunks = list(chat.stream("hello world", stream_usage=True))
-    assert chunks[-1].usage_metadata["output_tokens"] == 4 or sum(
-        chunk.usage_metadata["output_tokens"] for chunk in chunks if chunk.usage_metadata
-    )
+    assert "".join(chunk.content for chunk in chat.stream("hello world")) == "".join(asyncio.run(pieces())) == SAID
+    counted = [chunk.usage_metadata for chunk in chat.stream("hello world", stream_usage=True) if chunk.usage_metadata]
+    assert sum(usage["output_tokens"] for usage in counted) == 4
 
 
 # LangChain hands the parsed object on in a field that its own types call empty.
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings:UserWarning")
-def test_structured_output_by_json_schema(chat):
-    assert chat.with_structured_output(Person, method="json_schema").invoke("who?") == Person(name="Ada", age=36)
-
-
-def test_structured_output_by_json_mode(chat):
-    assert chat.with_structured_output(Person, method="json_mode").invoke("who?") == Person(name="Ada", age=36)
+@pytest.mark.parametrize("method", ["json_schema", "json_mode"])
+def test_structured_output(chat, method):
+    assert chat.with_structured_output(Person, method=method).invoke("who?") == Person(name="Ada", age=36)
 
 
 def test_the_responses_route(base_url):

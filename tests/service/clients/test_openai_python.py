@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import struct
 
 import openai
 import pytest
@@ -33,16 +35,23 @@ def run_async(base_url, work):
 
 def test_chat(client):
     reply = client.chat.completions.create(model="assistant", messages=MESSAGES, user="u", metadata={"a": "b"}, n=1)
-    assert reply.choices[0].message.content == SAID
-    assert reply.model == "assistant@2"
+    assert (reply.choices[0].message.content, reply.choices[0].finish_reason) == (SAID, "stop")
+    assert (reply.id[:9], reply.model) == ("chatcmpl-", "assistant@2")
+    assert reply.usage.total_tokens == reply.usage.prompt_tokens + reply.usage.completion_tokens > 0
 
 
 def test_chat_streamed(client):
-    with client.chat.completions.stream(model="assistant", messages=MESSAGES) as stream:
+    asked = {"model": "assistant", "messages": MESSAGES}
+    with client.chat.completions.stream(**asked) as stream:
         pieces = [event.delta for event in stream if event.type == "content.delta"]
         final = stream.get_final_completion()
     assert "".join(pieces) == SAID == final.choices[0].message.content
     assert len([piece for piece in pieces if piece]) == 4
+    *chunks, usage = client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True})
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert [chunk.choices[0].finish_reason for chunk in chunks][-2:] == [None, "stop"]
+    assert (usage.choices, usage.usage.completion_tokens) == ([], 4)
+    assert len({chunk.id for chunk in [*chunks, usage]}) == 1
 
 
 def test_chat_parsed_into_a_pydantic_model(client):
@@ -50,20 +59,14 @@ def test_chat_parsed_into_a_pydantic_model(client):
     assert reply.choices[0].message.parsed == Person(name="Ada", age=36)
 
 
-def test_chat_async_many_at_once(base_url):
+def test_chat_async_many_at_once_and_streamed(base_url):
     async def work(client):
         calls = [client.chat.completions.create(model="assistant", messages=MESSAGES) for _ in range(8)]
-        return await asyncio.gather(*calls)
-
-    assert {reply.choices[0].message.content for reply in run_async(base_url, work)} == {SAID}
-
-
-def test_chat_async_streamed(base_url):
-    async def work(client):
+        whole = {reply.choices[0].message.content for reply in await asyncio.gather(*calls)}
         stream = await client.chat.completions.create(model="assistant", messages=MESSAGES, stream=True)
-        return "".join([chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices])
+        return whole, "".join([chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices])
 
-    assert run_async(base_url, work) == SAID
+    assert run_async(base_url, work) == ({SAID}, SAID)
 
 
 def test_headers_of_the_raw_reply_name_the_versions(client):
@@ -88,26 +91,34 @@ def test_errors_are_the_clients_own_classes(client):
 
 def test_completions(client):
     reply = client.completions.create(model="assistant", prompt="hello world", max_tokens=3)
-    assert (reply.object, reply.choices[0].text, reply.choices[0].finish_reason) == (
-        "text_completion", "You said: hello", "length",
-    )  # fmt: skip
+    assert (reply.id[:5], reply.object, reply.model) == ("cmpl-", "text_completion", "assistant@2")
+    assert (reply.choices[0].text, reply.choices[0].finish_reason) == ("You said: hello", "length")
     assert reply.usage.completion_tokens == 3
+    assert reply.usage.total_tokens == reply.usage.prompt_tokens + 3
 
 
 def test_completions_streamed(client):
-    options = {"include_usage": True}
-    *chunks, last = client.completions.create(model="assistant", prompt="hi", stream=True, stream_options=options)
-    assert "".join(chunk.choices[0].text for chunk in chunks) == "You said: hi"
+    asked = {"model": "assistant", "prompt": "hi", "stream": True}
+    *chunks, last = client.completions.create(**asked, stream_options={"include_usage": True})
+    assert [chunk.choices[0].text for chunk in chunks] == ["You", " said:", " hi", ""]
     assert chunks[-1].choices[0].finish_reason == "stop"
-    assert last.choices == []
-    assert last.usage.completion_tokens == 3
+    assert (last.choices, last.usage.completion_tokens) == ([], 3)
+    assert {chunk.object for chunk in chunks} == {"text_completion"}
+    assert {chunk.usage for chunk in chunks} == {None}
+    assert len({chunk.id for chunk in [*chunks, last]}) == 1
+    assert not any("usage" in chunk.to_dict() for chunk in client.completions.create(**asked))
 
 
 def test_responses(client):
-    reply = client.responses.create(model="assistant", input="hello world", instructions="Be brief.")
-    assert reply.output_text == SAID
-    assert (reply.status, reply.model, reply.instructions) == ("completed", "assistant@2", "Be brief.")
+    reply = client.responses.create(model="assistant", input="hello world", instructions="Be brief.", temperature=0.5)
+    assert (reply.output_text, reply.object, reply.status) == (SAID, "response", "completed")
+    assert (reply.model, reply.instructions, reply.temperature) == ("assistant@2", "Be brief.", 0.5)
     assert reply.usage.output_tokens == 4
+    assert reply.usage.total_tokens == reply.usage.input_tokens + 4
+    (item,) = reply.output
+    assert (item.type, item.role, item.status) == ("message", "assistant", "completed")
+    part = {"type": "output_text", "text": SAID, "annotations": [], "logprobs": []}
+    assert [each.to_dict() for each in item.content] == [part]
 
 
 def test_responses_with_a_registered_prompt(client):
@@ -123,16 +134,16 @@ def test_responses_streamed(client):
     with client.responses.stream(model="assistant", input="hello world") as stream:
         events = list(stream)
         final = stream.get_final_response()
-    kinds = [event.type for event in events]
-    assert kinds[:4] == [
-        "response.created", "response.in_progress", "response.output_item.added", "response.content_part.added",
+    assert [event.type.removeprefix("response.") for event in events] == [
+        "created", "in_progress", "output_item.added", "content_part.added", *["output_text.delta"] * 4,
+        "output_text.done", "content_part.done", "output_item.done", "completed",
     ]  # fmt: skip
-    assert kinds[-4:] == [
-        "response.output_text.done", "response.content_part.done", "response.output_item.done", "response.completed",
-    ]  # fmt: skip
-    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert [event.sequence_number for event in events] == list(range(12))
+    assert (events[0].response.status, events[0].response.output) == ("in_progress", [])
+    assert events[-1].response.output[0].id == events[-2].item.id
+    assert len({event.item_id for event in events if hasattr(event, "item_id")}) == 1
     assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == SAID
-    assert final.output_text == SAID
+    assert final.output_text == events[-2].item.content[0].text == SAID
 
 
 def test_responses_parsed_into_a_pydantic_model(client):
@@ -155,13 +166,14 @@ def test_responses_async(base_url):
 
 @pytest.mark.parametrize("encoding", [{}, {"encoding_format": "float"}, {"encoding_format": "base64"}])
 def test_embeddings(client, encoding):
-    texts = ["one", "two words"]
-    reply = client.embeddings.create(model="all-minilm-l6-v2", input=texts, **encoding)
+    reply = client.embeddings.create(model="all-minilm-l6-v2", input=["one", "two words"], **encoding)
     assert [item.index for item in reply.data] == [0, 1]
-    assert reply.usage.prompt_tokens == reply.usage.total_tokens == 3
-    if encoding.get("encoding_format") != "base64":
-        assert [item.embedding[:2] for item in reply.data] == [[3.0, 0.25], [9.0, 0.25]]
-        assert {len(item.embedding) for item in reply.data} == {384}
+    assert (reply.model, reply.usage.prompt_tokens, reply.usage.total_tokens) == ("all-minilm-l6-v2", 3, 3)
+    vectors = [item.embedding for item in reply.data]
+    if encoding.get("encoding_format") == "base64":
+        vectors = [struct.unpack("<384f", base64.b64decode(vector)) for vector in vectors]
+    assert [list(vector[:2]) for vector in vectors] == [[3.0, 0.25], [9.0, 0.25]]
+    assert {len(vector) for vector in vectors} == {384}
 
 
 def test_models(client):
