@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 from llmops.evaluation.gate_rules import MOST_FAILED
 from monitoring.decide.drift import feedback_in
-from monitoring.decide.variants import Variants, canary_alarms, compare_variants, find_variants
+from monitoring.decide.variants import canary_alarms, compare_variants, find_variants
 from monitoring.store.rows import ARM
+from monitoring.store.summaries import FlagSummary
 from monitoring.stores import Stores
 
 _ERROR = "error"  # the flag of requests that the gateway or the engine failed, or refused
@@ -30,10 +31,30 @@ def look(
 
     Raises StoreUnavailable.
     """
-    for variants in find_variants(stores.reader, app, since, until, stores.config.rules.minimum_rows):
-        if variants.kind == "canary" and variants.after.rows >= minimum_rows:
-            return _judged(stores, variants, accepted)
-    return None
+    rules = stores.config.rules
+    found = find_variants(stores.reader, app, since, until, rules.minimum_rows)
+    enough = (each for each in found if each.kind == "canary" and each.after.rows >= minimum_rows)
+    variants = next(enough, None)
+    if variants is None:
+        return None
+    sides = variants.after, variants.before
+    descriptors = {**stores.config.descriptors.descriptors, **feedback_in(*sides)}
+    comparison = compare_variants(variants, descriptors, rules, rules.alpha(1))
+    errors = [side.flags.get(_ERROR, FlagSummary()) for side in sides]
+    failed = [f" ({each.hits} failed)" if each.hits else "" for each in errors]
+    rows = f"{variants.after.rows} requests{failed[0]} beside {variants.before.rows}{failed[1]} of the champion"
+    alarms = canary_alarms(comparison)
+    verdict: Verdict = "inconclusive"
+    if not comparison.alike:
+        why = "the questions of both sides differ, so that they cannot be compared"
+    elif refused := [alarm.why for alarm in alarms if alarm.what not in accepted]:
+        verdict, why = "fail", f"worse on the same traffic: {'; '.join(refused)}"
+    elif any(each.share > MOST_FAILED for each in errors):
+        why = f"more than {100 * MOST_FAILED:g} % of one side failed, so that what is left says little"
+    else:
+        rose = f" but {', '.join(alarm.what for alarm in alarms)}, which is accepted" if alarms else ""
+        verdict, why = "pass", f"no harmful flag and no latency rose{rose}"
+    return seen(verdict, f"{rows}: {why}", comparison.to_json())
 
 
 def seen(verdict: Verdict, why: str, canary: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -49,24 +70,3 @@ def too_few(stores: Stores, app: str, since: datetime, until: datetime, minimum_
         f"too few requests by the deadline: {challenger} of the challenger ({minimum_rows} needed), {champion} of the "
         f"champion ({stores.config.rules.minimum_rows} needed)"
     )
-
-
-def _judged(stores: Stores, variants: Variants, accepted: Sequence[str]) -> dict[str, Any]:
-    rules, sides = stores.config.rules, (variants.after, variants.before)
-    descriptors = {**stores.config.descriptors.descriptors, **feedback_in(*sides)}
-    comparison = compare_variants(variants, descriptors, rules, rules.alpha(1))
-    errors = [side.flags.get(_ERROR) for side in sides]
-    failed = [f" ({each.hits} failed)" if each is not None and each.hits else "" for each in errors]
-    rows = f"{variants.after.rows} requests{failed[0]} beside {variants.before.rows}{failed[1]} of the champion"
-    alarms = canary_alarms(comparison)
-    verdict: Verdict = "inconclusive"
-    if not comparison.alike:
-        why = "the questions of both sides differ, so that they cannot be compared"
-    elif refused := [alarm.why for alarm in alarms if alarm.what not in accepted]:
-        verdict, why = "fail", f"worse on the same traffic: {'; '.join(refused)}"
-    elif any(each is not None and each.n and each.share > MOST_FAILED for each in errors):
-        why = f"more than {100 * MOST_FAILED:g} % of one side failed, so that what is left says little"
-    else:
-        rose = f" but {', '.join(alarm.what for alarm in alarms)}, which is accepted" if alarms else ""
-        verdict, why = "pass", f"no harmful flag and no latency rose{rose}"
-    return seen(verdict, f"{rows}: {why}", comparison.to_json())

@@ -66,6 +66,8 @@ def read_config(settings: Settings | None = None) -> MonitorConfig:
         BadFile: it cannot be read; a table, key or value is unknown or wrong. Names file and key, and the nearest known
             one.
     """
+    from monitoring.store.rows import DIMENSIONS
+
     settings = settings or Settings()
     file = settings.monitor_config or DEFAULT_FILE
     values = read_toml(file)
@@ -75,9 +77,15 @@ def read_config(settings: Settings | None = None) -> MonitorConfig:
     # Without descriptors nothing is watched, and "no alarm" would be said of it: who wants that writes descriptor = [].
     declared = values["descriptor"] if "descriptor" in values else read_toml(DEFAULT_FILE)["descriptor"]
     descriptors = DescriptorSet.from_config(declared, settings, file=file)
+    with Table(values.get("slices", {}), file, "slices") as table:
+        given = table.any("dimensions", ["release"])
+        dimensions = () if given == [] else table.texts("dimensions", ["release"])
+        for name in dimensions:
+            if name not in DIMENSIONS:
+                raise table.wrong("dimensions", f"there is no dimension {name!r}{nearest(name, DIMENSIONS)}")
     return MonitorConfig(
         descriptors=descriptors,
-        slices=_slices(values.get("slices", {}), file),
+        slices=tuple(dict.fromkeys(dimensions)),
         rules=_rules(values.get("rules", {}), descriptors, file),
         limits=_limits(values.get("limit", []), descriptors, file),
         reference=read_dataclass(ReferenceSettings, values.get("reference", {}), file, "reference"),
@@ -114,15 +122,3 @@ def _limits(tables: Any, descriptors: DescriptorSet, file: Path) -> tuple[Limit,
         except UsageError as error:
             raise BadFile(file, str(error), field="limit") from error
     return limits
-
-
-def _slices(values: Mapping[str, Any], file: Path) -> tuple[str, ...]:
-    from monitoring.store.rows import DIMENSIONS
-
-    with Table(values, file, "slices") as table:
-        given = table.any("dimensions", ["release"])
-        dimensions = () if given == [] else table.texts("dimensions", ["release"])
-        for name in dimensions:
-            if name not in DIMENSIONS:
-                raise table.wrong("dimensions", f"there is no dimension {name!r}{nearest(name, DIMENSIONS)}")
-        return tuple(dict.fromkeys(dimensions))

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from monitoring.decide.alarms import Alarm, drift_alarms, find_evidence
-from monitoring.decide.drift import FEEDBACK, compare, examine_slice, feedback_in, feedback_json
-from monitoring.decide.limits import check_limits, limit_alarms
+from monitoring.decide.drift import FEEDBACK, NOT_TESTED, compare, examine_slice, feedback_in, feedback_json
+from monitoring.decide.limits import check_limits, limit_alarms, volume_alarms, volume_of
 from monitoring.decide.pinned_summaries import (
     PinnedSummaries,
     comparable,
@@ -20,9 +20,7 @@ from monitoring.decide.pinned_summaries import (
 )
 from monitoring.decide.pooled import Pool, PooledLook, look_at, pooled_alarms
 from monitoring.decide.result import MonitorResult, cure_of
-from monitoring.decide.two_sample import NOT_TESTED
 from monitoring.decide.variants import canary_alarms, compare_variants, find_variants
-from monitoring.decide.volume import volume_alarms, volume_of
 from monitoring.decide.watch import FlagFinding, sequential_alarms
 from monitoring.decide.window_choice import ReferenceProgress, Window, WindowPair
 from monitoring.descriptors import Descriptor
@@ -136,7 +134,7 @@ class _Examination:
             pinned=pinned,
             slices=drifts,
             alarms=alarms,
-            expected_false_alarms_per_month=rules.expected_false_alarms_per_month(families),
+            expected_false_alarms_per_month=rules.expected_false_alarms()["total"],
             computed=0,
             cure=cure_of(alarms, same_release=same_release, questions=questions),
             canary=comparisons,

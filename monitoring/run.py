@@ -294,8 +294,7 @@ def _examined(stores: Stores, question: Question, ingested: int) -> MonitorResul
         pool = pool_of(window.since, window.until, pinned.counts_from, rejected, pins)
         question = dataclasses.replace(question, pool=pool)
     failures = reader.failures(question.app, window.since, window.until)
-    counts = {name: each.rows for name, each in failures.items()}
-    result = examine(reader, config, question, failures=counts, watched=watched)
+    result = examine(reader, config, question, failures=failures, watched=watched)
     gathering = question.gathering
     if gathering is None or gathering.complete:
         return dataclasses.replace(result, computed=ingested)

@@ -17,8 +17,7 @@ from monitoring.config import MonitorConfig, read_config
 from monitoring.decide.pinned_summaries import PinnedSummaries, freeze
 from monitoring.decide.references import PinnedReference, References
 from monitoring.store.database import ingest_cursors, open_database, reading
-from monitoring.store.ingest import Ingested, ingest, positions
-from monitoring.store.ingest_feedback import ingest_feedback
+from monitoring.store.ingest import Ingested, ingest, ingest_feedback, positions
 from monitoring.store.windows import WindowReader
 
 if TYPE_CHECKING:

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llmops.production_log import LogRecord
-from monitoring.decide.drift import compare, summary_of, values_of
+from monitoring.decide.drift import Comparison, compare, summary_of, values_of
 from monitoring.decide.rules import DriftRules
-from monitoring.decide.two_sample import Comparison
 from monitoring.descriptors import Descriptor
 from monitoring.store.hourly import APP
 from monitoring.store.rows import DescribedRows, objects
@@ -67,7 +66,7 @@ class AmongLikeQuestions:
 
     share: of the current rows that have like questions in the reference. p_value: of flags the test of Mantel and
     Haenszel (1959), which adds up the strata's differences; else Fisher's combination over the strata, which are
-    independent. effect: as in `two_sample`, of both windows with the strata weighted as they are now.
+    independent. effect: as in `drift`, of both windows with the strata weighted as they are now.
     """
 
     share: float

@@ -16,8 +16,9 @@ An accepted window is one whose run ended `ok`. After a promotion the reference 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -25,7 +26,7 @@ import sqlalchemy as sa
 
 from llmops.errors import UsageError
 from monitoring.decide.pinned_summaries import PinnedSummaries
-from monitoring.store.database import make_tables, translated, writing_alone
+from monitoring.store.database import Moment, make_tables, translated, writing_alone
 from monitoring.store.summaries import Summary
 
 # The tables of references and accepted windows, in the production log's database, beside the monitor's others.
@@ -44,9 +45,9 @@ pinned_references = sa.Table(
     metadata,
     sa.Column("id", _ID, primary_key=True),
     sa.Column("app", sa.String(255), nullable=False, index=True),
-    sa.Column("since", sa.Float, nullable=False),
-    sa.Column("until", sa.Float, nullable=False),
-    sa.Column("pinned_at", sa.Float, nullable=False),
+    sa.Column("since", Moment, nullable=False),
+    sa.Column("until", Moment, nullable=False),
+    sa.Column("pinned_at", Moment, nullable=False),
     sa.Column("why", sa.Text, nullable=False),
     sa.Column("source", sa.String(32), nullable=False),
     sa.Column("release", sa.String(255)),
@@ -71,7 +72,7 @@ awaited_references = sa.Table(
     sa.Column("id", _ID, primary_key=True),
     sa.Column("app", sa.String(255), nullable=False, index=True),
     sa.Column("release", sa.String(255), nullable=False),
-    sa.Column("since", sa.Float, nullable=False),
+    sa.Column("since", Moment, nullable=False),
     sqlite_autoincrement=True,
 )
 
@@ -80,11 +81,11 @@ accepted_windows = sa.Table(
     "accepted_windows",
     metadata,
     sa.Column("app", sa.String(255), primary_key=True),
-    sa.Column("until", sa.Float, primary_key=True),
-    sa.Column("since", sa.Float, nullable=False),
+    sa.Column("until", Moment, primary_key=True),
+    sa.Column("since", Moment, nullable=False),
     sa.Column("release", sa.String(255)),
     sa.Column("rows", sa.BigInteger, nullable=False),
-    sa.Column("accepted_at", sa.Float, nullable=False),
+    sa.Column("accepted_at", Moment, nullable=False),
 )
 
 # Windows whose run ended with an alarm: no reference is gathered from their rows.
@@ -92,7 +93,7 @@ rejected_windows = sa.Table(
     "rejected_windows",
     metadata,
     sa.Column("app", sa.String(255), primary_key=True),
-    sa.Column("until", sa.Float, primary_key=True),
+    sa.Column("until", Moment, primary_key=True),
 )
 
 _BEFORE = "reference_windows"  # where references stood before they were frozen
@@ -206,15 +207,8 @@ class References:
     def all(self, app: str | None = None) -> list[PinnedReference]:
         """Every reference of the app, or of all, the newest first."""
         query = sa.select(pinned_references).order_by(pinned_references.c.id.desc())
-        if app is not None:
-            query = query.where(pinned_references.c.app == app)
-        with translated("read"), self._engine.connect() as connection:
-            rows = connection.execute(query).mappings().all()
-        moments = ("since", "until", "pinned_at")
-        return [
-            PinnedReference(**{**row, **{name: datetime.fromtimestamp(row[name], UTC) for name in moments}})
-            for row in rows
-        ]
+        found = self._read(query if app is None else query.where(pinned_references.c.app == app))
+        return [PinnedReference(**row._mapping) for row in found]
 
     def pin(
         self,
@@ -233,16 +227,14 @@ class References:
         """
         if since >= until:
             raise UsageError(f"a reference window must end after it starts ({since.isoformat()})")
-        now = datetime.now(UTC)
-        moments = {"since": since.timestamp(), "until": until.timestamp(), "pinned_at": now.timestamp()}
-        values = {"app": app, "why": why, "source": source, "release": release, "frozen": frozen is not None, **moments}
+        pinned = PinnedReference(0, app, since, until, datetime.now(UTC), why, source, release, frozen is not None)
+        values = {name: value for name, value in asdict(pinned).items() if name != "id"}
         with alone(self._engine) as connection:
-            number = connection.execute(
-                sa.insert(pinned_references).values(values).returning(pinned_references.c.id)
-            ).scalar_one()
+            insert = sa.insert(pinned_references).values(values).returning(pinned_references.c.id)
+            pinned = replace(pinned, id=connection.execute(insert).scalar_one())
             if frozen is not None:
-                _store(connection, number, frozen)
-        return PinnedReference(number, app, since, until, now, why, source, release, frozen is not None)
+                _store(connection, pinned.id, frozen)
+        return pinned
 
     def freeze(self, reference: PinnedReference, frozen: PinnedSummaries) -> None:
         """Stores what a reference is like, unless it is stored already."""
@@ -254,68 +246,58 @@ class References:
 
     def frozen(self, reference: PinnedReference) -> PinnedSummaries | None:
         """What the reference was like when it was pinned; None when nothing is stored yet."""
-        query = sa.select(reference_summaries).where(reference_summaries.c.reference == reference.id)
-        with translated("read"), self._engine.connect() as connection:
-            rows = connection.execute(query).all()
+        rows = self._read(sa.select(reference_summaries).where(reference_summaries.c.reference == reference.id))
         parts = {(row.dimension, row.value): Summary.from_bytes(row.summary) for row in rows}
         return PinnedSummaries(parts) if parts else None
 
     def await_first_window(self, app: str, release: str, since: datetime) -> None:
         """From now on, the release's first accepted window from `since` on becomes the reference."""
-        values = {"app": app, "release": release, "since": since.timestamp()}
         with alone(self._engine) as connection:
-            connection.execute(sa.insert(awaited_references).values(values))
+            connection.execute(sa.insert(awaited_references).values(app=app, release=release, since=since))
 
     def awaited(self, app: str, champion: str | None = None) -> Awaited | None:
         """The release whose first window is awaited: none once a later reference is pinned, or once another release
         is the champion."""
         table = awaited_references.c
-        query = sa.select(awaited_references).where(table.app == app).order_by(table.id.desc()).limit(1)
-        with translated("read"), self._engine.connect() as connection:
-            row = connection.execute(query).one_or_none()
-        if row is None or (champion is not None and row.release != champion):
+        query = sa.select(table.release, table.since).where(table.app == app).order_by(table.id.desc()).limit(1)
+        awaited = next((Awaited(*row) for row in self._read(query)), None)
+        if awaited is None or (champion is not None and awaited.release != champion):
             return None
         newest = next(iter(self.all(app)), None)
-        settled = newest is not None and newest.pinned_at.timestamp() > row.since
-        return None if settled else Awaited(row.release, datetime.fromtimestamp(row.since, UTC))
+        return None if newest is not None and newest.pinned_at > awaited.since else awaited
 
     def accept(self, app: str, window: AcceptedWindow) -> None:
         """Remembers that a window's run ended `ok`; again for a window that ends at the same time, the newer counts."""
-        moments = {"since": window.since.timestamp(), "accepted_at": datetime.now(UTC).timestamp()}
-        self._settle(accepted_windows, app, window.until, release=window.release, rows=window.rows, **moments)
+        self._settle(accepted_windows, app, **asdict(window), accepted_at=datetime.now(UTC))
 
     def reject(self, app: str, until: datetime) -> None:
         """Remembers that the run of the window that ends then alarmed; if it was accepted before, it is no more."""
-        self._settle(rejected_windows, app, until)
-
-    def _settle(self, table: sa.Table, app: str, until: datetime, **values: Any) -> None:
-        with alone(self._engine) as connection:
-            for other in (accepted_windows, rejected_windows):
-                same = (other.c.app == app, other.c.until == until.timestamp())
-                connection.execute(sa.delete(other).where(*same))
-            connection.execute(sa.insert(table).values(app=app, until=until.timestamp(), **values))
+        self._settle(rejected_windows, app, until=until)
 
     def last_rejected(self, app: str, since: datetime, until: datetime) -> datetime | None:
         """The end of the last window that alarmed and ended after `since`, at `until` at the latest."""
         table = rejected_windows.c
-        query = sa.select(sa.func.max(table.until)).where(table.app == app)
-        query = query.where(table.until > since.timestamp(), table.until <= until.timestamp())
-        with translated("read"), self._engine.connect() as connection:
-            found = connection.execute(query).scalar_one()
-        return None if found is None else datetime.fromtimestamp(found, UTC)
+        query = sa.select(table.until).where(table.app == app, table.until > since, table.until <= until)
+        return next((row.until for row in self._read(query.order_by(table.until.desc()).limit(1))), None)
 
     def last_accepted(self, app: str, release: str | None = None) -> AcceptedWindow | None:
         """The accepted window that ends last, of the release when one is named."""
         table = accepted_windows.c
-        query = sa.select(accepted_windows).where(table.app == app).order_by(table.until.desc()).limit(1)
+        query = sa.select(table.since, table.until, table.release, table.rows).where(table.app == app)
         if release is not None:
             query = query.where(table.release == release)
+        return next((AcceptedWindow(*row) for row in self._read(query.order_by(table.until.desc()).limit(1))), None)
+
+    def _read(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
         with translated("read"), self._engine.connect() as connection:
-            row = connection.execute(query).one_or_none()
-        if row is None:
-            return None
-        since, until = (datetime.fromtimestamp(moment, UTC) for moment in (row.since, row.until))
-        return AcceptedWindow(since, until, row.release, row.rows)
+            return connection.execute(query).all()
+
+    def _settle(self, table: sa.Table, app: str, **values: Any) -> None:
+        with alone(self._engine) as connection:
+            for other in (accepted_windows, rejected_windows):
+                same = (other.c.app == app, other.c.until == values["until"])
+                connection.execute(sa.delete(other).where(*same))
+            connection.execute(sa.insert(table).values(app=app, **values))
 
 
 def _store(connection: sa.Connection, number: int, frozen: PinnedSummaries) -> None:

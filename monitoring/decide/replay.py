@@ -13,18 +13,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from llmops.errors import CannotRun
 from llmops.evaluation.statistics import sign_test_interval
 from monitoring.decide.alarms import ROWS
 from monitoring.decide.detectors import Batch, DetectorState
 from monitoring.decide.drift import examine_slice
-from monitoring.decide.limits import Limit, check_limits
+from monitoring.decide.limits import Limit, PastWindow, check_limits, judge_volume
 from monitoring.decide.pinned_summaries import PinnedSummaries, count_families, slices_to_test
 from monitoring.decide.pooled import SincePin, examine_together
 from monitoring.decide.rules import DriftRules
-from monitoring.decide.volume import PastWindow, judge_volume
 from monitoring.decide.watch import DetectorSpec
 from monitoring.descriptors import Descriptor
 from monitoring.store.summaries import FlagSummary, Summary
@@ -39,16 +38,12 @@ Progress = Callable[[int, int], None]
 Past = tuple[datetime, Summary]
 
 
-@dataclass(frozen=True, slots=True)
-class ReplayedAlarm:
+class ReplayedAlarm(NamedTuple):
     """What alarmed, by which rule, in the window that begins at `since`."""
 
     since: datetime
     kind: str
     what: str
-
-    def to_json(self) -> dict[str, Any]:
-        return {"since": self.since.isoformat(), "kind": self.kind, "what": self.what}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +107,7 @@ class Replay:
             "ci95": list(self.interval),
             "stated": dict(self.stated),
             "descriptors": dict(Counter(alarm.what for alarm in self.alarms)),
-            "alarms": [alarm.to_json() for alarm in self.alarms],
+            "alarms": [{**alarm._asdict(), "since": alarm.since.isoformat()} for alarm in self.alarms],
             "resampled": self.resampled.to_json() if self.resampled else None,
         }
 
@@ -211,38 +206,29 @@ class _Judge:
         request, rules = self._request, self._request.rules
         limits = check_limits(request.limits, whole, rules.limit_alpha(len(request.limits)))
         named += [("limit", each.limit.descriptor) for each in limits if each.broken]
-        tested = min(whole.rows, request.reference.whole.rows) >= rules.minimum_rows
+        reference = request.reference.whole
+        tested = min(whole.rows, reference.rows) >= rules.minimum_rows
+        families = []
         if tested:
-            named += [("drift", name) for name in self._drifted(whole, slices)]
-        together = self._drifted_together(whole)
+            places = slices_to_test(request.app, whole, slices, request.reference, rules.minimum_rows)
+            alpha = rules.alpha(count_families(places))
+            for place in places:
+                label, before = place.label, place.reference
+                families.append(examine_slice(label, before, place.current, request.descriptors, rules, alpha))
+        named += [("drift", name) for family in families for name in family.drifted]
+        pool = self._since_pin.add(whole)
         if named:
             self._since_pin.reject()
-        named += [("drift", name) for name in together if tested]
+        if pool is not None and tested:  # the last windows as one; see `pooled`
+            number, after, between = pool
+            before, alpha = Summary.merged([reference, between]), rules.pooled_alpha(number, 0)
+            together = examine_together(request.app, before, after, request.descriptors, rules, alpha)
+            named += [("drift", name) for name in together.drifted]
         if self._volume:
             volume = judge_volume(since, whole.rows, self._past, rules.volume_alpha(), rules.volume_floor)
             named += [("volume", ROWS)] * volume.alarm
             self._past.append(PastWindow(since, whole.rows))
         return [ReplayedAlarm(since, kind, what) for kind, what in dict.fromkeys(named)], tested
-
-    def _drifted(self, whole: Summary, slices: Mapping[str, Mapping[str | None, Summary]]) -> Iterator[str]:
-        request, rules = self._request, self._request.rules
-        places = slices_to_test(request.app, whole, slices, request.reference, rules.minimum_rows)
-        alpha = rules.alpha(count_families(places))
-        for place in places:
-            found = examine_slice(place.label, place.reference, place.current, request.descriptors, rules, alpha)
-            yield from found.drifted
-
-    def _drifted_together(self, whole: Summary) -> list[str]:
-        """Of the last windows as one; see `pooled`."""
-        pool = self._since_pin.add(whole)
-        if pool is None:
-            return []
-        request = self._request
-        number, after, between = pool
-        before = Summary.merged([request.reference.whole, between])
-        alpha = request.rules.pooled_alpha(number, 0)
-        found = examine_together(request.app, before, after, request.descriptors, request.rules, alpha)
-        return list(found.drifted)
 
     def _sequential(self, parts: Sequence[Past], length: int) -> Iterator[str]:
         step = length * 3600.0 / len(parts)

@@ -8,11 +8,10 @@ from typing import Any, Literal
 
 from monitoring.decide.alarms import Alarm
 from monitoring.decide.drift import SliceDrift
-from monitoring.decide.limits import LimitFinding
+from monitoring.decide.limits import LimitFinding, VolumeFinding
 from monitoring.decide.pooled import PooledLook
 from monitoring.decide.references import PinnedReference
 from monitoring.decide.variants import VariantComparison
-from monitoring.decide.volume import VolumeFinding
 from monitoring.decide.watch import FlagFinding
 from monitoring.decide.window_choice import ReferenceProgress, Window
 
@@ -153,30 +152,26 @@ class MonitorResult:
 
     def to_json(self) -> dict[str, Any]:
         """The contract's shape, and more beside it."""
-        pinned = self.pinned
-        pin = {
-            "pinned": pinned is not None,
-            "why": pinned.why if pinned else "",
-            "source": pinned.source if pinned else None,
-            "release": pinned.release if pinned else None,
-            "not_compared": list(self.not_compared),
-            "gathering": self.gathering.to_json() if self.gathering else None,
-        }
+        pinned, nothing = self.pinned, dict.fromkeys(("source", "release"))
+        pin = {name: getattr(pinned, name) for name in nothing} if pinned else nothing
+        many = ("slices", "alarms", "canary", "sequential", "limits", "volume")
         return {
             "app": self.app,
             "state": self.state,
             "note": self.note,
             "window": self.window.to_json(),
-            "reference": {**self.reference.to_json(), **pin},
-            "slices": [part.to_json() for part in self.slices],
+            "reference": {
+                **self.reference.to_json(),
+                **pin,
+                "pinned": pinned is not None,
+                "why": pinned.why if pinned else "",
+                "not_compared": list(self.not_compared),
+                "gathering": self.gathering.to_json() if self.gathering else None,
+            },
+            **{name: [each.to_json() for each in getattr(self, name)] for name in many},
             "pooled": self.pooled.to_json() if self.pooled else None,
-            "alarms": [alarm.to_json() for alarm in self.alarms],
             "drift_in": sides_of(self.alarms),
             "cure": self.cure.to_json(),
-            "canary": [each.to_json() for each in self.canary],
-            "sequential": [each.to_json() for each in self.sequential],
-            "limits": [each.to_json() for each in self.limits],
-            "volume": [each.to_json() for each in self.volume],
             "failures": dict(self.failures),
             "feedback": dict(self.feedback),
             "expected_false_alarms_per_month": self.expected_false_alarms_per_month,
@@ -197,21 +192,16 @@ class MonitorResult:
             "expected_false_alarms_per_month": self.expected_false_alarms_per_month,
         }
         found |= {f"failures/{name}": float(rows) for name, rows in self.failures.items()}
+        families = {f"{each.variants.kind}/": each.drift for each in self.canary}
         for part in self.slices:
             if "app" in part.label:
-                found |= _drift_metrics(part, "drift/")
+                families["drift/"] = part
                 means = {name: drift.after for name, drift in part.descriptors.items()}
                 found |= {f"mean/{name}": value for name, value in means.items() if isinstance(value, float)}
             elif "release" in part.label:
-                found |= _drift_metrics(part, f"drift/{part.label['release'].replace('@', '-')}/")
-        for each in self.canary:
-            found |= _drift_metrics(each.drift, f"{each.variants.kind}/")
+                families[f"drift/{part.label['release'].replace('@', '-')}/"] = part
+        for prefix, family in families.items():
+            for name, drift in family.descriptors.items():
+                found[f"{prefix}{name}/p_adjusted"] = drift.p_adjusted
+                found[f"{prefix}{name}/effect"] = drift.result.effect
         return found
-
-
-def _drift_metrics(part: SliceDrift, prefix: str) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for name, drift in part.descriptors.items():
-        found[f"{prefix}{name}/p_adjusted"] = drift.p_adjusted
-        found[f"{prefix}{name}/effect"] = drift.result.effect
-    return found

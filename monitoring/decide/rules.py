@@ -49,7 +49,7 @@ class DriftRules:
     hardest to tell from chance, and refusals and errors are the ones that cost most.
     minimum_rows: below it, in either window, there is no verdict. Also the least for a slice or column to be tested.
     numeric_floor, label_floor, flag_floor, harmful_floor: effects below them raise no alarm, however certain. Shares
-    of rows (see `two_sample`): 0.06 is a shift of 0.15 standard deviations; five more refusals, errors or leaks of
+    of rows (see `decide.drift`): 0.06 is a shift of 0.15 standard deviations; five more refusals, errors or leaks of
     personal data in a thousand answers already count.
     volume_floor: a window with between 1 - floor and 1 / (1 - floor) times the expected rows raises no alarm.
     rows_named: request ids given with an alarm, at most.
@@ -133,12 +133,10 @@ class DriftRules:
         """Error rate of the verdict on one window's number of rows."""
         return self._for_each_window("volume")
 
-    def expected_false_alarms(
-        self, *, families: int = 1, flags: int = 1, limits: int = 1, volume: bool = True
-    ) -> dict[str, float]:
+    def expected_false_alarms(self, *, flags: int = 1, limits: int = 1) -> dict[str, float]:
         """False alarms expected in a month, at most: for each kind of rule in use, and in all (`total`).
 
-        families, flags, limits, volume: what is in use; a kind with nothing to do uses none of its part.
+        flags, limits: how many there are; a kind with nothing to do uses none of its part.
 
         windows: families × windows × alpha, and that of each pool of windows. When nothing has changed, Benjamini–
         Hochberg at alpha rejects anything in a family with a probability of at most alpha (Simes' inequality;
@@ -148,13 +146,12 @@ class DriftRules:
         tests and the effect floors push the true rate below it. A descriptor that drifts by chance is one alarm; more
         than one in the same window is counted once.
         """
-        used = {"windows": families > 0, "flags": flags > 0, "limits": limits > 0, "volume": volume}
-        parts = {kind: self.false_alarms_per_month * share * used[kind] for kind, share in self.shares.items()}
+        unused = {"flags": not flags, "limits": not limits}
+        parts = {
+            kind: 0.0 if unused.get(kind) else self.false_alarms_per_month * share
+            for kind, share in self.shares.items()
+        }
         return {**parts, "total": sum(parts.values())}
-
-    def expected_false_alarms_per_month(self, families: int) -> float:
-        """The total with every kind of rule in use: an upper bound, the same for any number of families."""
-        return self.expected_false_alarms(families=families)["total"]
 
     def floor(self, descriptor: Descriptor) -> float:
         """The smallest effect that may raise an alarm for this descriptor."""

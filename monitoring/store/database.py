@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, TypeVar
+from datetime import UTC, datetime
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -12,10 +13,22 @@ from sqlalchemy.dialects import postgresql, sqlite
 from llmops.errors import StoreUnavailable
 from llmops.production_log import PREDICT, open_engine
 
-Value = TypeVar("Value")
-
 _metadata = sa.MetaData()
 _NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+
+class Moment(sa.TypeDecorator[datetime]):
+    """A time with its zone, stored in seconds since the epoch."""
+
+    impl = sa.Float
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> float | None:  # noqa: ARG002
+        return None if value is None else value.timestamp()
+
+    def process_result_value(self, value: float | None, dialect: sa.Dialect) -> datetime | None:  # noqa: ARG002
+        return None if value is None else datetime.fromtimestamp(value, UTC)
+
 
 # Described rows of one app, in the order of the log: those with after_seq < seq <= through_seq, or some of them where
 # the next segment begins in the same batch. data: an Arrow stream, see `segments`. at_min, at_max: of its rows.
@@ -80,6 +93,9 @@ ingest_failures = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
 )
 
+MOST_LISTED = 500
+"""Values in one query; databases bound how many it may list."""
+
 # Of the log itself only these are read here, to find rows again; everything else goes through ProductionLog.
 log_places = sa.table("log_records", *map(sa.column, ("seq", "key", "app", "at", "route")))
 feedback_given = sa.table("feedback", sa.column("seq"), sa.column("record_key"), sa.column("score"), sa.column("label"))
@@ -133,11 +149,6 @@ def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
 def forestall_ingest(connection: sa.Connection) -> None:
     """Whoever has prepared to add rows begins again, and sees what this transaction has changed."""
     connection.execute(sa.update(ingest_cursors).values(revision=ingest_cursors.c.revision + 1))
-
-
-def in_parts(values: Sequence[Value], size: int = 500) -> Iterator[Sequence[Value]]:
-    """Some at a time: databases bound how many values one query may list."""
-    return (values[start : start + size] for start in range(0, len(values), size))
 
 
 def upsert(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:

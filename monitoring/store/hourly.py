@@ -7,17 +7,17 @@ shadow requests were returned to nobody: they count only under the arm `shadow` 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import sqlalchemy as sa
 
-from llmops.production_log import SHADOW
+from llmops.production_log import SHADOW, in_batches
 from monitoring.descriptors.model import Descriptor
-from monitoring.store.database import feedback_given, in_parts, log_places, upsert
+from monitoring.store.database import MOST_LISTED, feedback_given, log_places, upsert
 from monitoring.store.database import hourly_summaries as table
-from monitoring.store.packed_summaries import Integers
+from monitoring.store.packed_summaries import Integers, from_bytes
 from monitoring.store.rows import ARM, HOUR, DescribedRows
 from monitoring.store.summaries import OTHER, Summariser, Summary, SummaryMerge, summary_of_feedback
 
@@ -88,36 +88,41 @@ def group(pairs: Iterable[tuple[int, str | None]], length: int) -> tuple[list[tu
 def add_to_stored(
     connection: sa.Connection, version: str, app: str, new: Mapping[SummaryKey, Summary]
 ) -> list[StoredSummary]:
-    """What is to be stored so that `new` is counted too. Only reads."""
-    hours = {hour for _, hour, _ in new}
-    counted = _limit(new, _values_stored(connection, version, app, hours))
-    before = _read(connection, version, app, set(counted))
+    """What is to be stored so that `new` is counted too. Only reads.
+
+    Each is counted in its own place, or in OTHER when the hour has MOST_VALUES values without it.
+    """
+    known = _values_stored(connection, version, app, {hour for _, hour, _ in new})
+    counted: dict[SummaryKey, list[Summary]] = {}
+    for (dimension, hour, value), summary in new.items():
+        values = known.setdefault((dimension, hour), set())
+        if value not in values and len(values) < MOST_VALUES:
+            values.add(value)
+        counted.setdefault((dimension, hour, value if value in values else OTHER), []).append(summary)
+    before = dict(_read(connection, version, app, counted))
     merged = []
-    for (dimension, hour, value), summaries in counted.items():
-        total, stored = summaries[0], before.get((dimension, hour, value))
-        if stored is not None or len(summaries) > 1:
+    for place, summaries in counted.items():
+        total = summaries[0]
+        if place in before or len(summaries) > 1:
             merge = SummaryMerge()
-            if stored is not None:
-                merge.add_bytes(stored)
+            if place in before:
+                merge.add(from_bytes(before[place]))
             for summary in summaries:
                 merge.add(summary)
             total = merge.result()
         total = total.limited()
-        merged.append(StoredSummary(dimension, hour, value, total.rows, total.to_bytes()))
+        merged.append(StoredSummary(*place, total.rows, total.to_bytes()))
     return merged
 
 
 def write_summaries(connection: sa.Connection, version: str, app: str, summaries: Sequence[StoredSummary]) -> None:
     """Stores them in the place of those with the same dimension, hour and value."""
-    names = ("dimension", "hour", "value", "rows", "data")
-    rows = [
-        {"version": version, "app": app, **{name: getattr(summary, name) for name in names}} for summary in summaries
-    ]
+    rows = [{"version": version, "app": app, **asdict(summary)} for summary in summaries]
     upsert(connection, table, rows, ("rows", "data"))
 
 
 def delete_hours(connection: sa.Connection, version: str, app: str, hours: Sequence[int]) -> None:
-    for part in in_parts(hours):
+    for part in in_batches(hours, MOST_LISTED):
         chosen = (table.c.version == version, table.c.app == app, table.c.hour.in_(part))
         connection.execute(sa.delete(table).where(*chosen))
 
@@ -132,8 +137,8 @@ def read_hours(
     values: Collection[str] | None = None,
 ) -> Generator[StoredSummary]:
     """Stored summaries of the hours first … end - 1, by hour and value. values: only of these."""
-    names = ("dimension", "hour", "value", "rows", "data")
-    query = sa.select(*(table.c[name] for name in names)).where(*_within(version, app, dimension, first, end))
+    columns = [table.c[name] for name in StoredSummary.__slots__]
+    query = sa.select(*columns).where(*_within(version, app, dimension, first, end))
     if values is not None:
         query = query.where(table.c.value.in_(list(values)))
     query = query.order_by(table.c.hour, table.c.value)
@@ -159,38 +164,24 @@ def _values_stored(
     connection: sa.Connection, version: str, app: str, hours: set[int]
 ) -> dict[tuple[str, int], set[str]]:
     found: dict[tuple[str, int], set[str]] = {}
-    for part in in_parts(sorted(hours)):
+    for part in in_batches(sorted(hours), MOST_LISTED):
         query = sa.select(table.c.dimension, table.c.hour, table.c.value)
-        chosen = (table.c.version == version, table.c.app == app, table.c.hour.in_(part))
+        chosen = (table.c.version == version, table.c.app == app, table.c.hour.in_(part), table.c.value != OTHER)
         for dimension, hour, value in connection.execute(query.where(*chosen)):
             found.setdefault((dimension, hour), set()).add(value)
     return found
 
 
-def _limit(
-    new: Mapping[SummaryKey, Summary], stored: Mapping[tuple[str, int], set[str]]
-) -> dict[SummaryKey, list[Summary]]:
-    """By the place that each is counted in: its own, or OTHER when the hour has MOST_VALUES values without it."""
-    known = {place: set(values) - {OTHER} for place, values in stored.items()}
-    counted: dict[SummaryKey, list[Summary]] = {}
-    for (dimension, hour, value), summary in new.items():
-        values = known.setdefault((dimension, hour), set())
-        if value not in values and len(values) < MOST_VALUES:
-            values.add(value)
-        counted.setdefault((dimension, hour, value if value in values else OTHER), []).append(summary)
-    return counted
-
-
-def _read(connection: sa.Connection, version: str, app: str, places: set[SummaryKey]) -> dict[SummaryKey, bytes]:
-    found: dict[SummaryKey, bytes] = {}
+def _read(
+    connection: sa.Connection, version: str, app: str, places: Collection[SummaryKey]
+) -> Iterator[tuple[SummaryKey, bytes]]:
     by_slice: dict[tuple[str, int], list[str]] = {}
     for dimension, hour, value in places:
         by_slice.setdefault((dimension, hour), []).append(value)
     for (dimension, hour), values in by_slice.items():
         chosen = [*_within(version, app, dimension, hour, hour + 1), table.c.value.in_(values)]
         for value, data in connection.execute(sa.select(table.c.value, table.c.data).where(*chosen)):
-            found[dimension, hour, value] = data
-    return found
+            yield (dimension, hour, value), data
 
 
 def _named(value: str | None) -> str | None:

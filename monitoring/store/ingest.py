@@ -1,4 +1,4 @@
-"""Follows the production log: describes what is new, once, and keeps it beside the log.
+"""Follows the production log and its feedback: describes what is new, once, and keeps it beside the log.
 
 A batch's segments, hourly summaries and the cursor after them are written in one transaction, and only when nobody has
 changed anything since the batch was begun. So two ingests at once are safe, and one that is killed has done a batch or
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,41 +22,22 @@ import numpy as np
 import sqlalchemy as sa
 
 from llmops.hashing import content_hash
-from llmops.production_log import PREDICT, SHADOW, LogRecord, ProductionLog
+from llmops.production_log import PREDICT, SHADOW, LogRecord, ProductionLog, in_batches
+from monitoring.store import hourly, segments
 from monitoring.store.database import (
+    MOST_LISTED,
     descriptor_segments,
     forestall_ingest,
     hourly_summaries,
     ingest_cursors,
     ingest_failures,
+    log_places,
     reading,
     translated,
     writing,
 )
-from monitoring.store.hourly import (
-    ALWAYS,
-    StoredSummary,
-    add_to_stored,
-    delete_hours,
-    feedback_between,
-    summarise_by_hour,
-    summarise_feedback,
-    write_summaries,
-)
-from monitoring.store.rows import ARM, DIMENSIONS, HOUR, SHADOW_OF, Column, DescribedRows, objects
-from monitoring.store.segments import (
-    FORMAT,
-    LANGUAGE,
-    Segment,
-    between,
-    decode,
-    descriptors_in,
-    extended,
-    open_segment,
-    stored,
-    write_segments,
-)
-from monitoring.store.summaries import stored_label
+from monitoring.store.rows import ARM, DIMENSIONS, HOUR, SHADOW_OF, Column, DescribedRows, Objects, objects
+from monitoring.store.summaries import Summary, SummaryMerge, stored_label
 
 if TYPE_CHECKING:
     from monitoring.descriptors import DescriptorSet
@@ -65,7 +46,6 @@ BATCH = 1000
 _CHARACTERS = 20_000_000  # of a batch, when the ones before tell how long its texts will be
 _LEAST_BATCH = 16
 
-DEFAULT_SLICES = ("release",)
 Progress = Callable[[int, int], None]
 """Called with rows of the log gone through and rows to go through."""
 
@@ -93,7 +73,7 @@ class Position:
     @property
     def dimensions(self) -> tuple[str, ...]:
         """What hours are summarised by."""
-        return (*ALWAYS, *self.slices)
+        return (*hourly.ALWAYS, *self.slices)
 
 
 def ingest(
@@ -101,23 +81,21 @@ def ingest(
     engine: sa.Engine,
     descriptor_set: DescriptorSet,
     *,
-    slices: Sequence[str] = DEFAULT_SLICES,
-    until_cursor: int | None = None,
+    slices: Sequence[str] = ("release",),
     progress: Progress | None = None,
 ) -> Ingested:
     """Describes all that the log holds beyond the cursor, in batches of bounded size.
 
-    slices: of DIMENSIONS, what hours are summarised by. until_cursor: as the log counts (`records_end`); to stop at,
-    or some rows after. Rows of raw models (no app), and of tabular models, which are no texts, are passed over.
+    slices: of DIMENSIONS, what hours are summarised by. Rows of raw models (no app), and of tabular models, which are
+    no texts, are passed over.
 
     Raises:
         StoreUnavailable: the database cannot be read or written; what was done stays.
         CannotRun: a descriptor can never work here.
     """
-    work = _Ingest(engine, descriptor_set, tuple(slices))
-    position = start = work.position()
-    end = log.records_end() if until_cursor is None else until_cursor
-    rows, failures, size = 0, Counter[str](), BATCH
+    work = _Ingest(engine, descriptor_set)
+    position = start = position_of(engine, descriptor_set, slices)
+    end, rows, failures, size = log.records_end(), 0, Counter[str](), BATCH
     while position.cursor < end:
         records, after = log.records_since(position.cursor, limit=min(size, end - position.cursor))
         if after == position.cursor:
@@ -131,7 +109,7 @@ def ingest(
         if records:
             characters = sum(len(record.input) + len(record.output) for record in records) / len(records)
             size = max(min(BATCH, int(_CHARACTERS / (characters + 1))), _LEAST_BATCH)
-        position = work.position()
+        position = position_of(engine, descriptor_set, slices)
     work.finish(position)
     return Ingested(rows, failures)
 
@@ -143,30 +121,31 @@ def rebuild_hours(connection: sa.Connection, app: str, hours: Collection[int]) -
     """
     forestall_ingest(connection)
     for position in positions(connection):
-        delete_hours(connection, position.version, app, list(hours))
+        hourly.delete_hours(connection, position.version, app, list(hours))
         for hour in sorted(hours):
             since, until = hour * HOUR, (hour + 1) * HOUR
-            said = feedback_between(connection, app, since, until, position.feedback_cursor)
-            for segment in stored(connection, position.version, app, since=since, until=until):
-                rows = decode(segment.data)
+            said = hourly.feedback_between(connection, app, since, until, position.feedback_cursor)
+            for segment in segments.stored(connection, position.version, app, since=since, until=until):
+                rows = segments.decode(segment.data)
                 rows = rows.select((rows.at >= since) & (rows.at < until))
-                new = summarise_by_hour(rows, descriptors_in(segment.data), position.dimensions)
-                for part in (new, summarise_feedback(rows, said, position.dimensions)):
-                    summaries = add_to_stored(connection, position.version, app, part)
-                    write_summaries(connection, position.version, app, summaries)
+                descriptors = segments.descriptors_in(segment.data)
+                new = hourly.summarise_by_hour(rows, descriptors, position.dimensions)
+                for part in (new, hourly.summarise_feedback(rows, said, position.dimensions)):
+                    summaries = hourly.add_to_stored(connection, position.version, app, part)
+                    hourly.write_summaries(connection, position.version, app, summaries)
 
 
 def positions(connection: sa.Connection) -> list[Position]:
     """Of every version, the newest first."""
-    names = ("id", "version", "slices", "cursor", "feedback_cursor", "revision", "caught_up")
-    query = sa.select(*(ingest_cursors.c[name] for name in names)).order_by(ingest_cursors.c.id.desc())
-    return [Position(row[0], row[1], tuple(row[2]), *row[3:]) for row in connection.execute(query)]
+    columns = [ingest_cursors.c[name] for name in Position.__slots__]
+    rows = connection.execute(sa.select(*columns).order_by(ingest_cursors.c.id.desc()))
+    return [Position(**{**row._mapping, "slices": tuple(row.slices)}) for row in rows]
 
 
 def position_of(engine: sa.Engine, descriptor_set: DescriptorSet, slices: Sequence[str]) -> Position:
     """How far the version has come; begins it when it is new. Raises StoreUnavailable."""
     kept = sorted(set(slices))
-    version = content_hash([FORMAT, descriptor_set.version, kept])[:16]
+    version = content_hash([segments.FORMAT, descriptor_set.version, kept])[:16]
     for _ in range(2):
         with translated("read"), engine.begin() as connection:
             found = [each for each in positions(connection) if each.version == version]
@@ -195,18 +174,14 @@ class _Batch:
     app: str
     rows: DescribedRows
     failures: Mapping[str, tuple[int, str]]
-    segments: Sequence[Segment]
-    summaries: Sequence[StoredSummary]
+    segments: Sequence[segments.Segment]
+    summaries: Sequence[hourly.StoredSummary]
 
 
 @dataclass(frozen=True, slots=True)
 class _Ingest:
     engine: sa.Engine
     descriptor_set: DescriptorSet
-    slices: tuple[str, ...]
-
-    def position(self) -> Position:
-        return position_of(self.engine, self.descriptor_set, self.slices)
 
     def describe(self, position: Position, records: Sequence[LogRecord], after: int) -> Iterator[_Batch]:
         """What is to be written for records that the log holds up to the cursor `after`; writes nothing."""
@@ -219,12 +194,12 @@ class _Ingest:
             with reading(self.engine) as connection:
                 kept = _kept_values(connection, position, app, own, span, self.descriptor_set)
             rows, failures = _described(own, kept, self.descriptor_set)
-            new = summarise_by_hour(rows, self.descriptor_set.descriptors, position.dimensions)
+            new = hourly.summarise_by_hour(rows, self.descriptor_set.descriptors, position.dimensions)
             with reading(self.engine) as connection:
-                last = open_segment(connection, position.version, app)
-                segments = extended(last, app, rows, self.descriptor_set.descriptors, *span)
-                summaries = add_to_stored(connection, position.version, app, new)
-            yield _Batch(app, rows, failures, segments, summaries)
+                last = segments.open_segment(connection, position.version, app)
+                extended = segments.extended(last, app, rows, self.descriptor_set.descriptors, *span)
+                summaries = hourly.add_to_stored(connection, position.version, app, new)
+            yield _Batch(app, rows, failures, extended, summaries)
 
     def write(self, position: Position, after: int, batches: Sequence[_Batch]) -> bool:
         """Everything in one transaction; False when another change came first, and nothing was written."""
@@ -233,8 +208,8 @@ class _Ingest:
             if not advance(connection, position, cursor=after, described=described):
                 return False
             for batch in batches:
-                write_segments(connection, position.version, batch.segments)
-                write_summaries(connection, position.version, batch.app, batch.summaries)
+                segments.write_segments(connection, position.version, batch.segments)
+                hourly.write_summaries(connection, position.version, batch.app, batch.summaries)
                 hour = int(batch.rows.at.max() // HOUR)
                 for name, (times, reason) in batch.failures.items():
                     place = {"version": position.version, "app": batch.app, "hour": hour, "descriptor": name}
@@ -259,12 +234,8 @@ class _Ingest:
             connection.exec_driver_sql("DROP TABLE IF EXISTS descriptor_values")
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """Values of an older version. places: of the rows among the new ones."""
-
-    columns: Mapping[str, Column]
-    places: Column
+_Kept = tuple[Mapping[str, Column], list[int]]
+"""Values of an older version, by descriptor; and the places of their rows among the new ones."""
 
 
 def _kept_values(
@@ -281,17 +252,17 @@ def _kept_values(
         return []
     places = {record.key: place for place, record in enumerate(records)}
     found = []
-    for segment in between(connection, versions, app, *span):
+    for segment in segments.between(connection, versions, app, *span):
         same = {
             name
-            for name, each in descriptors_in(segment.data).items()
+            for name, each in segments.descriptors_in(segment.data).items()
             if name in descriptor_set.descriptors and descriptor_set.descriptors[name].version == each.version
         }
-        rows = decode(segment.data, same)
-        known = np.array([place for place, key in enumerate(rows.keys) if key in places], dtype=np.int64)
-        if same and len(known):
-            chosen = rows.select(known)
-            found.append(_Kept(chosen.columns, np.array([places[key] for key in chosen.keys], dtype=np.int64)))
+        rows = segments.decode(segment.data, same)
+        known = [place for place, key in enumerate(rows.keys) if key in places]
+        if same and known:
+            chosen = rows.select(np.array(known, dtype=np.int64))
+            found.append((chosen.columns, [places[key] for key in chosen.keys]))
     return found
 
 
@@ -303,11 +274,11 @@ def _described(
         for name, each in descriptor_set.descriptors.items()
     }
     missing = [set(columns) for _ in records]
-    for part in kept:
-        for name, values in part.columns.items():
-            columns[name][part.places] = values
-        for place in part.places.tolist():
-            missing[place].difference_update(part.columns)
+    for values_of, places in kept:
+        for name, values in values_of.items():
+            columns[name][places] = values
+        for place in places:
+            missing[place].difference_update(values_of)
     alike: dict[frozenset[str], list[int]] = {}
     for place, names in enumerate(missing):
         alike.setdefault(frozenset(names), []).append(place)
@@ -327,14 +298,16 @@ def _as_rows(records: Sequence[LogRecord], columns: dict[str, Column], descripto
     for name, each in descriptor_set.descriptors.items():
         if each.kind == "label":
             columns[name] = objects([stored_label(value) for value in columns[name].tolist()])
+
+    def texts(values: Iterable[Any]) -> Objects:
+        return objects([stored_label(value) if isinstance(value, str) else None for value in values])
+
     dimensions = {
         name: objects([getattr(record, name) for record in records]) for name in DIMENSIONS if name != "language"
     }
-    dimensions["language"] = columns.get(LANGUAGE, objects([None] * len(records)))
-    dimensions[ARM] = objects(
-        [SHADOW if record.outcome == SHADOW else _text(record.details.get("arm")) for record in records]
-    )
-    dimensions[SHADOW_OF] = objects([_text(record.details.get(SHADOW_OF)) for record in records])
+    dimensions["language"] = columns.get(segments.LANGUAGE, objects([None] * len(records)))
+    dimensions[ARM] = texts(SHADOW if each.outcome == SHADOW else each.details.get("arm") for each in records)
+    dimensions[SHADOW_OF] = texts(each.details.get(SHADOW_OF) for each in records)
     return DescribedRows(
         [record.key for record in records],
         [record.request_id for record in records],
@@ -344,5 +317,83 @@ def _as_rows(records: Sequence[LogRecord], columns: dict[str, Column], descripto
     )
 
 
-def _text(value: Any) -> str | None:
-    return stored_label(value) if isinstance(value, str) else None
+@dataclass(frozen=True, slots=True)
+class IngestedFeedback:
+    """added: to summaries. unfit: about no described row (a raw model's, a deleted one). waiting: 1,000 at most, until
+    the rows that they are about are described."""
+
+    added: int = 0
+    unfit: int = 0
+    waiting: int = 0
+
+
+def ingest_feedback(
+    log: ProductionLog, engine: sa.Engine, descriptor_set: DescriptorSet, *, slices: Sequence[str] = ("release",)
+) -> IngestedFeedback:
+    """Adds feedback, once, to the summaries of the answers that it is about; call it after `ingest`.
+
+    Feedback on a row that is not described yet waits, and so does all that came after it. Raises StoreUnavailable.
+    """
+    added = unfit = 0
+    while True:
+        position = position_of(engine, descriptor_set, slices)
+        given, after = log.feedback_since(position.feedback_cursor, limit=BATCH)
+        with reading(engine) as connection:
+            numbers = _numbers_in_log(connection, [each.record_key for each in given])
+        # Those before the first whose record lies beyond the cursor.
+        waits = (place for place, each in enumerate(given) if numbers.get(each.record_key, 0) > position.cursor)
+        ready = next(waits, len(given))
+        if ready < len(given):
+            if not ready:
+                return IngestedFeedback(added, unfit, len(given))
+            given, after = log.feedback_since(position.feedback_cursor, limit=ready)
+        if after == position.feedback_cursor:
+            return IngestedFeedback(added, unfit)
+        said: dict[str, dict[str, list[hourly.Opinion]]] = {}
+        for each in given:
+            if each.record_key in numbers:
+                said.setdefault(each.app, {}).setdefault(each.record_key, []).append((each.score, each.label))
+        fit, summaries = 0, {}
+        with reading(engine) as connection:
+            for app, by_key in said.items():
+                found, new = _of_app(connection, position, app, by_key, numbers)
+                fit += found
+                summaries[app] = hourly.add_to_stored(connection, position.version, app, new)
+        with translated("write"), writing(engine) as connection:
+            changes = {"feedback_cursor": after, "unfit": ingest_cursors.c.unfit + len(given) - fit}
+            if advance(connection, position, **changes):
+                for app, stored in summaries.items():
+                    hourly.write_summaries(connection, position.version, app, stored)
+                added, unfit = added + fit, unfit + len(given) - fit
+
+
+def _numbers_in_log(connection: sa.Connection, keys: Sequence[str]) -> dict[str, int]:
+    """The number that the log gave to each record, by its key."""
+    found: dict[str, int] = {}
+    for part in in_batches(keys, MOST_LISTED):
+        query = sa.select(log_places.c.key, log_places.c.seq).where(log_places.c.key.in_(part))
+        found.update({key: int(seq) for key, seq in connection.execute(query)})
+    return found
+
+
+def _of_app(
+    connection: sa.Connection,
+    position: Position,
+    app: str,
+    said: Mapping[str, Sequence[hourly.Opinion]],
+    numbers: Mapping[str, int],
+) -> tuple[int, dict[hourly.SummaryKey, Summary]]:
+    """How many opinions are about a described row, and their summaries. numbers: in the log, of each record."""
+    left = dict(said)
+    merges: dict[hourly.SummaryKey, SummaryMerge] = {}
+    for key, seq in sorted(((key, numbers[key]) for key in said), key=lambda item: item[1]):
+        if key not in left:
+            continue  # stood in the same segment as an earlier one
+        for segment in segments.between(connection, [position.version], app, seq - 1, seq):
+            rows = segments.decode(segment.data, ())
+            for place, summary in hourly.summarise_feedback(rows, left, position.dimensions).items():
+                merges.setdefault(place, SummaryMerge()).add(summary)
+            for found in left.keys() & set(rows.keys):
+                del left[found]
+    fit = sum(len(said[key]) for key in said.keys() - left.keys())
+    return fit, {place: merge.result() for place, merge in merges.items()}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +19,6 @@ from llmops.production_log.tables import storable
 from monitoring.store.packed_summaries import (
     FLAGS,
     NUMBERS,
-    Array,
     Bins,
     Integers,
     Packed,
@@ -137,12 +136,12 @@ class LabelSummary:
         """Of all rows with a label; 0 without any."""
         return self.counts.get(label, 0) / max(self.n, 1)
 
-    def limited(self, most: int = MOST_LABELS) -> LabelSummary:
-        """The most frequent labels, of equals the first by name; the others together under OTHER."""
+    def limited(self) -> LabelSummary:
+        """The MOST_LABELS most frequent labels, of equals the first by name; the others together under OTHER."""
         named = [(label, count) for label, count in self.counts.items() if label != OTHER]
-        if len(named) <= most:
+        if len(named) <= MOST_LABELS:
             return self
-        kept = dict(sorted(named, key=lambda item: (-item[1], item[0]))[:most])
+        kept = dict(sorted(named, key=lambda item: (-item[1], item[0]))[:MOST_LABELS])
         return LabelSummary({**kept, OTHER: self.n - sum(kept.values())})
 
 
@@ -177,8 +176,7 @@ class Summary:
 
     def limited(self) -> Summary:
         """As it is stored; see the module."""
-        labels = {name: summary.limited() for name, summary in self.labels.items()}
-        return Summary(self.rows, self.first_at, self.last_at, self.numbers, self.flags, labels, self.versions)
+        return replace(self, labels={name: summary.limited() for name, summary in self.labels.items()})
 
     def to_bytes(self) -> bytes:
         """Some 2 kB for 30 descriptors of an hour."""
@@ -234,21 +232,15 @@ class SummaryMerge:
     def __init__(self) -> None:
         self._waiting: dict[Schema, list[Packed]] = {}
 
-    def add(self, summary: Summary) -> None:
-        self._add(summary.to_packed())
-
-    def add_bytes(self, data: bytes) -> None:
-        """Raises ValueError when it is no stored summary."""
-        self._add(from_bytes(data))
+    def add(self, part: Summary | Packed) -> None:
+        packed = part.to_packed() if isinstance(part, Summary) else part
+        waiting = self._waiting.setdefault(packed.schema, [])
+        waiting.append(packed)
+        if len(waiting) >= _AT_ONCE:
+            self._waiting[packed.schema] = [merged(waiting)]
 
     def result(self) -> Summary:
         return Summary.from_packed(merged([merged(waiting) for waiting in self._waiting.values()]))
-
-    def _add(self, part: Packed) -> None:
-        waiting = self._waiting.setdefault(part.schema, [])
-        waiting.append(part)
-        if len(waiting) >= _AT_ONCE:
-            self._waiting[part.schema] = [merged(waiting)]
 
 
 class Summariser:
@@ -277,7 +269,12 @@ class Summariser:
         )
         numbers = numbers.reshape(count, len(self._numbers.names))
         ends = np.concatenate([[0], np.cumsum(numbers["bins"].sum(axis=1))]).tolist()
-        flags, labels = self._count_flags(groups, count), self._count_labels(groups, count)
+        of_group, cells = self._flags.by_group(groups)
+        flags = np.zeros((count, len(self._flags.names)), FLAGS)
+        flags["n"] = np.bincount(cells, minlength=flags.size).reshape(flags.shape)
+        hits = cells[self._flags.values[of_group] > 0]
+        flags["hits"] = np.bincount(hits, minlength=flags.size).reshape(flags.shape)
+        labels = self._count_labels(groups, count)
         return [
             Summary.from_packed(
                 Packed(
@@ -294,14 +291,6 @@ class Summariser:
             )
             for group in range(count)
         ]
-
-    def _count_flags(self, groups: Integers, count: int) -> Array:
-        of_group, cells = self._flags.by_group(groups)
-        flags = np.empty((count, len(self._flags.names)), FLAGS)
-        flags["n"] = np.bincount(cells, minlength=flags.size).reshape(flags.shape)
-        hits = cells[self._flags.values[of_group] > 0]
-        flags["hits"] = np.bincount(hits, minlength=flags.size).reshape(flags.shape)
-        return flags
 
     def _count_labels(self, groups: Integers, count: int) -> list[dict[str, dict[str, int]]]:
         found: list[dict[str, dict[str, int]]] = [{name: {} for name in self._labels} for _ in range(count)]
@@ -339,12 +328,11 @@ class _Cells:
         return chosen, of_value[chosen] * len(self.names) + self.columns[chosen]
 
 
-def summary_of_feedback(scores: Sequence[float], labels: Mapping[str, int] | Sequence[str]) -> Summary:
+def summary_of_feedback(scores: Sequence[float], labels: Sequence[str]) -> Summary:
     """Feedback alone: no rows, only `feedback.score` and `feedback.label`, each where there is any."""
-    counts = dict(labels) if isinstance(labels, Mapping) else LabelSummary.of(labels).counts
     return Summary(
-        numbers={"feedback.score": NumberSummary.of(scores)} if len(scores) else {},
-        labels={"feedback.label": LabelSummary(counts)} if counts else {},
+        numbers={"feedback.score": NumberSummary.of(scores)} if scores else {},
+        labels={"feedback.label": LabelSummary.of(labels)} if labels else {},
     )
 
 

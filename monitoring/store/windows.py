@@ -7,8 +7,9 @@ segment, whatever the window's length. Rows of shadow requests count only in the
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,7 +24,6 @@ from monitoring.store.database import ingest_cursors, ingest_failures, reading
 from monitoring.store.hourly import (
     APP,
     MOST_VALUES,
-    StoredSummary,
     feedback_between,
     read_hours,
     rows_by_value,
@@ -31,6 +31,7 @@ from monitoring.store.hourly import (
     summarise_feedback,
 )
 from monitoring.store.ingest import Position, positions
+from monitoring.store.packed_summaries import Packed, from_bytes
 from monitoring.store.rows import ARM, HOUR, DescribedRows
 from monitoring.store.segments import read_segments
 from monitoring.store.summaries import OTHER, Summary, SummaryMerge
@@ -41,14 +42,6 @@ if TYPE_CHECKING:
 _FIRST_HOUR, _END_HOUR = -(1 << 40), 1 << 40
 
 Span = tuple[float, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Failures:
-    """Rows whose value could not be computed, and why the first could not."""
-
-    rows: int
-    reason: str
 
 
 class WindowReader:
@@ -73,21 +66,11 @@ class WindowReader:
             return {None: found.get("", Summary())}
         return {value: summary for value, summary in found.items()}  # noqa: C416 (None may be a key of the result)
 
-    def hours(
-        self,
-        app: str,
-        since: datetime | None,
-        until: datetime | None,
-        dimension: str = APP,
-        value: str = "",
-    ) -> list[tuple[datetime, Summary]]:
-        """A summary for each hour that has rows or feedback, by its beginning; the first and the last may be parts.
-
-        value: of the dimension, unless that is the app.
-        """
+    def hours(self, app: str, since: datetime | None, until: datetime | None) -> list[tuple[datetime, Summary]]:
+        """A summary for each hour that has rows or feedback, by its beginning; the first and the last may be parts."""
         with self._reading() as (connection, position):
             window = _Window(connection, position, self._set, app, _seconds(since), _seconds(until, math.inf))
-            found = window.by_hour(dimension, value)
+            found = window.by_hour()
         return [(datetime.fromtimestamp(hour * HOUR, UTC), summary) for hour, summary in sorted(found.items())]
 
     def rows(
@@ -131,21 +114,22 @@ class WindowReader:
                 if chosen.any():
                     yield rows.select(chosen)
 
-    def failures(self, app: str, since: datetime | None, until: datetime | None) -> dict[str, Failures]:
+    def failures(self, app: str, since: datetime | None, until: datetime | None) -> dict[str, int]:
         """By descriptor, rows of the window without a value because it could not be computed.
 
         They are counted by batches of up to 1,000 rows, under the hour of the batch's newest row.
         """
         table = ingest_failures.c
         with self._reading() as (connection, position):
-            query = sa.select(table.descriptor, sa.func.sum(table.rows), sa.func.min(table.reason))
-            query = query.where(table.version == position.version, table.app == app)
+            query = sa.select(table.descriptor, sa.func.sum(table.rows)).where(
+                table.version == position.version, table.app == app
+            )
             if since is not None:
                 query = query.where(table.hour >= since.timestamp() // HOUR)
             if until is not None:
                 query = query.where(table.hour < until.timestamp() / HOUR)
             rows = connection.execute(query.group_by(table.descriptor).order_by(table.descriptor)).all()
-        return {name: Failures(int(count), reason) for name, count, reason in rows}
+        return {name: int(count) for name, count in rows}
 
     @contextmanager
     def _reading(self) -> Iterator[tuple[sa.Connection, Position]]:
@@ -175,29 +159,23 @@ class _Window:
         merges: dict[str, SummaryMerge] = {}
         rows = rows_by_value(self.connection, self.position.version, self.app, dimension, *hours)
         kept = {value for value, _ in sorted(rows.items(), key=lambda item: (-item[1], item[0]))[:MOST_VALUES]}
-        named = kept if len(kept) < len(rows) else None
-        self._add_hours(dimension, hours, named, lambda stored: merges.setdefault(stored.value, SummaryMerge()))
         others = sum(count for value, count in rows.items() if value not in kept)
-
-        def merge_of(_: int, value: str) -> SummaryMerge | None:
+        for _, value, stored in self._stored(dimension, hours, kept if len(kept) < len(rows) else None):
+            merges.setdefault(value, SummaryMerge()).add(stored)
+        for _, value, summary in self._at_edges(edges, dimension):
             if value in merges or len(merges) < MOST_VALUES or value == OTHER:
-                return merges.setdefault(value, SummaryMerge())
-            return None
-
-        others += self._add_edges(edges, dimension, merge_of)
+                merges.setdefault(value, SummaryMerge()).add(summary)
+            else:
+                others += summary.rows
         if others:
             merges.setdefault(OTHER, SummaryMerge()).add(Summary(rows=others))
         return {value: merge.result() for value, merge in merges.items()}
 
-    def by_hour(self, dimension: str, value: str) -> dict[int, Summary]:
-        hours, edges = self._hours_and_edges(dimension)
+    def by_hour(self) -> dict[int, Summary]:
+        hours, edges = self._hours_and_edges(APP)
         merges: dict[int, SummaryMerge] = {}
-        self._add_hours(dimension, hours, [value], lambda stored: merges.setdefault(stored.hour, SummaryMerge()))
-
-        def merge_of(hour: int, found: str) -> SummaryMerge | None:
-            return merges.setdefault(hour, SummaryMerge()) if found == value else None
-
-        self._add_edges(edges, dimension, merge_of)
+        for hour, _, part in itertools.chain(self._stored(APP, hours), self._at_edges(edges, APP)):
+            merges.setdefault(hour, SummaryMerge()).add(part)
         return {hour: merge.result() for hour, merge in merges.items()}
 
     def _hours_and_edges(self, dimension: str) -> tuple[tuple[int, int], list[Span]]:
@@ -211,44 +189,31 @@ class _Window:
             (since, until) for since, until in (before, after) if -math.inf < since < until < math.inf
         ]
 
-    def _add_hours(
-        self,
-        dimension: str,
-        hours: tuple[int, int],
-        values: Collection[str] | None,
-        merge_of: Callable[[StoredSummary], SummaryMerge],
-    ) -> None:
-        """Stored summaries of whole hours. Raises StoreUnavailable, which names the hour, for one that is damaged."""
+    def _stored(
+        self, dimension: str, hours: tuple[int, int], values: Collection[str] | None = None
+    ) -> Iterator[tuple[int, str, Packed]]:
+        """Hour, value and summary of whole hours. Raises StoreUnavailable, which names the hour, for one that is
+        damaged."""
         place = self.connection, self.position.version, self.app, dimension, *hours
         with closing(read_hours(*place, values)) as found:
             for stored in found:
                 try:
-                    merge_of(stored).add_bytes(stored.data)
+                    packed = from_bytes(stored.data)
                 except ValueError as error:
                     at = datetime.fromtimestamp(stored.hour * HOUR, UTC).isoformat()
                     raise StoreUnavailable(
                         f"production log: the monitor's summary of the hour {at} is damaged: {error}"
                     ) from error
+                yield stored.hour, stored.value, packed
 
-    def _add_edges(
-        self, edges: Sequence[Span], dimension: str, merge_of: Callable[[int, str], SummaryMerge | None]
-    ) -> int:
-        """merge_of: where a value of an hour counts, None for nowhere. Returns the rows that counted nowhere."""
-        left_out = 0
+    def _at_edges(self, edges: Sequence[Span], dimension: str) -> Iterator[tuple[int, str, Summary]]:
+        """Hour, value and summary of the rows of spans, and of the feedback on them."""
         for since, until in edges:
-            feedback_cursor = self.position.feedback_cursor
-            said = feedback_between(self.connection, self.app, since, until, feedback_cursor)
-            segments = read_segments(self.connection, self.position.version, self.app, since=since, until=until)
-            for rows in segments:
+            said = feedback_between(self.connection, self.app, since, until, self.position.feedback_cursor)
+            for rows in read_segments(self.connection, self.position.version, self.app, since=since, until=until):
                 new = summarise_by_hour(rows, self.descriptor_set.descriptors, [dimension])
                 for part in (new, summarise_feedback(rows, said, [dimension])):
-                    for (_, hour, value), summary in part.items():
-                        merge = merge_of(hour, value)
-                        if merge is None:
-                            left_out += summary.rows
-                        else:
-                            merge.add(summary)
-        return left_out
+                    yield from ((hour, value, summary) for (_, hour, value), summary in part.items())
 
 
 def _seconds(moment: datetime | None, otherwise: float = -math.inf) -> float:

@@ -14,16 +14,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmops.errors import UsageError
-from monitoring.tabular.columns import ColumnDrift, DriftRule, drift_of
+from monitoring.tabular.columns import ColumnDrift, drift_of
 from monitoring.tabular.estimate import ErrorEstimator, PastEstimate, Trust, trust_of
-from monitoring.tabular.loss import (
-    Losses,
-    Rise,
-    compare_losses,
-    error_interval,
-    losses_of,
-    metric_of,
-)
+from monitoring.tabular.loss import Losses, Rise, compare_losses, error_interval, losses_of, metric_of
 from monitoring.tabular.observed import observe
 from monitoring.tabular.quality import Quality, quality_of
 from monitoring.tabular.settings import Rule, TabularSettings
@@ -32,7 +25,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from llmops.tabular.schema import RowSchema
-    from monitoring.tabular.columns import ColumnDrift
 
 _RULES: tuple[Rule, ...] = ("error", "estimate", "quality", "drift")
 _MOST_NAMED = 6
@@ -46,9 +38,6 @@ class TabularAlarm:
     rule: Rule
     what: str
     why: str
-
-    def to_json(self) -> dict[str, str]:
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,27 +117,19 @@ class TabularVerdict:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, without NaN."""
+        plain = ("rows", "labelled", "state", "alarm", "why", "metric", "error", "reference_error", "relative_rise")
+        plain += ("estimated_error", "windows_in_budget")
         return {
-            "rows": self.rows,
-            "labelled": self.labelled,
-            "state": self.state,
-            "alarm": self.alarm,
-            "why": self.why,
-            "alarms": [alarm.to_json() for alarm in self.alarms],
-            "metric": self.metric,
-            "error": self.error,
+            **{name: getattr(self, name) for name in plain},
+            "alarms": [asdict(alarm) for alarm in self.alarms],
             "error_interval": list(self.error_interval) if self.error_interval else None,
-            "reference_error": self.reference_error,
-            "relative_rise": self.relative_rise,
             "error_test": self.rise.to_json(),
-            "estimated_error": self.estimated_error,
             "estimate": self.estimate.to_json() if self.estimate else None,
             "quality": self.quality.to_json(),
             "drift": {name: found.to_json() for name, found in self.drift.items()},
             "drifted": list(self.drifted),
             "alphas": dict(self.alphas),
             "expected_false_alarms": self.false_alarms,
-            "windows_in_budget": self.windows_in_budget,
         }
 
 
@@ -196,7 +177,6 @@ def check(
         if estimator is not None and expected is not None and expected.error is not None:
             trust = trust_of(past, quality.outside_rows, settings)
             estimate = Estimate(expected.error, trust, _rise(estimator.expected, expected, settings))
-    rule = DriftRule(alphas["drift"], settings.effect_floor, settings.minimum_rows, settings.minimum_blocks)
     has_labels = len(labelled.values) > 0
     verdict = TabularVerdict(
         rows=after.rows,
@@ -211,7 +191,9 @@ def check(
         rise=rise,
         estimate=estimate,
         quality=quality,
-        drift=drift_of(before, after, rule, schema.output.name, labelled=has_labels) if enough else {},
+        drift=drift_of(before, after, settings, alphas["drift"], schema.output.name, labelled=has_labels)
+        if enough
+        else {},
         alphas=alphas,
         false_alarms=settings.expected_false_alarms(),
         windows_in_budget=windows_in_budget,

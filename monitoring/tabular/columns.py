@@ -3,9 +3,9 @@
 All columns of a window are one family: Benjamini-Hochberg runs over those that can be tested, at
 `TabularSettings.alpha("drift", …)`. A column has drifted when its adjusted p is at most that and its effect reaches the
 floor. An effect is the share of rows that would have to change for both windows to agree, as everywhere in the monitor
-(`two_sample`).
+(`decide.drift`).
 
-Independent rows: Kolmogorov-Smirnov for numbers, Fisher's exact test or chi-square for labels (`two_sample`). Rows in
+Independent rows: Kolmogorov-Smirnov for numbers, Fisher's exact test or chi-square for labels (`decide.drift`). Rows in
 blocks: the same statistics, with p-values from permuting whole blocks (`permutation`).
 
 Drift is not harm: a season moves every input of a model that copes with it.
@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from monitoring.decide.two_sample import NOT_TESTED, Comparison, adjusted_in_family, compare_labels, compare_numbers
+from monitoring.decide.drift import NOT_TESTED, Comparison, adjusted_in_family, compare_labels, compare_numbers
 from monitoring.store.summaries import LabelSummary, NumberSummary
 from monitoring.tabular.observed import PREDICTION, TRUTH, Array, ObservedRows, Values
 from monitoring.tabular.permutation import (
@@ -29,6 +29,9 @@ from monitoring.tabular.permutation import (
     kolmogorov_smirnov,
     root_chi_square,
 )
+
+if TYPE_CHECKING:
+    from monitoring.tabular.settings import TabularSettings
 
 Role = Literal["input", "prediction", "target"]
 
@@ -58,44 +61,44 @@ class ColumnDrift:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class DriftRule:
-    """alpha: what an adjusted p is held against. effect_floor, minimum_rows, minimum_blocks: see TabularSettings."""
-
-    alpha: float
-    effect_floor: float
-    minimum_rows: int
-    minimum_blocks: int
-
-
 def drift_of(
-    reference: ObservedRows, current: ObservedRows, rule: DriftRule, target: str, *, labelled: bool
+    reference: ObservedRows,
+    current: ObservedRows,
+    settings: TabularSettings,
+    alpha: float,
+    target: str,
+    *,
+    labelled: bool,
 ) -> dict[str, ColumnDrift]:
     """By column, in the schema's order, then `prediction`, then the target by its own name.
 
-    target: the output's name. labelled: whether the target has come. Raises nothing: what cannot be tested has p = 1.
+    alpha: what an adjusted p is held against.
+    target: the output's name.
+    labelled: whether the target has come.
+
+    Raises nothing: what cannot be tested has p = 1.
     """
-    pairs: list[tuple[str, Role, Values, Values]] = [
-        (name, "input", values, current.inputs[name]) for name, values in reference.inputs.items()
-    ]
-    pairs.append((PREDICTION, "prediction", reference.prediction, current.prediction))
+    pairs: dict[str, tuple[Role, Values, Values]] = {
+        name: ("input", values, current.inputs[name]) for name, values in reference.inputs.items()
+    }
+    pairs[PREDICTION] = "prediction", reference.prediction, current.prediction
     if labelled:
-        name = target if target not in {pair[0] for pair in pairs} else TRUTH
-        pairs.append((name, "target", reference.truth, current.truth))
+        pairs[target if target not in pairs else TRUTH] = "target", reference.truth, current.truth
     draws = None  # for independent rows
-    if reference.block is not None and min(reference.blocks, current.blocks) >= rule.minimum_blocks:
+    if reference.block is not None and min(reference.blocks, current.blocks) >= settings.minimum_blocks:
         # So many that one drifted column among the others can reach the level.
-        most = min(max(math.ceil(2 * len(pairs) / rule.alpha), _FEWEST_DRAWS), _MOST_DRAWS)
+        most = min(max(math.ceil(2 * len(pairs) / alpha), _FEWEST_DRAWS), _MOST_DRAWS)
         draws = BlockDraws(reference.blocks, current.blocks, most)
+    blocks = reference.block, current.block
     results = {
-        name: _compare(before, after, (reference.block, current.block), draws, rule) for name, _, before, after in pairs
+        name: _compare(before, after, blocks, draws, settings.minimum_rows)
+        for name, (_, before, after) in pairs.items()
     }
     adjusted = adjusted_in_family(results)
     found = {}
-    for name, role, before, after in pairs:
-        p_adjusted = adjusted[name]
-        drifted = p_adjusted <= rule.alpha and abs(results[name].effect) >= rule.effect_floor
-        found[name] = ColumnDrift(role, results[name], p_adjusted, drifted, level(before), level(after))
+    for name, (role, before, after) in pairs.items():
+        drifted = adjusted[name] <= alpha and abs(results[name].effect) >= settings.effect_floor
+        found[name] = ColumnDrift(role, results[name], adjusted[name], drifted, level(before), level(after))
     return found
 
 
@@ -111,10 +114,14 @@ def level(values: Values) -> float | str | None:
 
 
 def _compare(
-    before: Values, after: Values, blocks: tuple[Array | None, Array | None], draws: BlockDraws | None, rule: DriftRule
+    before: Values,
+    after: Values,
+    blocks: tuple[Array | None, Array | None],
+    draws: BlockDraws | None,
+    minimum_rows: int,
 ) -> Comparison:
     values = [each.data[each.present] for each in (before, after)]
-    if min(map(len, values)) < rule.minimum_rows or (blocks[0] is not None and draws is None):
+    if min(map(len, values)) < minimum_rows or (blocks[0] is not None and draws is None):
         return NOT_TESTED
     codes, cells = _coded(values, before.numeric, most=MOST_BINS if draws else 0)
     if cells < 2:

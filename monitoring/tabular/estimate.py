@@ -45,14 +45,18 @@ class Trust:
     miss: float = 0.0
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class ErrorEstimator:
-    """Fitted on a reference; estimates the loss of each row of other windows. Fit it once for each reference."""
+    """Fitted on a reference; estimates the loss of each row of other windows. Fit it once for each reference.
 
-    def __init__(
-        self, expected: Losses, labels: Mapping[str, Array], model: Any, *, classifier: bool, root: bool
-    ) -> None:
-        self.expected = expected
-        self._labels, self._model, self._classifier, self._root = labels, model, classifier, root
+    expected: the loss of each row of the reference. labels: of each input that is no number. model: of losses; of a
+    classifier the one that calibrates, None where there is nothing to calibrate on.
+    """
+
+    expected: Losses
+    labels: Mapping[str, Array]
+    model: Any
+    classifier: bool
 
     @classmethod
     def fit(cls, reference: pd.DataFrame, schema: RowSchema, settings: TabularSettings) -> ErrorEstimator | None:
@@ -89,7 +93,7 @@ class ErrorEstimator:
             # Before labels, a relative error is one of the predictions.
             weights=None if losses.weights is None else np.abs(reference.prediction.data[known]),
         )
-        return cls(expected, labels, _boosted(design, losses.values), classifier=False, root=losses.root)
+        return cls(expected, labels, _boosted(design, losses.values), classifier=False)
 
     @classmethod
     def _calibrated(cls, reference: ObservedRows, losses: Losses, known: Array) -> ErrorEstimator | None:
@@ -105,25 +109,22 @@ class ErrorEstimator:
             from sklearn.linear_model import LogisticRegression
 
             model = LogisticRegression().fit(_log_odds(reference.probability[both]), wrong.astype(int))
-        expected = _wrong(model, reference.probability[both])
-        known_losses = Losses(expected, numbered(reference.block, both), boolean=False, root=False)
-        return cls(known_losses, {}, model, classifier=True, root=False)
+        values = _wrong(model, reference.probability[both])
+        return cls(Losses(values, numbered(reference.block, both), boolean=False, root=False), {}, model, True)
 
     def losses(self, window: ObservedRows) -> Losses | None:
         """The expected loss of each row that has a prediction; None when none has, or a classifier's no probability."""
-        rows = window.prediction.present
-        if self._classifier:
-            if window.probability is None:
-                return None
-            rows = rows & np.isfinite(window.probability)
+        rows, probability = window.prediction.present, window.probability
+        if self.classifier:
+            rows = rows & np.isfinite(probability) if probability is not None else np.zeros_like(rows)
         if not rows.any():
             return None
-        if self._classifier and window.probability is not None:
-            values = _wrong(self._model, window.probability[rows])
+        if probability is not None and self.classifier:
+            values = _wrong(self.model, probability[rows])
         else:
-            values = _foreseen(self._model, _design(window, self._labels)[rows])
+            values = _foreseen(self.model, _design(window, self.labels)[rows])
         weights = np.abs(window.prediction.data[rows]) if self.expected.weights is not None else None
-        return Losses(values, numbered(window.block, rows), boolean=False, root=self._root, weights=weights)
+        return Losses(values, numbered(window.block, rows), boolean=False, root=self.expected.root, weights=weights)
 
 
 def trust_of(past: Sequence[PastEstimate], outside: float, settings: TabularSettings) -> Trust:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from llmops.evaluation.statistics import CONFIDENCE, MeanEstimate, estimate_mean, independent_rows, wilson_interval
-from monitoring.decide.two_sample import compare_flags
+from monitoring.decide.drift import compare_flags
 from monitoring.store.summaries import FlagSummary
 from monitoring.tabular.observed import Array, ObservedRows
 from monitoring.tabular.permutation import (

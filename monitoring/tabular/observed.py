@@ -155,7 +155,9 @@ def frame_of(batches: Iterable[PredictionBatch], schema: RowSchema, block: Block
                 column.append(values.get(name))
             kept[PREDICTION].append(batch.predictions[row])
             kept[TRUTH].append(batch.truth[row])
-            kept[PROBABILITY].append(_probability(batch, row))
+            # Names of classes are texts there, whatever the classes are.
+            chances = batch.probabilities[row] if batch.probabilities is not None else {}
+            kept[PROBABILITY].append(chances.get(str(batch.predictions[row])))
             kept[BLOCK].append(block(batch, row) if block else None)
             kept[AT].append(batch.at)
             kept[REQUEST].append(batch.request_id)
@@ -169,12 +171,3 @@ def frame_of(batches: Iterable[PredictionBatch], schema: RowSchema, block: Block
         numbers += [PREDICTION, TRUTH]
     # A column of nothing but None is no number to pandas.
     return frame.astype(dict.fromkeys(numbers, "float64"))
-
-
-def _probability(batch: PredictionBatch, row: int) -> float | None:
-    """Of the predicted class. Names of classes are texts there, whatever the classes are."""
-    if batch.probabilities is None:
-        return None
-    predicted, found = batch.predictions[row], batch.probabilities[row]
-    value = found.get(predicted if isinstance(predicted, str) else str(predicted))
-    return float(value) if value is not None else None

@@ -61,9 +61,6 @@ class QualityFinding:
             f"{self.lower_bound:.1%} of all; in the reference {self.reference_share:.1%}{allowed}"
         )
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 @dataclass(frozen=True, slots=True)
 class Quality:
@@ -91,7 +88,7 @@ class Quality:
             **shares,
             "duplicates": self.share("duplicate"),
             "outside_rows": self.outside_rows,
-            "findings": [each.to_json() for each in self.findings],
+            "findings": [asdict(each) for each in self.findings],
         }
 
 

@@ -17,7 +17,6 @@ from monitoring.evidently_import import evidently
 from monitoring.show.report import SAMPLE_ROWS, evidently_page
 from monitoring.show.verdict_page import distribution
 from monitoring.store.summaries import LabelSummary, NumberSummary, Summary
-from monitoring.tabular.checking import TabularVerdict
 from monitoring.tabular.observed import PREDICTION, TRUTH, ObservedRows, Values, observe
 
 if TYPE_CHECKING:
@@ -41,11 +40,6 @@ def verdict_section(title: str, verdict: TabularVerdict, reference: ObservedRows
     """The section with its own style, for a page that is not ours: what was decided and why, the errors, columns that
     drifted, faults of rows."""
     return embedded(_TEMPLATE, **_values(title, verdict, reference, current))
-
-
-def verdict_page(title: str, verdict: TabularVerdict, reference: ObservedRows, current: ObservedRows) -> str:
-    """The section as a page of its own."""
-    return page(_TEMPLATE, **_values(title, verdict, reference, current))
 
 
 def _values(title: str, verdict: TabularVerdict, reference: ObservedRows, current: ObservedRows) -> dict[str, Any]:
@@ -102,11 +96,11 @@ def write_report(
 
 def _page(title: str, before: ObservedRows, after: ObservedRows, verdict: TabularVerdict) -> str:
     # What both windows have values of: Evidently fails on a column that is empty in one of them.
-    pairs = {name: (values, after.inputs[name]) for name, values in before.inputs.items()}
+    pairs = {name: (each, after.inputs[name]) for name, each in before.inputs.items()}
     pairs |= {PREDICTION: (before.prediction, after.prediction), TRUTH: (before.truth, after.truth)}
-    columns = {name: pair for name, pair in pairs.items() if all(values.present.any() for values in pair)}
+    columns = {name: pair for name, pair in pairs.items() if all(each.present.any() for each in pair)}
     if not columns:
-        return verdict_page(title, verdict, before, after)
+        return page(_TEMPLATE, **_values(title, verdict, before, after))
     datasets = _dataset(before, columns, 0), _dataset(after, columns, 1)
     found = {TRUTH if each.role == "target" else name: each.to_json() for name, each in verdict.drift.items()}
     presets: list[Any] = []
@@ -127,11 +121,9 @@ def _dataset(observed: ObservedRows, columns: dict[str, tuple[Values, Values]], 
         chosen = np.sort(np.random.default_rng(_SEED).choice(observed.rows, SAMPLE_ROWS, replace=False))
     frame = pd.DataFrame({name: pair[which].data[chosen] for name, pair in columns.items()})
     numeric = [name for name, pair in columns.items() if pair[which].numeric]
-    definition = library.DataDefinition(
-        numerical_columns=numeric,
-        categorical_columns=[name for name in columns if name not in numeric],
-        **_task(columns, library),
-    )
+    labels = [name for name in columns if name not in numeric]
+    task = _task(columns, library)
+    definition = library.DataDefinition(numerical_columns=numeric, categorical_columns=labels, **task)
     return library.Dataset.from_pandas(frame, data_definition=definition)
 
 

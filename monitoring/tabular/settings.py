@@ -31,7 +31,7 @@ class TabularSettings:
     loss: of a regression. `squared`: the error is the RMSE; `absolute`: the MAE; `relative`: the MAE as a share of the
     window's mean label, which compares quiet months with busy ones. A classifier's is its error rate.
     rise_floor: a relative rise of the error below it (0.1 is 10 %) is no alarm, however certain.
-    effect_floor: a share of rows (see `two_sample`); a change of a column below it is no drift, however certain.
+    effect_floor: a share of rows (see `decide.drift`); a change of a column below it is no drift, however certain.
     minimum_rows, minimum_blocks: below them, in either window, nothing is tested.
     missing_at_most, unseen_at_most: of a column's values, the share that may be missing, or be a label that neither
     reference nor schema has. outside_at_most: the share of numbers that may be outside of the reference's range.

@@ -34,9 +34,7 @@ class InMemoryWindows(WindowReader):
         values = {value for value in rows.dimensions[dimension].tolist() if value}
         return {value: Summary.of(rows.select(rows.dimensions[dimension] == value), self._set) for value in values}
 
-    def hours(
-        self, app: str, since: datetime | None, until: datetime | None, dimension: str = "app", value: str = ""
-    ) -> list[tuple[datetime, Summary]]:
+    def hours(self, app: str, since: datetime | None, until: datetime | None) -> list[tuple[datetime, Summary]]:
         rows = self.rows(app, since, until)
         hours = sorted(set((rows.at // 3600).tolist()))
         return [

@@ -16,12 +16,13 @@ def read(tmp_path, text):
     return read_config(Settings(monitor_config=file))
 
 
-def test_the_packaged_file_is_the_default():
+def test_the_packaged_file_is_the_default_and_the_environment_names_another():
     config = read_config()
     assert config.file == DEFAULT_FILE
     assert config.slices == ("release",)
     assert config.descriptors.version == default_descriptors().version
     assert config.policies == {}
+    assert Settings.from_environment({"LLMOPS_MONITOR_CONFIG": "m.toml"}).monitor_config is not None
 
 
 def test_the_file_that_the_setting_names_replaces_the_packaged_one(tmp_path):
@@ -48,19 +49,12 @@ def test_the_file_that_the_setting_names_replaces_the_packaged_one(tmp_path):
     assert config.file == tmp_path / "monitor.toml"
 
 
-def test_a_file_that_declares_no_descriptor_watches_what_the_packaged_one_does(tmp_path):
+def test_a_file_that_declares_no_descriptor_watches_what_the_packaged_one_does_and_slices_may_be_none(tmp_path):
     alone = read(tmp_path, "[alerts]\ncool_down = '1h'")
     assert alone.descriptors.version == default_descriptors().version
     assert alone.rules == read_config().rules
     assert list(read(tmp_path, "descriptor = []").descriptors.descriptors) == []
-
-
-def test_slices_may_be_none(tmp_path):
     assert read(tmp_path, "[slices]\ndimensions = []").slices == ()
-
-
-def test_the_environment_names_the_file(tmp_path):
-    assert Settings.from_environment({"LLMOPS_MONITOR_CONFIG": "m.toml"}).monitor_config is not None
 
 
 @pytest.mark.parametrize(

@@ -18,25 +18,19 @@ def settings(few_descriptors):
     return few_descriptors
 
 
-@pytest.mark.usefixtures("worse")
-def test_a_reference_pinned_at_a_promotion_is_used(settings):
-    pin_reference(settings, "assistant", SINCE, SINCE + 100 * MINUTE, "promotion of assistant@2")
-    found = run_monitor(settings, "assistant", SINCE + 100 * MINUTE, UNTIL)
-    assert found.state == "ok"
-    assert found.to_json()["reference"]["why"] == "promotion of assistant@2"
-
-
-def test_a_pinned_reference_does_not_move_when_its_rows_change(settings, log, make_records):
+def test_a_pinned_reference_is_used_and_does_not_move_when_its_rows_change(settings, log, make_records):
     log.append(make_records(400))
-    run_monitor(settings, "assistant", SINCE, UNTIL)
+    pin_reference(settings, "assistant", START, SINCE, "a good time")
+    found = run_monitor(settings, "assistant", SINCE, UNTIL)
+    assert (found.state, found.to_json()["reference"]["why"]) == ("ok", "a good time")
     late = make_records(300, first=10_000, refusals=1)
     log.append([dataclasses.replace(record, at=START + MINUTE) for record in late])
     again = run_monitor(settings, "assistant", SINCE, UNTIL)
     assert (again.reference.rows, again.state, again.computed) == (200, "ok", 300)
 
 
-def promoted(settings, config, release="assistant@2", previous="assistant@1", answers=(), at=SINCE):
-    return pin_at_promotion(settings, release, previous, lambda: answers, at=at, config=config)
+def promoted(settings, config, answers=(), at=SINCE):
+    return pin_at_promotion(settings, "assistant@2", "assistant@1", lambda: answers, at=at, config=config)
 
 
 def with_reference(settings, at_promotion, **given):
@@ -146,8 +140,9 @@ def test_somebody_who_chooses_since_has_a_reference_of_few_rows(settings, log, m
 
 
 def test_of_what_the_gate_saw_only_the_output_is_compared(settings, log, make_records):
-    log.append(make_records(200, release="assistant@2"))
     config = with_reference(settings, "gate")
+    assert promoted(settings, config).since == SINCE, "without answers the first window is awaited"
+    log.append(make_records(200, release="assistant@2"))
     answers = make_records(150, first=5_000, release="assistant@2", question="An eval question of quite other length?")
     pinned = promoted(settings, config, answers=answers)
     assert (pinned.source, pinned.release) == ("gate", "assistant@2")
@@ -155,10 +150,6 @@ def test_of_what_the_gate_saw_only_the_output_is_compared(settings, log, make_re
     assert (found.state, found.reference.rows) == ("ok", 150)
     assert {drift.descriptor.side for drift in found.slices[0].descriptors.values()} == {"output"}
     assert {"input.length", "latency_ms"} <= set(found.not_compared)
-
-
-def test_without_answers_of_a_gate_the_first_window_is_awaited(settings):
-    assert promoted(settings, with_reference(settings, "gate")).since == SINCE
 
 
 def test_the_last_accepted_window_of_the_champion_before_can_be_the_reference(settings, log, make_records):

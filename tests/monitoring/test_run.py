@@ -1,16 +1,17 @@
 import dataclasses
 import json
-import threading
 
 import pytest
 
 from llmops.errors import CannotRun
+from llmops.production_log import Feedback
 from llmops.settings import Settings
 from monitoring.config import read_config
 from monitoring.descriptors import Descriptor, DescriptorSet
 from monitoring.descriptors.model import Declared
-from monitoring.run import list_apps, run_monitor
+from monitoring.run import list_apps, pin_reference, run_monitor
 from tests.moments import MINUTE, START
+from tests.monitoring.acting import threads_at_once
 
 DESCRIPTORS = read_config().descriptors.descriptors
 SINCE, UNTIL = START + 200 * MINUTE, START + 400 * MINUTE
@@ -43,15 +44,11 @@ def test_the_first_since_pins_the_reference_and_rows_are_described_once(settings
     assert (later.reference.since, later.reference.until, later.window.rows) == (START, SINCE, 100)
 
 
-def test_a_quiet_window_is_ok(settings, log, make_records):
-    log.append(make_records(400))
-    found = run_monitor(settings, "assistant", SINCE, UNTIL)
-    assert (found.state, found.alarm, found.to_json()["alarms"], found.to_json()["drift_in"]) == ("ok", False, [], [])
-
-
-def test_asking_something_else_is_drift_of_the_input(settings, log, make_records):
-    log.append([*make_records(100), *make_records(100, first=100, question="Schreibe mir bitte ein langes Gedicht.")])
-    found = run_monitor(settings, "assistant", START + 100 * MINUTE, UNTIL).to_json()
+def test_asking_something_else_is_drift_of_the_input_and_a_quiet_window_is_ok(settings, log, make_records):
+    log.append([*make_records(200), *make_records(100, first=200, question="Schreibe mir bitte ein langes Gedicht.")])
+    quiet = run_monitor(settings, "assistant", START + 100 * MINUTE, SINCE)
+    assert (quiet.state, quiet.alarm, quiet.to_json()["alarms"], quiet.to_json()["drift_in"]) == ("ok", False, [], [])
+    found = run_monitor(settings, "assistant", SINCE, UNTIL).to_json()
     assert "input.language" in {alarm["what"] for alarm in found["alarms"]}
     assert "output" not in found["drift_in"]
 
@@ -98,14 +95,7 @@ def test_an_empty_log_says_what_to_do(tmp_path):
 @pytest.mark.usefixtures("worse")
 def test_two_monitors_at_once_both_finish(settings):
     found = []
-    threads = [
-        threading.Thread(target=lambda: found.append(run_monitor(settings, "assistant", SINCE, UNTIL)))
-        for _ in range(2)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    threads_at_once(*[lambda: found.append(run_monitor(settings, "assistant", SINCE, UNTIL))] * 2)
     assert [result.window.rows for result in found] == [200, 200]
 
 
@@ -119,13 +109,12 @@ def test_the_detectors_see_a_bad_release_before_its_window_ends(settings):
 
 def test_hostile_rows_are_counted_and_stop_nothing(settings, log, make_records):
     hostile = ["", "x" * 1_000_000, "[" * 50_000, "\ud800 lone", "{broken json", "\u202e\u0000"[:1], "http://["]
-    good = make_records(200)
     bad = [
         dataclasses.replace(record, input=text, output=text, request_id=f"bad{number}")
         for number, (record, text) in enumerate(zip(make_records(len(hostile), first=200), hostile, strict=True))
         if "\ud800" not in text
     ]
-    log.append([*good, *bad, *make_records(100, first=210)])
+    log.append([*make_records(200), *bad, *make_records(100, first=210)])
     found = run_monitor(settings, "assistant", SINCE, START + 310 * MINUTE)
     assert found.window.rows == 100 + len(bad)
     json.dumps(found.to_json(), allow_nan=False)
@@ -143,3 +132,48 @@ def test_what_a_descriptor_cannot_compute_is_counted_in_the_result(settings, log
     found = run_monitor(settings, "assistant", SINCE, UNTIL, config=config)
     assert found.to_json()["failures"] == {"fragile": 2}
     assert found.metrics()["failures/fragile"] == 2.0
+
+
+def say(log, records, score):
+    """Gives each answer the score of its number."""
+    for number, record in enumerate(records):
+        given = Feedback(record.request_id, record.key, "tester", "assistant", record.release, score=score(number))
+        log.add_feedback(given)
+
+
+@pytest.fixture
+def rated(log, make_records):
+    """Gives opinions on 400 answers: of the reference's last ones all is well, of the window's first ones half."""
+    records = make_records(400)
+    log.append(records)
+
+    def rate(*, reference=True, window=True):
+        say(log, records[140:200] if reference else [], lambda _: 1.0)
+        say(log, records[200:260] if window else [], lambda number: 1.0 if number % 2 else -1.0)
+
+    return rate
+
+
+def alarmed(result):
+    return [alarm.what for alarm in result.alarms]
+
+
+def test_feedback_that_comes_after_the_pin_is_no_part_of_the_reference_until_it_is_pinned_again(few_descriptors, rated):
+    assert run_monitor(few_descriptors, "assistant", SINCE, UNTIL).not_compared == ()
+    rated()
+    late = run_monitor(few_descriptors, "assistant", SINCE, UNTIL)
+    assert (late.state, late.not_compared) == ("ok", ("feedback.score",))
+    pin_reference(few_descriptors, "assistant", START, SINCE, "with what was said since")
+    again = run_monitor(few_descriptors, "assistant", SINCE, UNTIL)
+    assert (alarmed(again), again.not_compared) == (["feedback.score"], ())
+    assert again.to_json()["feedback"] == {"scores": 60, "mean_score": 0.0, "labels": {}}
+
+
+def test_feedback_after_its_window_was_judged_is_seen_with_the_next_or_when_asked_again(few_descriptors, rated):
+    rated(window=False)
+    middle = SINCE + 100 * MINUTE
+    assert run_monitor(few_descriptors, "assistant", SINCE, middle).state == "ok"
+    rated(reference=False)
+    following = run_monitor(few_descriptors, "assistant", middle, UNTIL)
+    again = run_monitor(few_descriptors, "assistant", SINCE, middle)
+    assert alarmed(following) == alarmed(again) == ["feedback.score"]

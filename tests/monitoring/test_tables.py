@@ -24,8 +24,10 @@ def read(**values):
     return read_dataclass(Rule, values, "monitor.toml", "rule 1")
 
 
-def test_a_table_becomes_the_dataclass_with_its_defaults():
+def test_a_table_becomes_the_dataclass_with_its_defaults_and_what_is_no_table_is_refused():
     assert read(name="a", share=1) == Rule("a", 1)
+    with pytest.raises(BadFile, match="must be a table"):
+        read_dataclass(Rule, [1], "monitor.toml", "rule 1")
 
 
 @pytest.mark.parametrize(
@@ -43,11 +45,6 @@ def test_a_wrong_table_is_an_error_that_names_file_and_key(values, problem):
     with pytest.raises(BadFile) as caught:
         read(**values)
     assert str(caught.value) == f"monitor.toml: {problem}"
-
-
-def test_what_is_no_table_is_refused():
-    with pytest.raises(BadFile, match="must be a table"):
-        read_dataclass(Rule, [1], "monitor.toml", "rule 1")
 
 
 @pytest.mark.parametrize(

@@ -147,11 +147,13 @@ def test_rows_cannot_be_counted_twice():
         DETECTOR.begin(state, BEGIN)
 
 
-def test_late_looks_spend_what_fell_due():
+def test_late_looks_spend_what_fell_due_and_the_state_survives_storage():
     # A day's rows at once, or hour by hour: the start has spent the same in the end.
     once, _ = advanced(DETECTOR, DETECTOR.open(BEGIN, "pinned"), [24], 480, DAY)
     hourly, _ = advanced(DETECTOR, DETECTOR.open(BEGIN, "pinned"), [1] * 24, 20)
     assert once == hourly
+    assert DetectorState.from_json(once.to_json()) == once
+    assert once.starts
 
 
 def test_a_new_reference_leaves_the_month_with_one_budget_for_new_starts():
@@ -163,12 +165,6 @@ def test_a_new_reference_leaves_the_month_with_one_budget_for_new_starts():
     assert next_month.starts[0].share == first.starts[0].share
     later, _ = advanced(DETECTOR, DETECTOR.begin(first, BEGIN), [0] * 32, 10, DAY)
     assert (later.new_starts, later.month) == (0, "2026-02")
-
-
-def test_the_state_survives_storage():
-    state, _ = advanced(DETECTOR, DETECTOR.open(BEGIN, "pinned"), [1, 2, 3], 40, DAY)
-    assert DetectorState.from_json(state.to_json()) == state
-    assert state.starts
 
 
 def test_without_rows_nothing_is_said():

@@ -92,14 +92,11 @@ def test_resampled_months_find_what_chronological_ones_found():
     assert again == found
 
 
-def test_slices_are_judged_as_the_monitor_judges_them():
+def test_slices_are_judged_and_days_with_too_few_rows_counted_as_untested():
     found = replay(Past(3), request(3, dimensions=("release",)))
-    assert (found.windows, found.alarmed) == (3, 0)
-
-
-def test_days_with_too_few_rows_are_counted_as_untested():
-    found = replay(Past(3, per_hour=0), request(3, months=2))
-    assert (found.untested, found.alarmed) == (3, 0)
+    assert (found.windows, found.untested, found.alarmed) == (3, 0, 0)
+    empty = replay(Past(3, per_hour=0), request(3, months=2))
+    assert (empty.windows, empty.untested, empty.alarmed) == (3, 3, 0)
 
 
 def test_an_outage_in_the_past_is_an_alarm_of_volume():
@@ -109,11 +106,8 @@ def test_an_outage_in_the_past_is_an_alarm_of_volume():
     assert [(alarm.since - BEGIN, alarm.kind) for alarm in found.alarms] == [(15 * DAY, "volume")]
 
 
-def test_one_day_is_too_little_to_resample():
+def test_one_day_is_too_little_to_resample_and_less_than_a_window_to_replay():
     assert replay(Past(1), request(1, months=5)).resampled is None
-
-
-def test_less_than_a_window_cannot_be_replayed():
     with pytest.raises(CannotRun, match="no whole window of 24 hours"):
         replay(Past(1), request(1, begin=BEGIN + HOUR / 2))
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monitoring.store.packed_summaries import WIDTH, bins_of, middle_of
+from monitoring.store.packed_summaries import WIDTH, bins_of, from_bytes, middle_of
 from monitoring.store.rows import DescribedRows
 from monitoring.store.summaries import (
     OTHER,
@@ -76,11 +76,13 @@ def test_groups_summarised_together_equal_each_group_alone(rows, data):
     assert together == [Summary.of(described.select(groups == group), SET) for group in range(4)]
 
 
-def test_hundreds_of_summaries_are_merged_as_a_few_are():
+def test_hundreds_of_summaries_are_merged_as_a_few_are_and_two_versions_of_a_descriptor_told_apart():
+    one, two = Summary(versions={"words": "b"}), Summary(versions={"words": "a"})
+    assert Summary.merged([one, two, two]).versions == {"words": "a+b"}
     parts = [Summary.of(rows_of([(n, float(n), "en"), (n, None, None)]), SET) for n in range(300)]
     merge = SummaryMerge()
     for part in parts:
-        merge.add_bytes(part.to_bytes())
+        merge.add(from_bytes(part.to_bytes()))
     assert merge.result() == Summary.of(
         rows_of([(n, float(n), "en") for n in range(300)] + [(0, None, None)] * 300), SET
     )
@@ -137,7 +139,7 @@ def test_what_an_older_release_stored_is_read_and_added_to_what_is_new():
     same = Summary.of(described_rows([10, 20, 30, 4000, 50], NUMBERS, ["en", "de", "en", None, "en"]), SET)
     assert Summary.from_bytes(EXACT) == same
     merge = SummaryMerge()
-    merge.add_bytes(EXACT)
+    merge.add(from_bytes(EXACT))
     merge.add(same)
     assert merge.result() == Summary.merged([same, same])
     for length in range(1, len(EXACT)):
@@ -145,7 +147,7 @@ def test_what_an_older_release_stored_is_read_and_added_to_what_is_new():
             Summary.from_bytes(EXACT[:length])
 
 
-def test_quantiles_are_those_of_the_rows_within_a_bin():
+def test_quantiles_are_those_of_the_rows_within_a_bin_and_what_is_no_number_is_left_out():
     values = np.random.default_rng(1).lognormal(5, 1, 5001).astype(np.float32)
     summary = NumberSummary.of(values)
     for q in (0.0, 0.01, 0.5, 0.9, 0.999, 1.0):
@@ -153,11 +155,8 @@ def test_quantiles_are_those_of_the_rows_within_a_bin():
     assert NumberSummary.of([12, 12, 13]).quantile(0.5) == 12
     assert math.isnan(NumberSummary().quantile(0.5))
     assert math.isnan(NumberSummary().mean)
-
-
-def test_what_is_no_number_is_left_out():
-    summary = NumberSummary.of([1.0, math.nan, math.inf, -math.inf])
-    assert (summary.n, summary.mean) == (1, 1.0)
+    not_numbers = NumberSummary.of([1.0, math.nan, math.inf, -math.inf])
+    assert (not_numbers.n, not_numbers.mean) == (1, 1.0)
     assert FlagSummary.of([1.0, 0.0, math.nan]) == FlagSummary(2, 1)
 
 
@@ -169,11 +168,6 @@ def test_the_rarest_labels_are_counted_together_when_stored():
     assert "l100" not in stored.counts
     assert stored.counts["l101"] == 101
     assert stored.counts[OTHER] == 5 + sum(range(1, 101))
-
-
-def test_two_versions_of_one_descriptor_are_told_apart():
-    one, two = Summary(versions={"words": "b"}), Summary(versions={"words": "a"})
-    assert Summary.merged([one, two, two]).versions == {"words": "a+b"}
 
 
 @pytest.mark.parametrize("data", [b"", b"\x02", b"\x03abc", b"\x02abc"])

@@ -12,8 +12,7 @@ from llmops.errors import CannotRun, StoreUnavailable
 from llmops.production_log import Feedback, ProductionLog
 from monitoring.store.database import hourly_summaries, open_database
 from monitoring.store.hourly import MOST_VALUES
-from monitoring.store.ingest import ingest
-from monitoring.store.ingest_feedback import ingest_feedback
+from monitoring.store.ingest import ingest, ingest_feedback
 from monitoring.store.rows import HOUR
 from monitoring.store.summaries import OTHER, NumberSummary, Summary
 from monitoring.store.windows import WindowReader
@@ -89,14 +88,6 @@ def test_hours_are_cut_at_the_ends_of_the_window(reader, bounds):
         start, end = max(hour, since), min(hour + timedelta(seconds=HOUR), until)
         assert summary == scanned(reader, start, end)
     assert sum(summary.rows for _, summary in hours) == reader.summary(APP, since, until)[None].rows
-
-
-def test_hours_of_one_slice(reader):
-    hours = reader.hours(APP, START, START + timedelta(hours=2.5), "user", "user1")
-    assert [summary.rows for _, summary in hours] == [23, 22, 11]
-    unsliced = reader.hours(APP, START, START + timedelta(hours=2.5), "route", "chat")
-    assert [summary.rows for _, summary in unsliced] == [90, 90, 45]
-    assert reader.hours(APP, START, None, "user", "nobody") == []
 
 
 def test_rows_are_read_oldest_first_and_chosen(reader):

@@ -51,15 +51,12 @@ def test_what_it_cannot_see_is_that_the_same_rows_have_other_answers() -> None:
     assert estimated(hours(60), hours(30, seed=1, error=30.0)) == pytest.approx(10, rel=0.15)
 
 
-def test_a_classifiers_error_is_what_its_calibrated_probabilities_leave() -> None:
+def test_a_classifiers_error_is_what_its_calibrated_or_own_probabilities_leave() -> None:
     reference = kinds(600, wrong=0.1).assign(probability=lambda rows: rows["probability"] ** 0.2)  # too sure of itself
     wrong = (reference["truth"] != reference["prediction"]).mean()
     assert estimated(reference, reference, CLASSIFICATION) == pytest.approx(wrong, abs=0.01)
-
-
-def test_a_classifier_that_was_never_wrong_keeps_its_own_probabilities() -> None:
-    reference = kinds(100).assign(truth="red", prediction="red", probability=0.9)
-    assert estimated(reference, reference, CLASSIFICATION) == pytest.approx(0.1)
+    never_wrong = kinds(100).assign(truth="red", prediction="red", probability=0.9)
+    assert estimated(never_wrong, never_wrong, CLASSIFICATION) == pytest.approx(0.1)
 
 
 def test_no_estimate_without_labels_or_probabilities_to_learn_from() -> None:

@@ -41,12 +41,9 @@ def test_a_few_blocks_are_tested_exactly() -> None:
     assert seen.p_value == pytest.approx(1 / math.comb(6, 2), rel=0.3)  # stops after forty as extreme
 
 
-def test_a_fall_is_no_rise() -> None:
-    seen = compare_blocks(table([5.0] * 30 + [1.0] * 20, 30), rise_of_mean, BlockDraws(30, 20, 999))
-    assert seen.p_value > 0.9
-
-
-def test_blocks_of_more_rows_count_for_more() -> None:
+def test_a_fall_is_no_rise_and_blocks_of_more_rows_count_for_more() -> None:
+    fall = compare_blocks(table([5.0] * 30 + [1.0] * 20, 30), rise_of_mean, BlockDraws(30, 20, 999))
+    assert fall.p_value > 0.9
     cells, sizes = np.array([[10.0], [10.0], [1.0], [90.0]]), np.array([10.0, 10.0, 1.0, 10.0])
     seen = compare_blocks(BlockTable(cells, sizes, 2), rise_of_mean, BlockDraws(2, 2, 99))
     assert seen.statistic == pytest.approx(91 / 11 - 1)

@@ -12,17 +12,16 @@ from llmops.errors import BadFile, UsageError
 from monitoring.tabular.settings import TabularSettings, read_settings
 
 
-def test_the_rules_of_all_windows_spend_at_most_the_budget() -> None:
+def test_the_rules_of_all_windows_spend_at_most_the_budget_and_drift_that_is_no_alarm_nothing() -> None:
     settings = TabularSettings(false_alarms=0.2, alarm_on_drift=True)
     rules = ("error", "estimate", "quality", "drift")
     assert sum(settings.alpha(rule, 12) for rule in rules) * 12 == pytest.approx(0.2)
     assert settings.expected_false_alarms() == pytest.approx(0.2)
-
-
-def test_drift_that_is_no_alarm_spends_nothing_and_has_a_level_of_its_own() -> None:
-    settings = TabularSettings(estimate=False)
-    assert settings.alpha("drift", 12) == settings.drift_level
-    assert settings.expected_false_alarms() == pytest.approx(0.1 * 0.65)
+    told = TabularSettings(estimate=False)
+    assert told.alpha("drift", 12) == told.drift_level
+    assert told.expected_false_alarms() == pytest.approx(0.1 * 0.65)
+    with pytest.raises(UsageError, match="more windows"):
+        told.alpha("error", 0)
 
 
 @pytest.mark.parametrize(
@@ -41,11 +40,6 @@ def test_drift_that_is_no_alarm_spends_nothing_and_has_a_level_of_its_own() -> N
 def test_settings_that_make_no_sense_are_refused(changed: dict[str, Any], named: str) -> None:
     with pytest.raises(UsageError, match=named):
         TabularSettings(**changed)
-
-
-def test_a_budget_cannot_exceed_its_windows() -> None:
-    with pytest.raises(UsageError, match="more windows"):
-        TabularSettings().alpha("error", 0)
 
 
 @pytest.mark.parametrize(
