@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 from llmops.errors import BadFile, UsageError
@@ -48,15 +48,9 @@ class Table:
     def __enter__(self) -> Table:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            self.close()
-
-    def close(self) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         """Raises BadFile when a key is left that was never asked for."""
-        for name in self.values:
+        for name in self.values if error is None else ():
             if name not in self.taken:
                 raise self.wrong(name, f"unknown key{nearest(name, self.taken)}")
 
@@ -113,20 +107,16 @@ class Table:
             raise self.wrong(name, f"must be true or false, not {value!r}")
         return value
 
-    def number(
-        self, name: str, default: Any = _MISSING, *, least: float = float("-inf"), most: float = float("inf")
-    ) -> float:
-        value = self.any(name, default)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
-            raise self.wrong(name, f"must be a number{_range(least, most)}, not {value!r}")
-        return float(value)
+    def number(self, name: str, default: Any = _MISSING, *, least: float = -math.inf, most: float = math.inf) -> float:
+        return float(self._number(name, default, (int, float), "number", least, most))
 
-    def whole(
-        self, name: str, default: Any = _MISSING, *, least: float = float("-inf"), most: float = float("inf")
-    ) -> int:
+    def whole(self, name: str, default: Any = _MISSING, *, least: float = -math.inf, most: float = math.inf) -> int:
+        return int(self._number(name, default, (int,), "whole number", least, most))
+
+    def _number(self, name: str, default: Any, kinds: Any, told: str, least: float, most: float) -> Any:
         value = self.any(name, default)
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise self.wrong(name, f"must be a whole number{_range(least, most)}, not {value!r}")
+        if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
+            raise self.wrong(name, f"must be a {told}{_range(least, most)}, not {value!r}")
         return value
 
     def mapping(self, name: str, default: Any = _MISSING) -> dict[str, Any]:
@@ -183,11 +173,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _range(least: float, most: float) -> str:
-    if least == float("-inf") and most == float("inf"):
-        return ""
-    if most == float("inf"):
-        return f" of {least:g} or more"
-    return f" of {most:g} or less" if least == float("-inf") else f" from {least:g} to {most:g}"
+    if math.isinf(least):
+        return "" if math.isinf(most) else f" of {most:g} or less"
+    return f" of {least:g} or more" if math.isinf(most) else f" from {least:g} to {most:g}"
 
 
 def _refused(error: ValidationError, known: Iterable[str], file: Path | str, place: str) -> BadFile:

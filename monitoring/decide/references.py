@@ -260,7 +260,7 @@ class References:
         is the champion."""
         table = awaited_references.c
         query = sa.select(table.release, table.since).where(table.app == app).order_by(table.id.desc()).limit(1)
-        awaited = next((Awaited(*row) for row in self._read(query)), None)
+        awaited = next((Awaited(**row._mapping) for row in self._read(query)), None)
         if awaited is None or (champion is not None and awaited.release != champion):
             return None
         newest = next(iter(self.all(app)), None)
@@ -286,7 +286,8 @@ class References:
         query = sa.select(table.since, table.until, table.release, table.rows).where(table.app == app)
         if release is not None:
             query = query.where(table.release == release)
-        return next((AcceptedWindow(*row) for row in self._read(query.order_by(table.until.desc()).limit(1))), None)
+        newest = self._read(query.order_by(table.until.desc()).limit(1))
+        return next((AcceptedWindow(**row._mapping) for row in newest), None)
 
     def _read(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
         with translated("read"), self._engine.connect() as connection:

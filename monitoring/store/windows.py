@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -174,7 +174,9 @@ class _Window:
     def by_hour(self) -> dict[int, Summary]:
         hours, edges = self._hours_and_edges(APP)
         merges: dict[int, SummaryMerge] = {}
-        for hour, _, part in itertools.chain(self._stored(APP, hours), self._at_edges(edges, APP)):
+        parts: Iterable[tuple[int, str, Summary | Packed]]
+        parts = itertools.chain(self._stored(APP, hours), self._at_edges(edges, APP))
+        for hour, _, part in parts:
             merges.setdefault(hour, SummaryMerge()).add(part)
         return {hour: merge.result() for hour, merge in merges.items()}
 

@@ -117,8 +117,8 @@ class TabularVerdict:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, without NaN."""
-        plain = ("rows", "labelled", "state", "alarm", "why", "metric", "error", "reference_error", "relative_rise")
-        plain += ("estimated_error", "windows_in_budget")
+        errors = ("error", "reference_error", "relative_rise", "estimated_error")
+        plain = ("rows", "labelled", "state", "alarm", "why", "metric", "windows_in_budget", *errors)
         return {
             **{name: getattr(self, name) for name in plain},
             "alarms": [asdict(alarm) for alarm in self.alarms],

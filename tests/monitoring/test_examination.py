@@ -15,10 +15,11 @@ CONFIG = read_config()
 REFERENCE, CURRENT = Window(START, START + HOUR), Window(START + HOUR, START + 2 * HOUR)
 
 
-def judge(before, *after, config=CONFIG, first_of=None):
-    """`before` in the first hour is the reference of `after`, in the second."""
+def judge(before, *after, config=CONFIG, first_of=None, changed=lambda frozen: frozen):
+    """`before` in the first hour is the reference of `after`, in the second. changed: what becomes of the reference."""
     reader = InMemoryWindows(config, before, *after)
     frozen = freeze(reader, config.descriptors, "assistant", REFERENCE.since, REFERENCE.until, dimensions=config.slices)
+    frozen = changed(frozen)
     question = Question("assistant", WindowPair(REFERENCE, CURRENT), frozen, first_of)
     return examine(reader, config, question, failures={})
 
@@ -48,18 +49,20 @@ def test_a_rise_of_refusals_is_caught_and_its_newest_rows_are_named():
     assert list(alarm.rows) == [f"s1r{row}" for row in newest]
     assert found.to_json()["drift_in"] == ["output"]
     assert found.cure.helps
+    assert judge(before(1000, change={"output.refusal": share(0.2)}), after(1000)).alarms == [], "fewer are none"
 
 
-def test_fewer_refusals_are_no_alarm():
-    assert judge(before(1000, change={"output.refusal": share(0.2)}), after(1000)).alarms == []
+def test_changed_questions_are_told_from_changed_answers_and_a_new_language_is_named():
+    def mostly_russian(column, chance):
+        return np.where(chance.random(len(column)) < 0.3, "ru", column)
 
-
-def test_changed_questions_are_told_from_changed_answers():
     found = judge(before(400), after(400, change={"input.length": shifted(0.8)}))
     (alarm,) = found.alarms
     assert (alarm.what, alarm.to_json()["in"]) == ("input.length", "input")
     assert not found.cure.helps
     assert "the questions changed" in found.cure.why
+    (alarm,) = judge(before(400), after(400, change={"input.language": mostly_russian})).alarms
+    assert "ru went from 0.0% to" in alarm.why
 
 
 def test_the_rows_of_a_shifted_number_are_those_that_moved_most():
@@ -69,20 +72,11 @@ def test_the_rows_of_a_shifted_number_are_those_that_moved_most():
     assert list(alarm.rows) == [f"s1r{row}" for row in farthest]
 
 
-def test_a_new_language_is_named():
-    def mostly_russian(column, chance):
-        return np.where(chance.random(len(column)) < 0.3, "ru", column)
-
-    (alarm,) = judge(before(400), after(400, change={"input.language": mostly_russian})).alarms
-    assert "ru went from 0.0% to" in alarm.why
-
-
 def test_each_release_with_enough_rows_is_a_slice():
     bad = after(500, 2, change={"error": share(0.2)}, release="assistant@3")
     found = judge(before(1000), after(500), bad, after(5, 3, release="assistant@4"))
-    assert [part.label for part in found.slices] == [
-        {"app": "assistant"}, {"release": "assistant@1"}, {"release": "assistant@3"}
-    ]  # fmt: skip
+    releases = [{"release": f"assistant@{number}"} for number in (1, 3)]
+    assert [part.label for part in found.slices] == [{"app": "assistant"}, *releases]
     assert [part.descriptors["error"].drifted for part in found.slices] == [True, False, True]
     (alarm,) = found.alarms
     assert "in assistant@3" in alarm.why
@@ -102,25 +96,15 @@ def test_a_route_is_compared_with_itself_and_a_release_with_the_whole_reference(
     assert not any(part.descriptors["output.length"].drifted for part in found.slices if "route" in part.label)
 
 
-def longer_where_asked_more(factor, noise):
-    """Questions and answers whose lengths go together; `factor`: how much more the answers say."""
-
-    def lengths(rows, seed, longer):
-        asked = np.random.default_rng(seed + 99).gamma(4, 10, rows) * longer
-        return asked.astype(np.float32), (asked * factor + noise(seed, rows)).astype(np.float32)
-
-    return lengths
-
-
-def talk(rows, seed, *, longer, says, make):
-    asked, told = longer_where_asked_more(says, lambda s, n: np.random.default_rng(s + 7).normal(0, 3, n))(
-        rows, seed, longer
-    )
-    return make(rows, seed, change={"input.length": lambda *_: asked, "output.length": lambda *_: told})
+def talk(make, seed, longer=1.0):
+    """Answers twice as long as their questions, more or less."""
+    asked = (np.random.default_rng(seed + 99).gamma(4, 10, 1500) * longer).astype(np.float32)
+    told = (asked * 2 + np.random.default_rng(seed + 7).normal(0, 3, 1500)).astype(np.float32)
+    return make(1500, seed, change={"input.length": lambda *_: asked, "output.length": lambda *_: told})
 
 
 def test_longer_answers_to_longer_questions_are_explained_by_them():
-    found = judge(talk(1500, 0, longer=1, says=2, make=before), talk(1500, 1, longer=1.4, says=2, make=after))
+    found = judge(talk(before, 0), talk(after, 1, longer=1.4))
     alarms = {alarm.what: alarm for alarm in found.alarms}
     assert alarms["output.length"].explained is True
     assert "explained by the questions" in alarms["output.length"].why
@@ -129,9 +113,9 @@ def test_longer_answers_to_longer_questions_are_explained_by_them():
 
 
 def test_answers_that_changed_among_like_questions_may_be_cured():
-    changed = talk(1500, 1, longer=1.4, says=2, make=after)
+    changed = talk(after, 1, longer=1.4)
     changed.columns["output.refusal"][:] = np.random.default_rng(3).random(1500) < 0.3
-    found = judge(talk(1500, 0, longer=1, says=2, make=before), changed)
+    found = judge(talk(before, 0), changed)
     alarms = {alarm.what: alarm for alarm in found.alarms}
     assert (alarms["output.refusal"].explained, alarms["output.length"].explained) == (False, True)
     assert found.cure.helps
@@ -139,10 +123,8 @@ def test_answers_that_changed_among_like_questions_may_be_cured():
 
 
 def test_questions_never_asked_before_explain_nothing_and_clear_nothing():
-    def german(column, _chance):
-        return np.full(len(column), "de", dtype=object)
-
-    reference = before(400, change={"input.language": lambda column, _: np.full(len(column), "en", dtype=object)})
+    english, german = (lambda column, _, name=name: np.full(len(column), name, dtype=object) for name in ("en", "de"))
+    reference = before(400, change={"input.language": english})
     found = judge(reference, after(400, change={"input.language": german, "output.refusal": share(0.4)}))
     refusal = next(alarm for alarm in found.alarms if alarm.what == "output.refusal")
     assert refusal.explained is None
@@ -205,10 +187,11 @@ def test_of_the_first_window_of_a_release_only_harmful_flags_count():
 
 
 def test_a_descriptor_whose_definition_changed_is_not_compared_and_the_result_says_so():
-    reader = InMemoryWindows(CONFIG, before(300), after(300, change={"output.length": shifted(9)}))
-    frozen = freeze(reader, CONFIG.descriptors, "assistant", REFERENCE.since, REFERENCE.until, dimensions=())
-    frozen.whole.versions["output.length"] = "of-another-definition"
-    found = examine(reader, CONFIG, Question("assistant", WindowPair(REFERENCE, CURRENT), frozen), failures={})
+    def redefined(frozen):
+        frozen.whole.versions["output.length"] = "of-another-definition"
+        return frozen
+
+    found = judge(before(300), after(300, change={"output.length": shifted(9)}), changed=redefined)
     assert found.to_json()["reference"]["not_compared"] == ["output.length"]
     assert "output.length" not in found.slices[0].descriptors
     assert found.alarms == []
@@ -229,11 +212,11 @@ def test_refusals_in_many_small_strata_are_not_laid_to_questions_that_do_not_exp
 
 
 def test_with_an_eval_run_for_a_reference_nothing_is_said_of_the_questions():
-    reader = InMemoryWindows(CONFIG, before(1000), after(1000, change={"output.length": shifted(2)}))
-    whole = freeze(reader, CONFIG.descriptors, "assistant", REFERENCE.since, REFERENCE.until, dimensions=()).whole
-    outputs = {name: each for name, each in whole.versions.items() if name.startswith("output.")}
-    frozen = PinnedSummaries({WHOLE: dataclasses.replace(whole, versions=outputs)})
-    found = examine(reader, CONFIG, Question("assistant", WindowPair(REFERENCE, CURRENT), frozen), failures={})
+    def outputs_alone(frozen):
+        versions = {name: each for name, each in frozen.whole.versions.items() if name.startswith("output.")}
+        return PinnedSummaries({WHOLE: dataclasses.replace(frozen.whole, versions=versions)})
+
+    found = judge(before(1000), after(1000, change={"output.length": shifted(2)}), changed=outputs_alone)
     assert [alarm.what for alarm in found.alarms] == ["output.length"]
     assert not found.cure.helps
     assert "cannot be told" in found.cure.why
