@@ -64,8 +64,7 @@ async def test_the_first_chunk_says_how_long_the_request_waited(hosting):
 
 async def test_an_answer_that_may_come_whole_says_the_same_and_its_first_piece_is_early(hosting):
     async with hosting(answer=hundred_words, word_seconds=0.001) as running:
-        engine = await running.open()
-        whole = await generate(engine, ask(whole=True))
+        whole = await generate(await running.open(), ask(whole=True))
         assert whole.text == hundred_words(None)
         assert whole.first_token_s < whole.latency_s / 2
 
@@ -229,29 +228,24 @@ async def test_bad_frames_are_answered_with_an_error_and_what_cannot_be_sent_is_
             await generate(await running.open(), ask("\ud800"))
 
 
-async def test_a_host_that_stops_lets_streams_finish_and_takes_no_new_ones(hosting, eventually):
-    hosted = hosting(answer=lambda _: "a b c d e f g h", word_seconds=0.05)
+async def test_a_host_that_stops_lets_streams_finish_for_a_while_and_takes_no_new_ones(hosting, eventually):
+    def say(request) -> str:
+        return "a b c d e f g h" if request.messages[-1]["content"] == "short" else hundred_words(request)
+
+    hosted = hosting(answer=say, word_seconds=0.05, drain_seconds=1.0)
     running = await hosted.__aenter__()
     engine = await running.open()
-    chunks, chunk = await first_chunk(engine, ask())
+    endless, _ = await first_chunk(engine, ask("long"))
+    chunks, chunk = await first_chunk(engine, ask("short"))
     stopping = asyncio.create_task(hosted.__aexit__(None, None, None))
     await eventually(lambda: not running.socket_path.exists() or stopping.done())
     assert chunk.text + "".join([chunk.text async for chunk in chunks]) == "a b c d e f g h"
+    with pytest.raises(EngineUnavailable, match="is stopping"):
+        async for _ in endless:
+            pass
     await stopping
     with pytest.raises(EngineUnavailable, match="is not running") as caught:
         await generate(engine, ask())
     assert caught.value.retry_after == 1
     assert running.engines["tiny@1"].closed
     assert not running.socket_path.exists()
-
-
-async def test_streams_that_outlast_the_drain_are_told_so(hosting):
-    hosted = hosting(answer=hundred_words, word_seconds=0.1, drain_seconds=0.1)
-    running = await hosted.__aenter__()
-    engine = await running.open()
-    chunks, _ = await first_chunk(engine, ask())
-    stopping = asyncio.create_task(hosted.__aexit__(None, None, None))
-    with pytest.raises(EngineUnavailable, match="is stopping"):
-        async for _ in chunks:
-            pass
-    await stopping

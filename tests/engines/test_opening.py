@@ -15,7 +15,7 @@ from llmops.errors import CannotRun, Corrupted, EngineTimeout, EngineUnavailable
 from llmops.models.weights import copy_into, store_weights
 from llmops.settings import Settings
 from llmops.versions import ModelVersion
-from tests.engines.upstream_server import UpstreamServer, silence
+from tests.engines.upstream_server import answer, silence
 
 UPSTREAM = ModelVersion("up", 1, "openai:http://127.0.0.1:9/v1#big", "openai", "0" * 64)
 
@@ -59,24 +59,22 @@ def test_the_engine_is_chosen_by_request_then_setting_then_format(form, setting,
     assert engine_name(of(form), Settings(engine=setting), asked) == chosen
 
 
-@pytest.mark.parametrize(("form", "asked"), [("hf", "llamacpp"), ("openai", "transformers"), ("gguf", "openai")])
-def test_an_engine_that_was_asked_for_must_fit_the_format(form, asked):
-    with pytest.raises(UsageError, match=f"^the {asked} engine cannot open tiny@1, whose format is {form}$"):
-        engine_name(of(form), Settings(), asked)
-
-
-@pytest.mark.parametrize(("setting", "asked"), [("vllm", None), (None, "vllm")])
-def test_an_unknown_engine_names_the_known_ones(setting, asked):
-    with pytest.raises(
-        UsageError, match=r"^unknown engine 'vllm'; known: llamacpp, openvino, transformers, openai, fake$"
-    ):
-        engine_name(of("gguf"), Settings(engine=setting), asked)
-    assert ENGINE_NAMES == ("llamacpp", "openvino", "transformers", "openai", "fake")
-
-
-def test_a_format_of_another_version_of_the_software_is_named():
-    with pytest.raises(UsageError, match=r"^no engine opens tiny@1, whose format is onnx$"):
-        engine_name(of("onnx"), Settings())
+@pytest.mark.parametrize(
+    ("form", "setting", "asked", "problem"),
+    [
+        *(
+            (form, None, asked, f"the {asked} engine cannot open tiny@1, whose format is {form}")
+            for form, asked in (("hf", "llamacpp"), ("openai", "transformers"), ("gguf", "openai"))
+        ),
+        ("gguf", "vllm", None, f"unknown engine 'vllm'; known: {', '.join(ENGINE_NAMES)}"),
+        ("gguf", None, "vllm", "unknown engine 'vllm'; known: llamacpp, openvino, transformers, openai, fake"),
+        ("onnx", None, None, "no engine opens tiny@1, whose format is onnx"),
+    ],
+)
+def test_an_engine_that_is_unknown_or_does_not_fit_the_format_is_named(form, setting, asked, problem):
+    with pytest.raises(UsageError) as caught:
+        engine_name(of(form), Settings(engine=setting), asked)
+    assert str(caught.value) == problem
 
 
 @pytest.mark.parametrize(
@@ -130,6 +128,10 @@ def test_upstreams_are_opened_as_one_engine_as_announced_without_connecting(sett
     engine = open_engine(upstream(source), settings)
     assert isinstance(engine, kind)
     assert engine.identity == engine_identity(upstream(source), settings)
+    others = dataclasses.replace(
+        settings, engine_replicas=3, engine_prompt_cache="slots"
+    )  # which upstreams know nothing of
+    assert engine.identity == engine_identity(upstream(source), others)
     assert (engine.identity.build, engine.identity.settings, engine.slots) == (build, {"model": "big"}, slots)
     asyncio.run(engine.close())
 
@@ -146,36 +148,26 @@ def test_the_key_of_every_upstream_comes_with_the_model_and_must_be_there(settin
     asyncio.run(open_engine(model, settings).close())
 
 
+@pytest.mark.anyio
 @pytest.mark.parametrize(
-    ("setting", "message"),
+    ("behave", "setting", "outcome"),
     [
-        ({"engine_timeout": 0.1}, "no whole answer within"),
-        ({"upstream_first_byte_timeout": 0.1}, "no first byte within"),
+        (silence, {"engine_timeout": 0.1}, "no whole answer within"),
+        (silence, {"upstream_first_byte_timeout": 0.1}, "no first byte within"),
+        (answer, {"upstream_stream": "auto"}, "Hello, streamed: None"),
+        (answer, {"upstream_stream": "always"}, "Hello, streamed: True"),
     ],
 )
-def test_the_time_outs_of_the_settings_reach_an_upstream(settings, ask, setting, message):
-    async def work():
-        async with UpstreamServer(silence) as server:
-            model = ModelVersion("up", 1, f"openai:{server.url}#big", "openai", "0" * 64)
-            engine = open_engine(model, dataclasses.replace(settings, **setting))
-            with pytest.raises(EngineTimeout, match=message):
-                await generate(engine, ask())
-            await engine.close()
-
-    asyncio.run(work())
-
-
-@pytest.mark.parametrize(("setting", "streamed"), [("auto", False), ("always", True)])
-def test_a_setting_says_whether_whole_answers_are_streamed(settings, ask, setting, streamed):
-    async def work():
-        async with UpstreamServer() as server:
-            model = ModelVersion("up", 1, f"openai:{server.url}#big", "openai", "0" * 64)
-            engine = open_engine(model, dataclasses.replace(settings, upstream_stream=setting))
-            answer = await generate(engine, dataclasses.replace(ask(), whole=True))
-            await engine.close()
-            return answer.text, server.seen[0].body.get("stream", False)
-
-    assert asyncio.run(work()) == ("Hello", streamed)
+async def test_settings_of_upstreams_reach_them(settings, server, ask, behave, setting, outcome):
+    server.behave = behave
+    engine = open_engine(upstream(f"openai:{server.url}#big"), dataclasses.replace(settings, **setting))
+    try:
+        text = (await generate(engine, dataclasses.replace(ask(), whole="upstream_stream" in setting))).text
+        made = f"{text}, streamed: {server.seen[0].body.get('stream')}"
+    except EngineTimeout as error:
+        made = str(error)
+    await engine.close()
+    assert outcome in made
 
 
 @pytest.mark.parametrize(("kind", "engine"), [("tiny_gguf", "llamacpp"), ("tiny_model_folder", "transformers")])

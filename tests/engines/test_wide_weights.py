@@ -24,22 +24,16 @@ def slow(tiny_gguf, tmp_path):
     return parent
 
 
-def test_a_slow_type_gets_a_wide_copy_once(slow, tmp_path):
+def test_a_slow_type_gets_a_wide_copy_once_and_a_damaged_one_is_made_again(slow, tmp_path):
     folder, sha256 = tmp_path / "wide", file_sha256(slow)
     made = wide_path(slow, sha256, folder)
     assert main_type(made) == "Q8_0"
-    written = made.stat().st_mtime_ns
+    written, good = made.stat().st_mtime_ns, made.read_bytes()
     assert wide_path(slow, sha256, folder) == made
     assert made.stat().st_mtime_ns == written
-    assert file_sha256(slow) == sha256
-
-
-def test_a_damaged_copy_is_made_again(slow, tmp_path):
-    folder, sha256 = tmp_path / "wide", file_sha256(slow)
-    made = wide_path(slow, sha256, folder)
-    good = made.read_bytes()
     made.write_bytes(good[:-1])
     assert wide_path(slow, sha256, folder).read_bytes() == good
+    assert file_sha256(slow) == sha256
 
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_0"])
@@ -51,16 +45,13 @@ def test_a_type_that_is_not_slow_is_used_as_it_is_and_looked_at_once(tiny_gguf, 
     assert wide_path(fast, "a" * 64, folder) == fast
 
 
-def test_a_large_file_is_used_as_it_is(slow, tmp_path, monkeypatch):
+def test_a_large_file_is_used_as_it_is_and_one_that_is_no_gguf_refused(slow, tmp_path, monkeypatch):
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF but not really")
+    with pytest.raises(Corrupted, match=r"broken\.gguf: not a readable GGUF file"):
+        wide_path(broken, "b" * 64, tmp_path / "wide")
     monkeypatch.setattr("llmops.models.quantise.LARGEST_BYTES", 10)
     assert wide_path(slow, file_sha256(slow), tmp_path / "wide") == slow
-
-
-def test_a_file_that_is_no_gguf_cannot_be_held_wide(tmp_path):
-    path = tmp_path / "broken.gguf"
-    path.write_bytes(b"GGUF but not really")
-    with pytest.raises(Corrupted, match=r"broken\.gguf: not a readable GGUF file"):
-        wide_path(path, "b" * 64, tmp_path / "wide")
 
 
 @pytest.mark.parametrize("mode", ["wide", "stored"])
