@@ -41,7 +41,7 @@ OWNERS = {
     "instructor": ("llmops.judges.ragas_bridge", "llmops.judges.ragas_judges"),
     "datasets": ("llmops.evaluation.record_files",),
     "torch": ("llmops.engines.transformers", "llmops.engines.embedding"),
-    "transformers": ("llmops.engines.transformers", "llmops.engines.embedding"),
+    "transformers": ("llmops.engines.transformers",),
     "xllamacpp": ("llmops.engines.llamacpp",),
     "openvino_genai": ("llmops.engines.openvino",),
     "openai": ("labs.llm.demo", "llmops.judges"),

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmops.errors import CannotRun, Corrupted, EngineUnavailable
+from llmops.engines.transformers import load_pretrained
+from llmops.errors import CannotRun
 from llmops.models.catalogue import EMBEDDING_MODEL, CatalogueModel, catalogue_model
 from llmops.models.sources import fetch
 from llmops.models.weights import stored_path
@@ -50,7 +51,11 @@ class Embedder:
         """
         import numpy as np
 
-        self._load()
+        with self._lock:
+            if self._model is None:
+                folder = embedding_weights(self._settings, self._source)
+                no_packages = "embeddings need the packages torch and transformers"
+                self._tokenizer, self._model = load_pretrained(folder, "AutoModel", no_packages)
         vectors = np.zeros((len(texts), self._model.config.hidden_size), np.float32)
         by_length = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         for start in range(0, len(texts), _BATCH):
@@ -65,25 +70,6 @@ class Embedder:
         with self._lock:
             read = self._tokenizer(list(texts), truncation=True, max_length=MAX_TOKENS)["input_ids"] if texts else []
         return vectors, sum(map(len, read))
-
-    def _load(self) -> None:
-        with self._lock:
-            if self._model is not None:
-                return
-            folder = embedding_weights(self._settings, self._source)
-            try:
-                import transformers
-                from safetensors import SafetensorError
-            except ImportError as error:
-                raise EngineUnavailable("embeddings need the packages torch and transformers") from error
-            try:
-                self._tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-                self._model = transformers.AutoModel.from_pretrained(
-                    str(folder), dtype="float32", local_files_only=True, use_safetensors=True
-                ).eval()
-            except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-                problem = (str(error).strip() or type(error).__name__).splitlines()[0]
-                raise Corrupted(f"{folder}: transformers cannot load this model: {problem}") from error
 
     def _embed_batch(self, texts: list[str]) -> NDArray[np.float32]:
         import torch

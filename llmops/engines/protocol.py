@@ -146,13 +146,5 @@ async def generate(engine: Engine, request: GenerationRequest) -> Generation:
                 first = time.perf_counter() - start
             answer.take(chunk)
             usage = chunk.usage or usage
-    return Generation(
-        answer.text,
-        answer.finish_reason,
-        usage,
-        first,
-        time.perf_counter() - start,
-        answer.tool_calls,
-        answer.refusal,
-        answer.reasoning,
-    )
+    beside = answer.tool_calls, answer.refusal, answer.reasoning
+    return Generation(answer.text, answer.finish_reason, usage, first, time.perf_counter() - start, *beside)

@@ -33,6 +33,32 @@ def identity(slots: int) -> EngineIdentity:
     return EngineIdentity("transformers", build, {"slots": slots, "dtype": "float32", "device": device})
 
 
+def load_pretrained(folder: Path, kind: str, no_packages: str, *, gguf_file: str | None = None) -> tuple[Any, Any]:
+    """The tokenizer and the float32 model of a folder saved by `save_pretrained`, with safetensors weights or a GGUF.
+
+    kind: transformers' class of the model. no_packages: what to say where torch or transformers is missing.
+
+    Raises:
+        Corrupted: they cannot be loaded. EngineUnavailable: with `no_packages`.
+    """
+    try:
+        import transformers
+        from safetensors import SafetensorError
+    except ImportError as error:
+        raise EngineUnavailable(no_packages) from error
+    source: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
+    weights: dict[str, Any] = source or {"use_safetensors": True}
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True, **source)
+        model = getattr(transformers, kind).from_pretrained(
+            str(folder), dtype="float32", local_files_only=True, **weights
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        problem = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise Corrupted(f"{folder}: transformers cannot load this model: {problem}") from error
+    return tokenizer, model.eval()
+
+
 def refuse_response_format(_response_format: object) -> NoReturn:
     """Raises EngineRejected: this engine decodes freely."""
     raise EngineRejected(
@@ -62,28 +88,15 @@ class TransformersEngine:
         self, folder: Path, *, gguf_file: str | None = None, slots: int = 8, threads: int | None = None
     ) -> None:
         """Loads the model on the CPU at float32 (GPU when there is one). Raises Corrupted, EngineUnavailable."""
-        try:
-            import torch
-            import transformers
-            from safetensors import SafetensorError
-        except ImportError as error:
-            raise EngineUnavailable("the transformers engine needs the packages torch and transformers") from error
+        no_packages = "the transformers engine needs the packages torch and transformers"
+        self._tokenizer, self._model = load_pretrained(folder, "AutoModelForCausalLM", no_packages, gguf_file=gguf_file)
         if threads:
+            import torch
+
             torch.set_num_threads(threads)
         self.identity, self.slots, self.honours = identity(slots), slots, frozenset[str]()
         self._device = self.identity.settings["device"]
-        options: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {"use_safetensors": True}
-        try:
-            self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
-                str(folder), local_files_only=True, **({"gguf_file": gguf_file} if gguf_file else {})
-            )
-            self._model: Any = transformers.AutoModelForCausalLM.from_pretrained(
-                str(folder), dtype=torch.float32, local_files_only=True, **options
-            )
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            problem = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise Corrupted(f"{folder}: transformers cannot load this model: {problem}") from error
-        self._model.to(self._device).eval()
+        self._model.to(self._device)
         self._tokenizer.padding_side = "left"
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
@@ -138,10 +151,10 @@ class TransformersEngine:
     def _decode(self, batch: list[_Row]) -> None:
         import torch
 
-        batch = self._fitting(batch)
-        if not batch:
+        fitting = self._fitting(batch)
+        if not fitting:
             return
-        texts = [self._prompt(row.request) for row in batch]
+        batch, texts = list(fitting), list(fitting.values())
         encoded = self._tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(self._device)
         for row, mask in zip(batch, encoded["attention_mask"], strict=True):
             row.prompt_tokens = int(mask.sum())
@@ -170,10 +183,10 @@ class TransformersEngine:
             if row.finish_reason is None:
                 self._end(row, "length")
 
-    def _fitting(self, batch: list[_Row]) -> list[_Row]:
-        """Rows whose prompt the template takes and whose answer fits the model's positions; the others are told so."""
+    def _fitting(self, batch: list[_Row]) -> dict[_Row, str]:
+        """Prompts of the rows that the template takes and whose answers fit the model's positions; others are told."""
         limit = getattr(self._model.config, "max_position_embeddings", None)
-        fitting = []
+        fitting = {}
         for row in batch:
             try:
                 prompt = self._prompt(row.request)
@@ -185,7 +198,7 @@ class TransformersEngine:
                 problem = f"the prompt has {needed} tokens and asks for {row.request.parameters.max_tokens} more"
                 row.send(ContextTooLong(f"{problem}; the model holds {limit}", param="messages"))
             else:
-                fitting.append(row)
+                fitting[row] = prompt
         return fitting
 
     def _prompt(self, request: GenerationRequest) -> str:

@@ -90,7 +90,7 @@ class MlflowJudge(JudgeScorer):
     @property
     def _given_guidelines(self) -> list[str]:
         """Those of the suite, where the judge takes some."""
-        return []
+        return list(getattr(self, "guidelines", ()))
 
     @property
     def _settings(self) -> Mapping[str, Any]:
@@ -156,10 +156,6 @@ class GuidedJudge(MlflowJudge):
         BeforeValidator(lambda given: [given] if isinstance(given, str) else given),
         Field(description="text or list of texts"),
     ]
-
-    @property
-    def _given_guidelines(self) -> list[str]:
-        return list(self.guidelines)
 
 
 class MadeJudge(JudgeScorer):
