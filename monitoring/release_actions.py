@@ -21,8 +21,7 @@ from llmops.errors import CannotRun
 from llmops.eval_runs.evaluations import Evaluations, RunOptions
 from llmops.processes import NOT_STARTED, running
 from llmops.production_log.record import hidden_user
-from llmops.recording.facts import monitoring_experiment
-from llmops.recording.monitoring import record_action
+from llmops.recording.monitoring import monitoring_experiment, record_action
 from llmops.registry import Registry, rolled_back
 from llmops.settings import Settings
 from llmops.traffic_policy import TrafficPolicy

@@ -23,6 +23,11 @@ class Result:
     def json(self) -> Any:
         return json.loads(self.out)
 
+    def refused(self, code: int, *said: str) -> Result:
+        """Checks that the command ended with this code, and said all of this to the person; returns itself."""
+        assert (self.code, [text for text in said if text not in self.err]) == (code, []), self.err
+        return self
+
 
 Run = Callable[..., Result]
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from llmops.eval_runs.cells import CellRun, RunOptions
 from llmops.eval_runs.evaluations import Evaluations
 from llmops.prompt_file import parse_prompt
 from llmops.registry import Registry
@@ -73,6 +75,21 @@ class Workshop:
 
     def add_suite(self, name: str, n: int, prompt: str = "qa") -> None:
         write_suite(self.folder, name, n, prompt)
+
+    def run(
+        self,
+        prompts: Sequence[str] = ("qa@1",),
+        models: Sequence[str] = (),
+        *,
+        suite: str = "sums",
+        releases: Sequence[str] = (),
+        **options: Any,
+    ) -> list[CellRun]:
+        """Runs cells of a suite, written in bulk unless told otherwise."""
+        evaluations = self.evaluations
+        loaded = evaluations.suite(suite)
+        cells = evaluations.cells(loaded, () if releases else prompts, models, releases)
+        return evaluations.run(loaded, cells, RunOptions(**{"recorder": "bulk", **options}), lambda *_: None)
 
     def with_settings(self, **changed: object) -> Workshop:
         return replace(self, settings=replace(self.settings, **changed))  # type: ignore[arg-type]

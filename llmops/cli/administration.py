@@ -53,11 +53,9 @@ def create(
     name: str,
     apps: Sequence[str],
     admin: bool,
-    requests_per_minute: int | None,
-    tokens_per_minute: int | None,
-    tokens_per_day: int | None,
     expires: float | None,
     as_json: bool,
+    **limits: int | None,
 ) -> None:
     """Create a key and print it. It is shown only once, and stored hashed.
 
@@ -65,15 +63,8 @@ def create(
     Example: llmops keys create --name website --app assistant --requests-per-minute 600
     """
     store = _open_keys()
-    key, text = store.create(
-        name,
-        apps=apps or None,
-        admin=admin,
-        requests_per_minute=requests_per_minute,
-        tokens_per_minute=tokens_per_minute,
-        tokens_per_day=tokens_per_day,
-        expires_at=None if expires is None else datetime.now(UTC) + timedelta(days=expires),
-    )
+    until = None if expires is None else datetime.now(UTC) + timedelta(days=expires)
+    key, text = store.create(name, apps=apps or None, admin=admin, expires_at=until, **limits)
     say(f"key {key.id}: keep what is printed, it is not shown again; clients send `Authorization: Bearer <key>`")
     emit(as_json, {**key.to_json(), "key": text}, lambda: echo(text))
 
@@ -151,13 +142,9 @@ def list_entries(app: str | None, as_json: bool) -> None:
     entries = AuditLog(Settings.from_environment().resolved_log_url).entries(app)
     value = {"entries": [asdict(entry) for entry in entries], "total": len(entries)}
 
-    def table() -> None:
-        rows = [
-            (e.seq, shown_time(datetime.fromisoformat(e.at)), e.actor, e.action, e.subject, _told(e)) for e in entries
-        ]
-        print_table("Audit log", ("entry#", "at", "actor", "action", "subject", "what"), rows)
-
-    emit(as_json, value, table)
+    rows = [(e.seq, shown_time(datetime.fromisoformat(e.at)), e.actor, e.action, e.subject, _told(e)) for e in entries]
+    columns = ("entry#", "at", "actor", "action", "subject", "what")
+    emit(as_json, value, lambda: print_table("Audit log", columns, rows))
 
 
 @audit.command()

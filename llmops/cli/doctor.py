@@ -43,22 +43,20 @@ def command(ctx: click.Context, show_settings: bool, as_json: bool) -> None:
     Example: llmops doctor
     """
     if show_settings:
-        values = [{"variable": name, "default": default, "meaning": text} for name, default, text in describe()]
-        emit(
-            as_json,
-            {"settings": values},
-            lambda: print_table("Settings", ("variable", "default", "meaning"), describe()),
-        )
+        columns = ("variable", "default", "meaning")
+        values = [dict(zip(columns, line, strict=True)) for line in describe()]
+        emit(as_json, {"settings": values}, lambda: print_table("Settings", columns, describe()))
         return
     settings = Settings.from_environment()
     checks = list(_checks(settings))
     healthy = all(check.state != "fail" for check in checks)
 
-    def table() -> None:
-        rows = [(check.state, check.name, check.detail, check.mend) for check in checks]
-        print_table("llmops doctor", ("state", "check", "found", "to mend it"), rows)
-
-    emit(as_json, {"ok": healthy, "checks": [asdict(check) for check in checks]}, table)
+    rows = [(check.state, check.name, check.detail, check.mend) for check in checks]
+    value, names = (
+        {"ok": healthy, "checks": [asdict(check) for check in checks]},
+        ("state", "check", "found", "to mend it"),
+    )
+    emit(as_json, value, lambda: print_table("llmops doctor", names, rows))
     ctx.exit(0 if healthy else 1)
 
 
@@ -86,9 +84,8 @@ def _guarded(name: str, check: Callable[[Settings], Check], settings: Settings, 
         found = check(settings)
         return replace(found, mend=mend) if found.state == "fail" and not found.mend else found
     except StoreUnavailable as error:
-        return Check(
-            name, "fail", str(error), mend if name in ("store", "log", "keys") else "mend what fails above first"
-        )
+        own = name in ("store", "log", "keys")
+        return Check(name, "fail", str(error), mend if own else "mend what fails above first")
     except LlmopsError as error:
         return Check(name, "fail", str(error), mend)
 
@@ -157,7 +154,7 @@ def _files(settings: Settings) -> Check:
 
 
 def _eval_runs(settings: Settings) -> Check:
-    from llmops.recording.facts import lost_eval_runs
+    from llmops.recording.cell import lost_eval_runs
     from llmops.registry import Registry
 
     lost = lost_eval_runs(Registry(settings).store)

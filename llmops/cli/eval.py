@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from llmops.eval_runs.matrix import EarlyStop
     from llmops.evaluation.record_files import SourceAccess
     from llmops.evaluation.reports.contents import Leaderboard
-    from llmops.recording.runs import RecorderName
 
 
 _MOST_REASONS = 3
@@ -64,16 +63,14 @@ def list_suites(as_json: bool) -> None:
         for suite in suites
     ]
 
-    def table() -> None:
-        rows = []
-        for s, suite in zip(value, suites, strict=True):
-            most_failed = f"at most {100 * suite.gate.most_failed:.3g} % of the rows failed or unmatched"
-            asked = f"{suite.gate.sentence()}; {most_failed}"
-            rows.append((s["name"], s["prompt"], s["rows"], ", ".join(s["scorers"]), asked, s["description"]))
-        print_table("Suites", ("suite", "prompt", "rows#", "scorers", "gate", "description"), rows)
-
+    rows = []
+    for s, suite in zip(value, suites, strict=True):
+        most_failed = f"at most {100 * suite.gate.most_failed:.3g} % of the rows failed or unmatched"
+        asked = f"{suite.gate.sentence()}; {most_failed}"
+        rows.append((s["name"], s["prompt"], s["rows"], ", ".join(s["scorers"]), asked, s["description"]))
     unread = [{"name": name, "error": str(error)} for name, error in broken.items()]
-    emit(as_json, {"suites": value, "broken": unread}, table)
+    columns = ("suite", "prompt", "rows#", "scorers", "gate", "description")
+    emit(as_json, {"suites": value, "broken": unread}, lambda: print_table("Suites", columns, rows))
 
 
 @command.command()
@@ -98,20 +95,16 @@ def list_suites(as_json: bool) -> None:
 @click.pass_context
 def run(
     ctx: click.Context,
+    /,
     suite: str,
     prompts: Sequence[str],
     models: Sequence[str],
     releases: Sequence[str],
-    limit: int | None,
-    engine: str | None,
-    seed: int | None,
-    repeatable: bool,
-    force: bool,
-    recorder: RecorderName,
     stop_early: bool,
     html: Path | None,
     markdown: Path | None,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Answer and score every row with every cell; finished generations are reused.
 
@@ -127,13 +120,13 @@ def run(
     evaluations = open_evaluations()
     loaded = evaluations.suite(suite)
     cells = evaluations.cells(loaded, prompts, models, releases)
-    options = RunOptions(limit, engine, seed, repeatable, force, recorder)
+    chosen = RunOptions(**options)
     stop: EarlyStop | None = None
     with progress_bar() as show:
         if stop_early:
-            done, stop = evaluations.run_until_decided(loaded, cells, options, show)
+            done, stop = evaluations.run_until_decided(loaded, cells, chosen, show)
         else:
-            done = evaluations.run(loaded, cells, options, show)
+            done = evaluations.run(loaded, cells, chosen, show)
     board = leaderboard(evaluations, loaded, done) if len(done) > 1 and stop is None else None
     for name in loaded.left_out():
         say(f"note: {name} is left out, it needs a judge; set LLMOPS_JUDGE or give the suite a [judges] table")
@@ -217,7 +210,7 @@ def show_runs(suite: str, done: Sequence[CellRun], board: Leaderboard | None, st
         outcome = "decided" if stop.decided else "not decided"
         where = f"95 % interval {interval(stop.ci95)}, p = {stop.p_value:.3g}, valid at any time"
         left_out = f"; {row_count(stop.failed)} failed, which must not decide" if stop.failed else ""
-        echo(f"stopped after {stop.rows} of {row_count(stop.total)}, {outcome}: {where}{left_out}")
+        echo(f"stopped after {stop.rows} of {row_count(stop.of)}, {outcome}: {where}{left_out}")
 
 
 def show_leaderboard(board: Leaderboard) -> None:

@@ -50,18 +50,17 @@ input_option = click.option("--input-variable", metavar="NAME", help="The row in
 @click.pass_context
 def calibrate_judge(
     ctx: click.Context,
+    /,
     labels: Path,
     suite: str | None,
-    scorer: str | None,
     judge: str | None,
     key_variable: str | None,
     instructions: str | None,
     scale: str | None,
     good: Sequence[str],
     input_variable: str | None,
-    threshold: float,
-    kappa: float | None,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Measure and record a judge's agreement with people; exit 0 only if it is trusted.
 
@@ -89,17 +88,8 @@ def calibrate_judge(
     if suite is not None:
         say_folder(evaluations.folder)
     with progress_bar() as show:
-        found = calibrate(
-            labels,
-            evaluations,
-            partial(show, "asking the judge"),
-            suite=suite,
-            scorer=scorer,
-            judge=judge,
-            rubric=rubric,
-            threshold=threshold,
-            kappa=kappa,
-        )
+        asking = partial(show, "asking the judge")
+        found = calibrate(labels, evaluations, asking, suite=suite, judge=judge, rubric=rubric, **options)
     emit(as_json, found.value, lambda: _show_calibrated(found))
     ctx.exit(0 if found.untrusted is None else 1)
 
@@ -181,17 +171,7 @@ def _found(meaning: str, p_value: float) -> str:
 @input_option
 @click.option("--limit", type=click.IntRange(1), help="Only the first rows.")
 @json_option
-def pairwise(
-    a: str,
-    b: str,
-    suite: str | None,
-    judge: str | None,
-    key_variable: str | None,
-    instructions: str | None,
-    input_variable: str | None,
-    limit: int | None,
-    as_json: bool,
-) -> None:
+def pairwise(a: str, b: str, instructions: str | None, as_json: bool, **options: Any) -> None:
     """Let a judge decide row by row which run answers better. A and B as in `eval compare`.
 
     The judge sees every pair in both orders; a verdict that depends on the order is a tie. Wins are wins of B. You can
@@ -204,18 +184,8 @@ def pairwise(
 
     evaluations = open_evaluations()
     with progress_bar() as show:
-        found = judge_runs(
-            evaluations,
-            a,
-            b,
-            partial(show, "asking the judge"),
-            suite=suite,
-            judge=judge,
-            key_variable=key_variable,
-            instructions=text_or_file(instructions),
-            input_variable=input_variable,
-            limit=limit,
-        )
+        asking = partial(show, "asking the judge")
+        found = judge_runs(evaluations, a, b, asking, instructions=text_or_file(instructions), **options)
     for doubt in found.doubts:
         say(f"note: do not rely on these verdicts: {doubt}")
     emit(as_json, found.to_json(), lambda: _show_judged(found))

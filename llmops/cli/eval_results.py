@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from llmops.eval_runs.report_contents import RunRows, ShownRow
     from llmops.evaluation.comparison import Comparison
     from llmops.evaluation.metric_comparison import MetricComparison
-    from llmops.evaluation.reports.contents import Judged, Report
+    from llmops.evaluation.reports.contents import Judged
     from llmops.evaluation.results import Score
 
 _ROWS = 20
@@ -174,12 +174,12 @@ def gate(
     # The page is kept among the challenger's artifacts too; without a champion it has the challenger's means.
     with tempfile.TemporaryDirectory() as folder:
         if comparison is None:
-            page = Path(folder) / "verdict.html"
-            _write_verdicts(judged_contents(evaluations, loaded, challenger, run, verdict), files, page)
+            page, report = "verdict.html", judged_contents(evaluations, loaded, challenger, run, verdict)
         else:
-            page = Path(folder) / "comparison.html"
-            _write_reports(report_contents(evaluations, loaded, comparison, gated.runs["a"], run, verdict), files, page)
-        record_report(evaluations.registry.store, run.run_id, page)
+            page = "comparison.html"
+            report = report_contents(evaluations, loaded, comparison, gated.runs["a"], run, verdict)
+        _write_reports(report, files, Path(folder) / page)
+        record_report(evaluations.registry.store, run.run_id, Path(folder) / page)
 
     def table() -> None:
         if comparison is not None:
@@ -192,39 +192,25 @@ def gate(
     ctx.exit(0 if verdict.verdict == "pass" else 1)
 
 
-def _write_reports(report: Report, files: Mapping[str, Path | None], kept: Path | None = None) -> None:
-    """A comparison as each file that was asked for, and as the page that is kept. Raises CannotRun."""
+def _write_reports(report: Judged, files: Mapping[str, Path | None], kept: Path | None = None) -> None:
+    """A comparison, or a run that was compared with none, as each file that was asked for, and as the page that is
+    kept. Raises CannotRun."""
     from llmops.evaluation.reports import html, junit, markdown
+    from llmops.evaluation.reports.contents import Report
 
-    _write(
-        files, kept, partial(html.write_html, report), partial(junit.junit, report), partial(markdown.markdown, report)
-    )
-
-
-def _write_verdicts(judged: Judged, files: Mapping[str, Path | None], kept: Path) -> None:
-    """As `_write_reports`, of a run that was compared with none."""
-    from llmops.evaluation.reports import html, junit, markdown
-
-    page = partial(html.write_verdict_html, judged)
-    _write(files, kept, page, partial(junit.verdict_junit, judged), partial(markdown.verdict_markdown, judged))
-
-
-def _write(
-    files: Mapping[str, Path | None],
-    kept: Path | None,
-    write_page: Callable[[Path], None],
-    junit: Callable[[], str],
-    markdown: Callable[[], str],
-) -> None:
+    if isinstance(report, Report):
+        page, xml, text = partial(html.write_html, report), junit.junit(report), markdown.markdown(report)
+    else:
+        page = partial(html.write_verdict_html, report)
+        xml, text = junit.verdict_junit(report), markdown.verdict_markdown(report)
     if (path := files["html"]) is not None:
-        write_page(path)
+        page(path)
         say(f"wrote {path}")
-    if (path := files["junit"]) is not None:
-        write_file(path, junit())
-    if (path := files["markdown"]) is not None:
-        write_file(path, markdown())
+    for name, content in (("junit", xml), ("markdown", text)):
+        if (path := files[name]) is not None:
+            write_file(path, content)
     if kept is not None:
-        write_page(kept)
+        page(kept)
 
 
 def show_comparison(comparison: Comparison, *, with_rows: bool = True) -> None:

@@ -72,15 +72,13 @@ def check(ctx: click.Context, eval_set: str, near: float, prompts: Sequence[str]
     n_rows = sum(item.n_rows for item in found)
     value = {"eval_set": eval_set, "rows": n_rows, "findings": [finding.to_json() for finding in findings]}
 
-    def table() -> None:
-        rows = []
-        for f in findings:
-            first = ", ".join(f.rows[:_SHOWN_ROWS]) + (" …" if len(f.rows) > _SHOWN_ROWS else "")
-            rows.append((f.severity, f.kind, len(f.rows), first, f.detail))
-        title, caption = f"{eval_set}: {row_count(n_rows)}", None if findings else "nothing found"
-        print_table(title, ("severity", "kind", "rows#", "first of them", "detail"), rows, caption)
-
-    emit(as_json, value, table)
+    shown = []
+    for f in findings:
+        first = ", ".join(f.rows[:_SHOWN_ROWS]) + (" …" if len(f.rows) > _SHOWN_ROWS else "")
+        shown.append((f.severity, f.kind, len(f.rows), first, f.detail))
+    title, caption = f"{eval_set}: {row_count(n_rows)}", None if findings else "nothing found"
+    columns = ("severity", "kind", "rows#", "first of them", "detail")
+    emit(as_json, value, lambda: print_table(title, columns, shown, caption))
     ctx.exit(1 if any(finding.severity == "error" for finding in findings) else 0)
 
 

@@ -79,11 +79,9 @@ def tail(
     records, total = log.read(limit=limit, newest=True, feedback=True, **window), log.count(**window)
     value = {"records": [_shown(record) for record in records], "total": total}
 
-    def table() -> None:
-        columns = ("at", "request", "release", "status", "outcome", "ms#", "feedback", "input", "output")
-        print_table(f"{len(records)} of {total} records", columns, [_row(record) for record in records])
-
-    emit(as_json, value, table)
+    columns = ("at", "request", "release", "status", "outcome", "ms#", "feedback", "input", "output")
+    title, rows = f"{len(records)} of {total} records", [_row(record) for record in records]
+    emit(as_json, value, lambda: print_table(title, columns, rows))
 
 
 @command.command()

@@ -123,14 +123,11 @@ def list_models(as_json: bool) -> None:
 
 
 def _show_models(versions: Sequence[ModelVersion], as_json: bool) -> None:
-    def table() -> None:
-        rows = [
-            (v.ref, v.format, f"{v.size_bytes / 1e6:.1f} MB" if v.size_bytes else "–", v.sha256[:12], v.licence or "–",
-             v.source)
-            for v in versions
-        ]  # fmt: skip
-        print_table("Model versions", ("model", "format", "size#", "sha256", "licence", "source"), rows)
-
+    rows = []
+    for v in versions:
+        size = f"{v.size_bytes / 1e6:.1f} MB" if v.size_bytes else "–"
+        rows.append((v.ref, v.format, size, v.sha256[:12], v.licence or "–", v.source))
+    columns = ("model", "format", "size#", "sha256", "licence", "source")
     names = ("name", "version", "source", "format", "sha256", "licence", "size_bytes")
     values = [
         {
@@ -141,7 +138,7 @@ def _show_models(versions: Sequence[ModelVersion], as_json: bool) -> None:
         }
         for version in versions
     ]
-    emit(as_json, {"models": values}, table)
+    emit(as_json, {"models": values}, lambda: print_table("Model versions", columns, rows))
 
 
 @click.group()
@@ -173,13 +170,12 @@ def register_prompts(ctx: click.Context, names: Sequence[str], as_json: bool) ->
         if path.stem != f"v{version.version}":
             say(f"{path} is {version.ref}: versions are numbered as they are registered, and one never changes")
 
-    def table() -> None:
-        rows = [(v.ref, "new" if new else "unchanged", path, v.template.description) for path, v, new in done]
-        print_table("Prompt versions", ("prompt", "state", "file", "description"), rows)
-
+    rows = [(v.ref, "new" if new else "unchanged", path, v.template.description) for path, v, new in done]
+    columns = ("prompt", "state", "file", "description")
     values = [{**_prompt_json(version), "new": new, "file": str(path)} for path, version, new in done]
     unread = [{"name": name, "error": str(error)} for name, error in broken.items()]
-    emit(as_json, {"prompts": values, **({"broken": unread} if broken else {})}, table)
+    value = {"prompts": values, **({"broken": unread} if broken else {})}
+    emit(as_json, value, lambda: print_table("Prompt versions", columns, rows))
     ctx.exit(CannotRun.exit_code if broken else 0)
 
 
@@ -192,12 +188,10 @@ def list_prompts(as_json: bool) -> None:
     Example: llmops prompts list
     """
     versions = open_registry().prompts.list_versions()
-
-    def table() -> None:
-        rows = [(v.ref, ", ".join(v.aliases), v.template.description) for v in versions]
-        print_table("Prompt versions", ("prompt", "aliases", "description"), rows)
-
-    emit(as_json, {"prompts": [_prompt_json(version) for version in versions]}, table)
+    rows = [(v.ref, ", ".join(v.aliases), v.template.description) for v in versions]
+    columns = ("prompt", "aliases", "description")
+    value = {"prompts": [_prompt_json(version) for version in versions]}
+    emit(as_json, value, lambda: print_table("Prompt versions", columns, rows))
 
 
 @prompts.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import psutil
@@ -102,16 +102,15 @@ class RowChoice:
 
 @dataclass(slots=True)
 class Failure:
-    """Why some rows have no score. first: the id of the first such row. scorers: those that gave none, as an ordered
-    set."""
+    """Why some rows have no score. first: the id of the first such row. scorers: those that gave none."""
 
     why: str
+    rows: int
     first: str
-    rows: int = 0
-    scorers: dict[str, None] = field(default_factory=dict)
+    scorers: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        return {"why": self.why, "rows": self.rows, "first": self.first, "scorers": list(self.scorers)}
+        return asdict(self)
 
 
 def failures_of(results: Iterable[RowResult]) -> tuple[Failure, ...]:
@@ -123,9 +122,9 @@ def failures_of(results: Iterable[RowResult]) -> tuple[Failure, ...]:
             name: score.error.replace(named, "") for name, score in result.scores.items() if score.error is not None
         }
         for why in dict.fromkeys(failed.values()):
-            failure = found.setdefault(why, Failure(why, result.row.id))
+            failure = found.setdefault(why, Failure(why, 0, result.row.id))
             failure.rows += 1
-            failure.scorers.update(dict.fromkeys(name for name, error in failed.items() if error == why))
+            failure.scorers += [n for n, error in failed.items() if error == why and n not in failure.scorers]
     return tuple(sorted(found.values(), key=lambda failure: -failure.rows))
 
 

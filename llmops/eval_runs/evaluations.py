@@ -7,6 +7,7 @@ import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,7 @@ class Evaluations:
         """
 
         async def work() -> list[CellRun]:
-            async with Matrix(self.settings, self.registry, suite, options, progress) as matrix:
+            async with aclosing(Matrix(self.settings, self.registry, suite, options, progress)) as matrix:
                 return await matrix.run(cells, RowChoice(options.limit))
 
         suite.try_scorers()
@@ -125,7 +126,7 @@ class Evaluations:
         """Runs two cells on as many rows as it takes to tell them apart. Raises UsageError, and as `run`."""
 
         async def work() -> tuple[list[CellRun], EarlyStop]:
-            async with Matrix(self.settings, self.registry, suite, options, progress) as matrix:
+            async with aclosing(Matrix(self.settings, self.registry, suite, options, progress)) as matrix:
                 return await run_until_decided(matrix, suite, cells)
 
         suite.try_scorers()

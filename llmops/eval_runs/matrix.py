@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -59,7 +60,7 @@ _FEWEST_ROWS = 10  # a look
 
 
 class Matrix:
-    """One suite's cells, while they run. Leaving its context closes engine and cache."""
+    """One suite's cells, while they run. Close it: engine and cache are its own."""
 
     def __init__(
         self, settings: Settings, registry: Registry, suite: Suite, options: RunOptions, progress: CellProgress
@@ -72,10 +73,7 @@ class Matrix:
         self._engine = _LazyEngine(options.engine_settings(settings), options.engine)
         self._checked: set[str] = set()
 
-    async def __aenter__(self) -> Matrix:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
+    async def aclose(self) -> None:
         await self._engine.close()
         self.cache.close()
 
@@ -133,12 +131,7 @@ class Matrix:
 
         await asyncio.to_thread(check)
         name = cells[0].name if len(cells) == 1 else f"{len(cells)} cells on {model.ref}"
-        made = await generate_all(
-            tasks,
-            lambda: self._engine.of(model),
-            self.cache,
-            lambda done, total: self._progress(name, done, total),
-        )
+        made = await generate_all(tasks, lambda: self._engine.of(model), self.cache, partial(self._progress, name))
         await self._measure_noise(model, tasks)
         return made
 
@@ -215,7 +208,7 @@ class Matrix:
             self.options.recorder,
             extra_params=params,
             extra_metrics=metrics,
-            progress=lambda done, total: self._progress(f"recording {cell.name} in MLflow", done, total),
+            progress=partial(self._progress, f"recording {cell.name} in MLflow"),
         )
         self._registry.prompts.show_in_experiment(cell.prompt.name, run.experiment_id)
         return CellRun(cell, run, report.generated, report.from_cache)
@@ -274,27 +267,20 @@ def _check_upstream(model: ModelVersion) -> None:
 class EarlyStop:
     """Why a run ended.
 
-    rows of total were taken, failed of them lack a score on one side.
+    rows: how many were taken, `of` so many; failed: of them, those that lack a score on one side.
     p_value, ci95: of the difference b − a in the primary metric, a failed row counted as its worst.
     decided: it is shown, and would be whatever the failed rows had scored.
     """
 
     rows: int
-    total: int
+    of: int
     decided: bool
     p_value: float
     ci95: tuple[float, float]
     failed: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "rows": self.rows,
-            "of": self.total,
-            "decided": self.decided,
-            "p_value": self.p_value,
-            "ci95": list(self.ci95),
-            "failed": self.failed,
-        }
+        return {**asdict(self), "ci95": list(self.ci95)}
 
 
 async def run_until_decided(matrix: Matrix, suite: Suite, cells: Sequence[Cell]) -> tuple[list[CellRun], EarlyStop]:

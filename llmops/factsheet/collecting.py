@@ -24,16 +24,15 @@ from llmops.factsheet.contents import (
     Metric,
     Model,
     Prompt,
-    Registered,
     Slice,
     iso,
 )
-from llmops.factsheet.history import AuditTrail, Gates, gates_of, history_of, monitoring_of
+from llmops.factsheet.history import AuditTrail, Gates, Verdict, gates_of, history_of, monitoring_of, registered
 from llmops.factsheet.rendering import limits_of, unknown_of
 from llmops.factsheet.tabular import of_tabular_model
 from llmops.hashing import content_hash
-from llmops.recording import RecordedRows, find_calibration
-from llmops.recording.facts import EvalFacts, eval_runs, registration
+from llmops.recording import EvalRun, RecordedRows, find_calibration
+from llmops.recording.cell import eval_runs, verdicts_of
 from llmops.registry import Registry
 from llmops.registry.store import Store, translated
 from llmops.versions import Ref, Release, shown_guards
@@ -75,15 +74,13 @@ def _of_release(registry: Registry, release: Release) -> Factsheet:
     trail = AuditTrail.of(registry, release.app)
     history = history_of(trail, registry.release_versions.history(release.app), release)
     shown, further, others = _shown_runs(store, release, gates)
-    registered = []
-    for what, ref in (("release", release.ref), ("prompt", prompt.ref), ("model", model.ref)):
-        at, by = registration(store, ref, is_prompt=what == "prompt")
-        registered.append(Registered(what, ref, iso(at), trail.registrar(ref) or by))
+    filed = [verdict for _, verdicts in shown for verdict in verdicts]
+    parts = (("release", release.ref), ("prompt", prompt.ref), ("model", model.ref))
     return Factsheet(
         ref=release.ref,
         kind="release",
         aliases=release.aliases,
-        registered=tuple(registered),
+        registered=tuple(registered(store, trail, *part) for part in parts),
         parameters={name: value for name, value in release.parameters.to_mapping().items() if value not in (None, [])},
         guards=tuple(shown_guards(release.guards)),
         prompt=Prompt(
@@ -102,17 +99,21 @@ def _of_release(registry: Registry, release: Release) -> Factsheet:
             size_bytes=model.size_bytes or None,
             provenance=dict(model.provenance),
         ),
-        data=_eval_sets(shown),
-        evaluations=tuple(_evaluation(store, found, gates) for found in shown),
+        data=_eval_sets(run for run, _ in shown),
+        evaluations=tuple(_evaluation(store, *found, gates) for found in shown),
         further_runs=further,
         other_parameters=others,
-        gates=gates_of(gates, [verdict for each in shown for verdict in each.verdicts], trail, release.ref),
+        gates=gates_of(gates, filed, trail, release.ref),
         history=history,
         monitoring=monitoring_of(store, release.app, release.ref, history.periods),
     )
 
 
-def _shown_runs(store: Store, release: Release, gates: Gates) -> tuple[list[EvalFacts], int, int]:
+Shown = tuple[EvalRun, tuple[Verdict, ...]]
+"""An eval run, and the verdicts on record with it."""
+
+
+def _shown_runs(store: Store, release: Release, gates: Gates) -> tuple[list[Shown], int, int]:
     """The release's eval runs that its sheet shows; how many it does not; and how many had its prompt and model, and
     other parameters.
 
@@ -125,19 +126,23 @@ def _shown_runs(store: Store, release: Release, gates: Gates) -> tuple[list[Eval
         "model": [release.model.ref, release.model.sha256],
         "parameters": release.parameters.to_mapping(),
     }
-    own = [each for each in found if all(each.run.content.get(name) == value for name, value in identity.items())]
-    first: dict[str, EvalFacts] = {}
-    for each in sorted(own, key=lambda each: _whole(each) is not True):
-        first.setdefault(each.run.suite, each)
+    own = [run for run in found if all(run.content.get(name) == value for name, value in identity.items())]
+    first: dict[str, EvalRun] = {}
+    for run in sorted(own, key=lambda run: _whole(run) is not True):
+        first.setdefault(run.suite, run)
     gated = {run_id for gate in gates.values() for run_id in gate.get("runs", {}).values()}
-    shown = [each for each in own if first[each.run.suite] is each or each.verdicts or each.run.run_id in gated]
+    verdicts = {run.run_id: verdicts_of(store, run.run_id) for run in own}
+    shown = [
+        (run, verdicts[run.run_id])
+        for run in own
+        if first[run.suite] is run or verdicts[run.run_id] or run.run_id in gated
+    ]
     return shown, len(own) - len(shown), len(found) - len(own)
 
 
-def _evaluation(store: Store, found: EvalFacts, gates: Gates) -> Evaluation:
+def _evaluation(store: Store, run: EvalRun, verdicts: Sequence[Verdict], gates: Gates) -> Evaluation:
     """A run as the sheet tells it. Raises StoreUnavailable."""
-    run, content = found.run, found.run.content
-    on_record = [gates[run.suite]] if run.suite in gates else list(found.verdicts)
+    content, on_record = run.content, [gates[run.suite]] if run.suite in gates else verdicts
     rules = next((gate["rules"] for gate in on_record if gate.get("rules")), None)
     deciding = () if rules is None else tuple(dict.fromkeys(GateRules.from_mapping(rules).scorers))
     scorers = [name for name in deciding or run.metrics if name in run.metrics]
@@ -153,8 +158,8 @@ def _evaluation(store: Store, found: EvalFacts, gates: Gates) -> Evaluation:
     return Evaluation(
         suite=run.suite,
         run_id=run.run_id,
-        at=iso(found.at),
-        by=found.by,
+        at=iso(run.at),
+        by=run.by,
         rows=run.rows,
         metrics=tuple(
             Metric(name, metric.mean, metric.ci95, metric.n_scored, metric.n_failed)
@@ -169,26 +174,26 @@ def _evaluation(store: Store, found: EvalFacts, gates: Gates) -> Evaluation:
             for name, value in run.params.items()
             if not name.startswith(_TOLD_ELSEWHERE) and value not in ("null", "None", "[]")
         },
-        data=tuple(used.name for used in found.datasets),
+        data=tuple(used.name for used in run.datasets),
         judges=judges,
         noise=json.loads(noise) if noise else None,
-        whole=_whole(found),
+        whole=_whole(run),
         stopped_early=content.get("stopped_early") is not None,
         clustered_by=content.get("cluster_by"),
         answers=run.answers,
     )
 
 
-def _whole(found: EvalFacts) -> bool | None:
+def _whole(run: EvalRun) -> bool | None:
     """Whether all rows of the eval sets were run. A suite of several has a dataset of its own before them."""
-    content, datasets = found.run.content, found.datasets
+    content, datasets = run.content, run.datasets
     parts = {used.name: used.source.get("sha256") for used in (datasets if len(datasets) == 1 else datasets[1:])}
     if "rows" not in content or None in parts.values():
         return None
     return bool(content["rows"] == content_hash(parts))
 
 
-def _eval_sets(shown: Iterable[EvalFacts]) -> tuple[Data, ...]:
+def _eval_sets(shown: Iterable[EvalRun]) -> tuple[Data, ...]:
     """The eval sets of all runs, each content once. Their licence is kept nowhere."""
     found: dict[tuple[str, str | None], Data] = {}
     for used in (used for each in shown for used in each.datasets):

@@ -78,8 +78,8 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Tabular:
-    """A fitted estimator. sha256: of the stored estimator. source: where MLflow keeps it. cycle: the run of a pipeline
-    that registered it. run_id: of its training. provenance: what it was registered with."""
+    """A fitted estimator. sha256: of it as it is stored, by MLflow at `source`. run_id: of its training. cycle: the
+    pipeline's that registered it. provenance: what it was registered with."""
 
     ref: str
     task: str | None
@@ -96,8 +96,7 @@ class Tabular:
 @dataclass(frozen=True, slots=True)
 class Data:
     """What it was trained or evaluated on. use: `evaluation`, or the context that MLflow was told. sha256: of the
-    content. digest: the short one that MLflow shows, where there is no other. source_sha256: of the file at `source`,
-    which the rows were taken from."""
+    content. digest: MLflow's short one. source_sha256: of the file at `source`, which the rows were taken from."""
 
     use: str
     name: str
@@ -111,8 +110,8 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric. mean: over the rows that have a score. n_failed: rows without one. ci95 is None where no interval was
-    computed."""
+    """One metric. mean: over the rows that have a score. ci95: None where none was computed. n_failed: rows without a
+    score."""
 
     name: str
     mean: float | None
@@ -130,11 +129,24 @@ class Slice:
 
 
 @dataclass(frozen=True, slots=True)
+class Agreement:
+    """A judge's agreement with people: Cohen's κ with its interval, over n labelled rows."""
+
+    kappa: float | None
+    ci95: Interval | None
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One recorded run. deciding: metrics that a gate on record reads, the primary first. settings: engine, seed, slots
-    … as MLflow shows them. judges: scorer → its agreement with people, None where that was never measured. whole: all
-    rows of the eval sets were run; None where that cannot be told. answers: what became of its rows; None where nobody
-    counted."""
+    """One recorded run.
+
+    deciding: metrics that a gate on record reads, the primary first.
+    settings: engine, seed, slots … as MLflow shows them.
+    judges: by scorer; None where its agreement with people was never measured.
+    whole: all rows of the eval sets were run; None where that cannot be told.
+    answers: what became of its rows; None where nobody counted.
+    """
 
     suite: str
     run_id: str
@@ -155,15 +167,6 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
-    """A judge's agreement with people: Cohen's κ with its interval, over n labelled rows."""
-
-    kappa: float | None
-    ci95: Interval | None
-    n: int
-
-
-@dataclass(frozen=True, slots=True)
 class Difference:
     """One metric against the champion of that time: b, this version, minus a. slice: `tag=value`; None for all rows."""
 
@@ -180,11 +183,15 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """One verdict. against: who was champion; None for nobody. compared_with: what the differences are to, where that
-    is not the champion. checks: names of what was asked. current: it is the one that a promotion reads, of its suite.
-    loosened: rules that ask less than earlier gates did, and who loosened each. untrusted: judges that were not allowed
-    to gate. power: what so many rows can see, by metric. attested: whether it is the very verdict whose hash the audit
-    log has; None where that has none."""
+    """One verdict.
+
+    against: who was champion; None for nobody. compared_with: what the differences are to, where that is another.
+    current: it is the one that a promotion reads, of its suite.
+    checks: names of what was asked. untrusted: judges that were not allowed to gate.
+    loosened: rules that ask less than earlier gates did, and who loosened each.
+    power: what so many rows can see, by metric.
+    attested: it is the very verdict whose hash the audit log has; None where that has none.
+    """
 
     suite: str
     verdict: str
@@ -210,9 +217,8 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Something that was done: an alias moved, a gate decided, traffic changed. by: who did it. forced: a promotion
-    without a passing gate. `found` is what stood somewhere without a record of how it came there: `new` was champion.
-    """
+    """Something that was done, by whom: an alias moved, a gate decided, traffic changed. forced: a promotion without a
+    passing gate. What is `found` stood there without a record of how it came about: `new` was champion."""
 
     at: str | None
     what: str
@@ -226,8 +232,7 @@ class Move:
 @dataclass(frozen=True, slots=True)
 class Period:
     """A time as champion. since, until: None where that is not on record. lasts: it is the champion now. began, ended:
-    by which kind of move. forced: promoted without a passing gate. after, then: the champion before it, and the next.
-    """
+    by which kind of move. forced: without a passing gate. after, then: the champion before it, and the next."""
 
     since: str | None
     until: str | None = None
@@ -242,11 +247,11 @@ class Period:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What was done to this version and, around it, to its app. source: `audit log` or `registry`. complete: nothing
-    that was done can be missing. note: how far it can be trusted, in a sentence.
+    """What was done to this version and, around it, to its app.
 
-    whole: the audit log was found as it was written, and everything to stand where it says; None where there is none.
-    problems: what it found otherwise, in sentences.
+    source: `audit log` or `registry`. complete: nothing that was done can be missing.
+    note: how far it can be trusted, in a sentence. problems: what the audit log found otherwise, in sentences.
+    whole: the log was found as it was written, and everything to stand where it says; None where there is none.
     """
 
     moves: tuple[Move, ...]
@@ -287,9 +292,8 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """One monitored window. alarms: how many. error, estimated_error: of a tabular model, in the unit of its metric,
-    once labels are there and before; None where nobody recorded one. name: of a window that is no stretch of time, such
-    as a batch; it has neither since nor until."""
+    """One monitored window: a stretch of time, or a batch of that `name`. alarms: how many. error, estimated_error: of
+    a tabular model in the unit of its metric, once labels are there and before; None where nobody recorded one."""
 
     since: str | None
     until: str | None
@@ -303,11 +307,14 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Monitoring:
-    """Monitored windows in which this version answered. too_few: of them, those with too few rows to test.
-    expected_false_alarms: the most that was stated for `expected_over`, such as `a month` or `12 windows`. latest: the
-    newest of them, the newest first. unread: alarmed windows beyond the newest, whose alarms are counted and not told.
-    first, last: names of windows that are no stretches of time, which have neither since nor until. error_metric: what
-    errors are, such as `rmse`."""
+    """Monitored windows in which this version answered.
+
+    since, until: of windows that are stretches of time. first, last: names of the others.
+    too_few: windows with too few rows to test.
+    expected_false_alarms: the most that was stated for `expected_over`, such as `a month` or `12 windows`.
+    latest: the newest windows, the newest first. unread: alarmed ones before, whose alarms are counted and not told.
+    error_metric: what errors are, such as `rmse`.
+    """
 
     windows: int
     rows: int

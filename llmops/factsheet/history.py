@@ -19,15 +19,17 @@ from llmops.factsheet.contents import (
     Monitoring,
     Move,
     Period,
+    Registered,
     Window,
     iso,
     to_the_second,
 )
 from llmops.hashing import canonical_json, content_hash
-from llmops.recording.facts import WindowFacts, monitor_actions, monitored_windows, window_verdict
+from llmops.recording.cell import json_file, runs_where
+from llmops.recording.monitoring import ACTION_FILE, ACTION_KEY_TAG, VERDICT_FILE, WINDOW_TAG, monitoring_experiment
 from llmops.registry import Registry
 from llmops.registry.promotions import GATE_PASSED, Versioned
-from llmops.registry.store import Store
+from llmops.registry.store import Store, translated
 from llmops.versions import CHALLENGER, CHAMPION
 
 Verdict = Mapping[str, Any]
@@ -60,9 +62,18 @@ class AuditTrail:
         except (StoreUnavailable, Corrupted) as error:
             return cls(unreadable=str(error))
 
-    def registrar(self, ref: str) -> str | None:
-        """Who registered a version."""
-        return next((each.actor for each in self.entries if (each.action, each.subject) == ("register", ref)), None)
+
+def registered(store: Store, trail: AuditTrail, what: str, ref: str) -> Registered:
+    """When a version was registered and by whom, where the audit log or MLflow knows. what: `release`, `prompt` …
+
+    Raises UnknownVersion, StoreUnavailable.
+    """
+    name, _, version = ref.partition("@")
+    with translated(ref):
+        read = store.client.get_prompt_version if what == "prompt" else store.client.get_model_version
+        found = read(name, version)
+    by = [entry.actor for entry in trail.entries if (entry.action, entry.subject) == ("register", ref)]
+    return Registered(what, ref, iso((found.creation_timestamp or 0) / 1000), by[0] if by else found.user_id or None)
 
 
 def gates_of(gates: Gates, filed: Sequence[Verdict], trail: AuditTrail, ref: str) -> tuple[Gate, ...]:
@@ -240,55 +251,48 @@ def monitoring_of(store: Store, name: str, ref: str, periods: Sequence[Period]) 
     A window counts when its run names the version among its slices, or, where it names none (too few rows), when the
     version was champion at its end. Raises StoreUnavailable, Corrupted.
     """
-    found = [
-        window
-        for window in monitored_windows(store, name)
-        if (ref in window.releases if window.releases else _was_champion(periods, window.until))
-    ]
-    actions = tuple(
-        Action(
-            at=iso(at),
-            what=str(action["action"]),
-            why=str(action["why"]),
-            outcome=", ".join(f"{name} {value}" for name, value in action.get("outcome", {}).items()),
-            dry_run=bool(action["dry_run"]),
-            run_id=run_id,
-        )
-        for run_id, at, action in monitor_actions(store, name, ref)
-    )
-    if not found and not actions:
-        return None
-    windows = [
-        Window(
-            since=to_the_second(facts.since),
-            until=to_the_second(facts.until),
-            rows=int(facts.metrics["rows"]) if "rows" in facts.metrics else None,
-            state=facts.state,
-            alarms=facts.alarms,
-            error=facts.metrics.get("error"),
-            estimated_error=facts.metrics.get("estimated_error"),
-            name=facts.name,
-        )
-        for facts in found
-    ]
-    alarmed = [window for window in found if window.alarms]
-    newest = window_verdict(store, found[0].run_id) if found else {}
-    budgets = [window.metrics.get("expected_false_alarms_per_month") for window in found]
+    experiment = monitoring_experiment(name)
+    with translated(f"monitoring of {name}"):
+        monitored = [_window(run) for run in runs_where(store, experiment, f"tags.`{WINDOW_TAG}` != ''")]
+        condition = f"tags.`{ACTION_KEY_TAG}` != '' and tags.`llmops.release` = '{ref}'"
+        acted = [(run.info, _file(store, run, ACTION_FILE)) for run in runs_where(store, experiment, condition)]
+        found = [
+            (window, run, releases)
+            for window, run, releases in monitored
+            if (ref in releases if releases else _was_champion(periods, window.until))
+        ]
+        if not found and not acted:
+            return None
+        newest = _file(store, found[0][1], VERDICT_FILE) if found else {}
+        alarmed = [each for each in found if each[0].alarms]
+        alarms = [alarm for each in alarmed[:MOST_ALARMED_WINDOWS] for alarm in _alarms(store, *each, ref)]
+    windows = [window for window, _, _ in found]
+    budgets = [run.data.metrics.get("expected_false_alarms_per_month") for _, run, _ in found]
     expected, over = max((budget for budget in budgets if budget is not None), default=None), "a month"
     if "expected_false_alarms" in newest:  # a tabular model's verdict says for how many windows its number is
         count = newest.get("windows_in_budget")
         expected, over = newest["expected_false_alarms"], f"{count} windows" if count else "the windows of the budget"
-    names = [window.name for window in found if window.name is not None]
+    names = [window.name for window in windows if window.name is not None]
     return Monitoring(
-        windows=len(found),
+        windows=len(windows),
         rows=sum(window.rows or 0 for window in windows),
         since=min((window.since for window in windows if window.since), default=None),
         until=max((window.until for window in windows if window.until), default=None),
         alarmed=len(alarmed),
-        too_few=sum(window.state == "too-few-rows" for window in found),
+        too_few=sum(window.state == "too-few-rows" for window in windows),
         expected_false_alarms=expected,
-        alarms=tuple(alarm for window in alarmed[:MOST_ALARMED_WINDOWS] for alarm in _alarms(store, window, ref)),
-        actions=actions,
+        alarms=tuple(alarms),
+        actions=tuple(
+            Action(
+                at=iso(info.start_time / 1000),
+                what=str(action["action"]),
+                why=str(action["why"]),
+                outcome=", ".join(f"{name} {value}" for name, value in action.get("outcome", {}).items()),
+                dry_run=bool(action["dry_run"]),
+                run_id=info.run_id,
+            )
+            for info, action in acted
+        ),
         latest=tuple(windows[:MOST_WINDOWS]),
         unread=len(alarmed[MOST_ALARMED_WINDOWS:]),
         expected_over=over,
@@ -298,28 +302,49 @@ def monitoring_of(store: Store, name: str, ref: str, periods: Sequence[Period]) 
     )
 
 
-def _was_champion(periods: Sequence[Period], at: str | None) -> bool:
-    end = to_the_second(at)
+def _file(store: Store, run: Any, path: str) -> dict[str, Any]:
+    return json_file(store, str(run.info.run_id), path)
+
+
+def _window(run: Any) -> tuple[Window, Any, list[str]]:
+    """A monitored window, its run of MLflow's, and the releases named in it."""
+    tags, metrics = run.data.tags, run.data.metrics
+    since, until = tags.get("llmops.since") or None, tags.get("llmops.until")
+    is_time = until not in ("", None, "None")  # the last is what the tag holds where the verdict had null
+    window = Window(
+        since=to_the_second(since) if is_time else None,
+        until=to_the_second(until) if is_time else None,
+        rows=int(metrics["rows"]) if "rows" in metrics else None,
+        state=tags.get("llmops.state", ""),
+        alarms=int(tags.get("llmops.alarms", "0")),
+        error=metrics.get("error"),
+        estimated_error=metrics.get("estimated_error"),
+        name=None if is_time else since,
+    )
+    return window, run, [name for name in tags.get("llmops.release", "").split(", ") if name]
+
+
+def _was_champion(periods: Sequence[Period], end: str | None) -> bool:
     return end is not None and any((period.since or "") <= end <= (period.until or "9") for period in periods)
 
 
-def _alarms(store: Store, window: WindowFacts, ref: str) -> list[Alarm]:
+def _alarms(store: Store, window: Window, run: Any, releases: Sequence[str], ref: str) -> list[Alarm]:
     """Alarms of the version and of all traffic; not those of other versions alone."""
     told = []
-    for alarm in window_verdict(store, window.run_id).get("alarms", ()):
-        slices = alarm.get("slices") or [{"release": release} for release in window.releases]
+    for alarm in _file(store, run, VERDICT_FILE).get("alarms", ()):
+        slices = alarm.get("slices") or [{"release": release} for release in releases]
         named = {label["release"] for label in slices if "release" in label}
         if named and ref not in named and len(named) == len(slices):
             continue
         told.append(
             Alarm(
-                since=to_the_second(window.since) or "",
-                until=to_the_second(window.until) or "",
+                since=window.since or "",
+                until=window.until or "",
                 what=str(alarm["what"]),
                 why=str(alarm["why"]),
                 severity=alarm.get("severity"),
                 of_version=ref in named and (bool(alarm.get("slices")) or len(named) == 1),
-                run_id=window.run_id,
+                run_id=str(run.info.run_id),
                 window=window.name,
             )
         )

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmops.factsheet.contents import Data, Evaluation, Factsheet, Gate, Metric, Registered, Tabular, iso
-from llmops.factsheet.history import AuditTrail, gates_of, history_of, monitoring_of
-from llmops.recording.facts import RunFacts, registration, run_facts, verdicts_of
+from llmops.factsheet.history import AuditTrail, gates_of, history_of, monitoring_of, registered
+from llmops.recording.cell import USER_TAG, DatasetUse, used_datasets, verdicts_of
 from llmops.recording.tabular import DATA_TAG
 from llmops.registry import Registry
+from llmops.registry.store import translated
 from llmops.tabular import RowSchema
 from llmops.versions import TabularVersion
 
@@ -23,7 +24,11 @@ _NO_PARAMETERS = (*_ALGORITHM, "rows_trained_on", "rows_held_out")
 def of_tabular_model(registry: Registry, version: TabularVersion) -> Factsheet:
     """As `make_factsheet`, which adds what is derived from it. Raises UnknownVersion, StoreUnavailable, Corrupted."""
     store, book = registry.store, registry.tabular_versions
-    run = run_facts(store, version.run_id)
+    with translated(f"run {version.run_id}"):
+        run = store.client.get_run(version.run_id)
+        experiment = store.client.get_experiment(run.info.experiment_id).name
+    datasets, params, tags = used_datasets(run), run.data.params, run.data.tags
+    at, by = iso(run.info.start_time / 1000), tags.get(USER_TAG) or None
     trail = AuditTrail.of(registry, version.name)
     history = history_of(trail, book.history(version.name), version)
     filed = verdicts_of(store, version.run_id)
@@ -32,22 +37,21 @@ def of_tabular_model(registry: Registry, version: TabularVersion) -> Factsheet:
         dataclasses.replace(gate, run_id=gate.run_id or (version.run_id if filed else None))
         for gate in gates_of(book.gates(version), filed, trail, version.ref)
     )
-    at, by = registration(store, version.ref)
     schema = RowSchema.from_json(version.schema)
     return Factsheet(
         ref=version.ref,
         kind="tabular",
         aliases=version.aliases,
-        description=run.tags.get("mlflow.note.content", ""),
+        description=tags.get("mlflow.note.content", ""),
         registered=(
-            Registered("tabular model", version.ref, iso(at), trail.registrar(version.ref) or by),
-            Registered("training run", version.run_id, iso(run.at), run.by),
+            registered(store, trail, "tabular model", version.ref),
+            Registered("training run", version.run_id, at, by),
         ),
-        parameters={name: value for name, value in run.params.items() if name not in _NO_PARAMETERS},
+        parameters={name: value for name, value in params.items() if name not in _NO_PARAMETERS},
         tabular=Tabular(
             ref=version.ref,
             task=schema.task,
-            algorithm=next((run.params[name] for name in _ALGORITHM if name in run.params), None),
+            algorithm=next((params[name] for name in _ALGORITHM if name in params), None),
             sha256=version.sha256,
             source=version.source,
             run_id=version.run_id,
@@ -56,15 +60,15 @@ def of_tabular_model(registry: Registry, version: TabularVersion) -> Factsheet:
             cycle=version.cycle,
             provenance=dict(version.provenance),
         ),
-        data=_training_data(version, run),
-        evaluations=_held_out_evaluation(run, gates),
+        data=_training_data(version, datasets),
+        evaluations=_held_out_evaluation(run, experiment, datasets, gates),
         gates=gates,
         history=history,
         monitoring=monitoring_of(store, version.name, version.ref, history.periods),
     )
 
 
-def _training_data(version: TabularVersion, run: RunFacts) -> tuple[Data, ...]:
+def _training_data(version: TabularVersion, datasets: Sequence[DatasetUse]) -> tuple[Data, ...]:
     """What the run was told it used, with the hash of the file it was taken from; and that file by itself where none of
     it was. What MLflow's own evaluation logs again is left out: rows held out, without use, name and hash of their own.
     """
@@ -73,7 +77,7 @@ def _training_data(version: TabularVersion, run: RunFacts) -> tuple[Data, ...]:
         for name in ("licence", "data_sha256", "data_source")
     )
     found = []
-    for used in run.datasets:
+    for used in datasets:
         rows, source = used.profile.get("num_rows"), used.source.get("uri")
         found.append(
             Data(
@@ -106,21 +110,23 @@ def _training_data(version: TabularVersion, run: RunFacts) -> tuple[Data, ...]:
     return tuple(data)
 
 
-def _held_out_evaluation(run: RunFacts, gates: Sequence[Gate]) -> tuple[Evaluation, ...]:
+def _held_out_evaluation(
+    run: Any, experiment: str, datasets: Sequence[DatasetUse], gates: Sequence[Gate]
+) -> tuple[Evaluation, ...]:
     """The training run's own numbers, of the rows that it held out; none where it has none."""
-    if not run.metrics:
+    if not run.data.metrics:
         return ()
-    held_out = [used for used in run.datasets if used.context in _HELD_OUT]
+    held_out = [used for used in datasets if used.context in _HELD_OUT]
     rows = held_out[0].profile.get("num_rows") if held_out else None
     known = rows if isinstance(rows, int) else None
     return (
         Evaluation(
-            suite=held_out[0].name if held_out else run.experiment,
-            run_id=run.run_id,
-            at=iso(run.at),
-            by=run.by,
+            suite=held_out[0].name if held_out else experiment,
+            run_id=run.info.run_id,
+            at=iso(run.info.start_time / 1000),
+            by=run.data.tags.get(USER_TAG) or None,
             rows=known,
-            metrics=_metrics(run.metrics, known),
+            metrics=_metrics(run.data.metrics, known),
             deciding=tuple(dict.fromkeys(str(gate.rules["primary"]) for gate in gates if "primary" in gate.rules)),
             data=tuple(used.name for used in held_out),
         ),

@@ -17,12 +17,12 @@ from typing import Any
 from llmops.errors import Corrupted
 from llmops.evaluation.results import AnswerCounts, Metric, RowResult
 from llmops.hashing import canonical_json
-from llmops.registry.store import Store, translated
+from llmops.registry.store import Store, pages, translated
 from llmops.versions import ModelVersion, PromptVersion
 
 CELL_TAG, CONTENT_TAG, COMPLETE_TAG = "llmops.cell_hash", "llmops.cell", "llmops.complete"
 SUITE_TAG, PROMPT_TAG, MODEL_TAG = "llmops.suite", "llmops.prompt", "llmops.model"
-RECORDER_TAG, WRITER_TAG = "llmops.recorder", "llmops.writer"
+RECORDER_TAG, WRITER_TAG, USER_TAG = "llmops.recorder", "llmops.writer", "mlflow.user"
 SUITE_ROWS_PARAM = "suite_rows"
 ROWS_FILE, SUMMARY_FILE = "rows.jsonl", "summary.json"
 
@@ -69,12 +69,27 @@ def shown_param(value: Any) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class DatasetUse:
+    """A dataset as a run names it. context: `training`, `evaluation` …, empty where nobody said. source, profile: what
+    MLflow keeps as JSON; empty where it is none. digest: MLflow's short one. tags: of the use, but for the context."""
+
+    name: str
+    digest: str
+    context: str = ""
+    source: Mapping[str, Any] = field(default_factory=dict)
+    profile: Mapping[str, Any] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class EvalRun:
     """A recorded eval run. Rows are read when asked for.
 
-    answers: what became of the rows. content: the cell's identity, as `CellIdentity` has it; empty where it was too
-    long for the store. params: what MLflow shows (engine, slots, seed …). usage: `tokens_in`, `tokens_out` and `cost`
-    over all rows, where they are known.
+    params: what MLflow shows (engine, slots, seed …).
+    usage: `tokens_in`, `tokens_out` and `cost` over all rows, where they are known.
+    answers: what became of the rows.
+    content: the cell's identity, as `CellIdentity` has it; empty where it was too long for the store.
+    at: seconds since the epoch. by: who made it, where that is known.
     """
 
     run_id: str
@@ -90,6 +105,9 @@ class EvalRun:
     usage: Mapping[str, float] = field(default_factory=dict)
     answers: AnswerCounts = field(default_factory=AnswerCounts)
     content: Mapping[str, Any] = field(default_factory=dict)
+    at: float = 0.0
+    by: str | None = None
+    datasets: tuple[DatasetUse, ...] = ()
 
     @property
     def suite_rows(self) -> int | None:
@@ -127,7 +145,30 @@ def read_run(store: Store, run: Any) -> EvalRun:
         if answers is not None
         else AnswerCounts.of(result.output for result in RecordedRows(store, run_id, summary["rows"])),
         content=content,
+        at=run.info.start_time / 1000,
+        by=tags.get(USER_TAG) or None,
+        datasets=used_datasets(run),
     )
+
+
+def used_datasets(run: Any) -> tuple[DatasetUse, ...]:
+    """The datasets that MLflow's run names."""
+    found = []
+    for used in run.inputs.dataset_inputs if run.inputs else ():
+        tags = {tag.key: tag.value for tag in used.tags}
+        context = tags.pop("mlflow.data.context", "")
+        source, profile = (json_mapping(text) for text in (used.dataset.source, used.dataset.profile))
+        found.append(DatasetUse(used.dataset.name, used.dataset.digest, context, source, profile, tags))
+    return tuple(found)
+
+
+def json_mapping(text: str | None) -> Mapping[str, Any]:
+    """JSON of an object; empty for anything else: what others log need not be JSON."""
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def json_file(store: Store, run_id: str, path: str) -> dict[str, Any]:
@@ -148,6 +189,52 @@ def find_runs(
     condition = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
     order = f"attributes.start_time {'ASC' if oldest_first else 'DESC'}"
     return list(store.client.search_runs(experiments, condition, order_by=[order], max_results=most))
+
+
+def runs_where(store: Store, experiment: str | None, condition: str) -> Iterator[Any]:
+    """MLflow's runs of an experiment of that name, which is not made when absent, or of all, the newest first. The
+    caller translates MLflow's errors."""
+    if experiment is None:
+        experiments: Sequence[Any] = list(pages(store.client.search_experiments))
+    else:
+        experiments = list(filter(None, [store.client.get_experiment_by_name(experiment)]))
+    if experiments:
+        yield from pages(
+            store.client.search_runs,
+            experiment_ids=[each.experiment_id for each in experiments],
+            filter_string=condition,
+            order_by=["attributes.start_time DESC"],
+        )
+
+
+def eval_runs(store: Store, prompt: str, model: str) -> list[EvalRun]:
+    """Every complete eval run of this prompt version on this model version, the newest first, whatever the parameters.
+
+    Raises Corrupted where a run's record is no JSON, StoreUnavailable.
+    """
+    condition = (
+        f"tags.`{PROMPT_TAG}` = '{prompt}' and tags.`{MODEL_TAG}` = '{model}' and tags.`{COMPLETE_TAG}` = 'true'"
+    )
+    with translated(f"eval runs of {prompt} on {model}"):
+        return [read_run(store, run) for run in runs_where(store, None, condition)]
+
+
+def lost_eval_runs(store: Store) -> list[str]:
+    """Complete eval runs whose rows are not where they were recorded, as `suite: title (run id)`. Raises
+    StoreUnavailable."""
+    with translated("eval runs"):
+        return [
+            f"{run.data.tags[SUITE_TAG]}: {run.info.run_name} ({run.info.run_id})"
+            for run in runs_where(store, None, f"tags.`{CELL_TAG}` != '' and tags.`{COMPLETE_TAG}` = 'true'")
+            if not holds_rows(store, run.info.run_id)
+        ]
+
+
+def verdicts_of(store: Store, run_id: str) -> tuple[Mapping[str, Any], ...]:
+    """The gate's verdicts on record with a run, each with its comparison. Raises UnknownVersion, StoreUnavailable,
+    Corrupted."""
+    with translated(f"run {run_id}"):
+        return tuple(json_file(store, run_id, item.path) for item in store.client.list_artifacts(run_id, "gate"))
 
 
 def holds_rows(store: Store, run_id: str) -> bool:

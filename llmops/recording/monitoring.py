@@ -13,11 +13,17 @@ from typing import Any
 
 from llmops.hashing import content_hash
 from llmops.recording.cell import find_runs
-from llmops.recording.facts import ACTION_FILE, ACTION_KEY_TAG, VERDICT_FILE, WINDOW_TAG, monitoring_experiment
 from llmops.registry.store import Store, translated
 
+WINDOW_TAG, ACTION_KEY_TAG = "llmops.monitoring_window", "llmops.action_key"
+VERDICT_FILE, ACTION_FILE = "verdict.json", "action.json"
 _HISTORY_TAG, _PARENT_TAG = "llmops.monitoring_history", "mlflow.parentRunId"
 _MOST_TAG_CHARACTERS = 5000  # MLflow's limit
+
+
+def monitoring_experiment(app: str) -> str:
+    """The name of the experiment with an app's monitoring."""
+    return f"monitoring-{app}"
 
 
 def record_monitoring_run(

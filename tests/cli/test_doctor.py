@@ -11,7 +11,7 @@ import pytest
 
 from llmops.registry import Registry
 from llmops.settings import Settings
-from tests.command_line import Result, Run
+from tests.command_line import Result
 from tests.registered_home import release_of
 
 
@@ -41,7 +41,7 @@ def weights_of(home: Path) -> Path:
     return path
 
 
-def test_a_whole_home_is_well_and_changed_weights_are_found(damaged: Path, llmops: Run) -> None:
+def test_a_whole_home_is_well_and_changed_weights_are_found(damaged, llmops):
     result = llmops("doctor", "--json")
     assert {check["name"] for check in checks(result).values() if check["state"] == "fail"} == set()
     assert result.code == 0
@@ -49,7 +49,7 @@ def test_a_whole_home_is_well_and_changed_weights_are_found(damaged: Path, llmop
     assert "is corrupted" in checks(llmops("doctor", "--json"))["model"]["detail"]
 
 
-def test_lost_weights_are_found_and_nothing_is_built_on_them(damaged: Path, llmops: Run) -> None:
+def test_lost_weights_are_found_and_nothing_is_built_on_them(damaged, llmops):
     weights_of(damaged).unlink()
     found = llmops("doctor", "--json")
     assert found.code == 1
@@ -59,12 +59,10 @@ def test_lost_weights_are_found_and_nothing_is_built_on_them(damaged: Path, llmo
         ("release", "challenge", "assistant@1"),
         ("promote", "assistant@1", "--force", "--why", "made up"),
     ):
-        result = llmops(*command)
-        assert result.code == 3
-        assert "tiny@1: weights are not on this machine; run `llmops models pull tiny@1`" in result.err
+        llmops(*command).refused(3, "tiny@1: weights are not on this machine; run `llmops models pull tiny@1`")
 
 
-def test_a_lost_log_is_told_from_one_that_was_never_written(damaged: Path, llmops: Run) -> None:
+def test_a_lost_log_is_told_from_one_that_was_never_written(damaged, llmops):
     llmops("keys", "create")
     before = checks(llmops("doctor", "--json"))
     for file in damaged.glob("log.db*"):
@@ -78,7 +76,7 @@ def test_a_lost_log_is_told_from_one_that_was_never_written(damaged: Path, llmop
 
 
 @pytest.mark.parametrize("name", ["mlflow.db", "log.db"])
-def test_a_damaged_database_is_found_by_name(damaged: Path, llmops: Run, name: str) -> None:
+def test_a_damaged_database_is_found_by_name(damaged, llmops, name):
     file = damaged / name
     content = bytearray(file.read_bytes())
     content[4096 : len(content) // 2] = b"\x55" * (len(content) // 2 - 4096)
@@ -92,24 +90,14 @@ def test_a_damaged_database_is_found_by_name(damaged: Path, llmops: Run, name: s
 
 
 @pytest.mark.parametrize(("name", "command"), [("mlflow.db", ("prompts", "list")), ("log.db", ("log", "tail"))])
-def test_a_command_that_meets_a_damaged_database_says_what_to_do(
-    damaged: Path, llmops: Run, name: str, command: tuple[str, ...]
-) -> None:
+def test_a_command_that_meets_a_damaged_database_says_what_to_do(damaged, llmops, name, command):
     for extra in ("", "-wal", "-shm"):
         damaged.joinpath(name + extra).unlink(missing_ok=True)
     damaged.joinpath(name).write_bytes(b"no database at all" * 300)
-    refused = llmops(*command)
-    assert refused.code == 3
-    assert f"{name}: file is not a database; `llmops doctor` says which files are broken" in refused.err
+    llmops(*command).refused(3, f"{name}: file is not a database; `llmops doctor` says which files are broken")
 
 
-def test_an_alias_moved_around_the_audit_log_is_found(damaged: Path, llmops: Run) -> None:
-    registry = Registry(Settings(home=damaged))
-    registry.store.client.delete_registered_model_alias("assistant", "champion")
-    assert checks(llmops("doctor", "--json"))["audit log"]["detail"] == "moved around the log: champion of assistant"
-
-
-def test_a_champion_whose_gate_read_answers_of_another_mode_is_warned_of(damaged: Path, llmops: Run) -> None:
+def test_a_champion_whose_gate_read_answers_of_another_mode_is_warned_of_and_a_moved_alias_found(damaged, llmops):
     versions = Registry(Settings(home=damaged, engine="fake")).release_versions
     as_served = {"name": "fake", "build": "1", "settings": {"slots": 16}}
     versions.record_gate(versions.get("assistant"), "sums", {"verdict": "pass", "engine": as_served})
@@ -119,17 +107,17 @@ def test_a_champion_whose_gate_read_answers_of_another_mode_is_warned_of(damaged
     found = checks(llmops("doctor", "--json"))["serving"]
     assert found["state"] == "warn"
     assert found["detail"] == "assistant@1 on sums: evaluated by fake with slots 1, served by fake with slots 16"
+    registry = Registry(Settings(home=damaged))
+    registry.store.client.delete_registered_model_alias("assistant", "champion")
+    assert checks(llmops("doctor", "--json"))["audit log"]["detail"] == "moved around the log: champion of assistant"
 
 
 @pytest.mark.parametrize("engine", ["llamacpp", "openvino", "transformers"])
-def test_no_release_is_made_whose_format_its_engine_cannot_enforce(
-    damaged: Path, llmops: Run, monkeypatch: pytest.MonkeyPatch, engine: str
-) -> None:
+def test_no_release_is_made_whose_format_its_engine_cannot_enforce(damaged, llmops, monkeypatch, engine):
     monkeypatch.setenv("LLMOPS_ENGINE", engine)
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "array", "uniqueItems": True}}}
     making = ("release", "create", "assistant", "--prompt", "qa@1", "--model", "tiny@1")
-    refused = llmops(*making, "--param", f"response_format={json.dumps(form)}")
-    assert refused.code == 2
-    assert f"the {engine} engine" in refused.err
-    assert "response_format" in refused.err
+    llmops(*making, "--param", f"response_format={json.dumps(form)}").refused(
+        2, f"the {engine} engine", "response_format"
+    )
     assert len(Registry(Settings(home=damaged)).release_versions.versions("assistant")) == 1

@@ -40,9 +40,7 @@ def labels(tmp_path: Path) -> str:
     return str(tmp_path / "labels.jsonl")
 
 
-def test_a_trusted_judge_exits_0_and_says_all_of_the_contract_in_one_object(
-    llmops: Run, judge: ScriptedJudge, labels: str
-) -> None:
+def test_a_judge_is_trusted_with_0_or_not_with_1_and_the_table_says_why(llmops, judge, labels):
     done = llmops("eval", "calibrate-judge", labels, "--judge", f"openai:{judge.base_url}#good", "--json")
     assert done.code == 0
     assert {
@@ -50,9 +48,6 @@ def test_a_trusted_judge_exits_0_and_says_all_of_the_contract_in_one_object(
         "run_id",
     } <= set(done.json)  # fmt: skip
     assert (done.json["kappa"], done.json["n"], done.json["trusted"]) == (1.0, 50, True)
-
-
-def test_an_untrusted_judge_exits_1_and_the_table_says_why(llmops: Run, judge: ScriptedJudge, labels: str) -> None:
     done = llmops("eval", "calibrate-judge", labels, "--judge", f"openai:{judge.base_url}#kind")
     assert done.code == 1
     assert "untrusted, it cannot gate: its judge's agreement with people, κ 0.00" in done.out
@@ -61,7 +56,7 @@ def test_an_untrusted_judge_exits_1_and_the_table_says_why(llmops: Run, judge: S
     assert "turn with the order" not in done.out
 
 
-def test_pairs_show_the_bias_by_position(llmops: Run, judge: ScriptedJudge, tmp_path: Path) -> None:
+def test_pairs_show_the_bias_by_position(llmops, judge, tmp_path):
     rows = [
         {"inputs": {"question": "Q?"}, "output_a": f"{'right' if i % 2 else 'wrong'} {i}",
          "output_b": f"{'wrong' if i % 2 else 'right'} {i}", "label": "a" if i % 2 else "b"}
@@ -74,28 +69,7 @@ def test_pairs_show_the_bias_by_position(llmops: Run, judge: ScriptedJudge, tmp_
     assert "trusted: κ is surely 0.6 or more" in done.out
 
 
-@pytest.mark.parametrize(
-    ("options", "code", "problem"),
-    [
-        ((), 2, "--judge openai:URL#MODEL"),
-        (("--judge", "openai:http://127.0.0.1:9/v1#x", "--key-variable", "NO_KEY"), 3, "NO_KEY holds no key"),
-    ],
-)
-def test_a_judge_that_cannot_be_asked_is_named(
-    llmops: Run, labels: str, options: tuple[str, ...], code: int, problem: str
-) -> None:
-    done = llmops("eval", "calibrate-judge", labels, *options)
-    assert (done.code, problem in done.err) == (code, True)
-
-
-def test_wrong_labels_exit_3_and_are_named(llmops: Run, tmp_path: Path) -> None:
-    (tmp_path / "labels.jsonl").write_text('{"inputs": {"question": "Q?"}, "output": "x"}\n')
-    done = llmops("eval", "calibrate-judge", "labels.jsonl", "--judge", "openai:http://127.0.0.1:9/v1#x", "--json")
-    assert done.code == 3
-    assert "labels.jsonl:1: label: must be true, false, a number or text" in done.json["error"]["message"]
-
-
-def test_instructions_are_a_text_or_a_file(tmp_path: Path) -> None:
+def test_instructions_are_a_text_or_a_file_and_reach_the_judge(tmp_path, llmops, judge, labels):
     (tmp_path / "my rubric.md").write_text("Is it kind?", encoding="utf-8")
     assert text_or_file(None) is None
     assert text_or_file("Is it right?") == "Is it right?"
@@ -103,9 +77,6 @@ def test_instructions_are_a_text_or_a_file(tmp_path: Path) -> None:
     assert text_or_file("Is it right? " * 500) == "Is it right? " * 500
     with pytest.raises(BadFile, match=r"rubric\.md: cannot be read"):
         text_or_file("rubric.md")
-
-
-def test_the_instructions_reach_the_judge(llmops: Run, judge: ScriptedJudge, labels: str, tmp_path: Path) -> None:
     (tmp_path / "rubric.md").write_text("Be exact about numbers.")
     llmops("eval", "calibrate-judge", labels, "--judge", f"openai:{judge.base_url}#good", "--instructions", "rubric.md")
     assert "Be exact about numbers." in judge.requests[0].text
@@ -142,7 +113,7 @@ def longer(request: dict[str, Any]) -> str:
     return json.dumps({"rationale": "because", "winner": "first" if first > second else "second"})
 
 
-def test_the_outcome_is_one_object_or_a_table_and_an_uncalibrated_judge_is_named_so(llmops: Run, runs: Path) -> None:
+def test_the_outcome_is_one_object_or_a_table_and_an_uncalibrated_judge_is_named_so(llmops, runs):
     with ScriptedJudge(longer) as judge:
         asked = ("eval", "pairwise", "qa@1", "qa@2", "--judge", f"openai:{judge.base_url}#long")
         as_json, table = llmops(*asked, "--json"), llmops(*asked)
@@ -153,9 +124,4 @@ def test_the_outcome_is_one_object_or_a_table_and_an_uncalibrated_judge_is_named
     assert "note: do not rely on these verdicts: its judge is not calibrated" in as_json.err
     assert "is untrusted: its judge is not calibrated" in " ".join(table.out.split())
     assert "B better" in table.out
-
-
-def test_without_a_judge_it_says_how_to_name_one(llmops: Run, runs: Path) -> None:
-    done = llmops("eval", "pairwise", "qa@1", "qa@2")
-    assert done.code == 2
-    assert "Give --judge openai:URL#MODEL" in done.err
+    llmops("eval", "pairwise", "qa@1", "qa@2").refused(2, "Give --judge openai:URL#MODEL")

@@ -68,7 +68,7 @@ def ran(llmops: Run) -> None:
     assert [item["rows"] for item in done.json["runs"]] == [N] * 3
 
 
-def test_a_comparison_is_shown_as_json_and_in_the_files_asked_for(llmops: Run, ran: None, tmp_path: Path) -> None:
+def test_a_comparison_is_shown_as_json_and_in_the_files_asked_for(llmops, ran, tmp_path):
     done = llmops("eval", "compare", "qa@1", "qa@2")
     assert done.code == 0
     assert f"{N} rows paired" in done.out
@@ -93,18 +93,14 @@ def test_a_comparison_is_shown_as_json_and_in_the_files_asked_for(llmops: Run, r
         (("gate", "qa@1"), 2, "--suite"),
     ],
 )
-def test_what_cannot_be_compared_or_written_is_named(
-    llmops: Run, ran: None, tmp_path: Path, arguments: tuple[str, ...], code: int, problem: str
-) -> None:
+def test_what_cannot_be_compared_or_written_is_named(llmops, ran, tmp_path, arguments, code, problem):
     (tmp_path / "file").write_text("")
     done = llmops("eval", *arguments)
     assert (done.code, problem in done.err) == (code, True)
 
 
 @pytest.mark.parametrize(("challenger", "verdict", "code"), [("qa@3", "pass", 0), ("qa@2", "fail", 1)])
-def test_the_gates_exit_code_is_its_verdict(
-    llmops: Run, ran: None, tmp_path: Path, challenger: str, verdict: str, code: int
-) -> None:
+def test_the_gates_exit_code_is_its_verdict(llmops, ran, tmp_path, challenger, verdict, code):
     done = llmops("eval", "gate", challenger, "--against", "qa@1", "--suite", "plays", "--junit", "g.xml", "--json")
     assert (done.json["verdict"], done.code) == (verdict, code)
     cases = list(ElementTree.parse(tmp_path / "g.xml").getroot().iter("testcase"))  # noqa: S314 - our own file
@@ -112,9 +108,7 @@ def test_the_gates_exit_code_is_its_verdict(
     assert ("correct not-worse (non-inferiority)" in failed) is (verdict == "fail")
 
 
-def test_the_gate_says_its_reasons_and_its_page_is_kept_with_the_challengers_run(
-    llmops: Run, ran: None, home: Path
-) -> None:
+def test_the_gate_says_its_reasons_and_its_page_is_kept_with_the_challengers_run(llmops, ran, home):
     run_id = llmops("eval", "run", "plays", "--prompt", "qa@2", "--json").json["runs"][0]["run_id"]
     done = llmops("eval", "gate", "qa@2", "--against", "qa@1", "--suite", "plays")
     assert done.code == 1
@@ -125,7 +119,7 @@ def test_the_gate_says_its_reasons_and_its_page_is_kept_with_the_challengers_run
     assert client.get_run(run_id).data.tags["llmops.gate"] == "fail"
 
 
-def test_without_a_champion_every_report_has_the_verdict_and_the_means(llmops: Run, ran: None, tmp_path: Path) -> None:
+def test_without_a_champion_every_report_has_the_verdict_and_the_means(llmops, ran, tmp_path):
     files = ("--html", "g.html", "--junit", "g.xml", "--markdown", "g.md")
     done = llmops("eval", "gate", "qa@1", "--suite", "plays", *files)
     assert done.code == 0
@@ -138,9 +132,7 @@ def test_without_a_champion_every_report_has_the_verdict_and_the_means(llmops: R
     assert (root.get("tests"), root.get("failures")) == ("2", "0")
 
 
-def test_a_run_whose_every_row_failed_exits_1_and_says_why(
-    llmops: Run, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_whose_every_row_failed_exits_1_and_says_why(llmops, home, monkeypatch):
     failing = FakeEngine(slots=4, failure=EngineRejected("out of order"))
     monkeypatch.setattr(matrix, "open_engine", lambda *_: failing)
     done = llmops("eval", "run", "plays", "--prompt", "qa@1", "--seed", "77", "--recorder", "bulk")
@@ -149,15 +141,12 @@ def test_a_run_whose_every_row_failed_exits_1_and_says_why(
     assert "out of order" in done.err
 
 
-def test_a_run_of_several_cells_shows_and_writes_the_leaderboard(llmops: Run, ran: None, tmp_path: Path) -> None:
+def test_a_run_of_several_cells_shows_and_writes_the_leaderboard_or_why_it_ended_early(llmops, ran, tmp_path):
     done = llmops("eval", "run", "plays", "--html", "b.html", "--markdown", "b.md")
     assert done.code == 0
     assert "Leaderboard" in done.out
     assert "qa@3,tiny@1" in (tmp_path / "b.html").read_text(encoding="utf-8")
     assert "qa@3,tiny@1" in unescape((tmp_path / "b.md").read_text(encoding="utf-8"))
-
-
-def test_a_run_that_was_stopped_early_says_after_how_many_rows(llmops: Run, ran: None) -> None:
     done = llmops("eval", "run", "plays", "--prompt", "qa@1", "--prompt", "qa@2", "--stop-early", "--recorder", "bulk")
     assert done.code == 0
     assert "rows, decided: 95 % interval" in done.out
@@ -186,14 +175,11 @@ def voted(llmops: Run, home: Path) -> None:
     log.close()
 
 
-def test_of_two_releases_the_votes_are_shown_beside_the_rows(llmops: Run, voted: None) -> None:
+def test_of_two_releases_the_votes_are_shown_beside_the_rows_and_left_out_without_the_log(llmops, voted, monkeypatch):
     found = llmops("eval", "compare", "voted@1", "voted@2", "--json").json["votes"]
     assert (found["n"], found["wins_a"], found["wins_b"], found["ties"]) == (3, 1, 2, 0)
     assert found["p_value"] == 1.0
     assert "votes: 1 for voted@1, 2 for voted@2" in llmops("eval", "compare", "voted@1", "voted@2").out
-
-
-def test_without_the_log_there_is_still_a_comparison(llmops: Run, voted: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLMOPS_LOG_URL", "sqlite:////proc/nowhere/log.db")
     done = llmops("eval", "compare", "voted@1", "voted@2", "--json")
     assert done.code == 0

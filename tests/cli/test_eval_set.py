@@ -35,14 +35,17 @@ def sets(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_a_sound_set_exits_0(llmops: Run, sets: Path) -> None:
+def test_a_sound_set_exits_0_and_the_table_shows_what_was_found(llmops, sets):
     done = llmops("eval-set", "check", "plays", "--json")
     assert done.code == 0
     assert done.json == {"eval_set": "plays", "rows": 2, "findings": []}
+    assert "nothing found" in llmops("eval-set", "check", "plays").out
+    assert "more: 1 row " in llmops("eval-set", "check", "more").out
+    assert "conflicting_duplicate" in llmops("eval-set", "check", "both").out
 
 
 @pytest.mark.parametrize("asked", ["both", "{sets}/both.jsonl", "{sets}/all"])
-def test_a_suite_a_file_or_a_folder_is_checked_whole_and_an_error_exits_1(llmops: Run, sets: Path, asked: str) -> None:
+def test_a_suite_a_file_or_a_folder_is_checked_whole_and_an_error_exits_1(llmops, sets, asked):
     write(sets / "both.jsonl", [*ROWS, CONFLICT])
     write(sets / "all" / "rows.jsonl", [*ROWS, CONFLICT])
     done = llmops("eval-set", "check", asked.format(sets=sets), "--json")
@@ -60,30 +63,22 @@ def suite_of_plays(path: Path, scorer: str) -> Path:
     return path
 
 
-def test_a_suite_whose_scorer_cannot_score_exits_3_naming_file_and_scorer(llmops: Run, sets: Path) -> None:
+def test_a_suite_whose_scorer_cannot_score_exits_3_naming_file_and_scorer(llmops, sets):
     path = suite_of_plays(sets / "odd.toml", 'type = "ragas.BleuScore"\nkwargs = { smooth_method = "odd" }')
     for asked in ("odd", str(path)):
-        done = llmops("eval-set", "check", asked)
-        assert done.code == 3
-        assert f"error: {path}: scorers.odd: cannot score a made-up row: " in done.err
+        llmops("eval-set", "check", asked).refused(3, f"error: {path}: scorers.odd: cannot score a made-up row: ")
     assert "odd" in llmops("eval", "list").out  # listing stays cheap: it tries no scorer
 
 
-def test_a_name_that_set_and_suite_share_is_the_suites(llmops: Run, sets: Path) -> None:
+def test_a_name_that_set_and_suite_share_is_the_suites(llmops, sets):
     suite_of_plays(sets / "plays.toml", 'type = "contains"\nwhere = "middle"')
-    done = llmops("eval-set", "check", "plays")
-    assert done.code == 3
-    assert "plays.toml: scorers.odd: where: must be 'anywhere', 'start' or 'end'" in done.err
+    llmops("eval-set", "check", "plays").refused(
+        3, "plays.toml: scorers.odd: where: must be 'anywhere', 'start' or 'end'"
+    )
     assert llmops("eval-set", "check", str(sets / "plays")).code == 0
 
 
-def test_the_table_shows_what_was_found(llmops: Run, sets: Path) -> None:
-    assert "nothing found" in llmops("eval-set", "check", "plays").out
-    assert "more: 1 row " in llmops("eval-set", "check", "more").out
-    assert "conflicting_duplicate" in llmops("eval-set", "check", "both").out
-
-
-def test_near_is_how_alike_questions_may_be(llmops: Run, sets: Path) -> None:
+def test_near_is_how_alike_questions_may_be(llmops, sets):
     alike = ("Who wrote the play about Faust?", "Who wrote the poem about Faust?")
     rows = [{"id": text, "inputs": {"question": text}, "expectations": {"answers": ["Goethe"]}} for text in alike]
     write(sets / "plays" / "rows.jsonl", rows)
@@ -93,22 +88,13 @@ def test_near_is_how_alike_questions_may_be(llmops: Run, sets: Path) -> None:
     assert llmops("eval-set", "check", "plays", "--near", "0.2").code == 2
 
 
-def test_an_unknown_name_says_what_there_is(llmops: Run, sets: Path) -> None:
-    done = llmops("eval-set", "check", "novels")
-    assert done.code == 3
-    assert "there are more, plays, both" in done.err
-
-
-def test_a_bad_row_exits_3_naming_its_line(llmops: Run, sets: Path) -> None:
+def test_an_unknown_name_and_a_bad_row_exit_3_and_say_what_there_is_and_where(llmops, sets):
+    llmops("eval-set", "check", "novels").refused(3, "there are more, plays, both")
     path = write(sets / "plays" / "rows.jsonl", [*ROWS, {"id": "r9"}])
-    done = llmops("eval-set", "check", "plays")
-    assert done.code == 3
-    assert f"{path}:3: inputs: " in done.err
+    llmops("eval-set", "check", "plays").refused(3, f"{path}:3: inputs: ")
 
 
-def test_a_prompts_examples_are_searched_for_the_rows(
-    llmops: Run, sets: Path, tmp_path: Path, monkeypatch: Any
-) -> None:
+def test_a_prompts_examples_are_searched_for_the_rows(llmops, sets, tmp_path, monkeypatch):
     prompts = tmp_path / "prompts" / "qa"
     prompts.mkdir(parents=True)
     example = "# user\nWho wrote Faust?\n\n# assistant\nOne man.\n\n"
@@ -130,7 +116,7 @@ def traffic(llmops: Run, tmp_path: Path) -> None:
     llmops("log", "import", str(write(tmp_path / "traffic.jsonl", lines)))
 
 
-def test_requests_get_into_a_set_through_a_review(llmops: Run, sets: Path, traffic: None, tmp_path: Path) -> None:
+def test_requests_get_into_a_set_through_a_review_and_the_help_warns_of_personal_data(llmops, sets, traffic, tmp_path):
     review = tmp_path / "review.jsonl"
     first = llmops("eval-set", "add", "plays", "--from-log", "--app", "assistant", "--out", str(review), "--json")
     assert first.code == 0
@@ -147,9 +133,10 @@ def test_requests_get_into_a_set_through_a_review(llmops: Run, sets: Path, traff
         "added": 1, "refused": 1, "undecided": 0,
     }  # fmt: skip
     assert llmops("eval-set", "check", "plays", "--json").json["rows"] == 3
+    assert "personal data" in " ".join(llmops("eval-set", "add", "--help").out.split())
 
 
-def test_window_feedback_and_limit_choose_requests(llmops: Run, sets: Path, traffic: None, tmp_path: Path) -> None:
+def test_window_feedback_and_limit_choose_requests(llmops, sets, traffic, tmp_path):
     def written(*options: str) -> int:
         out = tmp_path / f"review{len(list(tmp_path.glob('review*')))}.jsonl"
         done = llmops("eval-set", "add", "new", "--from-log", *options, "--review", str(out), "--json")
@@ -167,12 +154,8 @@ def test_window_feedback_and_limit_choose_requests(llmops: Run, sets: Path, traf
 @pytest.mark.parametrize(
     "arguments", [(), ("--from-log",), ("--from-log", "--reviewed", "x.jsonl"), ("--from-log", "--since", "soon")]
 )
-def test_half_a_command_is_wrong_usage(llmops: Run, sets: Path, arguments: tuple[str, ...]) -> None:
+def test_half_a_command_is_wrong_usage(llmops, sets, arguments):
     assert llmops("eval-set", "add", "plays", *arguments).code == 2
-
-
-def test_the_help_warns_of_personal_data(llmops: Run) -> None:
-    assert "personal data" in " ".join(llmops("eval-set", "add", "--help").out.split())
 
 
 TICKETS = (
@@ -180,7 +163,7 @@ TICKETS = (
 )
 
 
-def test_a_table_with_a_rows_field_names_is_checked_and_stands_in_a_suite(llmops: Run, sets: Path) -> None:
+def test_a_table_stands_in_a_suite_and_one_with_other_names_says_that_columns_are_missing(llmops, sets):
     (sets / "tickets.csv").write_text(TICKETS)
     text = (sets / "both.toml").read_text()
     (sets / "tickets.toml").write_text(text.replace('["plays", "more"]', '["tickets.csv"]'))
@@ -188,9 +171,6 @@ def test_a_table_with_a_rows_field_names_is_checked_and_stands_in_a_suite(llmops
     assert llmops("eval-set", "check", "tickets", "--json").json["rows"] == 2
     (suite,) = (item for item in llmops("eval", "list", "--json").json["suites"] if item["name"] == "tickets")
     assert (suite["eval_sets"], suite["rows"]) == (["tickets"], 2)
-
-
-def test_a_table_with_other_names_says_that_columns_are_missing(llmops: Run, sets: Path) -> None:
     (sets / "tickets.csv").write_text("question,answer\nWhy?,So.\n")
     done = llmops("eval-set", "check", str(sets / "tickets.csv"))
     assert (done.code, done.out) == (3, "")
@@ -199,7 +179,7 @@ def test_a_table_with_other_names_says_that_columns_are_missing(llmops: Run, set
 
 
 @pytest.mark.parametrize("broken", [b"[", b'prompt = "\xff"', b'eval_sets = ["absent.csv"]\n[scorers.contains]\n'])
-def test_a_suite_that_cannot_be_read_is_named_and_hides_no_other(llmops: Run, sets: Path, broken: bytes) -> None:
+def test_a_suite_that_cannot_be_read_is_named_and_hides_no_other(llmops, sets, broken):
     (sets / "aaa.toml").write_bytes(broken)
     done = llmops("eval", "list", "--json")
     assert done.code == 0
@@ -210,7 +190,7 @@ def test_a_suite_that_cannot_be_read_is_named_and_hides_no_other(llmops: Run, se
     assert llmops("eval-set", "check", "both", "--json").code == 1
 
 
-def test_a_suite_with_judges_and_embeddings_is_checked_without_either(llmops: Run, sets: Path) -> None:
+def test_a_suite_with_judges_is_checked_without_one_and_a_wrong_option_is_an_error_all_the_same(llmops, sets):
     scorers = """
 [judges.main]
 base_url = "http://127.0.0.1:9/v1"
@@ -230,11 +210,8 @@ primary = "close"
     (sets / "judged.toml").write_text(f'eval_sets = ["plays"]\nprompt = "qa"\nmodel = "m@1"\n{scorers}')
     done = llmops("eval-set", "check", "judged", "--json")
     assert (done.code, done.json["rows"]) == (0, 2)
-
-
-def test_a_wrong_option_of_a_judge_is_an_error_also_where_no_judge_is_configured(llmops: Run, sets: Path) -> None:
     scorers = '[scorers.kind]\ntype = "judge.rubric"\ninstruction = "Is it kind?"\n[gate]\nprimary = "kind"\n'
     (sets / "judged.toml").write_text(f'eval_sets = ["plays"]\nprompt = "qa"\nmodel = "m@1"\n{scorers}')
-    done = llmops("eval-set", "check", "judged")
-    assert done.code == 3
-    assert "judged.toml: scorers.kind: judge.rubric: has no option 'instruction'; options of judge.rubric: " in done.err
+    llmops("eval-set", "check", "judged").refused(
+        3, "judged.toml: scorers.kind: judge.rubric: has no option 'instruction'; options of judge.rubric: "
+    )

@@ -24,7 +24,7 @@ def runs(llmops: Run, home: Path) -> list[str]:
     return [run["run_id"] for run in llmops("eval", "run", "sums", "--json").json["runs"]]
 
 
-def test_a_run_is_shown_row_by_row_with_what_failed_and_what_changed(llmops: Run, runs: list[str]) -> None:
+def test_a_run_is_shown_row_by_row_with_what_failed_and_what_changed(llmops, runs):
     every = llmops("eval", "show", "qa@1", "--json").json
     assert (every["run_id"], every["rows"], every["found"], every["primary"]) == (runs[0], 6, 6, "correct")
     first = every["results"][0]
@@ -44,7 +44,7 @@ def test_a_run_is_shown_row_by_row_with_what_failed_and_what_changed(llmops: Run
     assert llmops("eval", "show", "nothing@1").code == 3
 
 
-def test_a_scorer_without_a_single_score_is_warned_of_and_exits_1(llmops: Run, runs: list[str]) -> None:
+def test_a_scorer_without_a_single_score_is_warned_of_and_exits_1(llmops, runs):
     done = llmops("eval", "run", "sums", "--prompt", "qa@1")
     assert done.code == 1
     assert "warning: qa@1 on tiny@1 has no score at all of fields; mend the reason and run the suite again" in done.err
@@ -52,9 +52,7 @@ def test_a_scorer_without_a_single_score_is_warned_of_and_exits_1(llmops: Run, r
 
 
 @pytest.mark.slow
-def test_failed_rows_are_those_without_a_score_and_those_with_the_worst(
-    llmops: Run, home: Path, runs: list[str]
-) -> None:
+def test_failed_rows_are_those_without_a_score_and_those_with_the_worst(llmops, home, runs):
     suite = home.parent / "eval_sets" / "sums.toml"
     suite.write_text(suite.read_text().replace('[scorers.fields]\ntype = "json_fields"\n', ""))
     rows = home.parent / "eval_sets" / "sums-rows" / "rows.jsonl"

@@ -8,7 +8,6 @@ import pytest
 
 from llmops.registry import Registry
 from llmops.settings import Settings
-from tests.command_line import Run
 from tests.registry.conftest import model, template
 
 
@@ -30,7 +29,7 @@ def app(home: Path) -> str:
     return "assistant"
 
 
-def test_traffic_from_the_first_canary_to_the_promotion(llmops: Run, app: str) -> None:
+def test_traffic_from_the_first_canary_to_the_promotion(llmops, app):
     nothing = llmops("traffic", "show", app, "--json").json
     assert nothing == {
         "app": app, "policy": None, "champion": "assistant@1", "challenger": None, "rests": False, "warning": None,
@@ -59,15 +58,14 @@ def test_traffic_from_the_first_canary_to_the_promotion(llmops: Run, app: str) -
     assert "policy cleared" in cleared.err
     assert "there was no policy" in llmops("traffic", "clear", app).err
     for absent in (("set", "absent", "--canary", "1"), ("show", "absent"), ("clear", "tiny")):
-        result = llmops("traffic", *absent)
-        assert (result.code, f"no app '{absent[1]}' has releases" in result.err) == (3, True)
+        llmops("traffic", *absent).refused(3, f"no app '{absent[1]}' has releases")
 
     history = llmops("release", "show", app).out
     assert "traffic: canary 10%, shadow 100%, sticky by key → canary 50%, shadow 100%, sticky by key (set)" in history
     assert "challenge: nothing → assistant@2" in history
 
 
-def test_a_canary_that_no_key_falls_to_is_warned_of_when_it_is_set_and_shown(llmops: Run, app: str) -> None:
+def test_a_canary_that_no_key_falls_to_is_warned_of_when_it_is_set_and_shown(llmops, app):
     assert llmops("traffic", "set", app, "--canary", "0.01%", "--json").json["warning"] is None  # it rests
     assert "warning" not in llmops("release", "challenge", "assistant@2").err  # without keys, requests are spread
     llmops("keys", "create", "--app", "another")
@@ -91,12 +89,12 @@ def test_a_canary_that_no_key_falls_to_is_warned_of_when_it_is_set_and_shown(llm
         (["set", "assistant", "--sticky", "ip"], 2, "'ip' is not one of 'user', 'key', 'request'"),
     ],
 )
-def test_mistakes_are_named(llmops: Run, home: Path, arguments: list[str], code: int, problem: str) -> None:
+def test_mistakes_are_named(llmops, home, arguments, code, problem):
     result = llmops("traffic", *arguments)
     assert (result.code, problem in result.err) == (code, True), result.err
 
 
-def test_guards_are_given_when_a_release_is_made_and_shown(llmops: Run, app: str) -> None:
+def test_guards_are_given_when_a_release_is_made_and_shown(llmops, app):
     content = ("release", "create", app, "--prompt", "qa@1", "--model", "tiny@1", "--param", "max_tokens=16")
     assert llmops(*content, "--json").json["version"] == 1
     guarded = llmops(*content, "--guard", "redact-pii-engine", "--guard", "block=(?i)secret", "--json").json
@@ -104,6 +102,18 @@ def test_guards_are_given_when_a_release_is_made_and_shown(llmops: Run, app: str
     assert guarded["guards"] == {"redact_log": True, "redact_engine": True, "block": ["(?i)secret"]}
     assert [r["guards"] for r in llmops("release", "list", app, "--json").json["releases"]][:2] == [{}, {}]
     assert "redact-pii-engine, block=(?i)secret" in " ".join(llmops("release", "show", f"{app}@3").out.split())
-    wrong = llmops(*content, "--guard", "block=(")
-    assert wrong.code == 2
-    assert "block: '(' is not a regular expression" in wrong.err
+    llmops(*content, "--guard", "block=(").refused(2, "block: '(' is not a regular expression")
+
+
+SOURCE = ("--source", "openai:http://127.0.0.1:9/v1#big")
+
+
+def test_prices_come_in_pairs_and_stay_with_the_version(llmops):
+    llmops("models", "register", "big", *SOURCE, "--price-in", "2").refused(2, "--price-in and --price-out together")
+    made = llmops("models", "register", "big", *SOURCE, "--price-in", "2", "--price-out", "8", "--json")
+    assert made.code == 0
+    assert made.json["models"][0]["provenance"] == {"prices": {"per_million_in": 2.0, "per_million_out": 8.0}}
+    llmops("models", "register", "big", *SOURCE, "--price-in", "3", "--price-out", "8").refused(
+        2, "register it by another name"
+    )
+    assert [model["version"] for model in llmops("models", "list", "--json").json["models"]] == [1]

@@ -9,7 +9,6 @@ import pytest
 
 from llmops.errors import BadFile, CannotRun, EngineUnavailable, UsageError
 from llmops.eval_runs.calibrating import Rubric, calibrate_judge, holds_pairs, load_pair_labels
-from llmops.eval_runs.evaluations import RunOptions
 from llmops.eval_runs.pairwise import KAPPA_ASKED, with_judge
 from llmops.eval_runs.scorer_factory import untrusted
 from llmops.recording import find_calibration
@@ -98,9 +97,7 @@ def test_a_judge_decides_a_gate_only_after_it_was_found_to_agree_with_people(wor
 
     for name, model in (("well-judged", "good"), ("badly-judged", "kind")):
         add_suite(workshop, name, judge, model)
-        evaluations = workshop.evaluations
-        suite = evaluations.suite(name)
-        evaluations.run(suite, evaluations.cells(suite), RunOptions(recorder="bulk"), lambda *_: None)
+        workshop.run((), suite=name)
         before = gated(name)
         assert before.verdict == "inconclusive"
         assert "helpful cannot gate: its judge is not calibrated" in before.reasons[0]

@@ -64,14 +64,24 @@ def decided(early: Workshop) -> tuple[list[CellRun], EarlyStop]:
     return stop(early, "early@1", "early@2")
 
 
-def test_a_clear_difference_is_decided_early(decided: tuple[list[CellRun], EarlyStop]) -> None:
+def test_a_clear_difference_is_decided_early_and_another_seed_draws_other_rows(decided, early):
     done, told = decided
     assert told.decided
     assert 5 <= told.rows < N / 2
-    assert (told.total, told.to_json()["of"], told.to_json()["decided"]) == (N, N, True)
+    assert (told.of, told.to_json()["of"], told.to_json()["decided"]) == (N, N, True)
     assert told.p_value <= 0.05
     assert -1 <= told.ci95[0] < told.ci95[1] < 0
     assert [(item.run.rows, item.generated + item.from_cache) for item in done] == [(told.rows, told.rows)] * 2
+    done, told = stop(early, "early@1", "early@2")
+    assert told == decided[1]
+    assert [item.run.run_id for item in done] == [item.run.run_id for item in decided[0]]
+    done, told = stop(early, "early@1", "early@2", seed=5)
+    assert told.decided
+    first, second = (
+        {result.row.id for result in early.evaluations.rows(item.run)} for item in (done[0], decided[0][0])
+    )
+    assert first != second
+    assert done[0].run.params["stopped_early"].startswith("5: ")
 
 
 def test_a_run_that_was_stopped_early_says_so_has_the_rows_drawn_first_and_stands_for_no_full_one(early, decided):
@@ -84,23 +94,7 @@ def test_a_run_that_was_stopped_early_says_so_has_the_rows_drawn_first_and_stand
         early.evaluations.resolve("early@2")
 
 
-def test_the_same_run_again_is_the_same(early: Workshop, decided: tuple[list[CellRun], EarlyStop]) -> None:
-    done, told = stop(early, "early@1", "early@2")
-    assert told == decided[1]
-    assert [item.run.run_id for item in done] == [item.run.run_id for item in decided[0]]
-
-
-def test_another_seed_draws_other_rows(early: Workshop, decided: tuple[list[CellRun], EarlyStop]) -> None:
-    done, told = stop(early, "early@1", "early@2", seed=5)
-    assert told.decided
-    first, second = (
-        {result.row.id for result in early.evaluations.rows(item.run)} for item in (done[0], decided[0][0])
-    )
-    assert first != second
-    assert done[0].run.params["stopped_early"].startswith("5: ")
-
-
-def test_a_comparison_of_such_runs_is_the_one_that_decided(early, decided):
+def test_a_comparison_of_such_runs_is_the_one_that_decided_and_with_a_full_run_it_is_refused(early, decided):
     done, told = decided
     found = early.evaluations.compare(done[0].run.run_id, done[1].run.run_id)
     assert found.sequential
@@ -109,23 +103,16 @@ def test_a_comparison_of_such_runs_is_the_one_that_decided(early, decided):
     assert metric.p_value == pytest.approx(told.p_value, rel=1e-9)  # the looks add up in another order
     assert metric.ci95 == pytest.approx(told.ci95)
     assert "words" not in found.metrics  # it has no bounds
-
-
-def test_a_comparison_with_a_full_run_is_refused(early: Workshop, decided: tuple[list[CellRun], EarlyStop]) -> None:
-    evaluations = early.evaluations
-    loaded = evaluations.suite("early")
-    [full] = evaluations.run(
-        loaded, evaluations.cells(loaded, ["early@3"]), RunOptions(recorder="bulk"), lambda *_: None
-    )
+    [full] = early.run(["early@3"], suite="early")
     for a, b in ((full, decided[0][1]), (decided[0][1], full)):
         with pytest.raises(CannotRun, match="can be compared only with the run it was stopped against"):
-            evaluations.compare(a.run.run_id, b.run.run_id)
+            early.evaluations.compare(a.run.run_id, b.run.run_id)
 
 
-def test_cells_that_do_not_differ_are_undecided_after_all_rows(early: Workshop) -> None:
+def test_cells_that_do_not_differ_are_undecided_after_all_rows(early):
     done, told = stop(early, "early@1", "early@3", limit=40)
     assert not told.decided
-    assert (told.rows, told.total) == (40, 40)
+    assert (told.rows, told.of) == (40, 40)
     assert told.ci95[0] < 0 < told.ci95[1]
     assert [item.run.rows for item in done] == [40, 40]
     assert done[0].run.params["stopped_early"] == "0: after 40 of 40 rows"

@@ -54,24 +54,20 @@ def line(number: int, accept: bool | None = True, **other: Any) -> dict[str, Any
     }  # fmt: skip
 
 
-def test_a_record_becomes_a_row_to_fill_in(log: ProductionLog, target: Path) -> None:
+def test_a_record_becomes_a_row_to_fill_in_with_the_prompt_variables_sent_along(log, target):
     feedback = {"score": -1, "label": "negative", "comment": "wrong"}
-    [written] = reviewed(log, target, record(1, "Wie weit?\u2028x", feedback=feedback))
+    asked = record(1, "Wie weit?\u2028x", feedback=feedback, prompt_variables={"context": "Ida."})
+    [written] = reviewed(log, target, asked, input_variable="query")
     assert written == {
         "id": f"log-{1:032x}",
-        "inputs": {"question": "Wie weit?\u2028x"},
+        "inputs": {"context": "Ida.", "query": "Wie weit?\u2028x"},
         "expectations": {},
         "tags": {"source": "log", "release": "assistant@3"},
         "review": {"accept": None, "output": "Answer 1", "feedback": feedback, "request_id": "req1"},
     }
 
 
-def test_the_prompt_variables_sent_along_are_inputs_too(log: ProductionLog, target: Path) -> None:
-    [written] = reviewed(log, target, record(1, "Who?", prompt_variables={"context": "Ida."}), input_variable="query")
-    assert written["inputs"] == {"context": "Ida.", "query": "Who?"}
-
-
-def test_a_conversation_becomes_messages_and_a_single_message_does_not(log: ProductionLog, target: Path) -> None:
+def test_a_conversation_becomes_messages_and_a_single_message_does_not(log, target):
     turns = [
         {"role": "user", "content": "Hi"},
         {"role": "assistant", "content": "Hello"},
@@ -82,7 +78,7 @@ def test_a_conversation_becomes_messages_and_a_single_message_does_not(log: Prod
     assert several["inputs"] == {"messages": turns}
 
 
-def test_what_the_eval_set_or_an_earlier_record_asks_is_passed_over(log: ProductionLog, target: Path) -> None:
+def test_what_the_eval_set_or_an_earlier_record_asks_is_passed_over(log, target):
     write_lines(target / "rows.jsonl", [{"id": "r1", "inputs": {"question": "question 1?"}}])
     log.append([record(1), record(2), record(3, "QUESTION  2?")])
     counts = write_review(log.iterate(), target, target.parent / "review.jsonl", Choice())
@@ -118,9 +114,10 @@ def test_outcome_feedback_and_limit_choose_the_records(log, target, choice, expe
     ("feedback", "sign"),
     [({"score": 1}, "positive"), ({"score": True}, "positive"), ({"score": False}, "negative"),
      ({"score": -0.5}, "negative"), ({"label": "thumbs-down"}, "negative"), ({"label": "good", "score": 0}, "positive"),
-     ({"label": "odd", "score": 2}, "positive"), ({"label": None}, None), ({"score": "5"}, None), ({}, None)],
+     ({"label": "odd", "score": 2}, "positive"), ({"label": None}, None), ({"label": "better"}, "positive"),
+     ({"label": "worse"}, "negative"), ({"label": "tie"}, None), ({"score": "5"}, None), ({}, None)],
 )  # fmt: skip
-def test_a_known_label_tells_the_sign_and_else_the_score(feedback: dict[str, Any], sign: str | None) -> None:
+def test_a_known_label_tells_the_sign_and_else_the_score(feedback, sign):
     assert feedback_sign(feedback) == sign
 
 
@@ -129,26 +126,23 @@ def test_a_known_label_tells_the_sign_and_else_the_score(feedback: dict[str, Any
     [record(1, " "), record(1, messages=[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]),
      record(1, prompt_variables={"n": [3]}), record(1, messages=["a", "b"])],
 )  # fmt: skip
-def test_a_record_that_no_row_could_ask_is_counted(log: ProductionLog, target: Path, unusable: LogRecord) -> None:
+def test_a_record_that_no_row_could_ask_is_counted(log, target, unusable):
     log.append([unusable, record(2)])
     counts = write_review(log.iterate(), target, target.parent.parent / "review.jsonl", Choice())
     assert (counts.unusable, counts.written) == (1, 1)
 
 
-def test_a_review_file_is_never_written_over(log: ProductionLog, target: Path, tmp_path: Path) -> None:
+def test_a_review_file_is_never_written_over_and_one_that_cannot_be_written_is_named(log, target, tmp_path):
     out = write_lines(tmp_path / "review.jsonl", [line(1)])
     before = out.read_bytes()
     with pytest.raises(UsageError, match="may hold a review"):
         write_review(log.iterate(), target, out, Choice())
     assert out.read_bytes() == before
-
-
-def test_a_review_file_that_cannot_be_written_is_named(log: ProductionLog, target: Path, tmp_path: Path) -> None:
     with pytest.raises(CannotRun, match="cannot be written"):
         write_review(log.iterate(), target, tmp_path / "absent" / "review.jsonl", Choice())
 
 
-def test_accepted_rows_make_a_new_set(target: Path, tmp_path: Path) -> None:
+def test_accepted_rows_make_a_new_set(target, tmp_path):
     review = write_lines(
         tmp_path / "review.jsonl", [line(1), line(2, False), line(3, None), line(4, expectations={"x": 0})]
     )
@@ -183,7 +177,7 @@ def test_accepted_rows_stand_after_those_there_are_and_leave_them_as_they_were(t
         (line(2, extra=1), "extra"),
     ],
 )
-def test_one_wrong_row_is_named_and_nothing_is_added(target: Path, tmp_path: Path, bad: Any, field: str) -> None:
+def test_one_wrong_row_is_named_and_nothing_is_added(target, tmp_path, bad, field):
     rows = write_lines(target / "rows.jsonl", [{"id": "r1", "inputs": {"question": "Why?"}}])
     before = rows.read_bytes()
     review = write_lines(tmp_path / "review.jsonl", [line(1), bad, line(3)])
@@ -193,7 +187,9 @@ def test_one_wrong_row_is_named_and_nothing_is_added(target: Path, tmp_path: Pat
     assert rows.read_bytes() == before
 
 
-def test_a_review_that_was_added_is_not_added_again(target: Path, tmp_path: Path) -> None:
+def test_a_review_is_added_once_and_without_a_decision_changes_nothing(target, tmp_path):
+    assert add_reviewed(write_lines(tmp_path / "review.jsonl", [line(1, None)]), target) == (0, 0, 1)
+    assert not target.exists()
     review = write_lines(tmp_path / "review.jsonl", [line(1)])
     add_reviewed(review, target)
     with pytest.raises(BadFile, match="is in the eval set"):
@@ -201,12 +197,7 @@ def test_a_review_that_was_added_is_not_added_again(target: Path, tmp_path: Path
     assert load_eval_set(target).n_rows == 1
 
 
-def test_a_review_without_a_decision_changes_nothing(target: Path, tmp_path: Path) -> None:
-    assert add_reviewed(write_lines(tmp_path / "review.jsonl", [line(1, None)]), target) == (0, 0, 1)
-    assert not target.exists()
-
-
-def test_text_that_no_file_can_hold_leaves_the_set_as_it_was(target: Path, tmp_path: Path) -> None:
+def test_text_that_no_file_can_hold_leaves_the_set_as_it_was(target, tmp_path):
     rows = write_lines(target / "rows.jsonl", [{"id": "r1", "inputs": {"question": "Why?"}}])
     before = rows.read_bytes()
     with pytest.raises(CannotRun, match="cannot be written"):
@@ -215,17 +206,15 @@ def test_text_that_no_file_can_hold_leaves_the_set_as_it_was(target: Path, tmp_p
     assert [path.name for path in target.iterdir()] == ["rows.jsonl"]
 
 
-@pytest.mark.parametrize("name", ["..", "a b", ".hidden"])
-def test_a_name_that_is_no_folder_of_its_own_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UsageError, match="an eval set's name"):
-        add_reviewed(write_lines(tmp_path / "review.jsonl", [line(1)]), tmp_path / name)
-
-
-def test_a_set_whose_rows_come_from_elsewhere_takes_none(target: Path, tmp_path: Path) -> None:
+def test_a_name_that_is_no_folder_of_its_own_or_a_set_with_rows_from_elsewhere_is_refused(target, tmp_path):
+    review = write_lines(tmp_path / "review.jsonl", [line(1)])
+    for name in ("..", "a b", ".hidden"):
+        with pytest.raises(UsageError, match="an eval set's name"):
+            add_reviewed(review, tmp_path / name)
     target.mkdir(parents=True)
     (target / "eval_set.toml").write_text('source = "x.jsonl"')
     with pytest.raises(UsageError, match=r"come from eval_set\.toml"):
-        add_reviewed(write_lines(tmp_path / "review.jsonl", [line(1)]), target)
+        add_reviewed(review, target)
 
 
 def said(number: int, **fields: Any) -> Feedback:
@@ -245,13 +234,8 @@ def test_feedback_that_the_gateway_took_chooses_records_and_stands_in_the_review
     ]
 
 
-def test_the_last_verdict_counts(log: ProductionLog, target: Path) -> None:
+def test_the_last_verdict_counts(log, target):
     log.add_feedback(said(1, label="good", score=0.5))
     log.add_feedback(said(1, score=-2.0))
     [line] = reviewed(log, target, record(1), feedback="negative")
     assert line["review"]["feedback"] == {"score": -2.0}
-
-
-@pytest.mark.parametrize(("label", "sign"), [("better", "positive"), ("worse", "negative"), ("tie", None)])
-def test_a_vote_for_or_against_an_answer_is_its_sign(label: str, sign: str | None) -> None:
-    assert feedback_sign({"label": label}) == sign

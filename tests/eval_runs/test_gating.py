@@ -79,7 +79,7 @@ def test_a_champion_whose_every_row_failed_lets_nobody_pass(workshop, evaluation
 
 
 @pytest.mark.parametrize("short", ["challenger", "champion"])
-def test_a_run_of_25_rows_against_one_of_200_is_inconclusive(evaluations: Evaluations, short: str) -> None:
+def test_a_run_of_25_rows_against_one_of_200_is_inconclusive(evaluations, short):
     part, whole = run(evaluations, "long", limit=25), run(evaluations, "long", prompt="qa@2")
     challenger, champion = (part, whole) if short == "challenger" else (whole, part)
     gated = evaluations.gate(challenger.run.run_id, champion.run.run_id, "long")
@@ -90,7 +90,7 @@ def test_a_run_of_25_rows_against_one_of_200_is_inconclusive(evaluations: Evalua
     assert "only 25 of the suite's 200 rows were judged" in told
 
 
-def test_two_runs_of_the_same_25_rows_say_nothing_of_a_suite_of_200(evaluations: Evaluations) -> None:
+def test_two_runs_of_the_same_25_rows_say_nothing_of_a_suite_of_200(evaluations):
     made = [run(evaluations, "long", prompt=prompt, limit=25) for prompt in ("qa@1", "qa@2")]
     assert [(each.to_json()["rows"], each.to_json()["suite_rows"]) for each in made] == [(25, 200)] * 2
     one, two = (each.run.run_id for each in made)
@@ -109,7 +109,7 @@ def test_two_runs_of_the_same_25_rows_say_nothing_of_a_suite_of_200(evaluations:
     assert not any("compared with itself" in reason for reason in gated.verdict.reasons)
 
 
-def test_a_run_that_was_scored_by_another_definition_of_a_scorer_decides_nothing(workshop: Workshop) -> None:
+def test_a_run_that_was_scored_by_another_definition_of_a_scorer_decides_nothing(workshop):
     """A suite whose scorer was made stricter after the champion, or the challenger, was scored."""
     workshop.add_suite("redefined", 20)
     path = workshop.folder / "redefined.toml"
@@ -128,7 +128,7 @@ def test_a_run_that_was_scored_by_another_definition_of_a_scorer_decides_nothing
     assert "exact_match" in found.metrics
 
 
-def test_runs_on_rows_that_the_suite_has_no_more_say_nothing_of_it(workshop: Workshop) -> None:
+def test_runs_on_rows_that_the_suite_has_no_more_say_nothing_of_it(workshop):
     workshop.add_suite("moving", 22)
     path = workshop.folder / "moving-rows" / "rows.jsonl"
     before = run(workshop.evaluations, "moving").run.run_id

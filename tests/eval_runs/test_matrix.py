@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pytest
 from llmops.engines.fake import FakeEngine
 from llmops.errors import BadFile, EngineRejected, EngineUnavailable
 from llmops.eval_runs import matrix as module
-from llmops.eval_runs.cells import RunOptions, cost_of
+from llmops.eval_runs.cells import cost_of
 from llmops.eval_runs.evaluations import CellRun
 from llmops.generation import GenerationRequest
 from llmops.prompt_file import parse_prompt
@@ -25,19 +25,6 @@ from tests.judges.scripted import ScriptedJudge
 from tests.registered_home import Workshop, prompt_text
 
 N = 24  # rows of the suite
-
-
-def run(
-    workshop: Workshop,
-    prompts: Sequence[str] = ("qa@1",),
-    models: Sequence[str] = (),
-    suite: str = "sums",
-    **options: Any,
-) -> list[CellRun]:
-    evaluations = workshop.evaluations
-    loaded = evaluations.suite(suite)
-    chosen = RunOptions(**{"recorder": "bulk", **options})
-    return evaluations.run(loaded, evaluations.cells(loaded, prompts, models), chosen, lambda *_: None)
 
 
 @pytest.fixture
@@ -74,29 +61,26 @@ def test_a_scorer_that_cannot_score_stops_a_run_before_the_first_answer(workshop
     odd = '[scorers.odd]\ntype = "ragas.BleuScore"\nkwargs = { smooth_method = "odd" }\n'
     path.write_text(path.read_text().replace("[gate]", f"{odd}[gate]", 1))
     with pytest.raises(BadFile, match=r"odd\.toml: scorers\.odd: cannot score a made-up row: .*smooth_method"):
-        run(workshop, suite="odd")
+        workshop.run(suite="odd")
     assert not engine.requests
 
 
-def test_of_three_prompts_only_the_one_that_changed_is_generated(workshop: Workshop, engine: FakeEngine) -> None:
+def test_only_the_prompt_that_changed_is_generated_and_runs_come_in_the_order_of_the_cells(workshop, engine):
     for system in ("Be terse.", "Be kind.", "Be late."):
         workshop.registry.prompts.register("trio", parse_prompt(prompt_text(system)))
     workshop.add_suite("trio", 5, "trio")
-    first = run(workshop, ["trio@1", "trio@2", "trio@3"], suite="trio")
+    first = workshop.run(["trio@1", "trio@2", "trio@3"], suite="trio")
     assert [item.generated for item in first] == [5, 5, 5]
     workshop.registry.prompts.register("trio", parse_prompt(prompt_text("Be early.")))
     engine.requests.clear()
-    again = run(workshop, ["trio@1", "trio@2", "trio@4"], suite="trio")
+    again = workshop.run(["trio@1", "trio@2", "trio@4"], suite="trio")
     (workshop.folder / "trio.toml").unlink()
     assert [(item.generated, item.from_cache) for item in again] == [(0, 5), (0, 5), (5, 0)]
     assert [item.run.run_id for item in again[:2]] == [item.run.run_id for item in first[:2]]
     assert {request.messages[0]["content"] for request in engine.requests} == {"Be early."}
     assert len(engine.requests) == 5
-
-
-def test_runs_come_back_in_the_order_of_the_cells(workshop: Workshop, engine: FakeEngine) -> None:
-    run(workshop, ["qa@2"], seed=11)
-    done = run(workshop, ["qa@1", "qa@2"], seed=11)
+    workshop.run(["qa@2"], seed=11)
+    done = workshop.run(["qa@1", "qa@2"], seed=11)
     assert [item.run.prompt for item in done] == ["qa@1", "qa@2"]
     assert [item.generated for item in done] == [N, 0]
 
@@ -105,16 +89,16 @@ def test_runs_come_back_in_the_order_of_the_cells(workshop: Workshop, engine: Fa
 
 
 def test_noise_is_measured_once_for_an_engine_and_its_weights(workshop, engine, local):
-    first = run(workshop, seed=21)[0]
+    first = workshop.run(seed=21)[0]
     assert len(engine.requests) == 2 * N  # every answer, and every one of the sample again
-    second = run(workshop, ["qa@1", "qa@2"], seed=22)
+    second = workshop.run(["qa@1", "qa@2"], seed=22)
     assert len(engine.requests) == 4 * N
     assert [noise_of(item) for item in (first, *second)] == [{"n": N, "flips": 0}] * 3
     found = workshop.registry.store.client.get_run(first.run.run_id)
     assert found.data.metrics["flip_share"] == 0
 
 
-def test_noise_stands_beside_a_comparison(workshop: Workshop, monkeypatch: pytest.MonkeyPatch, local: None) -> None:
+def test_noise_stands_beside_a_comparison(workshop, monkeypatch, local):
     asked: Counter[str] = Counter()
 
     def answer(request: GenerationRequest) -> str:
@@ -125,7 +109,7 @@ def test_noise_stands_beside_a_comparison(workshop: Workshop, monkeypatch: pytes
     # Other slots are another engine, whose noise is not known yet.
     busier = workshop.with_settings(engine_slots=3)
     monkeypatch.setattr(module, "open_engine", lambda *_: FakeEngine(answer, slots=3))
-    one, two = run(busier, ["qa@1", "qa@2"], seed=23)
+    one, two = busier.run(["qa@1", "qa@2"], seed=23)
 
     found = busier.evaluations.compare_runs(busier.evaluations.suite("sums"), "one", one.run, "two", two.run)
 
@@ -137,9 +121,7 @@ def test_noise_stands_beside_a_comparison(workshop: Workshop, monkeypatch: pytes
     assert (found.noise.changed, found.noise.expected) == (3, noise["flips"] / 32 * N)
 
 
-def test_of_a_repeatable_run_it_is_measured_how_many_answers_the_gateway_would_give_otherwise(
-    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, local: None
-) -> None:
+def test_of_a_repeatable_run_it_is_measured_how_many_answers_would_be_served_otherwise(workshop, monkeypatch, local):
     opened: list[FakeEngine] = []
 
     def open_engine(_model: object, settings: Settings, _engine: object) -> FakeEngine:
@@ -152,7 +134,7 @@ def test_of_a_repeatable_run_it_is_measured_how_many_answers_the_gateway_would_g
         return opened[-1]
 
     monkeypatch.setattr(module, "open_engine", open_engine)
-    done = run(workshop, repeatable=True, seed=24)[0]
+    done = workshop.run(repeatable=True, seed=24)[0]
 
     assert [(engine.slots, len(engine.requests), engine.closed) for engine in opened] == [
         (1, N, True),
@@ -162,12 +144,12 @@ def test_of_a_repeatable_run_it_is_measured_how_many_answers_the_gateway_would_g
     served = json.loads(done.run.params["served"])
     assert (served["n"], served["flips"]) == (N, 3)
     assert served["served"]["settings"] == {"slots": workshop.settings.engine_slots}
-    again = run(workshop, repeatable=True, seed=24, force=True)[0]
+    again = workshop.run(repeatable=True, seed=24, force=True)[0]
     assert again.run.params["served"] == done.run.params["served"]
     assert len(opened) == 2
 
 
-def test_a_run_asks_the_engine_that_the_gateway_would_open(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_asks_the_engine_that_the_gateway_would_open(workshop, monkeypatch):
     settings = workshop.with_settings(engine_slots=5, engine_prompt_cache="no")
     given: list[Settings] = []
 
@@ -176,24 +158,21 @@ def test_a_run_asks_the_engine_that_the_gateway_would_open(workshop: Workshop, m
         return FakeEngine(slots=settings.engine_slots)
 
     monkeypatch.setattr(module, "open_engine", open_engine)
-    run(settings, seed=26)
+    settings.run(seed=26)
 
     assert given == [settings.settings]
 
 
-def test_an_upstreams_noise_is_not_measured(workshop: Workshop, engine: FakeEngine) -> None:
+def test_noise_of_an_upstream_or_of_cached_answers_is_not_measured(workshop, engine, monkeypatch):
     settings = workshop.with_settings(engine_slots=2)
-    done = run(settings, seed=25)[0]
+    done = settings.run(seed=25)[0]
     assert len(engine.requests) == N
     assert noise_of(done) is None
-
-
-def test_a_cached_run_loads_no_engine_to_measure_noise(workshop, engine, monkeypatch):
     settings = workshop.with_settings(engine_slots=6)
-    run(settings, seed=26)
+    settings.run(seed=26)
     monkeypatch.setattr(module, "_LOCAL_ENGINES", ("fake",))
     engine.requests.clear()
-    done = run(settings, seed=26, force=True)[0]
+    done = settings.run(seed=26, force=True)[0]
     assert engine.requests == []
     assert noise_of(done) is None
 
@@ -201,20 +180,17 @@ def test_a_cached_run_loads_no_engine_to_measure_noise(workshop, engine, monkeyp
 # Cost and judges
 
 
-def test_what_a_run_cost_is_recorded_from_the_models_prices(workshop: Workshop, engine: FakeEngine) -> None:
+def test_what_a_run_cost_is_recorded_from_the_models_prices_also_for_answers_that_were_kept(workshop, engine):
     free = workshop.registry.models.get("tiny@1")
     prices = {"prices": {"per_million_in": 2.0, "per_million_out": 10.0}}
     workshop.registry.models.register(replace(free, name="priced", version=0, provenance=prices, model_id=""))
-    paid, unpaid = (run(workshop, models=[model], limit=4)[0] for model in ("priced@1", "tiny@1"))
+    paid, unpaid = (workshop.run(models=[model], limit=4)[0] for model in ("priced@1", "tiny@1"))
     usage = paid.run.usage
     assert usage["tokens_in"] > usage["tokens_out"] / 2 > 0
     assert usage["cost"] == pytest.approx((2.0 * usage["tokens_in"] + 10.0 * usage["tokens_out"]) / 1e6)
     assert paid.to_json()["cost"] == usage["cost"]
     assert "cost" not in unpaid.run.usage
     assert unpaid.to_json()["cost"] is None
-
-
-def test_a_cost_counts_answers_that_were_kept(workshop: Workshop) -> None:
     model = replace(
         workshop.registry.models.get("tiny@1"), provenance={"prices": {"per_million_in": 1, "per_million_out": 3}}
     )
@@ -222,15 +198,15 @@ def test_a_cost_counts_answers_that_were_kept(workshop: Workshop) -> None:
     assert cost_of(replace(model, provenance={}), 1_000_000, 500_000) is None
 
 
-def test_scorers_left_out_for_want_of_a_judge_are_named(workshop: Workshop, engine: FakeEngine) -> None:
+def test_scorers_left_out_for_want_of_a_judge_are_named(workshop, engine):
     workshop.add_suite("judged", 3)
     path = workshop.folder / "judged.toml"
     path.write_text(path.read_text() + '[scorers.kind]\ntype = "judge.rubric"\ninstructions = "Is it kind?"\n')
-    done = run(workshop, suite="judged")[0]
+    done = workshop.run(suite="judged")[0]
     path.unlink()
     assert done.run.params["scorers_without_judge"] == "kind"
     assert "kind" not in done.run.metrics
-    assert "scorers_without_judge" not in run(workshop, seed=31, limit=2)[0].run.params
+    assert "scorers_without_judge" not in workshop.run(seed=31, limit=2)[0].run.params
 
 
 # Judges and upstreams that are away
@@ -254,22 +230,19 @@ def nowhere() -> str:
         return f"http://127.0.0.1:{free.getsockname()[1]}/v1"
 
 
-def test_a_judge_that_is_away_stops_a_run_before_anything_is_generated(workshop, engine, removed):
+def test_a_judge_that_is_away_stops_a_run_before_any_answer_unless_its_scores_are_kept(workshop, engine, removed):
     url = nowhere()
     removed(judged(workshop, "away", url))
     with pytest.raises(EngineUnavailable, match=f"judge j at {url} cannot be reached: .*refused"):
-        run(workshop, suite="away")
+        workshop.run(suite="away")
     assert engine.requests == []
-
-
-def test_a_judge_that_is_away_is_not_missed_where_its_scores_are_kept(workshop, engine, removed):
     with ScriptedJudge(lambda _: '{"rationale": "so it is", "score": "pass"}') as judge:
         removed(judged(workshop, "kept", judge.base_url))
-        run(workshop, suite="kept", limit=5)
-    (again,) = run(workshop, suite="kept", limit=5, force=True)
+        workshop.run(suite="kept", limit=5)
+    (again,) = workshop.run(suite="kept", limit=5, force=True)
     assert (again.run.metrics["kind"].n_scored, len(judge.requests)) == (5, 5)
     with pytest.raises(EngineUnavailable, match=f"judge j at {judge.base_url} cannot be reached"):
-        run(workshop, suite="kept")  # one row more
+        workshop.run(suite="kept")  # one row more
 
 
 def test_what_a_judge_failed_to_judge_is_judged_by_the_next_run_and_nothing_else(workshop, engine, removed):
@@ -283,31 +256,31 @@ def test_what_a_judge_failed_to_judge_is_judged_by_the_next_run_and_nothing_else
 
     with ScriptedJudge(answer) as judge:
         removed(judged(workshop, "outage", judge.base_url))
-        (first,) = run(workshop, suite="outage")
+        (first,) = workshop.run(suite="outage")
         assert (first.run.metrics["kind"].n_scored, first.run.metrics["kind"].n_failed) == (4, 2)
         (failure,) = (each for each in workshop.evaluations.failures(first) if "kind" in each.scorers)
         assert (failure.rows, list(failure.scorers)) == (2, ["kind"])
         assert "answered 503: busy" in failure.why
 
         why = "worn out"
-        (same,) = run(workshop, suite="outage")  # nothing is better: the run stands, but it is told why it failed now
+        (same,) = workshop.run(suite="outage")  # nothing is better: the run stands, but it is told why it failed now
         assert (same.run.run_id, len(judge.requests)) == (first.run.run_id, 8)
         (failure,) = (each for each in workshop.evaluations.failures(same) if "kind" in each.scorers)
         assert "answered 503: worn out" in failure.why
         busy = False
-        (better,) = run(workshop, suite="outage")
+        (better,) = workshop.run(suite="outage")
         assert better.run.run_id != first.run.run_id
         assert (better.run.metrics["kind"].n_scored, better.generated, better.from_cache) == (5, 0, 6)
         assert len(judge.requests) == 10
-        (again,) = run(workshop, suite="outage")
+        (again,) = workshop.run(suite="outage")
         assert again.run.run_id == better.run.run_id == workshop.evaluations.resolve("qa@1", "outage").run_id
 
 
-def test_an_upstream_that_is_away_stops_a_run_at_once_and_is_named(workshop: Workshop) -> None:
+def test_an_upstream_that_is_away_stops_a_run_at_once_and_is_named(workshop):
     url, plain = nowhere(), workshop.with_settings(engine=None)
     models.register(plain.settings, plain.registry, "remote", f"openai:{url}#m")
     with pytest.raises(EngineUnavailable, match=f"the upstream of remote@1 at {url} cannot be reached: .*refused"):
-        run(plain, models=["remote@1"], limit=2)
+        plain.run(models=["remote@1"], limit=2)
 
 
 def test_answers_that_an_upstream_failed_to_give_are_asked_for_by_the_next_run(workshop, monkeypatch):
@@ -320,8 +293,8 @@ def test_answers_that_an_upstream_failed_to_give_are_asked_for_by_the_next_run(w
         return "1 a number"
 
     monkeypatch.setattr(module, "open_engine", lambda *_: FakeEngine(answer))
-    (first,) = run(workshop, models=["flaky@1"], limit=3)
+    (first,) = workshop.run(models=["flaky@1"], limit=3)
     assert first.run.metrics["words"].n_failed == 1
     busy = False
-    (second,) = run(workshop, models=["flaky@1"], limit=3)
+    (second,) = workshop.run(models=["flaky@1"], limit=3)
     assert (second.generated, second.from_cache, second.run.metrics["words"].n_failed) == (1, 2, 0)

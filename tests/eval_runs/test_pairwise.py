@@ -12,7 +12,6 @@ import pytest
 
 from llmops.errors import CannotRun, UnknownVersion, UsageError
 from llmops.eval_runs.calibrating import calibrate_judge
-from llmops.eval_runs.evaluations import RunOptions
 from llmops.eval_runs.pairwise import Votes, judge_runs, votes_between, with_judge
 from llmops.generation import GenerationParameters
 from llmops.production_log import Feedback, LogRecord, ProductionLog
@@ -48,10 +47,8 @@ def judged(workshop):
         workshop.registry.prompts.register("pairs", parse_prompt(text))
     workshop.add_suite("pairs", ROWS, prompt="pairs")
     workshop.add_suite("others", 4, prompt="qa")
-    evaluations = workshop.evaluations
     for name in ("pairs", "others"):
-        suite = evaluations.suite(name)
-        evaluations.run(suite, evaluations.cells(suite), RunOptions(recorder="bulk"), lambda *_: None)
+        workshop.run((), suite=name)
     return workshop
 
 

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 from llmops.errors import BadFile, UsageError
-from llmops.eval_runs.cells import RunOptions
 from llmops.eval_runs.evaluations import CellRun
-from llmops.eval_runs.scorer_factory import ScorerFactory
+from llmops.eval_runs.scorer_factory import ScorerFactory, distrust, untrusted
 from llmops.evaluation.results import Score
-from llmops.evaluation.suite import ScorerSpec
+from llmops.evaluation.scorers.protocol import KeptScorer
+from llmops.evaluation.suite import ScorerSpec, Suite
 from llmops.judges import JudgeEndpoint
+from llmops.judges.calibration import judge_hash
+from llmops.recording import record_calibration
 from llmops.settings import Settings
 from tests.judges.scripted import ScriptedJudge
 from tests.registered_home import Workshop
@@ -49,10 +51,7 @@ def run(
     path = workshop.folder / f"{name}.toml"
     path.write_text(path.read_text() + text)
     try:
-        evaluations = workshop.evaluations
-        loaded = evaluations.suite(name)
-        chosen = RunOptions(**{"recorder": "bulk", **options})
-        return evaluations.run(loaded, evaluations.cells(loaded, prompts), chosen, lambda *_: None)
+        return workshop.run(prompts, suite=name, **options)
     finally:
         path.unlink()
 
@@ -65,9 +64,9 @@ def tables(judge: ScriptedJudge, model: str = "big", instructions: str = RUBRIC[
 # Whole runs
 
 
-def test_a_judges_scores_are_recorded_and_asked_for_once(workshop: Workshop, judge: ScriptedJudge) -> None:
-    [done] = run(workshop, "judged", tables(judge))
-    assert len(judge.requests) == N
+def test_a_judges_scores_are_recorded_and_asked_for_once_whatever_the_prompt(workshop, judge):
+    [done, _] = run(workshop, "judged", tables(judge), ("qa@1", "qa@2"))
+    assert len(judge.requests) == N  # the fake engine gives both prompts the same answers
     assert {request.body["model"] for request in judge.requests} == {"big"}
     assert (done.run.metrics["odd"].mean, done.run.metrics["odd"].n_scored) == (0.5, N)
     for number, result in enumerate(workshop.evaluations.rows(done.run)):
@@ -79,11 +78,6 @@ def test_a_judges_scores_are_recorded_and_asked_for_once(workshop: Workshop, jud
     assert again.run.metrics == done.run.metrics
 
 
-def test_another_prompt_with_the_same_answers_asks_the_judge_nothing(workshop: Workshop, judge: ScriptedJudge) -> None:
-    run(workshop, "prompts", tables(judge), ("qa@1", "qa@2"))
-    assert len(judge.requests) == N  # the fake engine gives both prompts the same answers
-
-
 @pytest.mark.parametrize("changed", [{"model": "bigger"}, {"instructions": "Is it odd?"}])
 def test_another_judge_or_rubric_is_another_run_and_asks_again(workshop, judge, changed):
     [first] = run(workshop, "changing", tables(judge))
@@ -93,7 +87,7 @@ def test_another_judge_or_rubric_is_another_run_and_asks_again(workshop, judge, 
     assert (second.generated, len(judge.requests)) == (0, asked + N)
 
 
-def test_a_judge_that_fails_leaves_records_and_is_asked_again_by_the_next_run(workshop: Workshop) -> None:
+def test_a_judge_that_fails_leaves_records_and_is_asked_again_by_the_next_run(workshop):
     ill = True
 
     def answer(body: dict[str, Any]) -> Any:
@@ -109,7 +103,7 @@ def test_a_judge_that_fails_leaves_records_and_is_asked_again_by_the_next_run(wo
     assert (second.run.metrics["odd"].n_scored, second.run.metrics["odd"].n_failed) == (N, 0)
 
 
-def test_the_setting_gives_a_judge_to_a_suite_that_names_none(workshop: Workshop, judge: ScriptedJudge) -> None:
+def test_the_setting_gives_a_judge_to_a_suite_that_names_none(workshop, judge):
     text = '[scorers.odd]\ntype = "judge.rubric"\ninstructions = "Odd?"\n'
     [without] = run(workshop, "default", text)
     assert without.run.params["scorers_without_judge"] == "odd"
@@ -122,7 +116,7 @@ def test_the_setting_gives_a_judge_to_a_suite_that_names_none(workshop: Workshop
     assert "scorers_without_judge" not in done.run.params
 
 
-def test_a_judge_that_the_suite_does_not_have_is_a_bad_file(workshop: Workshop, judge: ScriptedJudge) -> None:
+def test_a_judge_that_the_suite_does_not_have_is_a_bad_file(workshop, judge):
     with pytest.raises(BadFile, match=r"scorers\.odd: judge: the suite has no judge 'absent'; it has main"):
         run(workshop, "absent", tables(judge) + 'judge = "absent"\n')
 
@@ -153,24 +147,15 @@ def test_the_suites_judge_comes_before_the_settings(settings, judges, name, mode
     assert (found.model if found else None) == model
 
 
-def test_the_setting_names_address_model_and_key() -> None:
+def test_an_endpoint_is_made_of_the_setting_or_of_a_sound_table_without_its_kappa():
     assert endpoint_of(DEFAULT, {}) == JudgeEndpoint(
         "default", "http://127.0.0.1:9/v3", "default-model", key_variable="JUDGE_KEY"
     )
-
-
-def test_what_a_judge_must_agree_by_is_no_part_of_its_endpoint() -> None:
     assert endpoint_of(Settings(), {"main": {**MAIN, "kappa": 0.7}}) == endpoint_of(Settings(), {"main": MAIN})
-
-
-def test_an_unknown_judge_names_those_there_are() -> None:
     with pytest.raises(UsageError, match=r"^judge: the suite has no judge 'absent'; it has main, other$"):
         endpoint_of(DEFAULT, {"main": MAIN, "other": OTHER}, "absent")
     with pytest.raises(UsageError, match="it has none"):
         endpoint_of(DEFAULT, {}, "absent")
-
-
-def test_a_wrong_table_names_its_field() -> None:
     with pytest.raises(UsageError, match=r"^model: "):
         endpoint_of(Settings(), {"main": {"base_url": MAIN["base_url"]}})
 
@@ -178,12 +163,9 @@ def test_a_wrong_table_names_its_field() -> None:
 # Scorers
 
 
-def test_only_scorers_of_judges_need_one() -> None:
+def test_a_scorer_is_made_with_its_judge_and_only_one_that_needs_it_is_left_out_without():
     specs = [ScorerSpec("a", "judge.rubric"), ScorerSpec("b", "exact_match"), ScorerSpec("c", "semantic_similarity")]
     assert [ScorerFactory.needs_judge(spec) for spec in specs] == [True, False, False]
-
-
-def test_a_scorer_is_made_with_its_judge_and_without_is_left_out() -> None:
     spec = ScorerSpec("odd", "judge.rubric", {**RUBRIC, "judge": "main"})
     made: Any = ScorerFactory(Settings()).make(spec, {"main": MAIN})
     assert (made.name, made.endpoint.model) == ("odd", "main-model")
@@ -199,6 +181,97 @@ def test_a_scorer_is_made_with_its_judge_and_without_is_left_out() -> None:
         (ScorerSpec("x", "exact_match", {"judge": "main"}), "exact_match"),
     ],
 )
-def test_a_wrong_scorer_is_a_usage_error(spec: ScorerSpec, problem: str) -> None:
+def test_a_wrong_scorer_is_a_usage_error(spec, problem):
     with pytest.raises(UsageError, match=f"^{problem}"):
         ScorerFactory(Settings()).make(spec, {"main": MAIN})
+
+
+TABLES = """
+[judges.main]
+base_url = "http://127.0.0.1:9/v1"
+model = "big"
+[scorers.kind]
+type = "judge.rubric"
+instructions = "Is it kind?"
+[scorers.clear]
+type = "judge.rubric"
+instructions = "Is it clear?"
+"""
+
+
+def calibration(kappa: float | None, low: float = 0.0) -> dict[str, Any]:
+    return {"kappa": kappa, "kappa_low": low, "kappa_high": 1.0, "n": 50}
+
+
+@pytest.mark.parametrize(
+    ("found", "asked", "why"),
+    [
+        (None, 0.6, "its judge is not calibrated; run `llmops eval calibrate-judge`"),
+        (
+            {"kappa": None, "kappa_low": None},
+            0.6,
+            "its judge's agreement with people cannot be told from the labelled rows",
+        ),
+        (calibration(None), 0.6, "its judge's agreement with people cannot be told from the labelled rows"),
+        (calibration(0.8, 0.59), 0.6, "its judge's agreement with people, κ 0.80, is not surely 0.6 or more"),
+        (calibration(0.8, 0.6), 0.6, None),
+        (calibration(0.8, 0.59), 0.5, None),
+        (calibration(-0.5, -0.9), -1.0, None),
+    ],
+)
+def test_the_lower_end_of_kappa_must_reach_what_is_asked(found, asked, why):
+    assert distrust(found, asked) == why
+
+
+def suite(workshop: Workshop, text: str = TABLES) -> Suite:
+    workshop.add_suite("judged", 2)
+    path = workshop.folder / "judged.toml"
+    path.write_text(path.read_text() + text)
+    loaded = workshop.evaluations.suite("judged")
+    path.unlink()
+    return loaded
+
+
+def why(workshop: Workshop, loaded: Suite) -> dict[str, str]:
+    return untrusted(loaded, workshop.registry.store, workshop.evaluations.scorer_factory)
+
+
+def calibrate(workshop: Workshop, loaded: Suite, name: str, low: float) -> None:
+    scorer = next(scorer for scorer in loaded.make_scorers() if scorer.name == name)
+    assert isinstance(scorer, KeptScorer)
+    record_calibration(workshop.registry.store, name, calibration(0.9, low), judge_hash(scorer))
+
+
+def test_scorers_without_a_judge_need_no_trust_and_a_judge_that_is_not_configured_has_none(workshop):
+    assert why(workshop, workshop.evaluations.suite("sums")) == {}
+    without = TABLES[TABLES.index("[scorers.kind]") :]
+    assert why(workshop, suite(workshop, without)) == dict.fromkeys(("kind", "clear"), "no judge is configured")
+
+
+def test_judges_earn_trust_one_by_one_and_only_as_they_are(workshop):
+    loaded = suite(workshop)
+    assert why(workshop, loaded).keys() == {"kind", "clear"}
+    calibrate(workshop, loaded, "kind", 0.7)
+    calibrate(workshop, loaded, "clear", 0.5)
+    found = why(workshop, loaded)
+    assert found.keys() == {"clear"}
+    assert "κ 0.90, is not surely 0.6 or more" in found["clear"]
+    for changed in (TABLES.replace('"big"', '"bigger"'), TABLES.replace("kind?", "very kind?")):
+        assert "not calibrated" in why(workshop, suite(workshop, changed))["kind"]
+    modest = TABLES.replace('model = "big"', 'model = "big"\nkappa = 0.4')
+    assert why(workshop, suite(workshop, modest)) == {}
+    calibrate(workshop, loaded, "clear", 0.65)
+    assert why(workshop, loaded) == {}  # the newest measurement counts
+
+
+def test_a_gate_on_a_judge_that_is_not_trusted_is_inconclusive(workshop):
+    workshop.add_suite("gated", 2)
+    path = workshop.folder / "gated.toml"
+    rules = '\n[gate.floors]\nkind = 0.0\n[gate.slice_floors."parity=0"]\nkind = 0.0\n'
+    without = TABLES[TABLES.index("[scorers.kind]") :]
+    path.write_text(path.read_text().partition("[gate]")[0] + without + '[gate]\nprimary = "correct"' + rules)
+    [done] = workshop.run(suite="gated")
+    verdict = workshop.evaluations.gate(done.run.run_id, None, "gated").verdict
+    path.unlink()
+    assert verdict.verdict != "pass"
+    assert verdict.reasons[0] == "kind cannot gate: no judge is configured"

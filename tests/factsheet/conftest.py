@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import pytest
-
 from llmops.factsheet.contents import (
     Action,
     Agreement,
@@ -138,8 +136,3 @@ def tabular_sheet(**changed: Any) -> Factsheet:
         monitoring=None,
     )  # fmt: skip
     return dataclasses.replace(made, **changed)
-
-
-@pytest.fixture
-def make_sheet():
-    return sheet

@@ -5,33 +5,21 @@ from __future__ import annotations
 import json
 import sqlite3
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from llmops.audit import AuditLog
 from llmops.errors import UnknownVersion
-from llmops.eval_runs.evaluations import RunOptions
 from llmops.factsheet.collecting import make_factsheet
 from llmops.factsheet.rendering import html, markdown
 from llmops.generation import GenerationParameters
 from llmops.recording import UsedData, record_monitoring_run, record_training, record_verdict
-from llmops.recording.facts import monitoring_experiment
-from llmops.recording.monitoring import record_action
+from llmops.recording.monitoring import monitoring_experiment, record_action
 from llmops.recording.tabular import evaluate_tabular
 from llmops.registry import Registry
-from tests.registered_home import Workshop
 from tests.tabular.fitted import REGRESSION, fitted, frame, target
 
 APP = "helper"
-
-
-def evaluate(workshop: Workshop, ref: str, **options: Any) -> None:
-    evaluations = workshop.evaluations
-    suite = evaluations.suite("sums")
-    evaluations.run(
-        suite, evaluations.cells(suite, releases=[ref]), RunOptions(recorder="bulk", **options), lambda *_: None
-    )
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +30,11 @@ def story(workshop):
     for prompt in ("qa@1", "qa@2"):
         version = registry.prompts.get(prompt)
         book.create(APP, version, model, version.template.parameters, {"redact_log": True})
-    evaluate(workshop, f"{APP}@1")
-    evaluate(workshop, f"{APP}@1", limit=5)
+    workshop.run(releases=[f"{APP}@1"])
+    workshop.run(releases=[f"{APP}@1"], limit=5)
     workshop.evaluations.gate(f"{APP}@1", None, "sums")
     book.promote(book.get(f"{APP}@1"))
-    evaluate(workshop, f"{APP}@2")
+    workshop.run(releases=[f"{APP}@2"])
     workshop.evaluations.gate(f"{APP}@2", f"{APP}@1", "sums")
     book.promote(book.get(f"{APP}@2"), why="hot fix <b>now</b>")
     places = (("output.refusal", "release", f"{APP}@2"), ("requests", "app", APP), ("words", "release", f"{APP}@1"))
@@ -139,23 +127,22 @@ def test_alarms_and_actions_are_those_of_the_version_or_of_all_traffic(first, se
     assert first.monitoring.actions == ()
 
 
-def test_a_release_of_which_nothing_is_known_says_so(story):
+def test_what_nothing_is_known_of_says_so_and_unknown_versions_are_refused_by_name(story):
     registry, prompt = story.registry, story.registry.prompts.get("qa@1")
     registry.release_versions.create("bare", prompt, registry.models.get("tiny@1"), GenerationParameters(max_tokens=7))
+    known = {experiment.name for experiment in registry.store.client.search_experiments()}
     sheet = make_factsheet(registry, "bare@1")
+    assert {experiment.name for experiment in registry.store.client.search_experiments()} == known, "it only reads"
     assert (sheet.evaluations, sheet.gates, sheet.monitoring, sheet.history.periods) == ((), (), None, ())
     assert sheet.other_parameters == 2, "runs with other parameters say nothing of it"
     assert {"No gate has judged this version.", "No evaluation of this version is on record."} <= set(sheet.limits)
-
-
-def test_unknown_versions_are_refused_by_name(story):
     with pytest.raises(UnknownVersion, match=r"no app or tabular model 'nobody' is registered; there are: .*helper"):
         make_factsheet(story.registry, "nobody@1")
     with pytest.raises(UnknownVersion, match=r"helper@9; there are helper@1"):
         make_factsheet(story.registry, f"{APP}@9")
 
 
-def test_without_the_audit_log_the_registry_is_asked_and_that_is_said(story, second):
+def test_a_broken_chain_and_an_unreadable_log_are_told(story, second):
     settings = replace(story.settings, log_url=f"sqlite:///{story.folder}/sums.toml")
     sheet = make_factsheet(Registry(settings), f"{APP}@2")
     assert [period.forced for period in sheet.history.periods] == [True]
@@ -165,6 +152,16 @@ def test_without_the_audit_log_the_registry_is_asked_and_that_is_said(story, sec
     assert sheet.registered[0].by is None
     assert [move.what for move in sheet.history.moves] == ["promote", "rollback"]
     assert second.history.whole
+    url = f"sqlite:///{story.folder}/broken.db"
+    log = AuditLog(url)
+    log.open("helper", {"champion": "helper@1"})
+    log.open("other", {"champion": "other@1"})
+    with sqlite3.connect(f"{story.folder}/broken.db") as connection:
+        connection.execute("DROP TRIGGER audit_log_no_update")
+        connection.execute("UPDATE audit_log SET actor = 'nobody' WHERE seq = 2")
+    sheet = make_factsheet(Registry(replace(story.settings, log_url=url)), f"{APP}@2")
+    assert any("tampered with or damaged at entry 2" in limit for limit in sheet.limits)
+    assert sheet.history.whole is False
 
 
 def test_an_alias_moved_around_the_log_and_a_gate_that_was_rewritten_are_told(story):
@@ -183,19 +180,6 @@ def test_an_alias_moved_around_the_log_and_a_gate_that_was_rewritten_are_told(st
     assert sheet.history.whole is False
     assert any("champion stands at moved@2, and by the audit log at moved@1" in limit for limit in sheet.limits)
     assert [(period.lasts, period.until) for period in sheet.history.periods] == [(False, None)]
-
-
-def test_a_broken_chain_is_told(story):
-    url = f"sqlite:///{story.folder}/broken.db"
-    log = AuditLog(url)
-    log.open("helper", {"champion": "helper@1"})
-    log.open("other", {"champion": "other@1"})
-    with sqlite3.connect(f"{story.folder}/broken.db") as connection:
-        connection.execute("DROP TRIGGER audit_log_no_update")
-        connection.execute("UPDATE audit_log SET actor = 'nobody' WHERE seq = 2")
-    sheet = make_factsheet(Registry(replace(story.settings, log_url=url)), f"{APP}@2")
-    assert any("tampered with or damaged at entry 2" in limit for limit in sheet.limits)
-    assert sheet.history.whole is False
 
 
 @pytest.fixture(scope="module")
@@ -305,7 +289,7 @@ def wine(story):
     return make_factsheet(registry, "wine@1")
 
 
-def test_windows_without_an_end_are_called_by_their_names_and_counted_by_the_budget(wine):
+def test_a_labs_model_has_windows_by_name_its_rows_once_and_the_comparison_of_its_training_run(wine):
     found = wine.monitoring
     assert found is not None
     assert [(window.name, window.since, window.until) for window in found.latest] == [
@@ -318,16 +302,10 @@ def test_windows_without_an_end_are_called_by_their_names_and_counted_by_the_bud
     assert "| window | rows | state | alarms | error_rate |" in markdown(wine)
     assert (found.expected_false_alarms, found.expected_over) == (0.1, "12 windows")
     assert any("0.1 false alarms in 12 windows" in limit for limit in wine.limits)
-
-
-def test_rows_that_mlflow_evaluated_again_are_listed_once(wine):
     assert [(data.use, data.sha256, data.licence, data.source_sha256) for data in wine.data] == [
         ("training", "a" * 64, "CC BY 4.0", "c" * 64),
         ("test", "b" * 64, "CC BY 4.0", "c" * 64),
     ]
-
-
-def test_its_gate_has_the_comparison_that_its_training_run_keeps(wine):
     (gate,) = wine.gates
     assert wine.tabular is not None
     assert (gate.against, gate.other, gate.run_id, gate.attested) == (None, "majority", wine.tabular.run_id, True)

@@ -66,6 +66,10 @@ def test_limits_follow_from_what_is_there_and_from_nothing_else():
     for absent in ("inconclusive", "failed.", "few,", "never been champion", "without a passing gate", "rolled back"):
         assert absent not in told
     assert "kind in qa" not in told, "this judge was compared with people"
+    model = sheet().model
+    assert model is not None
+    assert "the server may change them unseen" in said(sheet(model=dataclasses.replace(model, format="openai")))
+    assert "inconclusive" not in said(sheet(gates=(gate(), gate(verdict="inconclusive", current=False))))
 
 
 def test_a_forced_promotion_and_a_rollback_are_told():
@@ -73,16 +77,6 @@ def test_a_forced_promotion_and_a_rollback_are_told():
     told = said(sheet(history=dataclasses.replace(NOBODY, periods=(period,))))
     assert f"It was promoted without a passing gate ({when(AT)}): hot fix" in told
     assert f"It was rolled back ({when(LATER)})." in told
-
-
-def test_weights_that_lie_elsewhere_are_not_vouched_for():
-    model = sheet().model
-    assert model is not None
-    assert "the server may change them unseen" in said(sheet(model=dataclasses.replace(model, format="openai")))
-
-
-def test_a_verdict_that_no_promotion_reads_is_no_limit():
-    assert "inconclusive" not in said(sheet(gates=(gate(), gate(verdict="inconclusive", current=False))))
 
 
 def test_what_is_not_on_record_is_listed():
@@ -106,17 +100,11 @@ def test_what_is_not_on_record_is_listed():
         "who moved the aliases, where no name is given",
     }
     assert unknown_of(sheet()) == ("what the weights of tiny@1 were trained on",)
-
-
-def test_a_gate_whose_rules_or_comparison_nobody_kept_is_named():
     bare = unknown_of(sheet(gates=(gate(rules={}, differences=()),)))
     assert {"the rules of the gate of qa", "the comparison behind the gate of qa"} <= set(bare)
     assert not {"the comparison behind the gate of qa"} & set(unknown_of(sheet(gates=(gate(against=None),))))
     assert "its metrics by slice" in unknown_of(tabular_sheet(evaluations=(evaluation(slices=()),)))
     assert "its metrics by slice" not in unknown_of(tabular_sheet(evaluations=(evaluation(),)))
-
-
-def test_a_tabular_model_without_its_training_data_says_so():
     assert unknown_of(tabular_sheet()) == ()
     bare = tabular_sheet(data=(), parameters={})
     assert set(unknown_of(bare)) == {"what it was trained on", "its parameters"}
@@ -134,14 +122,8 @@ def test_each_slice_has_its_mean_interval_and_failures():
     assert (art.name, geo.name) == ("topic=art", "topic=geo")
     assert (geo.metric.mean, geo.metric.n_scored, geo.metric.n_failed) == (0.5, 6, 1)
     assert geo.metric.ci95 == pytest.approx(mean_interval([True, False] * 3))
-
-
-def test_a_scorer_without_a_score_in_a_slice_has_no_mean():
     found = slices_of([row(0, None, topic="geo"), row(1, True, topic="art")], ["correct"])
     assert [(part.metric.mean, part.metric.ci95) for part in found if part.name == "topic=geo"] == [(None, None)]
-
-
-def test_tags_that_name_rows_or_say_nothing_make_no_slices():
     rows = [row(n, True, id=str(n), language="en") for n in range(MOST_SLICES + 1)]
     assert slices_of(rows, ["correct"]) == ()
     assert slices_of([row(0, True, topic="geo"), row(1, True, topic="art")], []) == ()
@@ -159,7 +141,7 @@ def move(at: int, old: str | None, new: str | None, what: str = "promote", why: 
     return Move(f"2026-05-{at:02}", what, old, new, why, forced=why != "gate passed" and what == "promote")
 
 
-def test_a_promotion_begins_a_time_and_the_next_one_ends_it():
+def test_a_promotion_begins_a_time_that_the_next_or_a_rollback_ends():
     moves = [move(1, None, "a@1"), move(3, "a@1", "a@2")]
     (first,) = periods_of("a@1", moves, is_champion=False)
     (second,) = periods_of("a@2", moves, is_champion=True)
@@ -167,41 +149,26 @@ def test_a_promotion_begins_a_time_and_the_next_one_ends_it():
         "2026-05-01", "2026-05-03", False, "promote", "a@2",
     )  # fmt: skip
     assert (second.since, second.until, second.lasts, second.after) == ("2026-05-03", None, True, "a@1")
-
-
-def test_a_rollback_ends_one_and_begins_another():
     moves = [move(1, None, "a@1"), move(2, "a@1", "a@2"), move(4, "a@2", "a@1", "rollback", "rolled back")]
     first, again = periods_of("a@1", moves, is_champion=True)
     assert (first.lasts, again.lasts, again.began) == (False, True, "rollback")
     (rolled_back,) = periods_of("a@2", moves, is_champion=False)
     assert (rolled_back.ended, rolled_back.then) == ("rollback", "a@1")
-
-
-def test_a_promotion_without_a_passing_gate_is_forced():
     (period,) = periods_of("a@1", [move(1, None, "a@1", why="hot fix")], is_champion=True)
     assert period.forced
     assert period.why == "hot fix"
     assert not periods_of("a@1", [move(1, None, "a@1")], is_champion=True)[0].forced
-
-
-def test_other_moves_are_none_of_its_times():
     moves = [move(1, None, "a@1", "challenge"), move(2, "off", "canary 20 %", "traffic")]
     assert periods_of("a@1", moves, is_champion=False) == ()
 
 
-def test_a_beginning_that_fell_out_of_the_record_is_not_made_up():
+def test_what_happened_without_a_record_begins_and_ends_at_nobody_knows_when():
     (period,) = periods_of("a@1", [move(5, "a@1", "a@2")], is_champion=False)
     assert (period.since, period.until) == (None, "2026-05-05")
     (lasting,) = periods_of("a@1", [], is_champion=True)
     assert (lasting.since, lasting.lasts) == (None, True)
-
-
-def test_an_alias_moved_without_a_record_ends_the_time_at_nobody_knows_when():
     (period,) = periods_of("a@1", [move(1, None, "a@1")], is_champion=False)
     assert (period.lasts, period.until, period.ended) == (False, None, "")
-
-
-def test_what_was_found_without_a_record_begins_and_ends_at_nobody_knows_when():
     moves = [move(1, None, "a@1"), move(3, None, "a@2", "found"), move(4, None, "a@2", "found"), move(5, "a@2", "a@1")]
     first, again = periods_of("a@1", moves, is_champion=True)
     assert (first.since, first.until, first.lasts) == ("2026-05-01", None, False)

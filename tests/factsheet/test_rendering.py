@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from html import unescape
-from html.parser import HTMLParser
 from typing import Any
 
 import pytest
@@ -20,9 +19,10 @@ from llmops.factsheet.contents import Data, Factsheet, Metric, Monitoring, Windo
 from llmops.factsheet.rendering import cell, html, markdown, readable, write_html
 from llmops.pages.numbers import printable
 from tests.factsheet.conftest import evaluation, gate, sheet, tabular_sheet
+from tests.pages.reading import Reading
 
 
-def test_a_sheet_is_plain_json_with_every_field_by_its_name():
+def test_a_sheet_is_plain_json_with_every_field_by_its_name_and_null_for_no_number():
     for made in (sheet(), tabular_sheet()):
         told = made.to_json()
         assert json.loads(json.dumps(told, allow_nan=False)) == told
@@ -30,9 +30,6 @@ def test_a_sheet_is_plain_json_with_every_field_by_its_name():
     assert sheet().to_json()["evaluations"][0]["metrics"][0] == {
         "name": "correct", "mean": 0.61, "ci95": [0.55, 0.67], "n_scored": 240, "n_failed": 0,
     }  # fmt: skip
-
-
-def test_what_is_no_number_in_json_is_null():
     metric = Metric("r2", float("nan"), (float("-inf"), 0.5), 3)
     told = sheet(evaluations=(evaluation(metrics=(metric,)),)).to_json()["evaluations"][0]["metrics"][0]
     assert told["mean"] is None
@@ -53,7 +50,7 @@ def text_of(html: str, tag: str) -> str:
 
 @given(TEXTS)
 @quick
-def test_a_paragraph_shows_the_text_as_it_is(text):
+def test_a_paragraph_a_point_of_a_list_and_a_cell_show_the_text_as_it_is(text):
     plain = " ".join(printable(text).split())
     html = RENDER(f"before\n\n{readable(text)}\n\nafter\n")
     inside = re.findall(r"<p>(.*?)</p>", html, re.DOTALL)
@@ -61,19 +58,7 @@ def test_a_paragraph_shows_the_text_as_it_is(text):
     if plain:
         assert text_of(f"<p>{inside[1]}</p>", "p") == plain
         assert html == f"<p>before</p>\n<p>{inside[1]}</p>\n<p>after</p>\n"
-
-
-@given(TEXTS)
-@quick
-def test_a_point_of_a_list_shows_the_text_as_it_is(text):
-    plain = " ".join(printable(text).split())
     assert text_of(RENDER(f"- {readable(text)}\n"), "li") == plain
-
-
-@given(TEXTS)
-@quick
-def test_the_cell_of_a_table_shows_the_text_as_it_is(text):
-    plain = " ".join(printable(text).split())
     html = RENDER(f"| head | other |\n| --- | --- |\n| {cell(text)} | x |\n")
     found = re.findall(r"<td>(.*?)</td>", html, re.DOTALL)
     assert len(found) == 2, html
@@ -138,16 +123,13 @@ def test_nothing_is_said_to_be_not_on_record_rather_than_left_out():
     assert "No monitoring run is on record" in text
 
 
-def test_a_prompt_cannot_end_the_block_that_quotes_it():
+def test_a_prompt_cannot_end_the_block_that_quotes_it_and_a_reason_is_no_markup():
     prompt = sheet().prompt
     assert prompt is not None
     evil = "```\n\n# A heading\n<script>alert(1)</script>"
     html = RENDER(markdown(sheet(prompt=type(prompt)("qa@2", "c", "q", (("user", evil),)))))
     assert "<script>" not in html
     assert "<h1>A heading</h1>" not in html
-
-
-def test_a_reason_from_outside_is_no_markup():
     evil = "<img src=x onerror=alert(1)> [a](http://x) | cell"
     html = RENDER(markdown(sheet(gates=(gate(reasons=(evil,)),), evaluations=(evaluation(suite=evil),))))
     assert "<img" not in html
@@ -190,26 +172,6 @@ EVIL = "</style></table><script>alert('x')</script><img src=//evil onerror=alert
 NAMED = {"kind", "lasts", "state", "verdict", "at", "since", "until", "made_at"}
 
 
-class Page(HTMLParser):
-    """Elements with their attributes, and the text that is shown."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    def tags(self) -> list[str]:
-        return [tag for tag, _ in self.elements]
-
-
 def with_texts(value: Any, text: str, name: str = "") -> Any:
     """The same value with every free text replaced."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -235,37 +197,45 @@ def evil(made: Factsheet, text: str) -> Factsheet:
 
 @pytest.mark.parametrize("made", [sheet(), tabular_sheet()])
 def test_no_text_of_the_registry_becomes_markup(made):
-    before, after = Page(html(made)), Page(html(evil(made, EVIL)))
-    assert set(after.tags()) <= set(before.tags())
-    assert not {"script", "img", "a", "iframe", "link"} & set(after.tags())
-    assert EVIL in after.text
+    before, after = Reading(html(made)), Reading(html(evil(made, EVIL)))
+    assert set(after.tags) <= set(before.tags)
+    assert not {"script", "img", "a", "iframe", "link"} & set(after.tags)
+    assert EVIL in after.shown
 
 
 @given(st.text(max_size=30))
 @settings(max_examples=25)
 def test_any_text_keeps_the_page_whole(text):
-    tags = Page(html(evil(sheet(), text))).tags()
+    tags = Reading(html(evil(sheet(), text))).tags
     assert tags.count("main") == tags.count("h1") == 1
     assert not {"script", "img", "a"} & set(tags)
 
 
-def test_the_page_asks_nothing_of_any_network_and_follows_light_and_dark():
+def test_the_page_asks_nothing_of_any_network_follows_light_and_dark_and_is_written_to_a_file(tmp_path):
     text = html(sheet())
-    page = Page(text)
+    page = Reading(text)
     metas = [attributes for tag, attributes in page.elements if tag == "meta"]
     policy = next(str(meta["content"]) for meta in metas if meta.get("http-equiv") == "Content-Security-Policy")
     assert policy.startswith("default-src 'none'; style-src 'sha256-")
     assert "script-src 'none'" in policy
     assert any(meta.get("name") == "color-scheme" and meta["content"] == "light dark" for meta in metas)
     assert not [attributes for _, attributes in page.elements if "src" in attributes or "href" in attributes]
+    made = sheet()
+    write_html(made, tmp_path / "deep" / "sheet.html")
+    assert (tmp_path / "deep" / "sheet.html").read_text(encoding="utf-8") == html(made)
+    with pytest.raises(CannotRun, match="cannot write"):
+        write_html(made, tmp_path)
 
 
-def test_every_interval_is_drawn_and_said():
-    page = Page(html(sheet()))
+def test_every_interval_on_the_scale_is_drawn_and_said():
+    page = Reading(html(sheet()))
     labels = [attributes.get("aria-label") for tag, attributes in page.elements if tag == "svg"]
     assert "0.610, 95 % interval 0.550 to 0.670" in labels
     assert "0.400, 95 % interval 0.200 to 0.600" in labels
     assert not [label for label in labels if label and label.startswith("8.500")], "of another scale than 0 to 1"
+    (words,) = [metric for metric in evaluation().metrics if metric.name == "words"]
+    page = Reading(html(sheet(evaluations=(evaluation(metrics=(words,), slices=()),))))
+    assert "svg" not in page.tags
 
 
 def test_the_gate_colours_the_head():
@@ -273,19 +243,5 @@ def test_the_gate_colours_the_head():
         (("pass",), "pass"), (("pass", "fail"), "fail"), (("pass", "inconclusive"), "none"), ((), "none"),
     ):  # fmt: skip
         made = sheet(gates=tuple(gate(verdict=verdict) for verdict in verdicts))
-        classes = [attributes.get("class") for tag, attributes in Page(html(made)).elements if tag == "section"]
+        classes = [attributes.get("class") for tag, attributes in Reading(html(made)).elements if tag == "section"]
         assert classes[0] == f"verdict {standing}"
-
-
-def test_metrics_of_other_scales_have_no_plot():
-    (words,) = [metric for metric in evaluation().metrics if metric.name == "words"]
-    page = Page(html(sheet(evaluations=(evaluation(metrics=(words,), slices=()),))))
-    assert "svg" not in page.tags()
-
-
-def test_the_page_is_written_to_a_file(tmp_path):
-    made = sheet()
-    write_html(made, tmp_path / "deep" / "sheet.html")
-    assert (tmp_path / "deep" / "sheet.html").read_text(encoding="utf-8") == html(made)
-    with pytest.raises(CannotRun, match="cannot write"):
-        write_html(made, tmp_path)

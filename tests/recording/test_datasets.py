@@ -35,7 +35,7 @@ def records(desk: Any, dataset_id: str) -> list[Any]:
     return list(desk.client.get_dataset(dataset_id).records)
 
 
-def test_an_eval_set_becomes_a_dataset_of_its_rows(desk, digest):
+def test_an_eval_set_becomes_a_dataset_of_its_rows_and_what_looks_like_a_session_is_wrapped(desk, digest):
     dataset_id = register_eval_set(desk.store, "sums-rows", digest, rows(3), "sums")
     made = desk.client.get_dataset(dataset_id)
     assert (made.name, made.tags["llmops.content_hash"], made.tags["llmops.rows"]) == ("sums-rows", digest, "3")
@@ -44,6 +44,8 @@ def test_an_eval_set_becomes_a_dataset_of_its_rows(desk, digest):
     assert found["r1"].inputs == {"question": "1?\ufffd"}
     assert found["r1"].expectations == {"answers": [1]}
     assert found["r1"].tags["odd"] == "1"
+    dataset_id = register_eval_set(desk.store, "goals", digest, rows(1, goal="win"), "sums")
+    assert records(desk, dataset_id)[0].inputs == {"inputs": {"question": "0?\ufffd", "goal": "win"}}
 
 
 def test_the_same_content_is_registered_once_and_not_read_again(desk, digest):
@@ -52,12 +54,18 @@ def test_the_same_content_is_registered_once_and_not_read_again(desk, digest):
     assert register_eval_set(desk.store, "again", "0" * 64, rows(1)) != first
 
 
-def test_each_suite_that_uses_an_eval_set_shows_it(desk, digest):
+def test_each_suite_that_uses_an_eval_set_shows_it_and_a_run_points_to_it(desk, digest, report):
     for suite in ("sums", "others", "sums"):
         dataset_id = register_eval_set(desk.store, "shared", digest, rows(1), suite)
     for suite in ("sums", "others"):
         shown = desk.client.search_datasets(experiment_ids=[desk.store.experiment(suite)])
         assert [dataset.dataset_id for dataset in shown].count(dataset_id) == 1
+    cell = desk.cell("pointing", eval_sets=("pointed",))
+    dataset_id = register_eval_set(desk.store, "pointed", cell.eval_sets["pointed"], rows(2), "pointing")
+    run = desk.recorder.record(cell, report(2), "bulk")
+    [found] = desk.client.get_run(run.run_id).inputs.dataset_inputs
+    assert found.dataset.source_type == "mlflow_evaluation_dataset"
+    assert json.loads(found.dataset.source)["dataset_id"] == dataset_id
 
 
 def test_a_registration_that_was_cut_short_is_completed(desk, digest):
@@ -70,20 +78,6 @@ def test_a_registration_that_was_cut_short_is_completed(desk, digest):
     dataset_id = register_eval_set(desk.store, "cut", digest, rows(3), "sums")
     assert len(records(desk, dataset_id)) == 3
     assert len(desk.client.search_datasets(filter_string="name = 'cut'")) == 1
-
-
-def test_an_input_that_mlflow_takes_for_a_session_is_wrapped(desk, digest):
-    dataset_id = register_eval_set(desk.store, "goals", digest, rows(1, goal="win"), "sums")
-    assert records(desk, dataset_id)[0].inputs == {"inputs": {"question": "0?\ufffd", "goal": "win"}}
-
-
-def test_a_run_points_to_the_registered_dataset(desk, report):
-    cell = desk.cell("pointing", eval_sets=("pointed",))
-    dataset_id = register_eval_set(desk.store, "pointed", cell.eval_sets["pointed"], rows(2), "pointing")
-    run = desk.recorder.record(cell, report(2), "bulk")
-    [found] = desk.client.get_run(run.run_id).inputs.dataset_inputs
-    assert found.dataset.source_type == "mlflow_evaluation_dataset"
-    assert json.loads(found.dataset.source)["dataset_id"] == dataset_id
 
 
 IDS = st.lists(st.text(max_size=5), unique=True, max_size=30)
@@ -102,16 +96,13 @@ def test_the_chosen_rows_keep_their_order(ids, limit):
     assert chosen == sorted(chosen)
 
 
-def test_the_rule_is_the_smallest_sha256_of_the_row_id():
-    ids = [f"row-{i}" for i in range(50)]
-    by_hash = sorted(ids, key=lambda row_id: hashlib.sha256(row_id.encode()).hexdigest())
-    assert set(sampled(zip(ids, ids, strict=True), 7)) == set(by_hash[:7])
-
-
-def test_up_to_the_limit_every_row_is_traced(report):
+def test_up_to_the_limit_every_row_is_traced_and_above_those_with_the_smallest_sha256(report):
     rows = report(4).results
     assert [number for number, _ in traced(rows, 4)] == [0, 1, 2, 3]
     assert len(list(traced(rows, 3))) == 3
+    ids = [f"row-{i}" for i in range(50)]
+    by_hash = sorted(ids, key=lambda row_id: hashlib.sha256(row_id.encode()).hexdigest())
+    assert set(sampled(zip(ids, ids, strict=True), 7)) == set(by_hash[:7])
 
 
 @pytest.mark.parametrize("recorder", ["bulk", "evaluate"])

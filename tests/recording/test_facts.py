@@ -11,15 +11,13 @@ import pytest
 from llmops.errors import Corrupted, UnknownVersion
 from llmops.hashing import content_hash
 from llmops.recording import (
-    facts,
     find_calibration,
     record_calibration,
     record_comparison,
-    record_monitoring_run,
     record_report,
     record_verdict,
 )
-from llmops.recording.monitoring import record_action
+from llmops.recording.cell import eval_runs, json_mapping, verdicts_of
 
 CALIBRATION = {"kappa": 0.71, "kappa_low": 0.6, "kappa_high": 0.8, "n": 120, "n_failed": 2, "accuracy": 0.9, "why": "ü"}
 
@@ -78,29 +76,24 @@ def run(desk, report):
     return desk.recorder.record(desk.cell("facts", ("facts-rows",)), report(4), "bulk")
 
 
-def of_run(desk: Any, run_id: str) -> facts.EvalFacts:
-    return next(found for found in facts.eval_runs(desk.store, "qa@1", "tiny@1") if found.run.run_id == run_id)
-
-
 def test_an_eval_run_is_read_with_its_content_data_and_verdicts(desk, run):
     verdict = {"verdict": "pass", "against": None, "suite": "facts", "runs": {"b": run.run_id}}
     record_verdict(desk.store, run.run_id, verdict)
-    found = of_run(desk, run.run_id)
-    assert (found.run.suite, found.run.rows) == ("facts", 4)
-    assert found.run.content["parameters"] == {"max_tokens": 16}
+    found = next(each for each in eval_runs(desk.store, "qa@1", "tiny@1") if each.run_id == run.run_id)
+    assert (found.suite, found.rows, found.content["parameters"]) == ("facts", 4, {"max_tokens": 16})
     assert [(used.name, used.source["sha256"]) for used in found.datasets] == [
         ("facts-rows", content_hash("facts-rows"))
     ]
-    assert found.verdicts == (verdict,)
+    assert verdicts_of(desk.store, run.run_id) == (verdict,)
     assert found.by
     assert found.at > 1.7e9
 
 
 def test_runs_of_other_versions_and_unfinished_ones_are_left_out(desk, run):
-    assert facts.eval_runs(desk.store, "qa@2", "tiny@1") == []
+    assert eval_runs(desk.store, "qa@2", "tiny@1") == []
     desk.client.set_tag(run.run_id, "llmops.complete", "false")
     try:
-        assert run.run_id not in [found.run.run_id for found in facts.eval_runs(desk.store, "qa@1", "tiny@1")]
+        assert run.run_id not in [found.run_id for found in eval_runs(desk.store, "qa@1", "tiny@1")]
     finally:
         desk.client.set_tag(run.run_id, "llmops.complete", "true")
 
@@ -108,70 +101,18 @@ def test_runs_of_other_versions_and_unfinished_ones_are_left_out(desk, run):
 def test_more_runs_than_a_page_are_all_read(desk, run, report, monkeypatch):
     others = {desk.recorder.record(desk.cell("facts"), report(1), "bulk").run_id for _ in range(2)}
     monkeypatch.setattr("llmops.registry.store._PAGE", 1)
-    assert others | {run.run_id} <= {found.run.run_id for found in facts.eval_runs(desk.store, "qa@1", "tiny@1")}
+    assert others | {run.run_id} <= {found.run_id for found in eval_runs(desk.store, "qa@1", "tiny@1")}
 
 
 def test_a_file_that_is_no_json_is_named(desk, run):
     desk.client.log_text(run.run_id, "{", "gate/cut-off.json")
     try:
         with pytest.raises(Corrupted, match=f"gate/cut-off.json of run {run.run_id}"):
-            facts.verdicts_of(desk.store, run.run_id)
+            verdicts_of(desk.store, run.run_id)
     finally:
         desk.client.log_text(run.run_id, '{"verdict": "fail"}', "gate/cut-off.json")
 
 
-def test_any_run_is_read_with_its_experiment_parameters_and_metrics(desk, run):
-    found = facts.run_facts(desk.store, run.run_id)
-    assert found.experiment == "facts"
-    assert found.params["prompt"] == "qa@1"
-    assert found.metrics["rows"] == 4
-    with pytest.raises(UnknownVersion):
-        facts.run_facts(desk.store, "0" * 32)
-
-
-def test_windows_and_actions_of_an_app_are_read_the_newest_first(desk):
-    for day in (1, 2):
-        window = {"since": f"2026-05-0{day}T00:00:00+00:00", "until": f"2026-05-0{day + 1}T00:00:00+00:00", "rows": 9}
-        alarms = [{"what": "words", "why": "fell", "rows": []}] if day == 2 else []
-        parts = [{"slice": {"release": "watched@1"}}, {"slice": {"release": "watched@2"}}]
-        verdict = {"app": "watched", "window": window, "slices": parts, "alarms": alarms}
-        record_monitoring_run(desk.store, "watched", verdict, {"rows": 9.0})
-    action = {
-        "app": "watched",
-        "action": "rollback",
-        "release": "watched@2",
-        "dry_run": True,
-        "why": "x",
-        "outcome": {},
-    }
-    record_action(desk.store, "monitoring-watched", "k", action, {})
-
-    newest, oldest = facts.monitored_windows(desk.store, "watched")
-
-    assert (newest.alarms, oldest.alarms) == (1, 0)
-    assert (newest.releases, newest.metrics["rows"]) == (("watched@1", "watched@2"), 9.0)
-    assert facts.window_verdict(desk.store, newest.run_id)["alarms"][0]["what"] == "words"
-    assert [read["action"] for *_, read in facts.monitor_actions(desk.store, "watched", "watched@2")] == ["rollback"]
-    assert facts.monitor_actions(desk.store, "watched", "watched@1") == []
-
-
-def test_reading_makes_no_experiment(desk):
-    assert facts.monitored_windows(desk.store, "nobody") == []
-    assert facts.monitor_actions(desk.store, "nobody", "nobody@1") == []
-    names = {experiment.name for experiment in desk.client.search_experiments()}
-    find_calibration(desk.store, "0" * 64)
-    assert {experiment.name for experiment in desk.client.search_experiments()} == names
-    assert "monitoring-nobody" not in names
-
-
-def test_registrations_have_a_time_and_no_name_that_mlflow_was_not_told(desk):
-    for ref, is_prompt in (("tiny@1", False), ("qa@1", True)):
-        at, by = facts.registration(desk.store, ref, is_prompt=is_prompt)
-        assert at is not None
-        assert at > 1.7e9
-        assert by is None
-
-
 @pytest.mark.parametrize("text", [None, "", "not json", "[1]"])
 def test_what_others_logged_as_no_object_says_nothing(text):
-    assert facts._mapping(text) == {}
+    assert json_mapping(text) == {}

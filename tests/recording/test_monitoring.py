@@ -12,7 +12,7 @@ import pytest
 from llmops.errors import UsageError
 from llmops.pipelines import StepRecord
 from llmops.recording import nameless, record_monitoring_run
-from llmops.recording.facts import monitoring_experiment
+from llmops.recording.monitoring import monitoring_experiment
 from llmops.recording.pipelines import PipelineRecorder, find_pipeline_run
 
 
@@ -63,7 +63,7 @@ def test_the_history_has_a_point_for_each_window_at_its_end(desk):
     assert len(runs(desk, "steps")) == 4
 
 
-def test_the_same_window_again_is_the_same_run_brought_up_to_date(desk):
+def test_the_same_window_again_is_the_same_run_brought_up_to_date_unless_descriptors_are_others(desk):
     first = record_monitoring_run(desk.store, "again", verdict(1), {"alarms": 0.0, "rows": 9.0})
     second = record_monitoring_run(desk.store, "again", verdict(1, "refusal"), {"alarms": 1.0, "rows": 9.0})
     assert first == second
@@ -72,6 +72,9 @@ def test_the_same_window_again_is_the_same_run_brought_up_to_date(desk):
     over_time = history(desk, second)
     assert [point.value for point in desk.client.get_metric_history(over_time, "rows")] == [9.0]
     assert desk.client.get_run(over_time).data.metrics["alarms"] == 1.0
+    one = record_monitoring_run(desk.store, "versions", verdict(1), {}, descriptor_version="a")
+    other = record_monitoring_run(desk.store, "versions", verdict(1), {}, descriptor_version="b")
+    assert one != other
 
 
 def test_what_is_kept_names_no_request_and_no_user():
@@ -89,19 +92,10 @@ def test_what_is_kept_names_no_request_and_no_user():
     assert "anna" in json.dumps(given)
 
 
-def test_other_descriptors_make_another_run_of_the_same_window(desk):
-    one = record_monitoring_run(desk.store, "versions", verdict(1), {}, descriptor_version="a")
-    other = record_monitoring_run(desk.store, "versions", verdict(1), {}, descriptor_version="b")
-    assert one != other
-
-
-def test_more_metrics_than_mlflow_takes_at_once_are_all_there(desk):
+def test_more_metrics_than_mlflow_takes_at_once_are_all_there_and_a_refused_one_is_a_plain_error(desk):
     metrics = {f"mean/d{number}": float(number) for number in range(2100)}
     run_id = record_monitoring_run(desk.store, "many", verdict(1), metrics)
     assert desk.client.get_run(run_id).data.metrics == metrics
-
-
-def test_a_refused_metric_is_a_plain_error(desk):
     with pytest.raises(UsageError, match="recording the monitoring of bad"):
         record_monitoring_run(desk.store, "bad", verdict(1), {"a$b?": 1.0})
 
@@ -178,7 +172,9 @@ def test_a_cycle_that_goes_on_is_the_same_run(desk, recorder, tmp_path):
     assert (kept["steps/02-train.json"]["outputs"], kept["steps/02-train.json"]["error"]) == ({"version": 1}, None)
 
 
-def test_cycles_and_pipelines_are_told_apart(desk, recorder):
+def test_cycles_and_pipelines_are_told_apart_and_an_end_without_a_beginning_writes_nothing(recorder, desk):
+    recorder.end(None, "the store was away")
+    assert recorder.run_id == ""
     ids = set()
     for pipeline, cycle in (("wine", "1"), ("wine", "2"), ("bike", "1")):
         recorder.begin(pipeline, cycle, {})
@@ -186,8 +182,3 @@ def test_cycles_and_pipelines_are_told_apart(desk, recorder):
         ids.add(recorder.run_id)
     assert len(ids) == 3
     assert find_pipeline_run(desk.store, "bike", "2") is None
-
-
-def test_an_end_without_a_beginning_writes_nothing(recorder):
-    recorder.end(None, "the store was away")
-    assert recorder.run_id == ""

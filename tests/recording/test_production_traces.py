@@ -140,16 +140,7 @@ def test_what_a_user_said_becomes_an_assessment_once(desk, exporter, log):
     assert (other.name, other.value) == ("user_comment", "Too short")
 
 
-def test_feedback_that_comes_later_finds_its_trace(desk, exporter, log):
-    one = record()
-    log.append([one])
-    exporter.export()
-    log.add_feedback(Feedback(one.request_id, one.key, "k1", score=1.0))
-    exporter.export()
-    assert [item.value for item in traces(desk)[one.key].info.assessments] == [1.0]
-
-
-def test_nothing_is_exported_twice_and_nothing_is_passed_over(desk, settings, log, exporter):
+def test_nothing_is_exported_twice_and_feedback_that_comes_later_finds_its_trace(desk, settings, log, exporter):
     first, second = record(), record()
     log.append([first])
     assert exporter.export() == 1
@@ -158,6 +149,12 @@ def test_nothing_is_exported_twice_and_nothing_is_passed_over(desk, settings, lo
     restarted = TraceExporter(settings, log)
     assert restarted.export() == 1
     assert {first.key, second.key} <= traces(desk).keys()
+    one = record()
+    log.append([one])
+    exporter.export()
+    log.add_feedback(Feedback(one.request_id, one.key, "k1", score=1.0))
+    exporter.export()
+    assert [item.value for item in traces(desk)[one.key].info.assessments] == [1.0]
 
 
 def test_a_batch_written_again_after_a_crash_doubles_nothing(desk, settings, log, exporter):
@@ -174,27 +171,25 @@ def test_a_batch_written_again_after_a_crash_doubles_nothing(desk, settings, log
     assert sorted(item.name for item in trace.info.assessments) == ["user_label", "user_score"]
 
 
-def test_what_was_logged_before_the_first_start_is_left_alone(desk, settings, log):
+def test_an_export_without_a_position_begins_at_the_logs_end(desk, settings, log, caplog):
     old = record()
     log.append([old])
     assert TraceExporter(settings, log).export() == 0
     assert old.key not in traces(desk)
-
-
-def test_a_position_that_cannot_be_read_begins_anew(settings, log, exporter, caplog):
     log.append([record()])
     (settings.home / "trace_export.json").write_text("{")
     assert TraceExporter(settings, log).export() == 0
     assert "cannot be read" in caplog.text
 
 
-def test_the_sample_is_a_share_and_always_the_same_records():
+def test_the_sample_is_a_share_and_always_the_same_records_and_without_one_it_ends_at_once(settings, log):
     keys = [f"{number:032x}" for number in range(4000)]
     chosen = {key for key in keys if is_sampled(key, 0.1)}
     assert 300 < len(chosen) < 500
     assert chosen <= {key for key in keys if is_sampled(key, 0.2)}
     assert not any(is_sampled(key, 0) for key in keys)
     assert all(is_sampled(key, 1) for key in keys)
+    TraceExporter(Settings(**{**settings.__dict__, "trace_sample": 0.0}), log).run(threading.Event())
 
 
 def test_only_the_sample_is_exported(desk, settings, log):
@@ -240,7 +235,3 @@ def test_a_store_that_is_away_costs_no_record(desk, settings, log, exporter, cap
     thread.join(20)
     assert TraceExporter(settings, log).export() == 1
     assert one.key in traces(desk)
-
-
-def test_without_a_sample_it_ends_at_once(settings, log):
-    TraceExporter(Settings(**{**settings.__dict__, "trace_sample": 0.0}), log).run(threading.Event())

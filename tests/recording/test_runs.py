@@ -73,12 +73,9 @@ def row_as_stored(trace: Any) -> dict[str, Any]:
     }
 
 
-def test_both_recorders_write_the_same_run(desk, recorded):
+def test_both_recorders_write_the_same_run_and_rows(desk, recorded):
     bulk, evaluate = (run_as_stored(desk, recorded[recorder]) for recorder in RECORDERS)
     assert bulk == evaluate
-
-
-def test_both_recorders_write_the_same_rows(desk, recorded):
     bulk, evaluate = (desk.traces(recorded[recorder].run_id) for recorder in RECORDERS)
     assert bulk.keys() == evaluate.keys() == {f"row-{i}" for i in range(ROWS)}
     for row_id, trace in bulk.items():
@@ -102,7 +99,7 @@ def test_the_stored_rows_are_those_handed_over(desk, recorded, row):
         assert (None if counted is None else counted["output_tokens"]) == result.output.tokens_out
 
 
-def test_a_run_shows_its_prompt_model_eval_sets_and_numbers(desk, recorded):
+def test_a_run_shows_its_prompt_model_eval_sets_and_numbers_and_the_prompts_page_its_rows(desk, recorded):
     found = run_as_stored(desk, recorded["bulk"])
     model_id = desk.registry.models.get("tiny@1").model_id
 
@@ -123,9 +120,6 @@ def test_a_run_shows_its_prompt_model_eval_sets_and_numbers(desk, recorded):
     assert found["files"] == {"rows.jsonl", "summary.json", "findings/correct/confusion.json"}
     on_model = {(m.key, m.run_id): m.value for m in desk.client.get_logged_model(model_id).metrics}
     assert on_model["correct/mean", recorded["bulk"].run_id] == 0.5
-
-
-def test_the_prompts_page_finds_the_rows(desk, recorded):
     found = desk.client.search_traces(
         locations=[desk.store.experiment("sums")], filter_string="prompt = 'qa/1'", max_results=500
     )
@@ -146,24 +140,24 @@ def test_a_run_reads_back_as_it_was(desk, recorded, row, recorder):
     assert list(rows) == list(rows) == [row(i) for i in range(ROWS)]
 
 
-def test_the_local_copy_of_rows_goes_with_the_object(desk, recorded):
+def test_rows_are_read_from_a_local_copy_that_goes_with_the_object_and_keep_their_separators(desk, recorded, report):
     rows = desk.recorder.rows(recorded["bulk"])
     path = rows._path
     assert path.exists()
     del rows
     gc.collect()
     assert not path.parent.exists()
+    odd = RowResult(EvalRow("a", {"question": "x\u2028y\x85z\r\n"}), Output("\x0c"), {})
+    run = desk.recorder.record(desk.cell(), replace(report([odd, odd][:1]), metrics={}, findings={}), "bulk")
+    assert list(desk.recorder.rows(run)) == [odd]
 
 
-def test_a_complete_run_is_found_by_its_cell(desk, report):
+def test_a_complete_run_is_found_by_its_cell_and_nothing_else_is_read_as_one(desk, report):
     cell = desk.cell()
     assert desk.recorder.find(cell.suite, cell.hash) is None
     first, second = (desk.recorder.record(cell, report(2), "bulk") for _ in range(2))
     assert first.run_id != second.run_id
     assert desk.recorder.find(cell.suite, cell.hash) == second
-
-
-def test_what_is_no_eval_run_is_not_read_as_one(desk):
     run = desk.client.create_run(desk.store.experiment("sums"))
     for run_id in (run.info.run_id, "0" * 32):
         with pytest.raises(UnknownVersion):
@@ -219,12 +213,6 @@ def test_characters_that_databases_refuse_are_replaced_and_counted(desk, report,
     assert (given["correct"].rationale, given["judge"].error.error_message) == ("why\ufffd", "no\ufffd")
     assert run.params["cleaned_texts"] == "7"
     assert list(desk.recorder.rows(run)) == [bad]
-
-
-def test_line_separators_in_texts_do_not_split_rows(desk, report):
-    odd = RowResult(EvalRow("a", {"question": "x\u2028y\x85z\r\n"}), Output("\x0c"), {})
-    run = desk.recorder.record(desk.cell(), replace(report([odd, odd][:1]), metrics={}, findings={}), "bulk")
-    assert list(desk.recorder.rows(run)) == [odd]
 
 
 def delete_one(desk: Any, run_id: str, name: str) -> None:

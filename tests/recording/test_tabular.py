@@ -93,10 +93,13 @@ def test_the_model_is_read_back_with_its_schema(desk, tmp_path):
     assert not list(folder.rglob("*.pkl"))
 
 
-def test_an_estimator_logged_again_has_the_same_sha256(desk):
+def test_an_estimator_logged_again_has_the_same_sha256_and_stands_below_its_search(desk):
     first, second = record(desk, "mean"), record(desk, "mean")
     assert first.sha256 == second.sha256
     assert first.model_id != second.model_id
+    search = desk.client.create_run(desk.store.experiment("lab-bike"), run_name="search")
+    logged = record(desk, "mean", parent_run_id=search.info.run_id)
+    assert desk.client.get_run(logged.run_id).data.tags["mlflow.parentRunId"] == search.info.run_id
 
 
 def test_the_signature_is_that_of_the_schema(desk):
@@ -130,13 +133,7 @@ def test_mlflow_serves_the_champion_by_its_alias(desk):
     assert fetched.predict(rows_of(DATA)).values == pytest.approx(served.predict(DATA).tolist())
 
 
-def test_a_candidate_stands_below_its_search(desk):
-    search = desk.client.create_run(desk.store.experiment("lab-bike"), run_name="search")
-    logged = record(desk, "mean", parent_run_id=search.info.run_id)
-    assert desk.client.get_run(logged.run_id).data.tags["mlflow.parentRunId"] == search.info.run_id
-
-
-def test_an_estimator_that_could_not_be_served_fails_its_run(desk):
+def test_an_estimator_that_could_not_be_served_or_of_another_schema_fails_its_run(desk):
     from sklearn.preprocessing import FunctionTransformer
 
     estimator = fitted("ridge")
@@ -145,9 +142,6 @@ def test_an_estimator_that_could_not_be_served_fails_its_run(desk):
         record(desk, "ridge", estimator=estimator, experiment="lab-refused")
     (run,) = desk.client.search_runs([desk.store.experiment("lab-refused")])
     assert run.info.status == "FAILED"
-
-
-def test_an_estimator_of_another_schema_fails_its_run(desk):
     with pytest.raises(CannotRun, match="no model for classification"):
         record(desk, "mean", CLASSES, estimator=fitted("ridge"))
 

@@ -13,7 +13,7 @@ import pytest
 from llmops.errors import StoreUnavailable
 from llmops.eval_runs.evaluations import Evaluations, RunOptions
 from llmops.recording import EvalRecorder
-from llmops.recording.facts import lost_eval_runs
+from llmops.recording.cell import lost_eval_runs
 from llmops.registry import Registry
 from llmops.registry.store import HOME_TAG
 from llmops.settings import Settings
