@@ -13,6 +13,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -93,16 +94,13 @@ def forget(
     """
     asked = {name: value for name, value in (("user", user), ("request_id", request_id)) if value is not None}
     start, receipt = time.monotonic(), Receipt(asked, dry_run, datetime.now(UTC))
-    log = ProductionLog(settings.resolved_log_url)
-    try:
+    with closing(ProductionLog(settings.resolved_log_url)) as log:
         found = log.belongings(**asked)
         if dry_run:
             receipt.deleted.update({**log.still_holds(found), **_monitor_holds(settings, found)})
             receipt.deleted[_EVIDENCE] = _forget_evidence(settings, found, dry_run=True)
         else:
             _forget(settings, log, found, receipt)
-    finally:
-        log.close()
     receipt.seconds = time.monotonic() - start
     return receipt
 

@@ -29,7 +29,8 @@ from monitoring.decide.watch import (
 from monitoring.decide.window_choice import ReferenceProgress, WindowPair, choose_windows, reference_progress
 from monitoring.examination import Question, examine
 from monitoring.store.database import apps_in_log
-from monitoring.stores import Progress, Stores, opened
+from monitoring.store.ingest import Progress
+from monitoring.stores import Stores, opened
 
 if TYPE_CHECKING:
     from monitoring.config import MonitorConfig

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -17,13 +17,11 @@ from monitoring.config import MonitorConfig, read_config
 from monitoring.decide.pinned_summaries import PinnedSummaries, freeze
 from monitoring.decide.references import PinnedReference, References
 from monitoring.store.database import ingest_cursors, open_database, reading
-from monitoring.store.ingest import Ingested, ingest, ingest_feedback, positions
+from monitoring.store.ingest import Ingested, Progress, ingest, ingest_feedback, positions
 from monitoring.store.windows import WindowReader
 
 if TYPE_CHECKING:
     from monitoring.decide.rules import DriftRules
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +64,12 @@ def opened(
     """Log and monitor's stores, closed at the end. Raises BadFile, StoreUnavailable."""
     config = config or read_config(settings)
     config = config if rules is None else dataclasses.replace(config, rules=rules)
-    log = ProductionLog(settings.resolved_log_url)  # first: it makes the folder and the log's own table
-    try:
+    with ExitStack() as stack:
+        # First the log: it makes the folder and the log's own table.
+        log = stack.enter_context(closing(ProductionLog(settings.resolved_log_url)))
         engine = open_database(settings.resolved_log_url)
-        try:
-            yield Stores(config, log, engine, WindowReader(engine, config.descriptors), References(engine))
-        finally:
-            engine.dispose()
-    finally:
-        log.close()
+        stack.callback(engine.dispose)
+        yield Stores(config, log, engine, WindowReader(engine, config.descriptors), References(engine))
 
 
 def described_up_to(engine: sa.Engine) -> int | None:

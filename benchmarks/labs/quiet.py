@@ -27,7 +27,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks.monitoring.simulation import Claim
 from llmops.tabular.schema import Column, RowSchema
 from monitoring.tabular.checking import check
-from monitoring.tabular.estimate import ErrorEstimator
+from monitoring.tabular.error import ErrorEstimator
 from monitoring.tabular.settings import TabularSettings
 
 WINDOWS = 12

@@ -97,22 +97,22 @@ def alarm_of(
     if descriptor.kind == "numeric":
         number, current = before.numbers[name], after.numbers[name]
         unit, median = f" {descriptor.unit}" if descriptor.unit else "", number.quantile(0.5)
-        up, sizes = result.direction > 0, (current.n, number.n)
+        up = result.direction > 0
         medians = f"median {median:.4g} → {current.quantile(0.5):.4g}{unit}"
         change = f"{'rose' if up else 'fell'}: {medians}, mean {number.mean:.4g} → {current.mean:.4g}{unit}"
         evidence = EvidenceQuery.of_slice(name, "high" if up else "low", median, label)
     elif descriptor.kind == "flag":
         flag, now = before.flags[name], after.flags[name]
         shares = f"from {flag.share:.1%} to {now.share:.1%} (from {flag.hits} to {now.hits} rows)"
-        change, sizes = f"{'rose' if now.share > flag.share else 'fell'} {shares}", (now.n, flag.n)
+        change = f"{'rose' if now.share > flag.share else 'fell'} {shares}"
         evidence = EvidenceQuery.of_slice(name, "equal", 1.0 if result.effect > 0 else 0.0, label)
     else:
         labels, named = before.labels[name], after.labels[name]
         grown = max(sorted(named.counts), key=lambda each: named.share(each) - labels.share(each))
         change = f"changed: {grown} went from {labels.share(grown):.1%} to {named.share(grown):.1%}"
-        sizes, evidence = (named.n, labels.n), EvidenceQuery.of_slice(name, "equal", grown, label)
+        evidence = EvidenceQuery.of_slice(name, "equal", grown, label)
     why = (
-        f"{name} {change} in {where} ({sizes[0]} rows against {sizes[1]}; {result.test}, "
+        f"{name} {change} in {where} ({drift.known[1]} rows against {drift.known[0]}; {result.test}, "
         f"adjusted p {drift.p_adjusted:.2g}, effect {abs(result.effect):.2f})"
     )
     return Alarm(name, why, descriptor.side, slices, kind, severity, evidence=evidence)

@@ -247,10 +247,12 @@ class SliceDrift:
 
     @property
     def rows(self) -> int:
+        """Of the window."""
         return self.after.rows
 
     @property
     def drifted(self) -> dict[str, DescriptorDrift]:
+        """The descriptors that did."""
         return {name: drift for name, drift in self.descriptors.items() if drift.drifted}
 
     def to_json(self) -> dict[str, Any]:

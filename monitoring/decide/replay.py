@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ from monitoring.decide.pooled import SincePin, examine_together
 from monitoring.decide.rules import DriftRules
 from monitoring.decide.watch import DetectorSpec
 from monitoring.descriptors import Descriptor
+from monitoring.store.ingest import Progress
 from monitoring.store.summaries import FlagSummary, Summary
 from monitoring.store.windows import WindowReader
 
@@ -34,7 +35,6 @@ MONTH_HOURS = 720
 BLOCK_HOURS = 6
 RESAMPLED_MONTHS = 100
 
-Progress = Callable[[int, int], None]
 Past = tuple[datetime, Summary]
 
 
@@ -96,12 +96,11 @@ class Replay:
         return low / self.months, high / self.months
 
     def to_json(self) -> dict[str, Any]:
+        named = {name: getattr(self, name) for name in ("windows", "untested", "months")}
         return {
+            **named,
             "since": self.since.isoformat(),
             "until": self.until.isoformat(),
-            "windows": self.windows,
-            "untested": self.untested,
-            "months": self.months,
             "alarmed_windows": self.alarmed,
             "alarms_per_month": self.per_month,
             "ci95": list(self.interval),

@@ -136,15 +136,9 @@ class DriftRules:
     def expected_false_alarms(self, *, flags: int = 1, limits: int = 1) -> dict[str, float]:
         """False alarms expected in a month, at most: for each kind of rule in use, and in all (`total`).
 
-        flags, limits: how many there are; a kind with nothing to do uses none of its part.
-
-        windows: families × windows × alpha, and that of each pool of windows. When nothing has changed, Benjamini–
-        Hochberg at alpha rejects anything in a family with a probability of at most alpha (Simes' inequality;
-        positively dependent tests included), and expectations add up however families and windows depend on each other.
-        flags: each look of a detector has its own part of the budget, see `detectors`. limits: exact bounds. volume: an
-        exact prediction when the numbers of rows of like windows are independent and their logarithms normal. Discrete
-        tests and the effect floors push the true rate below it. A descriptor that drifts by chance is one alarm; more
-        than one in the same window is counted once.
+        flags, limits: how many there are; a kind with nothing to do uses none of its part. Why expectations add up to
+        the budget stands in monitoring/README.md. Discrete tests and the effect floors push the true rate below it. A
+        descriptor that drifts by chance is one alarm; more than one in the same window is counted once.
         """
         unused = {"flags": not flags, "limits": not limits}
         parts = {

@@ -178,6 +178,7 @@ class DetectorStore:
 
 
 def at_moment(seconds: float) -> datetime:
+    """The time in UTC. seconds: since the epoch."""
     return datetime.fromtimestamp(seconds, UTC)
 
 
@@ -270,7 +271,16 @@ def advance_detectors(store: DetectorStore, reader: WindowReader, spec: Detector
     """
     progress = store.load(spec.app) or Progress(spec.reference_id, spec.begin.timestamp())
     if progress.reference != spec.reference_id:
-        progress = _reopened(spec, progress)
+        # All detectors are opened anew against another reference, on what is left of the month's budget.
+        begin, flags = max(spec.begin.timestamp(), progress.counted_until), spec.reference.flags
+        states = {
+            key: FlagDetector(flags[key[2]], 0.0, 0.0).open(begin, spec.reference_id, state)
+            for key, state in progress.states.items()
+            if key[2] in flags
+        }
+        progress = dataclasses.replace(
+            progress, reference=spec.reference_id, counted_until=begin, releases=[], states=states
+        )
     found: list[tuple[Key, Crossing]] = []
     since, end = progress.counted_until, until.timestamp()
     while since < end:  # cut at the ends of days: each day has a start of its own
@@ -313,17 +323,6 @@ def _count(
             progress.states[key], crossings = detector.advance(state, [Batch(*span, seen.n, seen.hits)])
             yield from ((key, crossing) for crossing in crossings)
     progress.counted_until = span[1]
-
-
-def _reopened(spec: DetectorSpec, before: Progress) -> Progress:
-    """All detectors opened anew against another reference, on what is left of the month's budget."""
-    begin = max(spec.begin.timestamp(), before.counted_until)
-    states = {
-        key: FlagDetector(spec.reference.flags[key[2]], 0.0, 0.0).open(begin, spec.reference_id, state)
-        for key, state in before.states.items()
-        if key[2] in spec.reference.flags
-    }
-    return dataclasses.replace(before, reference=spec.reference_id, counted_until=begin, releases=[], states=states)
 
 
 def findings(store: DetectorStore, spec: DetectorSpec, since: datetime, until: datetime) -> list[FlagFinding]:

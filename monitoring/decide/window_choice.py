@@ -137,12 +137,8 @@ class ReferenceProgress:
         return "" if self.complete else f"reference is being gathered: {self.rows} of {self.needed} rows"
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "release": self.release,
-            "since": self.since.isoformat(),
-            "rows": self.rows,
-            "needed": self.needed,
-        }
+        since = self.since.isoformat()
+        return {"release": self.release, "since": since, "rows": self.rows, "needed": self.needed}
 
 
 def reference_progress(

@@ -122,6 +122,7 @@ def write_summaries(connection: sa.Connection, version: str, app: str, summaries
 
 
 def delete_hours(connection: sa.Connection, version: str, app: str, hours: Sequence[int]) -> None:
+    """Deletes their summaries, in every dimension."""
     for part in in_batches(hours, MOST_LISTED):
         chosen = (table.c.version == version, table.c.app == app, table.c.hour.in_(part))
         connection.execute(sa.delete(table).where(*chosen))

@@ -47,7 +47,7 @@ _CHARACTERS = 20_000_000  # of a batch, when the ones before tell how long its t
 _LEAST_BATCH = 16
 
 Progress = Callable[[int, int], None]
-"""Called with rows of the log gone through and rows to go through."""
+"""Called with what is done and what there is to do, in rows of the log or in windows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,7 +142,7 @@ def merged(parts: Sequence[Packed]) -> Packed:
         numbers=_sum_of_numbers(numbers, filled),
         bins=bins,
         counts=counts,
-        flags=_structured(FLAGS, {name: flags[name].sum(axis=0) for name in ("n", "hits")}),
+        flags=_structured(FLAGS, n=flags["n"].sum(axis=0), hits=flags["hits"].sum(axis=0)),
         labels={name: dict(counted) for name, counted in labels.items()},
     )
 
@@ -152,18 +152,18 @@ def _sum_of_numbers(parts: Array, filled: Integers) -> Array:
     formulae and a pairwise algorithm for computing sample variances", 1979), which cancel nothing out."""
     n, total = parts["n"].sum(axis=0), parts["total"].sum(axis=0)
     apart = parts["total"] / np.maximum(parts["n"], 1) - total / np.maximum(n, 1)
-    values = {
-        "n": n,
-        "total": total,
-        "deviations": (parts["deviations"] + parts["n"] * apart**2).sum(axis=0),
-        "minimum": parts["minimum"].min(axis=0),
-        "maximum": parts["maximum"].max(axis=0),
-        "bins": filled,
-    }
-    return _structured(NUMBERS, values)
+    return _structured(
+        NUMBERS,
+        n=n,
+        total=total,
+        deviations=(parts["deviations"] + parts["n"] * apart**2).sum(axis=0),
+        minimum=parts["minimum"].min(axis=0),
+        maximum=parts["maximum"].max(axis=0),
+        bins=filled,
+    )
 
 
-def _structured(kind: np.dtype[Any], values: dict[str, Array]) -> Array:
+def _structured(kind: np.dtype[Any], **values: Array) -> Array:
     array = np.empty(next(iter(values.values())).shape, kind)
     for name, column in values.items():
         array[name] = column
@@ -194,17 +194,10 @@ def summed_numbers(values: Array, bins: Bins, cells: Integers, number_of_cells: 
     n = np.bincount(cells, minlength=number_of_cells)
     total = np.bincount(cells, weights=values, minlength=number_of_cells)
     apart = values - (total / np.maximum(n, 1))[cells]
-    deviations = np.bincount(cells, weights=apart**2, minlength=number_of_cells)
+    squares = np.bincount(cells, weights=apart**2, minlength=number_of_cells)
     filled, bins, counts = filled_bins(cells, bins, None, number_of_cells)
-    columns: dict[str, Array] = {
-        "n": n,
-        "total": total,
-        "deviations": deviations,
-        "minimum": low,
-        "maximum": high,
-        "bins": filled,
-    }
-    return _structured(NUMBERS, columns), bins, counts
+    numbers = _structured(NUMBERS, n=n, total=total, deviations=squares, minimum=low, maximum=high, bins=filled)
+    return numbers, bins, counts
 
 
 def filled_bins(

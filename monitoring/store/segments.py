@@ -184,6 +184,7 @@ def extended(
 
 
 def write_segments(connection: sa.Connection, version: str, segments: Sequence[Segment]) -> None:
+    """Stores new ones, and those that have an id in their place."""
     for segment in segments:
         values = {name: getattr(segment, name) for name in table.c.keys() if name not in ("id", "version")}  # noqa: SIM118
         if segment.id is None:

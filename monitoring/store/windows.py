@@ -103,16 +103,22 @@ class WindowReader:
         shadow requests, which are else left out unless `where` asks for the arm `shadow`.
         """
         wanted = dict(where or {})
+        for rows in self.segments(app, since, until, columns):
+            chosen = np.ones(len(rows), dtype=bool)
+            if not shadow and wanted.get(ARM) != SHADOW:
+                chosen &= rows.dimensions[ARM] != SHADOW
+            for name, value in wanted.items():
+                chosen &= np.array([found == value for found in rows.dimensions[name]], dtype=bool)
+            if chosen.any():
+                yield rows.select(chosen)
+
+    def segments(
+        self, app: str, since: datetime | None, until: datetime | None, columns: Collection[str] | None = None
+    ) -> Iterator[DescribedRows]:
+        """All rows of the window, those of shadow requests too, a segment's at a time."""
         with self._reading() as (connection, position):
             span = {"since": _seconds(since), "until": _seconds(until, math.inf)}
-            for rows in read_segments(connection, position.version, app, columns=columns, **span):
-                chosen = np.ones(len(rows), dtype=bool)
-                if not shadow and wanted.get(ARM) != SHADOW:
-                    chosen &= rows.dimensions[ARM] != SHADOW
-                for name, value in wanted.items():
-                    chosen &= np.array([found == value for found in rows.dimensions[name]], dtype=bool)
-                if chosen.any():
-                    yield rows.select(chosen)
+            yield from read_segments(connection, position.version, app, columns=columns, **span)
 
     def failures(self, app: str, since: datetime | None, until: datetime | None) -> dict[str, int]:
         """By descriptor, rows of the window without a value because it could not be computed.

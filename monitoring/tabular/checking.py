@@ -14,11 +14,20 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmops.errors import UsageError
-from monitoring.tabular.columns import ColumnDrift, drift_of
-from monitoring.tabular.estimate import ErrorEstimator, PastEstimate, Trust, trust_of
-from monitoring.tabular.loss import Losses, Rise, compare_losses, error_interval, losses_of, metric_of
+from monitoring.tabular.columns import ColumnDrift, Quality, drift_of, quality_of
+from monitoring.tabular.error import (
+    ErrorEstimator,
+    Losses,
+    PastEstimate,
+    Rise,
+    Trust,
+    compare_losses,
+    error_interval,
+    losses_of,
+    metric_of,
+    trust_of,
+)
 from monitoring.tabular.observed import observe
-from monitoring.tabular.quality import Quality, quality_of
 from monitoring.tabular.settings import Rule, TabularSettings
 
 if TYPE_CHECKING:
@@ -49,13 +58,7 @@ class Estimate:
     rise: Rise
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "error": self.error,
-            "trusted": self.trust.trusted,
-            "why": self.trust.why,
-            "miss": self.trust.miss,
-            "test": self.rise.to_json(),
-        }
+        return {"error": self.error, **asdict(self.trust), "test": self.rise.to_json()}
 
 
 @dataclass(frozen=True, slots=True)

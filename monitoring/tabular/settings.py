@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from llmops.errors import UsageError
+from llmops.errors import BadFile, UsageError
+from llmops.text_io import read_toml
+from monitoring.tables import nearest, read_dataclass
 
 Loss = Literal["squared", "absolute", "relative"]
 Rule = Literal["error", "estimate", "quality", "drift"]
@@ -110,10 +112,6 @@ def read_settings(file: Path) -> TabularSettings:
 
     Raises BadFile: it cannot be read; a table, key or value is unknown or wrong. Names the nearest known one.
     """
-    from llmops.errors import BadFile
-    from llmops.text_io import read_toml
-    from monitoring.tables import nearest, read_dataclass
-
     values = read_toml(file)
     for name in values:
         if name != "tabular":

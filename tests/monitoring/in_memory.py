@@ -31,7 +31,7 @@ class InMemoryWindows(WindowReader):
         rows = self.rows(app, since, until, shadow=dimension == ARM)
         if dimension is None:
             return {None: Summary.of(rows, self._set)}
-        values = {value for value in rows.dimensions[dimension].tolist() if value}
+        values = {value for value in rows.dimensions.get(dimension, ()) if value}
         return {value: Summary.of(rows.select(rows.dimensions[dimension] == value), self._set) for value in values}
 
     def hours(self, app: str, since: datetime | None, until: datetime | None) -> list[tuple[datetime, Summary]]:
@@ -42,28 +42,12 @@ class InMemoryWindows(WindowReader):
             for hour in hours
         ]
 
-    def parts(
-        self,
-        app: str,
-        since: datetime | None,
-        until: datetime | None,
-        columns: Collection[str] | None = None,
-        where: Mapping[str, str | None] | None = None,
-        *,
-        shadow: bool = False,
+    def segments(
+        self, app: str, since: datetime | None, until: datetime | None, columns: Collection[str] | None = None
     ) -> Iterator[DescribedRows]:
-        rows, wanted = self._rows, dict(where or {})
-        chosen = np.ones(len(rows), dtype=bool)
-        if since is not None:
-            chosen &= rows.at >= since.timestamp()
-        if until is not None:
-            chosen &= rows.at < until.timestamp()
-        if not shadow and wanted.get(ARM) != "shadow":
-            chosen &= rows.dimensions[ARM] != "shadow"
-        for name, value in wanted.items():
-            chosen &= rows.dimensions[name] == value
-        rows = rows.select(chosen)
-        for start in range(0, max(len(rows), 1), 100):
+        since, until = since or datetime.min.replace(tzinfo=UTC), until or datetime.max.replace(tzinfo=UTC)
+        rows = self._rows.select((self._rows.at >= since.timestamp()) & (self._rows.at < until.timestamp()))
+        for start in range(0, len(rows), 100):
             yield rows.select(np.arange(start, min(start + 100, len(rows))))
 
 
