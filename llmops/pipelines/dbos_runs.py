@@ -21,7 +21,7 @@ from sqlalchemy.engine import URL
 
 from llmops.errors import CannotRun, UsageError
 from llmops.pipelines.database import SCHEMA, prepare, translated
-from llmops.pipelines.pipeline import Pipeline, Recorder, StepRecord, told
+from llmops.pipelines.pipeline import Pipeline, PipelineRun, Recorder, StepRecord, told
 
 if TYPE_CHECKING:
     from dbos import DBOSClient, DBOSConfig, Serializer, StepOptions, WorkflowHandle
@@ -41,7 +41,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class Execution:
-    """What happens to a run in this process. done: numbers of the steps done here; the others had finished before."""
+    """A run in this process: the steps that its pipeline does its work through, whose results DBOS keeps.
+
+    done: numbers of the steps done here; the others had finished before.
+    """
 
     pipeline: Pipeline
     cycle: str
@@ -50,13 +53,18 @@ class Execution:
     done: set[int] = field(default_factory=set)
     step: str | None = None
     failure: BaseException | None = None
+    _workflow: str | None = None
+    _number: int = 0
 
     def body(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         """The workflow. What it raises is kept, for DBOS keeps only the text."""
+        from dbos import DBOS
+
+        self._workflow = DBOS.workflow_id
         try:
             self.recorder.begin(self.pipeline.name, self.cycle, inputs)
             complete = self.pipeline.complete(inputs)  # a cycle that older code began lacks newer inputs
-            result = as_json(dict(self.pipeline.function(DurableSteps(self), complete)), "the pipeline's result")
+            result = as_json(dict(self.pipeline.function(self, complete)), "the pipeline's result")
             self.recorder.end(result, None)
         except Exception as error:
             self.failure = error
@@ -68,44 +76,28 @@ class Execution:
             raise
         return cast("Mapping[str, Any]", result)
 
-
-class DurableSteps:
-    """Steps whose results DBOS keeps."""
-
-    def __init__(self, execution: Execution) -> None:
-        from dbos import DBOS
-
-        self._execution, self._run = execution, DBOS.workflow_id
-        self._number = 0
-
-    @property
-    def cycle(self) -> str:
-        return self._execution.cycle
-
     def do(self, name: str, function: Callable[..., T], *arguments: Any, retries: int = 0) -> T:
         """As `Steps.do`."""
         from dbos import DBOS
         from dbos import error as dbos_errors
 
-        if self._run != DBOS.workflow_id or DBOS.step_status is not None:
+        if self._workflow != DBOS.workflow_id or DBOS.step_status is not None:
             raise RuntimeError(f"step {name}: only the pipeline's own function may begin a step, in its own thread")
         self._number += 1
-        execution, number = self._execution, self._number
-        execution.step = name
+        self.step, number = name, self._number
         given = as_json(list(arguments), "an argument")
 
         def work() -> T:
-            execution.done.add(number)
-            execution.tell(f"{execution.pipeline.name}@{execution.cycle}: {name}")
+            self.done.add(number)
+            self.tell(f"{self.pipeline.name}@{self.cycle}: {name}")
             at, begun = datetime.now(UTC), time.monotonic()
             try:
                 result = as_json(function(*given), "its result")
             except Exception as error:
-                failed = StepRecord(number, name, given, None, time.monotonic() - begun, at, told(error))
-                execution.recorder.step(failed)
+                self.recorder.step(StepRecord(number, name, given, None, time.monotonic() - begun, at, told(error)))
                 raise
             # Inside the step: should the process end before DBOS has it, the step is done and written down again.
-            execution.recorder.step(StepRecord(number, name, given, result, time.monotonic() - begun, at))
+            self.recorder.step(StepRecord(number, name, given, result, time.monotonic() - begun, at))
             return cast("T", result)
 
         options: StepOptions = {
@@ -123,7 +115,7 @@ class DurableSteps:
                 f"step {number} had another name than {name!r} when this cycle began: the pipeline has changed; "
                 "begin another cycle"
             ) from error
-        execution.step = None
+        self.step = None
         return result
 
 
@@ -209,21 +201,20 @@ def client(url: URL) -> Iterator[DBOSClient]:
 
 
 @contextmanager
-def going_on(url: URL, run_id: str, from_step: int, *, ended: bool) -> Iterator[None]:
-    """Puts a workflow, whose process has ended, into the queue that `launched` listens to within the block.
-
-    from_step: the first that has not finished. ended: whether it failed; otherwise it was interrupted. Raises
-    StoreUnavailable.
-    """
+def going_on(url: URL, known: PipelineRun) -> Iterator[None]:
+    """Puts a run, whose process has ended, into the queue that `launched` listens to within the block: from the first
+    step that has not finished. Raises StoreUnavailable."""
+    failed = [number for number, step in enumerate(known.steps, 1) if step.status == "failed"]
     with client(url) as writer, translated(url):
-        writer.register_queue(run_id, polling_interval_sec=_QUEUE_SECONDS)
+        writer.register_queue(known.ref, polling_interval_sec=_QUEUE_SECONDS)
         try:
-            if not ended:
-                writer.cancel_workflow(run_id)  # only an ended one can be rewound
-            writer.rewind_workflow(run_id, start_step=from_step, queue_name=run_id)
+            if known.status != "failed":
+                writer.cancel_workflow(known.ref)  # only an ended one can be rewound
+            start = min(failed, default=len(known.steps) + 1)
+            writer.rewind_workflow(known.ref, start_step=start, queue_name=known.ref)
             yield
         finally:
-            writer.delete_queue(run_id)
+            writer.delete_queue(known.ref)
 
 
 class RecordedError(Exception):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -67,13 +67,8 @@ class StepRun:
 
     def to_json(self) -> dict[str, Any]:
         """For `--json`."""
-        value = {
-            "name": self.name,
-            "status": self.status,
-            "seconds": self.seconds,
-            "started_at": self.started_at.isoformat("T", "milliseconds"),
-        }
-        return value if self.error is None else {**value, "error": self.error}
+        value = {**asdict(self), "started_at": self.started_at.isoformat("T", "milliseconds")}
+        return {name: part for name, part in value.items() if name != "error" or part is not None}
 
 
 @dataclass(frozen=True, slots=True)

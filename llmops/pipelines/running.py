@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
@@ -62,17 +62,22 @@ class Pipelines:
         given = None if inputs is None else as_json(dict(pipeline.complete(inputs)), "inputs")
         with only_one(self._url, ref, lambda: self._tell(f"{ref}: another process is at it; waiting for it to end")):
             known = self._find(ref, done=())
-            if known is not None and known.status == "finished":
+            if known is not None:
                 _refuse_other_inputs(known, given)
-                return known
-            return self._run(pipeline, cycle, ref, known, given)
+                if known.status == "finished":
+                    return known
+                finished = sum(step.status != "failed" for step in known.steps)
+                self._tell(f"{ref}: going on; {finished} of its steps had finished")
+            return self._run(pipeline, cycle, known, given)
 
     def _run(
-        self, pipeline: Pipeline, cycle: str, ref: str, known: PipelineRun | None, given: Mapping[str, Any] | None
+        self, pipeline: Pipeline, cycle: str, known: PipelineRun | None, given: Mapping[str, Any] | None
     ) -> PipelineRun:
+        """known: what is there of the run, which goes on; None: it begins."""
         execution = Execution(pipeline, cycle, self._recorder, self._tell)
-        failure: BaseException | None = None
-        with self._prepared(known, given), launched(self._url, ref, execution.body) as workflow:
+        ref, failure = reference(pipeline.name, cycle), None
+        made_ready = nullcontext() if known is None else going_on(self._url, known)
+        with made_ready, launched(self._url, ref, execution.body) as workflow:
             begun_with = as_json(dict(pipeline.complete({})), "inputs") if given is None else given
             try:
                 with translated(self._url):
@@ -85,19 +90,6 @@ class Pipelines:
         if failure is not None:
             raise StepFailed(run, execution.step, failure) from failure
         return run
-
-    @contextmanager
-    def _prepared(self, known: PipelineRun | None, given: Mapping[str, Any] | None) -> Iterator[None]:
-        """What is there of the run is made ready to go on."""
-        if known is None:
-            yield
-            return
-        _refuse_other_inputs(known, given)
-        finished = sum(step.status != "failed" for step in known.steps)
-        self._tell(f"{known.ref}: going on; {finished} of its steps had finished")
-        failed = [number for number, step in enumerate(known.steps, 1) if step.status == "failed"]
-        with going_on(self._url, known.ref, min(failed, default=len(known.steps) + 1), ended=known.status == "failed"):
-            yield
 
     def get(self, ref: str) -> PipelineRun:
         """The run of `NAME@CYCLE`. Raises UsageError, UnknownVersion, StoreUnavailable."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import pytest
+
 from benchmarks.evaluation.criteria import NEAR_TIE, OurRuns, same_as_alone, same_as_loop
 from benchmarks.evaluation.outcome import Answer, Outcome
 from benchmarks.evaluation.plain_loop import Reference, Token
@@ -26,105 +28,80 @@ def outcome(text: str, score: float = 1.0) -> Outcome:
     return Outcome(1.0, 1.0, {KEY: Answer(text, score)})
 
 
-def test_the_same_text_does_not_part() -> None:
-    assert LOOP.parting("It is Rome.") == 0.0
+@pytest.mark.parametrize(
+    ("text", "lead"),
+    [
+        pytest.param("It is Rome.", 0.0, id="the same text does not part"),
+        pytest.param("It is Paris.", 2.3, id="by the lead of the token where it leaves the loop"),
+        pytest.param("The capital", 2.4, id="at the first token"),
+        pytest.param("It is Romeo.", 0.2, id="a token that begins with the loop's token is found"),
+        pytest.param("It is Rome", 0.3, id="ending early"),
+        pytest.param("It is Rome. And more", 0.2, id="going on"),
+        pytest.param("Nonsense", math.inf, id="a token that was no candidate is no near-tie"),
+        pytest.param("", math.inf, id="nor is no text"),
+    ],
+)
+def test_a_text_parts_from_the_loops_by_the_lead_of_a_token(text: str, lead: float) -> None:
+    assert LOOP.parting(text) == pytest.approx(lead)
+    assert (lead <= NEAR_TIE) == (text not in ("It is Paris.", "The capital", "Nonsense", ""))
 
 
-def test_a_text_parts_by_the_lead_of_the_token_where_it_leaves_the_loop() -> None:
-    assert math.isclose(LOOP.parting("It is Paris."), 2.3)
-    assert math.isclose(LOOP.parting("The capital"), 2.4)
-
-
-def test_a_token_that_begins_with_the_loops_token_is_found() -> None:
-    assert math.isclose(LOOP.parting("It is Romeo."), 0.2)
-
-
-def test_ending_early_and_going_on_are_partings_too() -> None:
-    assert math.isclose(LOOP.parting("It is Rome"), 0.3)
-    assert math.isclose(LOOP.parting("It is Rome. And more"), 0.2)
-
-
-def test_a_token_that_was_no_candidate_is_no_near_tie() -> None:
-    assert LOOP.parting("Nonsense") == math.inf
-    assert LOOP.parting("") == math.inf
-
-
-def criteria_of(
-    text: str, score: float = 1.0, loop_server: str = "It is Rome.", again: str | None = None
-) -> list[bool]:
+@pytest.mark.parametrize(
+    ("text", "score", "loop_server", "again", "met"),
+    [
+        pytest.param("It is Rome.", 1.0, "It is Rome.", None, [True, True, True, True], id="equal answers"),
+        pytest.param("It is Rome.", 1.0, "It is Romeo.", None, [False, True, True, True], id="loop's server differs"),
+        pytest.param(
+            "It is Romeo.", 0.0, "It is Rome.", None, [True, True, True, True], id="a near-tie may score less"
+        ),
+        pytest.param("It is Rome.", 1.0, "It is Rome.", "It is Romeo.", [True, False, True, True], id="must repeat"),
+        pytest.param("It is Paris.", 0.0, "It is Rome.", None, [True, True, False, False], id="beyond a near-tie"),
+        pytest.param("It is Rome.", 0.0, "It is Rome.", None, [True, True, False, False], id="same text, other score"),
+    ],
+)
+def test_ours_is_held_against_the_loop(
+    text: str, score: float, loop_server: str, again: str | None, met: list[bool]
+) -> None:
     fast = outcome(text, score)
-    repeatable = (fast, outcome(again, score) if again else fast)
-    runs = OurRuns(outcome(loop_server), repeatable, [fast])
-    return [criterion.met for criterion in same_as_loop(runs, {KEY: LOOP})]
+    runs = OurRuns(outcome(loop_server), (fast, outcome(again, score) if again else fast), [fast])
+    assert [criterion.met for criterion in same_as_loop(runs, {KEY: LOOP})] == met
 
 
-def test_equal_answers_meet_every_criterion() -> None:
-    assert criteria_of("It is Rome.") == [True, True, True, True]
+ROME, ROMEO, PARIS = "It is Rome.", "It is Romeo.", "It is Paris."
 
 
-def test_on_the_loops_server_only_its_own_text_will_do() -> None:
-    assert LOOP.parting("It is Romeo.") <= NEAR_TIE
-    assert criteria_of("It is Rome.", loop_server="It is Romeo.") == [False, True, True, True]
-
-
-def test_a_near_tie_may_change_a_score() -> None:
-    assert criteria_of("It is Romeo.", 0.0) == [True, True, True, True]
-
-
-def test_repeatable_runs_must_repeat() -> None:
-    assert criteria_of("It is Rome.", again="It is Romeo.") == [True, False, True, True]
-
-
-def test_an_answer_beyond_a_near_tie_misses_the_criterion() -> None:
-    assert criteria_of("It is Paris.", 0.0) == [True, True, False, False]
-
-
-def test_another_score_for_the_same_text_misses_the_criterion() -> None:
-    assert criteria_of("It is Rome.", 0.0) == [True, True, False, False]
-
-
-def by_itself(batched: str, alone: str, score: float = 1.0, again: str | None = None, rows: int = 1) -> list[bool]:
-    """The criteria of an engine held against itself. The first row is as given, the others are the loop's."""
+@pytest.mark.parametrize(
+    ("batched", "alone", "again", "score", "rows", "met"),
+    [
+        pytest.param(PARIS, PARIS, PARIS, 1.0, 1, [True, True], id="it may leave the loop when it agrees with itself"),
+        pytest.param(ROMEO, ROME, ROME, 1.0, 1, [True, True], id="batching may change a text at a near-tie"),
+        pytest.param(ROME, ROMEO, ROMEO, 1.0, 1, [True, True], id="either way"),
+        pytest.param(PARIS, ROME, ROME, 1.0, 1, [True, False], id="but not elsewhere"),
+        pytest.param(ROME, PARIS, PARIS, 1.0, 1, [True, False], id="nor the other way"),
+        pytest.param("It is Paris, of course.", PARIS, PARIS, 1.0, 1, [True, True], id="where both left, no judgement"),
+        pytest.param(ROMEO, ROME, ROME, 0.0, 20, [True, True], id="batching may change few scores"),
+        pytest.param(ROMEO, ROME, ROME, 0.0, 19, [True, False], id="not many"),
+        pytest.param(ROME, ROME, ROMEO, 1.0, 20, [False, True], id="it must repeat"),
+        pytest.param(ROME, ROME, ROME, 0.0, 20, [True, False], id="and score the same text the same"),
+    ],
+)
+def test_an_engine_is_held_against_itself(
+    batched: str, alone: str, again: str, score: float, rows: int, met: list[bool]
+) -> None:
+    """The first row is as given, the others are the loop's."""
     keys = [("plain", f"q{number:03}") for number in range(rows)]
     same = dict.fromkeys(keys, LOOP.answer)
     first, second, fast = (
         Outcome(1.0, 1.0, {**same, keys[0]: Answer(text, worth)})
-        for text, worth in ((alone, 1.0), (again or alone, 1.0), (batched, score))
+        for text, worth in ((alone, 1.0), (again, 1.0), (batched, score))
     )
-    return [criterion.met for criterion in same_as_alone((first, second), [fast], dict.fromkeys(keys, LOOP))]
+    found = same_as_alone((first, second), [fast], dict.fromkeys(keys, LOOP))
+    assert [criterion.met for criterion in found] == met
 
 
-def test_an_engine_may_leave_the_loop_when_it_agrees_with_itself() -> None:
-    assert by_itself("It is Paris.", "It is Paris.") == [True, True]
-
-
-def test_batching_may_change_a_text_at_a_near_tie_of_the_loop() -> None:
-    assert by_itself("It is Romeo.", "It is Rome.") == [True, True]
-    assert by_itself("It is Rome.", "It is Romeo.") == [True, True]
-    assert by_itself("It is Paris.", "It is Rome.") == [True, False]
-    assert by_itself("It is Rome.", "It is Paris.") == [True, False]
-
-
-def test_where_both_had_left_the_loop_the_tie_is_not_judged() -> None:
-    assert by_itself("It is Paris, of course.", "It is Paris.") == [True, True]
-
-
-def test_batching_may_change_few_scores() -> None:
-    assert by_itself("It is Romeo.", "It is Rome.", score=0.0, rows=20) == [True, True]
-    assert by_itself("It is Romeo.", "It is Rome.", score=0.0, rows=19) == [True, False]
-
-
-def test_an_engine_held_against_itself_must_repeat_and_score_the_same_text_the_same() -> None:
-    assert by_itself("It is Rome.", "It is Rome.", again="It is Romeo.", rows=20) == [False, True]
-    assert by_itself("It is Rome.", "It is Rome.", score=0.0, rows=20) == [True, False]
-
-
-def test_no_question_stands_twice() -> None:
+def test_no_question_stands_twice_and_the_right_choice_stands_in_every_place_and_only_once() -> None:
     assert len({item.question for item in questions()}) == len(questions()) == 100
     assert len({item.question for item in choice_questions()}) == len(choice_questions()) == 40
-
-
-def test_the_right_choice_stands_in_every_place_and_only_once() -> None:
     assert {item.answer_index for item in choice_questions()} == {0, 1, 2, 3}
     assert all(len(set(item.choices)) == 4 for item in choice_questions())
 
