@@ -113,7 +113,6 @@ def test_trees_walked_at_once_predict_the_same_to_the_last_bit(ensemble: Any, go
 def test_trees_read_sparse_rows_too() -> None:
     forest = RandomForestRegressor(3, n_jobs=1, random_state=0).fit(NUMBERS, COUNT)
     quick = compiled(forest, WHOLE)
-
     assert quick is not None
     assert np.array_equal(quick[-1].predict(sparse.csr_matrix(NUMBERS[:5], dtype=float)), forest.predict(NUMBERS[:5]))
 
@@ -121,7 +120,6 @@ def test_trees_read_sparse_rows_too() -> None:
 def test_the_estimator_itself_is_left_as_it_was() -> None:
     forest = fitted("forest")
     compiled(forest, REGRESSION)
-
     assert (len(forest[-1].estimators_), type(forest[0]).__name__) == (8, "ColumnTransformer")
 
 
@@ -147,7 +145,6 @@ class Halved(StandardScaler):
 def test_other_pipelines_keep_their_frame(estimator: Any) -> None:
     estimator.fit(DATA, COUNT)
     assert compiled(estimator, REGRESSION) is None
-
     found = TabularModel(estimator, REGRESSION).predict(rows_of(DATA[:3])).values
 
     assert found == pytest.approx(estimator.predict(DATA[:3]).tolist())

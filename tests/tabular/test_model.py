@@ -28,7 +28,6 @@ def model(name: str, schema: RowSchema = REGRESSION) -> TabularModel:
 @pytest.mark.parametrize("rows", [1, 20])
 def test_predictions_are_those_of_the_estimator(name: str, schema: RowSchema, rows: int) -> None:
     estimator, data = fitted(name, schema), frame(rows, seed=1)
-
     found = model(name, schema).predict(rows_of(data))
 
     assert (
@@ -48,7 +47,6 @@ def test_predictions_are_those_of_the_estimator(name: str, schema: RowSchema, ro
 @pytest.mark.parametrize(("name", "schema"), [("forest", REGRESSION), ("logistic", CLASSES), ("boosting", NUMBERED)])
 def test_predictions_are_json(name: str, schema: RowSchema) -> None:
     found = model(name, schema).predict(ROWS)
-
     json.dumps([found.values, found.probabilities], allow_nan=False)
     assert len(found) == len(ROWS)
 
@@ -58,24 +56,25 @@ def test_no_rows_have_no_predictions() -> None:
     assert model("logistic", CLASSES).predict([]) == Predictions([], [])
 
 
-def test_a_wrong_row_is_named() -> None:
-    with pytest.raises(BadRow, match="row 1, column 'sky': must be one of 'clear', 'mist', 'rain', not 'fog'"):
-        model("ridge").predict([ROW, {**ROW, "sky": "fog"}])
+HUGE = {**ROW, "temp": 1e300}
 
 
-def test_a_row_whose_result_is_no_number_is_named() -> None:
-    with pytest.raises(BadRow, match="row 2: cannot be computed: the result is no finite number"):
-        model("ridge of logarithms").predict([ROW, ROW, {**ROW, "temp": 1e9}, {**ROW, "temp": 1e10}])
-
-
-@pytest.mark.parametrize("place", [0, 7, 19])
-def test_a_row_that_the_estimator_refuses_is_named(place: int) -> None:
-    rows = [*ROWS[:place], {**ROW, "temp": 1e300}, *ROWS[place + 1 :]]
-
-    with pytest.raises(BadRow, match=r"cannot be computed: .*too large") as refused:
-        model("forest").predict(rows)
-
-    assert (refused.value.row, refused.value.column) == (place, None)
+@pytest.mark.parametrize(
+    ("name", "rows", "place", "column", "said"),
+    [
+        ("ridge", [ROW, {**ROW, "sky": "fog"}], 1, "sky", "must be one of 'clear', 'mist', 'rain', not 'fog'"),
+        ("ridge of logarithms", [ROW, ROW, {**ROW, "temp": 1e9}, {**ROW, "temp": 1e10}], 2, None,
+         "cannot be computed: the result is no finite number"),
+        *(("forest", [*ROWS[:place], HUGE, *ROWS[place + 1 :]], place, None, "cannot be computed: .*too large")
+          for place in (0, 7, 19)),
+    ],
+)  # fmt: skip
+def test_a_row_that_is_wrong_or_cannot_be_computed_is_named(
+    name: str, rows: list[Any], place: int, column: str | None, said: str
+) -> None:
+    with pytest.raises(BadRow, match=said) as refused:
+        model(name).predict(rows)
+    assert (refused.value.row, refused.value.column) == (place, column)
 
 
 def test_a_model_is_shared_between_threads() -> None:
@@ -94,7 +93,6 @@ def test_a_model_is_shared_between_threads() -> None:
 def test_no_part_keeps_workers_of_its_own() -> None:
     estimator = fitted("forest")
     TabularModel(estimator, REGRESSION)
-
     assert estimator[-1].n_jobs == 1
 
 
@@ -103,18 +101,13 @@ def test_a_classifier_with_a_threshold_of_its_own_is_asked_for_its_class() -> No
 
     never_low = FixedThresholdClassifier(fitted("logistic", CLASSES), threshold=1.0, pos_label="low")
     never_low.fit(frame(), np.where(frame().hour > 12, "high", "low"))
-
     assert set(TabularModel(never_low, CLASSES).predict(ROWS).values) == {"high"}
 
 
-def test_an_estimator_of_other_columns_is_refused() -> None:
+def test_an_estimator_of_other_columns_or_the_other_task_is_refused() -> None:
     fewer = RowSchema(REGRESSION.inputs[:-1], REGRESSION.output, "regression")
-
     with pytest.raises(CannotRun, match="fitted on the columns hour, holiday, temp, sky, wind; the schema has hour"):
         TabularModel(fitted("ridge"), fewer)
-
-
-def test_an_estimator_of_the_other_task_is_refused() -> None:
     with pytest.raises(CannotRun, match="a Pipeline is no model for classification"):
         TabularModel(fitted("ridge"), CLASSES)
 

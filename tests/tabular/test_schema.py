@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -57,22 +58,16 @@ def test_each_kind_has_its_array_in_the_order_of_the_schema() -> None:
 
 def test_null_in_a_nullable_column_is_nan_of_any_kind() -> None:
     arrays = columns_of(SCHEMA, [ROW, {**ROW, **NULLS}])
-
     assert all(math.isnan(arrays[name][1]) for name in NULLS)
     assert [arrays[name][0] for name in NULLS] == ["a", 1.5, 2.0, 1.0]
 
-
-def test_no_rows_are_empty_columns() -> None:
     assert {name: len(array) for name, array in columns_of(SCHEMA, []).items()} == dict.fromkeys(SCHEMA.names, 0)
 
 
-def test_whole_floats_are_integers_and_integers_are_numbers() -> None:
+def test_whole_floats_are_integers_integers_are_numbers_and_scalars_of_numpy_what_they_hold() -> None:
     assert one("integer", 3, 4.0).tolist() == [3, 4]
     assert one("integer", 3, 4.0).dtype == np.int64
     assert one("number", 3, 4.5).tolist() == [3.0, 4.5]
-
-
-def test_scalars_of_numpy_are_read_as_what_they_hold() -> None:
     assert one("integer", np.int64(3), np.float64(4.0)).tolist() == [3, 4]
     assert one("boolean", np.bool_(True)).tolist() == [True]
     with pytest.raises(BadRow, match="not NaN"):
@@ -110,43 +105,36 @@ def test_scalars_of_numpy_are_read_as_what_they_hold() -> None:
 )
 def test_a_wrong_value_is_named_by_row_and_column(column: str, value: Any, said: str) -> None:
     found = problem(ROW, ROW, ROW, {**ROW, column: value})
-
     assert (found.row, found.column, found.problem) == (3, column, said)
     assert str(found) == f"row 3, column '{column}': {said}"
 
 
-def test_a_missing_column_is_named_even_where_null_would_do() -> None:
-    found = problem(ROW, {name: value for name, value in ROW.items() if name not in ("temp", "sky", "wind")})
-
-    assert str(found) == "row 1, column 'temp': is missing, as are 'sky', 'wind'"
-    assert str(problem({**ROW, "wind": 1}, {k: v for k, v in ROW.items() if k != "wind"})).endswith("is missing")
-
-
-def test_an_unknown_column_is_named_with_those_that_are_known() -> None:
-    found = problem(ROW, {**ROW, "season": 1})
-
-    assert (found.row, found.column) == (1, "season")
-    assert found.problem.startswith("is unknown; the model reads 'hour', 'temp', 'sky'")
+def without(*names: str) -> dict[str, Any]:
+    return {name: value for name, value in ROW.items() if name not in names}
 
 
 @pytest.mark.parametrize(
-    ("row", "said"), [(None, "null"), ([1], "a list"), ("a", "text"), (3, "a number"), (True, "true or false")]
-)
-def test_a_row_must_be_an_object(row: Any, said: str) -> None:
-    found = problem(ROW, row)
-
-    assert (found.row, found.column) == (1, None)
-    assert str(found) == f"row 1: must be an object with a value for each column, not {said}"
-
-
-def test_the_first_wrong_row_is_named_whichever_column_is_wrong_in_it() -> None:
-    assert str(problem(ROW, {**ROW, "busy": 7}, {**ROW, "hour": "x"})).startswith("row 1, column 'busy'")
-    assert str(problem({**ROW, "busy": 7, "temp": "x"})).startswith("row 0, column 'temp'")
+    ("rows", "said"),
+    [
+        ([ROW, without("temp", "sky", "wind")], "row 1, column 'temp': is missing, as are 'sky', 'wind'"),
+        ([{**ROW, "wind": 1}, without("wind")], "row 1, column 'wind': is missing"),  # though null would do
+        ([ROW, {**ROW, "season": 1}], "row 1, column 'season': is unknown; the model reads 'hour', 'temp', 'sky', "),
+        *(([ROW, row], f"row 1: must be an object with a value for each column, not {kind}")
+          for row, kind in ((None, "null"), ([1], "a list"), ("a", "text"), (3, "a number"), (True, "true or false"))),
+        # The first wrong row is named, whichever column is wrong in it:
+        ([ROW, {**ROW, "busy": 7}, {**ROW, "hour": "x"}], "row 1, column 'busy': "),
+        ([{**ROW, "busy": 7, "temp": "x"}], "row 0, column 'temp': "),
+    ],
+)  # fmt: skip
+def test_the_first_row_of_other_columns_is_named_with_what_is_wrong(rows: list[Any], said: str) -> None:
+    found = problem(*rows)
+    assert str(found).startswith(said)
+    assert not said.endswith("is missing") or str(found) == said
+    assert (f"row {found.row}:" if found.column is None else f"row {found.row}, column '{found.column}':") in said
 
 
 def test_what_a_stranger_sent_is_shown_short_and_on_one_line() -> None:
     found = str(problem({**ROW, "\n\ud800" + "x" * 100_000: 1}))
-
     assert "\n" not in found
     assert len(found) < 300
     found.encode()
@@ -202,7 +190,6 @@ good_rows = st.fixed_dictionaries(
 @given(st.lists(good_rows, max_size=5))
 def test_good_rows_survive_json_and_arrays(rows: list[dict[str, Any]]) -> None:
     arrays = columns_of(SCHEMA, json.loads(json.dumps(rows)))
-
     for name, array in arrays.items():
         assert [None if value != value else value for value in array.tolist()] == [row[name] for row in rows]
 
@@ -210,54 +197,40 @@ def test_good_rows_survive_json_and_arrays(rows: list[dict[str, Any]]) -> None:
 @given(st.lists(good_rows, min_size=1, max_size=5))
 def test_values_looked_at_one_by_one_give_the_same_arrays(rows: list[dict[str, Any]]) -> None:
     slow = [{**row, "hour": np.int64(row["hour"]), "temp": np.float64(row["temp"])} for row in rows]
-
     for fast, other in zip(columns_of(SCHEMA, rows).values(), columns_of(SCHEMA, slow).values(), strict=True):
         assert fast.dtype == other.dtype
         assert [repr(value) for value in fast.tolist()] == [repr(value) for value in other.tolist()]
 
 
-COUNT = Column("count", "number")
-HOURS = RowSchema(
-    (
-        Column("hour", "integer"),
-        Column("sky", "text", categories=("clear", "rain")),
-        Column("wind", "number", nullable=True),
-    ),
-    COUNT,
-    "regression",
-)
-
-
 def test_a_schema_survives_json() -> None:
-    assert RowSchema.from_json(json.loads(json.dumps(HOURS.to_json()))) == HOURS
+    assert RowSchema.from_json(json.loads(json.dumps(SCHEMA.to_json()))) == SCHEMA
 
 
-@pytest.mark.parametrize("broken", [None, 3, [], {}, {"inputs": []}, {**HOURS.to_json(), "task": "ranking"},
-                                    {**HOURS.to_json(), "inputs": [{"name": "a"}]}, {**HOURS.to_json(), "inputs": 5},
-                                    {**HOURS.to_json(), "output": {**COUNT.to_json(), "kind": ["number"]}},
-                                    {**HOURS.to_json(), "task": ["regression"]}])  # fmt: skip
+OUTPUT = SCHEMA.to_json()["output"]
+
+
+@pytest.mark.parametrize("broken", [None, 3, [], {}, {"inputs": []}, {**SCHEMA.to_json(), "task": "ranking"},
+                                    {**SCHEMA.to_json(), "inputs": [{"name": "a"}]},
+                                    {**SCHEMA.to_json(), "inputs": 5}, {**SCHEMA.to_json(), "task": ["regression"]},
+                                    {**SCHEMA.to_json(), "output": {**OUTPUT, "kind": ["number"]}}])  # fmt: skip
 def test_what_is_no_schema_is_refused(broken: Any) -> None:
     with pytest.raises(Corrupted, match="no schema of rows"):
         RowSchema.from_json(broken)
 
 
-def test_a_name_may_stand_once() -> None:
-    with pytest.raises(UsageError, match="named twice: hour"):
-        RowSchema((Column("hour", "integer"), Column("hour", "number")), COUNT, "regression")
+HOUR = Column("hour", "integer")
 
 
-def test_a_regression_predicts_numbers() -> None:
-    with pytest.raises(UsageError, match="predicts numbers, not text"):
-        RowSchema((Column("hour", "integer"),), Column("sky", "text"), "regression")
-
-
-def test_only_texts_have_categories() -> None:
-    with pytest.raises(UsageError, match="only a text column"):
-        Column("hour", "integer", categories=("1", "2"))
-
-
-def test_a_column_has_a_name_and_a_known_kind() -> None:
-    with pytest.raises(UsageError, match="needs a name"):
-        Column("", "integer")
-    with pytest.raises(UsageError, match="integer, number, text, boolean"):
-        Column("hour", "date")  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("define", "said"),
+    [
+        (lambda: RowSchema((HOUR, Column("hour", "number")), SCHEMA.output, "regression"), "named twice: hour"),
+        (lambda: RowSchema((HOUR,), Column("sky", "text"), "regression"), "predicts numbers, not text"),
+        (lambda: Column("hour", "integer", categories=("1", "2")), "only a text column"),
+        (lambda: Column("", "integer"), "needs a name"),
+        (lambda: Column("hour", "date"), "integer, number, text, boolean"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_no_column_or_schema_can_be_is_named(define: Callable[[], object], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        define()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import skops.io
+from sklearn.base import clone
 from sklearn.preprocessing import FunctionTransformer
 
 from llmops.errors import CannotRun, Corrupted
@@ -48,7 +50,6 @@ def unlisted(values: Any) -> Any:
 @pytest.mark.parametrize(("name", "schema"), KINDS)
 def test_what_was_fitted_predicts_the_same_when_read(write: Write, name: str, schema: RowSchema) -> None:
     read = load(write(fitted(name, schema), schema))
-
     assert read.schema == schema
     assert read.predict(ROWS) == TabularModel(fitted(name, schema), schema).predict(ROWS)
 
@@ -65,12 +66,9 @@ def split(*rows: dict[str, Any]) -> str:
     return json.dumps({"columns": list(rows[0]), "data": [list(row.values()) for row in rows]})
 
 
-def test_the_example_is_the_first_row_of_mlflows(write: Write) -> None:
+def test_the_example_is_the_first_row_of_mlflows_where_there_is_one(write: Write) -> None:
     assert load(with_example(write, split(*ROWS))).example == ROWS[0]
-
-
-def test_without_mlflows_example_there_is_none(write: Write) -> None:
-    assert load(write(fitted("mean"))).example is None
+    assert load(write(fitted("mean"), name="without")).example is None
 
 
 @pytest.mark.parametrize(
@@ -93,7 +91,6 @@ def test_a_model_with_an_example_that_does_not_fit_is_read_without(
     write: Write, content: str, saved: dict[str, Any]
 ) -> None:
     read = load(with_example(write, content, **saved))
-
     assert read.example is None
     assert len(read.predict(ROWS)) == len(ROWS)
 
@@ -101,65 +98,95 @@ def test_a_model_with_an_example_that_does_not_fit_is_read_without(
 def test_a_type_outside_of_the_list_is_named(write: Write) -> None:
     estimator = fitted("ridge")
     estimator.steps.insert(1, ("own", FunctionTransformer(unlisted)))
-
     said = refused(write(estimator))
-
     assert "unlisted" in said
     assert said.endswith("It is not loaded")
+
+
+def flavour(**changed: Any) -> dict[str, Any]:
+    return {"flavors": {"sklearn": {"pickled_model": "model.skops", "serialization_format": "skops", **changed}}}
 
 
 def test_types_that_the_folder_trusts_are_not_trusted(write: Write) -> None:
     estimator = fitted("ridge")
     estimator.steps.insert(1, ("own", FunctionTransformer(os.system)))
-    flavours = {
-        "sklearn": {
-            "pickled_model": "model.skops",
-            "serialization_format": "skops",
-            "skops_trusted_types": ["posix.system"],
-        }
-    }
-
-    assert "posix.system" in refused(write(estimator, flavors=flavours))
+    assert "posix.system" in refused(write(estimator, **flavour(skops_trusted_types=["posix.system"])))
 
 
-def test_a_pickle_is_not_loaded(write: Write) -> None:
-    flavours = {"sklearn": {"pickled_model": "model.pkl", "serialization_format": "cloudpickle"}}
-    folder = write(fitted("ridge"), flavors=flavours)
+@pytest.mark.parametrize(
+    ("described", "kind", "said"),
+    [
+        (flavour(pickled_model="model.pkl", serialization_format="cloudpickle"), CannotRun,
+         "model.pkl is not skops; a pickle runs whatever code is in it"),
+        *((flavour(pickled_model=name), CannotRun, "there is no file")
+          for name in ("../other.skops", "/etc/passwd", "absent.skops", "", ".")),
+        ({"flavors": {"pytorch": {}}}, CannotRun, "no scikit-learn model"),
+        ({"metadata": {}}, CannotRun, "no llmops_schema in its metadata"),
+        ({"metadata": None}, CannotRun, "no llmops_schema in its metadata"),
+        ({"metadata": {"llmops_schema": 3}}, Corrupted, "no schema of rows"),
+    ],
+)  # fmt: skip
+def test_a_description_of_something_else_is_refused(
+    write: Write, described: dict[str, Any], kind: type[CannotRun], said: str
+) -> None:
+    folder = write(fitted("mean"), **described)
     (folder / "model.pkl").write_bytes(pickle.dumps(Cruel()))
-
-    assert "model.pkl is not skops; a pickle runs whatever code is in it" in refused(folder)
-
-
-def test_a_pickle_by_the_name_of_skops_is_not_loaded(write: Write) -> None:
-    folder = write(fitted("ridge"))
-    (folder / "model.skops").write_bytes(pickle.dumps(Cruel()))
-
-    assert "no skops file" in refused(folder, Corrupted)
-    assert not Path("/tmp/llmops-was-here").exists()
+    skops.io.dump(fitted("mean"), folder.parent / "other.skops")
+    assert said in refused(folder, kind)
 
 
-def test_arrays_of_pickled_objects_are_not_loaded(write: Write) -> None:
-    folder = write(fitted("ridge"))
-    rewrite(folder / "model.skops", lambda name, data: cruel_array() if name.endswith(".npy") else data)
+@pytest.mark.parametrize("text", ["{", "[1]", "flavors: 3", "\x00", "- &a [*a]", "x" * (1 << 20) + "y"],
+                         ids=range(6))  # fmt: skip
+def test_a_broken_description_is_said_to_be_one(write: Write, text: str) -> None:
+    folder = write(fitted("mean"))
+    (folder / "MLmodel").write_text(text)
+    refused(folder, Corrupted)
 
-    assert "no skops file" in refused(folder, Corrupted)
-    assert not Path("/tmp/llmops-was-here").exists()
+
+def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
+    assert "no MLflow model here: No such file" in refused(tmp_path)
 
 
-def cruel_array() -> bytes:
-    import io
-
+def saved(array: Any, **how: Any) -> bytes:
     buffer = io.BytesIO()
-    np.save(buffer, np.array([Cruel()], dtype=object), allow_pickle=True)
+    np.save(buffer, array, **how)
     return buffer.getvalue()
 
 
-def rewrite(path: Path, change: Callable[[str, bytes], bytes], **compression: Any) -> None:
+def rewrite(path: Path, change: Callable[[str, bytes], bytes]) -> None:
     with zipfile.ZipFile(path) as old:
         members = {name: old.read(name) for name in old.namelist()}
-    with zipfile.ZipFile(path, "w", **compression) as new:
+    with zipfile.ZipFile(path, "w") as new:
         for name, data in members.items():
             new.writestr(name, change(name, data))
+
+
+CRUEL_ARRAY = saved(np.array([Cruel()], dtype=object), allow_pickle=True)
+SCHEMAS = (b"", b"[]", b"{}", b'{"protocol": 2}', b"[" * 100_000, b'{"protocol": 10000}',
+           b'{"protocol": 2, "__loader__": "Nothing", "__id__": 1}')  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda path: path.write_bytes(pickle.dumps(Cruel())), id="a pickle by the name of skops"),
+        pytest.param(
+            lambda path: rewrite(path, lambda name, data: CRUEL_ARRAY if name.endswith(".npy") else data),
+            id="arrays of pickled objects",
+        ),
+        *(pytest.param(lambda path, size=size: path.write_bytes(path.read_bytes()[:size]), id=f"cut at {size}")
+          for size in (0, 10, 5000, -1)),
+        *(pytest.param(
+            lambda path, schema=schema: rewrite(path, lambda name, data: schema if name == "schema.json" else data),
+            id=f"schema {schema[:40]!r}",
+          ) for schema in SCHEMAS),
+    ],
+)  # fmt: skip
+def test_a_broken_file_is_said_to_be_one_and_runs_nothing(write: Write, damage: Callable[[Path], Any]) -> None:
+    folder = write(fitted("ridge"))
+    damage(folder / "model.skops")
+    assert "no skops file" in refused(folder, Corrupted)
+    assert not Path("/tmp/llmops-was-here").exists()
 
 
 def test_a_file_that_unpacks_to_too_much_is_not_read(write: Write) -> None:
@@ -167,7 +194,6 @@ def test_a_file_that_unpacks_to_too_much_is_not_read(write: Write) -> None:
     with zipfile.ZipFile(folder / "model.skops", "a") as file:
         file.writestr("bomb", b"")
         file.getinfo("bomb").file_size = 5 << 30
-
     assert "unpacks to 5,36" in refused(folder)
 
 
@@ -185,7 +211,6 @@ def test_one_array_that_is_named_again_and_again_is_not_read(write: Write) -> No
         return json.dumps(schema).encode()
 
     rewrite(folder / "model.skops", repeated)
-
     assert "unpacks to 1,6" in refused(folder)
 
 
@@ -196,28 +221,6 @@ def nodes_of(value: Any) -> Any:
     if isinstance(value, list):
         for item in value:
             yield from nodes_of(item)
-
-
-@pytest.mark.parametrize("size", [0, 10, 5000, -1])
-def test_a_broken_file_is_said_to_be_one(write: Write, size: int) -> None:
-    folder = write(fitted("mean"))
-    data = (folder / "model.skops").read_bytes()
-    (folder / "model.skops").write_bytes(data[:size])
-
-    assert "no skops file" in refused(folder, Corrupted)
-
-
-@pytest.mark.parametrize("schema", [b"", b"[]", b"{}", b'{"protocol": 2}', b"[" * 100_000, b'{"protocol": 10000}',
-                                    b'{"protocol": 2, "__loader__": "Nothing", "__id__": 1}'])  # fmt: skip
-def test_a_broken_schema_in_it_is_said_to_be_one(write: Write, schema: bytes) -> None:
-    folder = write(fitted("mean"))
-    rewrite(folder / "model.skops", lambda name, data: schema if name == "schema.json" else data)
-
-    assert "no skops file" in refused(folder, Corrupted)
-
-
-def test_what_is_no_estimator_is_refused(write: Write) -> None:
-    assert "no fitted estimator" in refused(write({"a": [1, 2]}))
 
 
 @pytest.mark.parametrize(
@@ -239,8 +242,6 @@ def test_trees_whose_nodes_point_outside_of_them_or_back_are_refused(
     folder = write(fitted(name))
 
     def misled(_name: str, data: bytes) -> bytes:
-        import io
-
         if not _name.endswith(".npy"):
             return data
         nodes = np.load(io.BytesIO(data))
@@ -250,61 +251,17 @@ def test_trees_whose_nodes_point_outside_of_them_or_back_are_refused(
         if "is_leaf" in nodes.dtype.names:
             nodes["is_leaf"][1] = 0
             nodes["feature_idx"][1] = value if field == "feature_idx" else 0
-        buffer = io.BytesIO()
-        np.save(buffer, nodes)
-        return buffer.getvalue()
+        return saved(nodes)
 
     rewrite(folder / "model.skops", misled)
-
     assert "point outside of it" in refused(folder, Corrupted)
 
 
-def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
-    assert "no MLflow model here: No such file" in refused(tmp_path)
-
-
-@pytest.mark.parametrize("text", ["{", "[1]", "flavors: 3", "\x00", "- &a [*a]", "x" * (1 << 20) + "y"],
-                         ids=range(6))  # fmt: skip
-def test_a_broken_description_is_said_to_be_one(write: Write, text: str) -> None:
-    folder = write(fitted("mean"))
-    (folder / "MLmodel").write_text(text)
-
-    refused(folder, Corrupted)
-
-
-def test_a_model_of_another_kind_or_without_a_schema_is_refused(write: Write) -> None:
-    assert "no scikit-learn model" in refused(write(fitted("mean"), name="a", flavors={"pytorch": {}}))
-    assert "no llmops_schema in its metadata" in refused(write(fitted("mean"), name="b", metadata={}))
-    assert "no llmops_schema in its metadata" in refused(write(fitted("mean"), name="c", metadata=None))
-    assert "no schema of rows" in refused(write(fitted("mean"), name="d", metadata={"llmops_schema": 3}), Corrupted)
-
-
-@pytest.mark.parametrize("name", ["../other.skops", "/etc/passwd", "absent.skops", "", "."])
-def test_a_file_outside_of_the_folder_is_not_read(write: Write, name: str) -> None:
-    flavours = {"sklearn": {"pickled_model": name, "serialization_format": "skops"}}
-    folder = write(fitted("mean"), flavors=flavours)
-    skops.io.dump(fitted("mean"), folder.parent / "other.skops")
-
-    assert "there is no file" in refused(folder)
-
-
-def test_an_estimator_of_other_columns_is_refused(write: Write) -> None:
+def test_what_is_no_fitted_estimator_for_such_rows_is_refused(write: Write) -> None:
+    assert "no fitted estimator" in refused(write({"a": [1, 2]}, name="a"))
+    assert "no fitted estimator" in refused(write(clone(fitted("logistic", CLASSES)), CLASSES, "b"))
     fewer = RowSchema(REGRESSION.inputs[:-1], REGRESSION.output, "regression")
-
-    with pytest.raises(CannotRun, match="fitted on the columns"):
-        load(write(fitted("mean"), fewer))
-
-
-def test_an_estimator_that_was_never_fitted_is_refused_at_once(write: Write) -> None:
-    from sklearn.base import clone
-
-    assert "no fitted estimator" in refused(write(clone(fitted("logistic", CLASSES)), CLASSES))
-
-
-def test_an_estimator_is_read_by_itself(write: Write) -> None:
-    estimator = read_estimator(write(fitted("ridge")) / "model.skops")
-
-    assert estimator.predict(frame(3)).tolist() == fitted("ridge").predict(frame(3)).tolist()
+    assert "fitted on the columns" in refused(write(fitted("mean"), fewer, "c"))
 
 
 def written(folder: Path, name: str, schema: RowSchema, number: int) -> Path:
@@ -320,25 +277,18 @@ def written(folder: Path, name: str, schema: RowSchema, number: int) -> Path:
                                               ("majority", CLASSES)])  # fmt: skip
 def test_an_estimator_fitted_again_is_the_same_file(tmp_path: Path, name: str, schema: RowSchema) -> None:
     first, second = (written(tmp_path, name, schema, number) for number in (1, 2))
-
     assert file_sha256(first) == file_sha256(second)
     predicted = read_estimator(first).predict(frame(5)).tolist()
     assert predicted == (pytest.approx(fit(name, schema).predict(frame(5)).tolist()) if schema is REGRESSION else
                          fit(name, schema).predict(frame(5)).tolist())  # fmt: skip
 
 
-def test_another_estimator_is_another_file(tmp_path: Path) -> None:
-    assert file_sha256(written(tmp_path, "ridge", REGRESSION, 1)) != file_sha256(
-        written(tmp_path, "mean", REGRESSION, 2)
-    )
-
-
-def test_its_parts_are_numbered_and_have_no_time(tmp_path: Path) -> None:
+def test_its_parts_are_numbered_and_have_no_time_and_another_estimator_is_another_file(tmp_path: Path) -> None:
     path = written(tmp_path, "mean", REGRESSION, 1)
-
     with zipfile.ZipFile(path) as file:
         names = file.namelist()
         assert {member.date_time[0] for member in file.infolist()} == {1980}
     assert names[-1] == "schema.json"
     assert [name.split(".")[0] for name in names[:-1]] == [str(number) for number in range(len(names) - 1)]
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    assert file_sha256(written(tmp_path, "ridge", REGRESSION, 2)) != file_sha256(path)
