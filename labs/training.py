@@ -78,16 +78,12 @@ class Search:
         return min(self.trials, key=lambda trial: trial.loss)
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "candidate": self.candidate.name,
-            "description": self.candidate.description,
-            "best": dict(self.best.parameters),
-            "loss": self.best.loss,
-            "trials": [
-                {"parameters": dict(trial.parameters), "loss": trial.loss, "losses": list(trial.losses)}
-                for trial in self.trials
-            ],
-        }
+        trials = [
+            {"parameters": dict(trial.parameters), "loss": trial.loss, "losses": list(trial.losses)}
+            for trial in self.trials
+        ]
+        named = {"candidate": self.candidate.name, "description": self.candidate.description}
+        return {**named, "best": dict(self.best.parameters), "loss": self.best.loss, "trials": trials}
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -116,15 +112,21 @@ class Trained:
 
 
 def search(candidate: Candidate, rows: LabelledRows, folds: Sequence[Fold], loss: Loss) -> Search:
-    """Tries every combination of the candidate's parameters on every fold."""
+    """Tries every combination of the candidate's parameters on every fold. A model that grows is made once for each."""
     trials = []
     with one_thread():
         for parameters in candidate.combinations():
-            by_fold = [list(_losses(candidate, parameters, rows, fold, loss)) for fold in folds]
-            trials += [
-                Trial(candidate.with_size(parameters, size), tuple(of_size))
-                for size, *of_size in zip(candidate.sizes, *by_fold, strict=True)
-            ]
+            losses: dict[Any, list[float]] = {size: [] for size in candidate.sizes}
+            for fit_on, judge_on in (map(list, fold) for fold in folds):
+                estimator = candidate.build(candidate.with_size(parameters, candidate.sizes[0]))
+                for size in candidate.sizes:
+                    if candidate.growing:
+                        grower = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
+                        grower.set_params(**{candidate.growing: size, "warm_start": True})
+                    estimator.fit(rows.features.iloc[fit_on], rows.truth[fit_on])
+                    predictions = estimator.predict(rows.features.iloc[judge_on])
+                    losses[size].append(loss(rows.truth[judge_on], predictions))
+            trials += [Trial(candidate.with_size(parameters, size), tuple(each)) for size, each in losses.items()]
     return Search(candidate, tuple(trials))
 
 
@@ -178,17 +180,3 @@ def one_thread() -> Iterator[None]:
 
     with threadpool_limits(1):
         yield
-
-
-def _losses(
-    candidate: Candidate, parameters: Parameters, rows: LabelledRows, fold: Fold, loss: Loss
-) -> Iterator[float]:
-    """The loss for each size in turn, of one model that grows."""
-    fit_on, judge_on = (list(positions) for positions in fold)
-    estimator = candidate.build(candidate.with_size(parameters, candidate.sizes[0]))
-    for size in candidate.sizes:
-        if candidate.growing:
-            grower = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
-            grower.set_params(**{candidate.growing: size, "warm_start": True})
-        estimator.fit(rows.features.iloc[fit_on], rows.truth[fit_on])
-        yield loss(rows.truth[judge_on], estimator.predict(rows.features.iloc[judge_on]))

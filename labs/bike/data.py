@@ -24,7 +24,6 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +64,12 @@ def clean(path: Path) -> tuple[Any, int, list[Finding]]:
     """
     rentals = read_rentals(path)
     findings: list[Finding] = []
-    table = _without_holes(rentals, findings)
+    table = rentals
+    for name in rentals.columns:  # without what nothing else can tell: weekdays and weather are worked out below
+        if name not in (*WEATHER_COLUMNS, "weekday"):
+            kept = table[table[name].notna()]
+            findings += found("dropped", name, len(table) - len(kept), f"rows without {name}")
+            table = kept
     if table.empty:
         raise BadFile(path, "holds no row with all that is needed")
     table = _once_each(path, table, findings).sort_values(["date", "hour"], kind="stable")
@@ -79,17 +83,6 @@ def clean(path: Path) -> tuple[Any, int, list[Finding]]:
     table = check_table(path, table, _schema())
     findings += _looked_at(table)
     return table.reset_index(drop=True), len(rentals), findings
-
-
-def _without_holes(rentals: Any, findings: list[Finding]) -> Any:
-    """Rows that lack what nothing else can tell are dropped. Weekdays follow from the date, weather from the hour
-    before."""
-    for name in rentals.columns:
-        if name not in (*WEATHER_COLUMNS, "weekday"):
-            kept = rentals[rentals[name].notna()]
-            findings += found("dropped", name, len(rentals) - len(kept), f"rows without {name}")
-            rentals = kept
-    return rentals
 
 
 def _once_each(path: Path, table: Any, findings: list[Finding]) -> Any:
@@ -179,15 +172,6 @@ def _schema() -> Any:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Reader:
-    """How one column of the file is read. meaning: what a value must be, for the error that says it is not."""
-
-    column: str
-    convert: Callable[[str], Any]
-    meaning: str
-
-
 def read_rentals(path: Path) -> Any:
     """A pandas DataFrame of the columns above, in the order of the file; its index is the file's lines. Where the file
     has an empty value, it has a missing one.
@@ -199,14 +183,10 @@ def read_rentals(path: Path) -> Any:
 
     texts = read_columns(path)
     readers = UCI if "instant" in texts.columns or "yr" in texts.columns else CATALOGUE
-    if missing := [reader.column for reader in readers.values() if reader.column not in texts.columns]:
+    in_file = {name: _IN_FILE.get(name, name) for name in readers}
+    if missing := [name for name in in_file.values() if name not in texts.columns]:
         raise BadFile(path, f"has no column {', '.join(map(repr, missing))}", line=1)
-    return pd.DataFrame(
-        {
-            name: converted(path, texts[reader.column], reader.convert, reader.meaning)
-            for name, reader in readers.items()
-        }
-    )
+    return pd.DataFrame({name: converted(path, texts[in_file[name]], *reader) for name, reader in readers.items()})
 
 
 def _whole(text: str) -> int:
@@ -232,34 +212,30 @@ def _word(words: tuple[str, ...], first: int) -> Callable[[str], int]:
     return numbers.__getitem__
 
 
-_WHOLE, _NUMBER, _DATE = "a whole number", "a number", "a date such as 2011-01-31"
+_IN_FILE = {"date": "dteday", "hour": "hr", "humidity": "hum", "count": "cnt"}
+"""What the files call a column that has another name here."""
+_Reader = tuple[Callable[[str], Any], str]
+"""How a column's texts are converted, and what a value must be, for the error that says it is not."""
+_WHOLE: _Reader = (_whole, "a whole number")
+_NUMBER: _Reader = (finite, "a number")
+_YES: _Reader = (_word(("No", "Yes"), 0), "Yes or No")
 
 UCI: Mapping[str, _Reader] = {
-    "date": _Reader("dteday", _date, _DATE),
-    "hour": _Reader("hr", _whole, _WHOLE),
-    "season": _Reader("season", _whole, _WHOLE),
-    "weekday": _Reader("weekday", _whole, _WHOLE),
-    "holiday": _Reader("holiday", _whole, _WHOLE),
-    "workingday": _Reader("workingday", _whole, _WHOLE),
-    "weathersit": _Reader("weathersit", _whole, _WHOLE),
-    "temp": _Reader("temp", finite, _NUMBER),
-    "atemp": _Reader("atemp", finite, _NUMBER),
-    "humidity": _Reader("hum", finite, _NUMBER),
-    "windspeed": _Reader("windspeed", finite, _NUMBER),
-    "casual": _Reader("casual", _whole, _WHOLE),
-    "registered": _Reader("registered", _whole, _WHOLE),
-    "count": _Reader("cnt", _whole, _WHOLE),
+    "date": (_date, "a date such as 2011-01-31"),
+    **dict.fromkeys(("hour", "season", "weekday", "holiday", "workingday", "weathersit"), _WHOLE),
+    **dict.fromkeys(WEATHER_COLUMNS[1:], _NUMBER),
+    **dict.fromkeys(_COUNTS, _WHOLE),
 }
 CATALOGUE: Mapping[str, _Reader] = {
     **UCI,
-    "hour": _Reader("hr", _HOURS.__getitem__, "an hour from 12am to 11pm"),
-    "season": _Reader("season", _word(SEASONS, 1), f"one of {', '.join(SEASONS)}"),
-    "weekday": _Reader("weekday", _word(WEEKDAYS, 0), f"one of {', '.join(WEEKDAYS)}"),
-    "holiday": _Reader("holiday", _word(("No", "Yes"), 0), "Yes or No"),
-    "workingday": _Reader("workingday", _word(("No", "Yes"), 0), "Yes or No"),
-    "weathersit": _Reader("weathersit", _word(WEATHER, 1), f"one of {', '.join(WEATHER)}"),
-    "temp": _Reader("temp", _scaled("temp", 8, 47), _NUMBER),
-    "atemp": _Reader("atemp", _scaled("atemp", 16, 66), _NUMBER),
-    "humidity": _Reader("hum", _scaled("humidity", 0, 100), _NUMBER),
-    "windspeed": _Reader("windspeed", _scaled("windspeed", 0, 67), _NUMBER),
+    "hour": (_HOURS.__getitem__, "an hour from 12am to 11pm"),
+    "season": (_word(SEASONS, 1), f"one of {', '.join(SEASONS)}"),
+    "weekday": (_word(WEEKDAYS, 0), f"one of {', '.join(WEEKDAYS)}"),
+    "holiday": _YES,
+    "workingday": _YES,
+    "weathersit": (_word(WEATHER, 1), f"one of {', '.join(WEATHER)}"),
+    "temp": (_scaled("temp", 8, 47), "a number"),
+    "atemp": (_scaled("atemp", 16, 66), "a number"),
+    "humidity": (_scaled("humidity", 0, 100), "a number"),
+    "windspeed": (_scaled("windspeed", 0, 67), "a number"),
 }

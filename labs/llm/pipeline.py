@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -18,7 +19,7 @@ from llmops.pipelines import Pipeline, Steps
 from llmops.prompt_file import load_prompt_folder
 from llmops.settings import Settings, prompts_folder
 from llmops.traffic_policy import TrafficPolicy, parse_share
-from llmops.versions import CHALLENGER, ModelVersion, Ref
+from llmops.versions import CHALLENGER, Ref
 
 if TYPE_CHECKING:
     from llmops.eval_runs.evaluations import Evaluations
@@ -128,29 +129,34 @@ def _run(work: LlmSteps, steps: Steps, given: Mapping[str, Any]) -> dict[str, An
     return result("pass", "promoted", f"is the champion: {why}")
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-def _nap(seconds: float) -> None:
-    threading.Event().wait(seconds)
-
-
 class LlmSteps:
     """Opens the registry when a step first needs it. now, nap: the clock, and what waits for canary traffic."""
 
     def __init__(
-        self, settings: Settings, now: Callable[[], datetime] = _now, nap: Callable[[float], None] = _nap
+        self,
+        settings: Settings,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        nap: Callable[[float], object] = lambda seconds: threading.Event().wait(seconds),
     ) -> None:
         self._settings, self._now, self._nap = settings, now, nap
-        self._opened: Evaluations | None = None
+
+    @cached_property
+    def _evaluations(self) -> Evaluations:
+        from llmops.eval_runs.evaluations import Evaluations
+        from llmops.registry import Registry
+
+        return Evaluations(self._settings, Registry(self._settings))
+
+    @property
+    def _registry(self) -> Registry:
+        return self._evaluations.registry
 
     def register(self, suite_name: str, app: str, prompt: str | None, model: str | None) -> dict[str, Any]:
         """Prompt files whose content is new, the model where it is missing, and the release of both.
 
         Raises BadFile, UnknownVersion, UsageError, CannotRun, StoreUnavailable.
         """
-        from llmops.registry import rolled_back
+        from llmops.registry import model_registration, rolled_back
 
         suite, registry = self._evaluations.suite(suite_name), self._registry
         folder = prompts_folder(self._settings) / suite.prompt
@@ -163,7 +169,12 @@ class LlmSteps:
         else:
             unknown = f"prompt {suite.prompt!r} is not registered and has no file"
             raise UnknownVersion(f"{unknown}; see `llmops prompts register`")
-        model_version = self._model(model or suite.model)
+        wanted = model or suite.model
+        try:
+            model_version = registry.models.get(wanted)
+        except UnknownVersion:
+            model_registration.pull(self._settings, registry, Ref.parse(wanted).name, lambda _text: None)
+            model_version = registry.models.get(wanted)
         check_parameters(model_version, self._settings, chosen.template.parameters)
         release, _ = registry.release_versions.create(app, chosen, model_version, chosen.template.parameters)
         champion, policy = registry.release_versions.champion(app), registry.release_versions.policy(app)
@@ -188,14 +199,12 @@ class LlmSteps:
         releases = [ref for ref in (plan["champion"], plan["challenger"]) if ref is not None]
         cells = self._evaluations.cells(suite, releases=releases)
         done = self._evaluations.run(suite, cells, RunOptions(), lambda _what, _done, _total: None)
+        runs = {release: item.run for release, item in zip(releases, done, strict=True)}
+        means = {release: {name: metric.mean for name, metric in run.metrics.items()} for release, run in runs.items()}
         return {
             "runs": {
-                release: {
-                    "run_id": item.run.run_id,
-                    "rows": item.run.rows,
-                    "metrics": {name: metric.mean for name, metric in item.run.metrics.items()},
-                }
-                for release, item in zip(releases, done, strict=True)
+                release: {"run_id": run.run_id, "rows": run.rows, "metrics": means[release]}
+                for release, run in runs.items()
             }
         }
 
@@ -217,12 +226,7 @@ class LlmSteps:
         return {"since": since.isoformat(), "traffic": policy.to_mapping()}
 
     def monitor(
-        self,
-        plan: Plan,
-        canary: Mapping[str, Any],
-        minimum_rows: int,
-        deadline_seconds: float,
-        accepted: Sequence[str] = (),
+        self, plan: Plan, canary: Plan, minimum_rows: int, deadline_seconds: float, accepted: Sequence[str] = ()
     ) -> dict[str, Any]:
         """Waits for the canary's traffic, then compares challenger and champion on it, once.
 
@@ -268,28 +272,6 @@ class LlmSteps:
         if withdrawn:
             self._registry.release_versions.withdraw(plan["app"])
         return {"withdrawn": withdrawn, "traffic": self._restore_traffic(plan)}
-
-    @property
-    def _evaluations(self) -> Evaluations:
-        if self._opened is None:
-            from llmops.eval_runs.evaluations import Evaluations
-            from llmops.registry import Registry
-
-            self._opened = Evaluations(self._settings, Registry(self._settings))
-        return self._opened
-
-    @property
-    def _registry(self) -> Registry:
-        return self._evaluations.registry
-
-    def _model(self, ref: str) -> ModelVersion:
-        from llmops.registry import model_registration as models
-
-        try:
-            return self._registry.models.get(ref)
-        except UnknownVersion:
-            models.pull(self._settings, self._registry, Ref.parse(ref).name, lambda _text: None)
-            return self._registry.models.get(ref)
 
     def _holder(self, app: str, alias: str) -> str | None:
         return next((release.ref for release in self._registry.releases(app) if alias in release.aliases), None)

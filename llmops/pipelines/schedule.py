@@ -93,10 +93,10 @@ class CronSchedule:
         that a job that is tried again later means the same cycle."""
         return due.strftime(self._cycle_format)
 
-    @property
-    def shell_cycle(self) -> str:
-        """The same name, as a shell makes it."""
-        return f'"$(date -u +{self._cycle_format})"'
+    def run_command(self, name: str, inputs: Sequence[str]) -> str:
+        """What runs the cycle of a pipeline that is due when a shell reads this. inputs: as given to `--set`."""
+        given = "".join(f" --set {shlex.quote(text)}" for text in inputs)
+        return f'llmops pipeline run {name} --cycle "$(date -u +{self._cycle_format})"{given}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def shell_command(
     exported = " ".join(f"{variable}={shlex.quote(value)}" for variable, value in job.variables.items())
     read = f" && . {shlex.quote(str(secrets))}" if secrets is not None else ""
     where = f"cd {shlex.quote(str(job.folder))} && export {exported}{read}"
-    return f"{where} && {_command(schedule, name, inputs)}"
+    return f"{where} && {schedule.run_command(name, inputs)}"
 
 
 def secrets_text(job: JobEnvironment) -> str:
@@ -137,32 +137,21 @@ def cronjob(schedule: CronSchedule, name: str, inputs: Sequence[str], job: JobEn
 
     PATH and PYTHONPATH are left out: they are the image's.
     """
-    secret = [_ALWAYS_SECRET, *(variable for variable in job.secrets if variable != _ALWAYS_SECRET)]
-    plain = {
-        variable: value
+    lines = [
+        f"- {{name: {variable}, value: {json.dumps(value)}}}"  # JSON's texts are YAML's as well
         for variable, value in job.variables.items()
         if variable not in ("PATH", "PYTHONPATH", _ALWAYS_SECRET)
-    }
-    # JSON's texts are YAML's as well.
-    entries = [f"- {{name: {variable}, value: {json.dumps(value)}}}" for variable, value in plain.items()]
-    entries += [
-        f"- name: {variable}\n  valueFrom: {{secretKeyRef: {{name: {_SECRET}, key: {secret_key(variable)}}}}}"
-        for variable in secret
     ]
-    indented = "\n".join(f"{' ' * 16}{line}" for entry in entries for line in entry.splitlines())
-    command = _command(schedule, name, inputs)
-    folder = json.dumps(str(job.folder))
-    return _CRONJOB.format(name=name, cron=schedule.cron, command=command, folder=folder, environment=indented)
-
-
-def secret_key(variable: str) -> str:
-    """Under which key of the Secret a variable's value stands."""
-    return re.sub(r"[^a-z0-9]+", "-", variable.removeprefix("LLMOPS_").lower()).strip("-")
-
-
-def _command(schedule: CronSchedule, name: str, inputs: Sequence[str]) -> str:
-    given = "".join(f" --set {shlex.quote(text)}" for text in inputs)
-    return f"llmops pipeline run {name} --cycle {schedule.shell_cycle}{given}"
+    for variable in (_ALWAYS_SECRET, *(name for name in job.secrets if name != _ALWAYS_SECRET)):
+        key = re.sub(r"[^a-z0-9]+", "-", variable.removeprefix("LLMOPS_").lower()).strip("-")
+        lines += [f"- name: {variable}", f"  valueFrom: {{secretKeyRef: {{name: {_SECRET}, key: {key}}}}}"]
+    return _CRONJOB.format(
+        name=name,
+        cron=schedule.cron,
+        command=schedule.run_command(name, inputs),
+        folder=json.dumps(str(job.folder)),
+        environment="\n".join(f"{' ' * 16}{line}" for line in lines),
+    )
 
 
 def job_environment(settings: Settings) -> JobEnvironment:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from operator import itemgetter
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -39,15 +40,6 @@ class Column:
         if not all(isinstance(category, str) for category in self.categories):
             raise UsageError(f"column {self.name!r}: categories must be texts")
 
-    def to_json(self) -> dict[str, Any]:
-        """The column as plain JSON values, all of them named."""
-        return {
-            "name": self.name,
-            "kind": self.kind,
-            "nullable": self.nullable,
-            "categories": list(self.categories),
-        }
-
 
 @dataclass(frozen=True, slots=True)
 class RowSchema:
@@ -77,35 +69,27 @@ class RowSchema:
 
     def to_json(self) -> dict[str, Any]:
         """The schema as plain JSON values; equal schemas give equal JSON."""
-        return {
-            "inputs": [column.to_json() for column in self.inputs],
-            "output": self.output.to_json(),
-            "task": self.task,
-        }
+        value: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return value
 
     @classmethod
     def from_json(cls, value: Any) -> RowSchema:
         """The inverse of `to_json`. Raises Corrupted where `value` is no schema."""
         try:
-            inputs = tuple(_column(item) for item in value["inputs"])
-            return cls(inputs, _column(value["output"]), value["task"])
+            *inputs, output = (
+                Column(each["name"], each["kind"], bool(each["nullable"]), tuple(each["categories"]))
+                for each in (*value["inputs"], value["output"])
+            )
+            return cls(tuple(inputs), output, value["task"])
         except (KeyError, TypeError, UsageError) as error:
             raise Corrupted(f"no schema of rows: {error!s}") from error
-
-
-def _column(value: Mapping[str, Any]) -> Column:
-    return Column(value["name"], value["kind"], bool(value["nullable"]), tuple(value["categories"]))
 
 
 # Rows of JSON as arrays, one for each column, or the first thing that is wrong with them.
 #
 # A column whose values all have the very type that its kind means is checked and converted in C; only other columns are
-# looked at value by value. The arrays are what estimators are trained on:
-#
-# | kind    | array                     | null in a nullable column | | ------- | ------------------------- |
-# ------------------------- | | integer | int64; float64 if nullable | NaN                      | | number  | float64
-# | NaN                       | | text    | object, of str            | NaN                       | | boolean | bool;
-# float64 if nullable | NaN                       |
+# looked at value by value. The arrays are what estimators are trained on: integers are int64, numbers float64, booleans
+# bool, and texts objects of str. A nullable column has NaN for null, and so float64 where it is no text.
 
 LONGEST_TEXT = 1000
 """Characters that a text in a row may have."""

@@ -145,16 +145,11 @@ def _check_size(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as file:
             sizes = {member.filename: member.file_size for member in file.infolist()}
-            _demand_small(path, sum(sizes.values()))
-            schema = json.loads(file.read(_SCHEMA))
-    except CannotRun:
-        raise
+            size = sum(sizes.values())
+            if size <= _MOST_BYTES:
+                size = sum(sizes.get(name, 0) for _, name in set(_named_files(json.loads(file.read(_SCHEMA)))))
     except Exception as error:  # a file made to break its reader can raise anything
         raise Corrupted(f"{path}: no skops file: {type(error).__name__}: {error}") from error
-    _demand_small(path, sum(sizes.get(name, 0) for _, name in set(_named_files(schema))))
-
-
-def _demand_small(path: Path, size: int) -> None:
     if size > _MOST_BYTES:
         raise CannotRun(f"{path}: unpacks to {size:,} bytes; at most {_MOST_BYTES:,} are read")
 
@@ -178,19 +173,22 @@ def _named_files(schema: Any) -> Iterator[tuple[str, str]]:
 # tree's, or walks for ever. skops checks types, not contents, and leaves these to whoever loads a file.
 
 
-def check_trees(estimator: Any) -> None:
-    """Looks at every tree within a fitted estimator. Raises Corrupted."""
-    _check(estimator, None, None, set())
+def check_trees(part: Any, width: int | None = None, holder: Any = None, seen: set[int] | None = None) -> None:
+    """Looks at every tree within a fitted estimator, and within its parts in turn. Raises Corrupted.
 
-
-def _check(part: Any, width: int | None, holder: Any, seen: set[int]) -> None:
-    """width: columns that the trees below may read, the fewest that an estimator around them takes."""
+    width: columns that the trees below may read, the fewest that an estimator around them takes.
+    holder: what holds the part.
+    seen: ids of the parts looked at before.
+    """
+    seen = set() if seen is None else seen
     if id(part) in seen:
         return
     seen.add(id(part))
     kind = type(part).__name__
-    if kind == "Tree":
-        _check_tree(part, width or 0)
+    if kind == "Tree":  # of `sklearn.tree._tree`: in forests, gradient boosting and single trees
+        inner = part.children_left != _LEAF
+        _demand(len(part.value) == part.node_count)
+        _check_nodes(inner, part.children_left, part.children_right, part.feature, width or 0)
     elif kind == "TreePredictor":
         _check_predictor(part, width or 0, getattr(holder, "is_categorical_", None))
     else:
@@ -198,20 +196,8 @@ def _check(part: Any, width: int | None, holder: Any, seen: set[int]) -> None:
             width = None
         elif (own := getattr(part, "n_features_in_", None)) is not None:
             width = own if width is None else min(width, own)
-        for inner in held_by(part):
-            _check(inner, width, part, seen)
-
-
-def _check_tree(tree: Any, width: int) -> None:
-    """A `sklearn.tree._tree.Tree`: in forests, gradient boosting and single trees."""
-    import numpy as np
-
-    left, right = tree.children_left, tree.children_right
-    inner = left != _LEAF
-    own = np.flatnonzero(inner)
-    _demand(tree.node_count > 0 and len(tree.value) == tree.node_count)
-    _demand_children(left[inner], right[inner], own, tree.node_count)
-    _demand_columns(tree.feature[inner], width)
+        for each in held_by(part):
+            check_trees(each, width, part, seen)
 
 
 def _check_predictor(predictor: Any, width: int, categorical: Array | None) -> None:
@@ -219,26 +205,24 @@ def _check_predictor(predictor: Any, width: int, categorical: Array | None) -> N
     import numpy as np
 
     nodes = predictor.nodes
-    _demand(len(nodes) > 0 and nodes.dtype.names is not None)
-    inner = nodes[nodes["is_leaf"] == 0]
-    own = np.flatnonzero(nodes["is_leaf"] == 0)
-    _demand_children(inner["left"], inner["right"], own, len(nodes))
-    _demand_columns(inner["feature_idx"], width)
-    by_category = inner[inner["is_categorical"] != 0]
+    _demand(nodes.dtype.names is not None)
+    _check_nodes(nodes["is_leaf"] == 0, nodes["left"], nodes["right"], nodes["feature_idx"], width)
+    by_category = nodes[(nodes["is_leaf"] == 0) & (nodes["is_categorical"] != 0)]
     if len(by_category):
         _demand(categorical is not None and len(categorical) == width)
         _demand(bool(np.asarray(categorical)[by_category["feature_idx"]].all()))
         _demand(by_category["bitset_idx"].max() < len(predictor.raw_left_cat_bitsets))
 
 
-def _demand_children(left: Array, right: Array, own: Array, count: int) -> None:
-    """Trees are stored parents first, so an index that only grows ends in a leaf."""
-    _demand(len(own) == 0 or bool((left > own).all() and (right > own).all()))
-    _demand(len(own) == 0 or max(left.max(), right.max()) < count)
+def _check_nodes(inner: Array, left: Array, right: Array, columns: Array, width: int) -> None:
+    """Of all nodes of a tree, of shape (nodes,): whether they have children, which, and the column they ask for."""
+    import numpy as np
 
-
-def _demand_columns(columns: Array, width: int) -> None:
-    _demand(len(columns) == 0 or bool(columns.min() >= 0 and columns.max() < width))
+    _demand(len(inner) > 0)
+    own, children, asked = np.flatnonzero(inner), np.stack([left[inner], right[inner]]), columns[inner]
+    if len(own):  # trees are stored parents first, so an index that only grows ends in a leaf
+        _demand(bool((children > own).all()) and children.max() < len(inner))
+        _demand(asked.min() >= 0 and asked.max() < width)
 
 
 def _demand(sound: bool) -> None:

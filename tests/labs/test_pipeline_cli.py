@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import json
-import random
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from llmops.cli.output import json_values
-from llmops.errors import UsageError
 from llmops.recording.pipelines import find_pipeline_run
 from llmops.registry import Registry
 from llmops.settings import Settings
 from tests.command_line import Run
+from tests.labs.llm.canary import canary_traffic
 from tests.registered_home import prompt_text, register_tiny, write_suite
 
 GIVEN = ("--set", "suite=sums", "--set", "app=helper")
@@ -76,10 +74,14 @@ def test_a_cycle_runs_goes_on_and_is_told(llmops: Run, home: Path, lifecycle: Pa
     assert [run.info.status for run in recorded if run] == ["FAILED", "FINISHED", "FINISHED"]
 
 
-def test_what_cannot_be_asked_for_is_named(llmops: Run) -> None:
+def test_inputs_are_json_or_text_and_what_cannot_be_asked_for_is_named(llmops: Run) -> None:
+    assert json_values("--set", ["a=1", "b=10%", 'c={"d": [true]}', "e=", "f=x=y"]) == {
+        "a": 1, "b": "10%", "c": {"d": [True]}, "e": "", "f": "x=y"
+    }  # fmt: skip
     for arguments, text in (
         (("run", "lmm"), "no pipeline 'lmm'; there are llm, wine, bike"),
         (("run", "llm", "--set", "suite"), "--set suite: must be KEY=VALUE"),
+        (("run", "llm", "--set", "=1"), "--set =1: must be KEY=VALUE"),
         (("run", "llm", "--set", "colour=red"), "colour: no input of pipeline llm"),
         (("run", "llm", "--cycle", "a b"), "cycle 'a b'"),
         (("show", "llm"), "'llm' is no run of a pipeline: NAME@CYCLE"),
@@ -130,35 +132,11 @@ def test_a_schedule_is_printed_for_kubernetes(llmops: Run, home: Path) -> None:
     assert container["args"][0].startswith("llmops pipeline run llm --cycle ")
 
 
-def test_inputs_are_json_or_text() -> None:
-    assert json_values("--set", ["a=1", "b=10%", 'c={"d": [true]}', "e=", "f=x=y"]) == {
-        "a": 1, "b": "10%", "c": {"d": [True]}, "e": "", "f": "x=y"
-    }  # fmt: skip
-    for text in ("a", "=1"):
-        with pytest.raises(UsageError):
-            json_values("--set", [text])
-
-
 def wait_for(what: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 120
     while not what():
         assert time.monotonic() < deadline
         time.sleep(0.3)
-
-
-def traffic(path: Path, refused: float) -> None:
-    """What 150 users got from each side just now."""
-    chance, lines, start = random.Random(5), [], datetime.now(UTC)  # noqa: S311
-    for number in range(300):
-        arm, version = ("champion", 1) if number % 2 else ("challenger", 2)
-        refuses = arm == "challenger" and chance.random() < refused
-        record: dict[str, Any] = {
-            "request_id": f"r{number}", "at": (start + timedelta(milliseconds=number)).isoformat(), "arm": arm,
-            "input": f"What is 7 + {chance.randint(1, 99)}?", "release": f"helper@{version}", "status": 200,
-            "output": "I'm sorry, but I cannot help with that." if refuses else f"That is {chance.randint(1, 99)}.",
-        }  # fmt: skip
-        lines.append(json.dumps(record))
-    path.write_text("\n".join(lines), encoding="utf-8")
 
 
 def in_the_background(*arguments: str) -> subprocess.Popen[bytes]:
@@ -188,7 +166,10 @@ def test_imported_canary_traffic_decides_and_a_kill_while_waiting_changes_nothin
     given = ("--cycle", "b", *GIVEN, "--set", "minimum_rows=150", "--set", "canary=50%")
     kill_while_it_waits(llmops, *given)
     assert llmops("pipeline", "show", "llm@b", "--json").json["status"] == "interrupted"
-    traffic(tmp_path / "traffic.jsonl", refused)
+    lines = [
+        json.dumps(record.to_json()) for record in canary_traffic("helper", datetime.now(UTC), 150, refused=refused)
+    ]
+    (tmp_path / "traffic.jsonl").write_text("\n".join(lines), encoding="utf-8")
     assert llmops("log", "import", str(tmp_path / "traffic.jsonl")).code == 0
     done = llmops("pipeline", "run", "llm", *given, "--json")
     assert done.code == code, done.err

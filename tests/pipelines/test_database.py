@@ -22,10 +22,6 @@ with only_one(database_url(sys.argv[1]), "a", lambda: None):
 """
 
 
-def unwanted() -> None:
-    raise AssertionError("the lock is free")
-
-
 @pytest.mark.parametrize(
     ("url", "text"),
     [
@@ -45,28 +41,33 @@ def test_postgresql_is_reached_by_psycopg() -> None:
         assert database_url(f"{name}://db/x").drivername == "postgresql+psycopg"
 
 
-def test_a_server_that_is_away_is_one_line(tmp_path: Path) -> None:
-    url = f"postgresql://ann:secret@/x?host={tmp_path}"
-    with pytest.raises(StoreUnavailable, match=r"pipelines postgresql\+psycopg://ann:\*\*\*@/x") as raised:
-        Pipelines(Settings(home=tmp_path, pipelines_url=url)).runs()
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql://ann:secret@/x?host={folder}", r"pipelines postgresql\+psycopg://ann:\*\*\*@/x"),  # nobody there
+        ("sqlite:///{folder}/pipelines.db", r"pipelines\.db: file is not a database"),
+    ],
+)
+def test_a_database_that_cannot_be_read_is_one_line(tmp_path: Path, url: str, said: str) -> None:
+    (tmp_path / "pipelines.db").write_text("no database at all, " * 100)
+    with pytest.raises(StoreUnavailable, match=said) as raised:
+        Pipelines(Settings(home=tmp_path, pipelines_url=url.format(folder=tmp_path))).runs()
     assert "\n" not in str(raised.value)
 
 
-def test_a_file_that_is_no_database_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "pipelines.db").write_text("no database at all, " * 100)
-    with pytest.raises(StoreUnavailable, match=r"pipelines\.db: file is not a database"):
-        Pipelines(Settings(home=tmp_path)).runs()
-
-
 def test_a_database_without_the_tables_has_none(tmp_path: Path) -> None:
-    url = database_url(f"sqlite:///{tmp_path}/deep/p.db")
-    assert not has_tables(url)
+    assert not has_tables(database_url(f"sqlite:///{tmp_path}/deep/p.db"))
     assert not (tmp_path / "deep" / "p.db").exists()
 
 
-def check_lock(url_text: str) -> None:
-    url = database_url(url_text)
-    with subprocess.Popen([sys.executable, "-c", HOLDER, url_text], stdout=subprocess.PIPE, text=True) as holder:
+@pytest.mark.parametrize("database", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def test_a_lock_ends_with_the_process_that_holds_it(
+    database: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    is_file = database == "sqlite"
+    text = f"sqlite:///{tmp_path}/p.db" if is_file else request.getfixturevalue("postgres_database")
+    url = database_url(text)
+    with subprocess.Popen([sys.executable, "-c", HOLDER, text], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         assert is_held(url, "a")
@@ -80,14 +81,5 @@ def check_lock(url_text: str) -> None:
         with only_one(url, "a", waiting):
             assert is_held(url, "a")
         assert waited == [True]
-    with only_one(url, "a", unwanted):
+    with only_one(url, "a", lambda: pytest.fail("the lock is free")):
         pass
-
-
-def test_a_lock_ends_with_the_process_that_holds_it(tmp_path: Path) -> None:
-    check_lock(f"sqlite:///{tmp_path}/p.db")
-
-
-@pytest.mark.slow
-def test_a_lock_in_postgresql_ends_with_the_process_that_holds_it(postgres_database: str) -> None:
-    check_lock(postgres_database)

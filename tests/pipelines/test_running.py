@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import sqlite3
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -116,23 +117,16 @@ def test_a_step_is_tried_again_but_not_after_a_usage_error(pipelines: Pipelines)
     assert len(tried) == 3
 
 
-def test_a_step_that_cannot_be_written_down_is_done_again(pipelines: Pipelines, sums: Any, book: Any) -> None:
-    book.wrong["step"] = StoreUnavailable("MLflow is away")
-    with pytest.raises(StepFailed, match="step first: MLflow is away"):
+def test_a_step_that_cannot_be_written_down_is_done_again_and_a_failure_is_told_all_the_same(
+    pipelines: Pipelines, sums: Any, book: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    book.wrong = dict.fromkeys(("step", "end"), StoreUnavailable("MLflow is away"))
+    with caplog.at_level(logging.WARNING), pytest.raises(StepFailed, match="step first: MLflow is away"):
         pipelines.run(sums.pipeline(), cycle="x")
+    assert "the failure of sums@x is not recorded: MLflow is away" in caplog.text
     book.wrong.clear()
     pipelines.run(sums.pipeline(), cycle="x")
     assert sums.called == ["first", "first", "second", "third"]
-
-
-def test_the_failure_is_told_although_its_recorder_fails_too(
-    pipelines: Pipelines, sums: Any, book: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    sums.wrong["first"] = CannotRun("no disk")
-    book.wrong["end"] = StoreUnavailable("MLflow is away")
-    with caplog.at_level(logging.WARNING), pytest.raises(StepFailed, match="step first: no disk"):
-        pipelines.run(sums.pipeline(), cycle="x")
-    assert "the failure of sums@x is not recorded: MLflow is away" in caplog.text
 
 
 def test_inputs_are_completed_and_checked_before_anything_begins(pipelines: Pipelines, sums: Any) -> None:
@@ -149,34 +143,32 @@ def test_inputs_are_completed_and_checked_before_anything_begins(pipelines: Pipe
     assert pipelines.run(pipeline, {"number": 7}, cycle="x").result["sum"] == 118
     with pytest.raises(UsageError, match=r"sums@x began with number=7: leave the inputs out"):
         pipelines.run(pipeline, {"number": 8}, cycle="x")
+    for cycle in ("", "a b", "a/b", "a@b", "-a", "x" * 81):
+        with pytest.raises(UsageError, match="cycle"):
+            pipelines.run(pipeline, cycle=cycle)
 
 
-@pytest.mark.parametrize("cycle", ["", "a b", "a/b", "a@b", "-a", "x" * 81])
-def test_a_cycle_that_cannot_be_a_name_is_refused(pipelines: Pipelines, sums: Any, cycle: str) -> None:
-    with pytest.raises(UsageError, match="cycle"):
-        pipelines.run(sums.pipeline(), cycle=cycle)
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (lambda steps: steps.do("odd", lambda: {1, 2}), "odd@x: step odd: its result is no JSON: TypeError: "),
+        (lambda steps: steps.do("odd", lambda: float("nan")), "odd@x: step odd: its result is no JSON: ValueError: "),
+        (lambda steps: steps.do("outer", lambda: steps.do("inner", lambda: 1)), "only the pipeline's own function may"),
+    ],
+)
+def test_results_that_are_no_json_and_steps_within_steps_fail(
+    pipelines: Pipelines, function: Callable[[Steps], Any], said: str
+) -> None:
+    with pytest.raises(StepFailed, match=said):
+        pipelines.run(Pipeline("odd", lambda steps, _inputs: {"a": function(steps)}, ""), cycle="x")
 
 
-@pytest.mark.parametrize(("value", "kind"), [({1, 2}, "TypeError"), (float("nan"), "ValueError")])
-def test_a_result_that_is_no_json_fails_its_step(pipelines: Pipelines, value: Any, kind: str) -> None:
-    pipeline = Pipeline("odd", lambda steps, inputs: {"a": steps.do("odd", lambda: value)}, "")
-    with pytest.raises(StepFailed, match=rf"odd@x: step odd: its result is no JSON: {kind}: "):
-        pipelines.run(pipeline, cycle="x")
-
-
-def test_a_cycle_that_older_code_began_gets_the_inputs_that_are_new(pipelines: Pipelines, sums: Any) -> None:
-    sums.wrong["first"] = CannotRun("later")
-    with pytest.raises(StepFailed):
-        pipelines.run(sums.pipeline(), {}, cycle="x")
-    sums.wrong.clear()
-    newer = dataclasses.replace(sums.pipeline(), complete=lambda inputs: {"number": 7, **inputs})
-    assert pipelines.run(newer, cycle="x").result["sum"] == 118
-
-
-def test_a_changed_pipeline_asks_for_another_cycle(pipelines: Pipelines, sums: Any) -> None:
+def test_a_cycle_that_older_code_began_gets_new_inputs_and_other_steps_ask_for_another_cycle(
+    pipelines: Pipelines, sums: Any
+) -> None:
     sums.wrong["third"] = CannotRun("later")
     with pytest.raises(StepFailed):
-        pipelines.run(sums.pipeline(), cycle="x")
+        pipelines.run(sums.pipeline(), {}, cycle="x")
 
     def changed(steps: Steps, inputs: Any) -> Any:
         return steps.do("zeroth", sums.step("zeroth"))
@@ -184,14 +176,12 @@ def test_a_changed_pipeline_asks_for_another_cycle(pipelines: Pipelines, sums: A
     with pytest.raises(StepFailed, match="the pipeline has changed; begin another cycle"):
         pipelines.run(Pipeline("sums", changed, ""), cycle="x")
     assert "zeroth" not in sums.called
-
-
-def test_a_step_within_a_step_is_refused(pipelines: Pipelines) -> None:
-    def function(steps: Steps, inputs: Any) -> Any:
-        return {"a": steps.do("outer", lambda: steps.do("inner", lambda: 1))}
-
-    with pytest.raises(StepFailed, match="only the pipeline's own function may begin a step"):
-        pipelines.run(Pipeline("nested", function, ""), cycle="x")
+    sums.wrong["first"] = CannotRun("later")
+    with pytest.raises(StepFailed):
+        pipelines.run(sums.pipeline(), {}, cycle="y")
+    sums.wrong.clear()
+    newer = dataclasses.replace(sums.pipeline(), complete=lambda inputs: {"number": 7, **inputs})
+    assert pipelines.run(newer, cycle="y").result["sum"] == 118
 
 
 def test_a_second_caller_of_the_same_cycle_waits_and_gets_the_same_result(settings: Settings, sums: Any) -> None:
@@ -218,20 +208,17 @@ def test_a_second_caller_of_the_same_cycle_waits_and_gets_the_same_result(settin
     assert [run.result for run in results] == [{"n": 3}] * 2
 
 
-def test_runs_are_listed_newest_first_and_by_pipeline(pipelines: Pipelines, sums: Any) -> None:
+def test_runs_are_listed_newest_first_and_by_pipeline(pipelines: Pipelines, settings: Settings, sums: Any) -> None:
+    assert pipelines.runs() == []
+    with pytest.raises(UnknownVersion):
+        pipelines.get("sums@x")
+    assert not (settings.home / "pipelines.db").exists(), "asking makes nothing"
     for name, cycle in (("sums", "a"), ("sums-too", "b"), ("sums", "c")):
         pipelines.run(sums.pipeline(name), cycle=cycle)
     assert [run.ref for run in pipelines.runs()] == ["sums@c", "sums-too@b", "sums@a"]
     assert [run.ref for run in pipelines.runs("sums", limit=1)] == ["sums@c"]
     with pytest.raises(UnknownVersion, match="no run sums@z"):
         pipelines.get("sums@z")
-
-
-def test_what_was_never_opened_has_no_runs_and_is_not_made(pipelines: Pipelines, settings: Settings) -> None:
-    assert pipelines.runs() == []
-    with pytest.raises(UnknownVersion):
-        pipelines.get("sums@x")
-    assert not (settings.home / "pipelines.db").exists()
 
 
 def test_the_tables_hold_json_and_no_pickles(pipelines: Pipelines, sums: Any, settings: Settings) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,13 +14,15 @@ import pytest
 
 from labs.llm.pipeline import LlmSteps, completed, pipeline
 from llmops.errors import CannotRun, GateRefused, UnknownVersion, UsageError
+from llmops.generation import GenerationParameters
 from llmops.pipelines import Pipelines, StepFailed
 from llmops.production_log import LogRecord, ProductionLog
 from llmops.settings import Settings
 from llmops.traffic_policy import TrafficPolicy
+from tests.labs.llm.canary import canary_traffic
+from tests.registered_home import prompt_text
 
 STEPS = ["register", "evaluate", "gate", "canary", "monitor"]
-REFUSAL = "I'm sorry, but I cannot help with that."
 
 
 class Direct:
@@ -62,26 +63,9 @@ class App:
             log.import_records(self.arrives.pop(0))
             log.close()
 
-    def traffic(
-        self, rows: int, *, first: int = 0, refused: float = 0.0, failed: float = 0.0, asked: str = "What is 7 + {}?"
-    ) -> list[LogRecord]:
-        """As many requests of each side, from now on, numbered from `first`; the challenger refuses this share of its
-        own, and of both sides this share fails."""
-        chance, made = random.Random(3), []  # noqa: S311
-        for number in range(first, first + 2 * rows):
-            arm, version = ("champion", 1) if number % 2 else ("challenger", 2)
-            refuses = arm == "challenger" and chance.random() < refused
-            record = {
-                "request_id": f"{self.name}-{number}",
-                "at": (self.at + timedelta(milliseconds=number)).isoformat(), "status": 200, "arm": arm,
-                "input": (asked if arm == "challenger" else "What is 7 + {}?").format(chance.randint(1, 99)),
-                "output": REFUSAL if refuses else f"That is {chance.randint(1, 99)}.",
-                "release": f"{self.name}@{version}", "latency_ms": chance.uniform(20, 30),
-            }  # fmt: skip
-            if failed and chance.random() < failed:
-                record |= {"status": 503, "outcome": "error", "output": ""}
-            made.append(LogRecord.from_json(record))
-        return made
+    def traffic(self, rows: int, **how: Any) -> list[LogRecord]:
+        """From now on."""
+        return canary_traffic(self.name, self.at, rows, **how)
 
     def run(self, **inputs: Any) -> tuple[dict[str, Any], list[str]]:
         """Result and steps."""
@@ -250,8 +234,6 @@ def test_an_app_without_a_champion_promotes_what_passes_the_gate(app: App) -> No
 def test_another_challenger_is_not_pushed_aside(app: App) -> None:
     registry = app.workshop.registry
     prompt = registry.prompts.get("qa@1")
-    from llmops.generation import GenerationParameters
-
     other, _ = app.books.create(app.name, prompt, registry.models.get("tiny@1"), GenerationParameters(max_tokens=7))
     app.books.challenge(other)
     with (
@@ -272,7 +254,7 @@ def test_a_champion_that_changed_meanwhile_is_not_replaced(app: App) -> None:
     assert steps.gate("sums", plan)["verdict"] == "pass"
     third, _ = app.books.create(
         app.name, registry.prompts.get("qa@2"), registry.models.get("tiny@1"),
-        registry.prompts.get("qa@1").template.parameters.from_mapping({"max_tokens": 9}),
+        GenerationParameters(max_tokens=9),
     )  # fmt: skip
     app.books.promote(third, why="in a hurry")
     with pytest.raises(GateRefused):
@@ -281,8 +263,6 @@ def test_a_champion_that_changed_meanwhile_is_not_replaced(app: App) -> None:
 
 @pytest.mark.slow
 def test_prompt_files_that_are_new_are_registered_and_the_newest_is_taken(app: App) -> None:
-    from tests.registered_home import prompt_text
-
     folder = app.settings.prompts / "new-prompt"  # type: ignore[operator]
     folder.mkdir()
     (folder / "v1.md").write_text(prompt_text("Be brief."))

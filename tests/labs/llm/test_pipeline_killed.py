@@ -17,29 +17,23 @@ from tests.registered_home import prompt_text, register_tiny, write_suite
 # Each step's work is done, and the process killed before the result is kept; the next process gets by that step. While
 # the canary waits, its traffic is logged.
 SCRIPT = """
-import os, random, signal, sys
-from datetime import UTC, datetime, timedelta
+import os, signal, sys
+from datetime import UTC, datetime
 from pathlib import Path
 from llmops.pipelines import Pipelines
-from llmops.production_log import LogRecord, ProductionLog
+from llmops.production_log import ProductionLog
 from llmops.recording.pipelines import PipelineRecorder
 from llmops.settings import Settings
 from labs.llm.pipeline import LlmSteps, pipeline
+from tests.labs.llm.canary import canary_traffic
 
 home, prompts, eval_sets = map(Path, sys.argv[1:4])
 refused = float(sys.argv[4])
 settings = Settings(home=home, prompts=prompts, eval_sets=eval_sets, engine="fake")
 
 def log_traffic(_seconds):
-    chance, now = random.Random(2), datetime.now(UTC)
     log = ProductionLog(settings.resolved_log_url)
-    for number in range(300):
-        arm, version = ("champion", 1) if number % 2 else ("challenger", 2)
-        bad = arm == "challenger" and chance.random() < refused
-        log.import_records([LogRecord(
-            f"r{number}", now + timedelta(microseconds=number), 200, "ok", f"What is 7 + {chance.randint(1, 99)}?",
-            "I'm sorry, but I cannot help with that." if bad else f"It is {chance.randint(1, 99)}.",
-            f"helper@{version}", details={"arm": arm}, key=f"k{number}")])
+    log.import_records(canary_traffic("helper", datetime.now(UTC), 150, refused=refused))
     log.close()
 
 class Deadly(LlmSteps):
