@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import hypothesis
 import pytest
+import sqlalchemy as sa
 
 from llmops.production_log import ProductionLog
+from llmops.registry import store
 from tests.command_line import home, llmops
 from tests.postgres import PostgresServer, postgres_server
 from tests.registered_home import workshop
@@ -20,6 +24,35 @@ __all__ = ["home", "llmops", "workshop"]  # fixtures
 hypothesis.settings.register_profile("llmops", deadline=None, derandomize=True)
 hypothesis.settings.register_profile("draw", deadline=None)
 hypothesis.settings.load_profile("llmops")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _tables_of_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """MLflow makes its tables by every migration since its first version: a second of computing and hundreds of writes
+    to the disk for each new store. The first store of this process makes them; others begin with a copy."""
+    made, write_ahead = tmp_path_factory.mktemp("mlflow") / "tables.db", store.write_ahead
+
+    def make_tables() -> None:
+        from mlflow.store.db.utils import _initialize_tables
+
+        engine = sa.create_engine(f"sqlite:///{made}")
+        with pytest.MonkeyPatch.context() as as_ever:  # every new connection of this process is told to write ahead
+            as_ever.setattr(store, "write_ahead", write_ahead)
+            _initialize_tables(engine)
+        engine.dispose()
+
+    def begin_with_tables(connection: sqlite3.Connection) -> None:  # which may be that of another database
+        is_empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
+        if is_empty and connection.execute("PRAGMA database_list").fetchone()[2].endswith("/mlflow.db"):
+            if not made.exists():
+                make_tables()
+            with closing(sqlite3.connect(made)) as tables:
+                tables.backup(connection)
+        write_ahead(connection)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "write_ahead", begin_with_tables)
+        yield
 
 
 @pytest.fixture(scope="session")
