@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
+import functools
 import re
 import shlex
 from pathlib import Path
-from types import ModuleType
 
 import click
 import pytest
 
+from docs import generate
 from llmops.cli import cli
 
 ROOT = Path(__file__).parent.parent
@@ -24,19 +24,13 @@ PAGES = sorted(
 )
 
 
-def generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("generate_docs", ROOT / "docs" / "generate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+pages = functools.cache(generate.pages)
 
 
 @pytest.mark.parametrize("page", ["cli.md", "settings.md", "labs/bike.ipynb", "labs/wine.ipynb"])
 def test_a_generated_page_is_fresh(page: str) -> None:
     path = ROOT / "docs" / page
-    assert path.read_text("utf-8") == generator().pages()[path], "run `make docs`"
+    assert path.read_text("utf-8") == pages()[path], "run `make docs`"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))

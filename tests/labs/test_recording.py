@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -72,14 +73,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store(Settings(home=tmp_path_factory.mktemp("home")))
 
 
-@pytest.fixture(scope="module")
-def model() -> Trained:
-    return regression()
-
-
-def test_a_run_holds_data_metrics_with_intervals_pictures_and_the_model(
-    store: Store, model: Trained, tmp_path: Path
+def test_a_run_holds_data_metrics_with_intervals_pictures_and_the_model_that_was_judged(
+    store: Store, tmp_path: Path
 ) -> None:
+    model = regression()
     logged = record(store, "tiny", model, QUALITY, "7")
     run = store.client.get_run(logged.run_id)
     assert run.data.metrics["rmse"] == model.metrics["rmse"].value
@@ -99,12 +96,6 @@ def test_a_run_holds_data_metrics_with_intervals_pictures_and_the_model(
     }  # fmt: skip
     quality = store.client.download_artifacts(logged.run_id, "data_quality.json", str(tmp_path))
     assert json.loads(Path(quality).read_text())["findings"][0]["count"] == 3
-
-
-def test_the_model_that_was_recorded_predicts_what_was_judged(store: Store, model: Trained) -> None:
-    import mlflow
-
-    logged = record(store, "tiny", model, QUALITY, "7")
     served = load(Path(mlflow.artifacts.download_artifacts(logged.model_uri)))
     assert served.predict(model.holdout.rows()).values == pytest.approx(model.predictions.tolist())
 
@@ -130,27 +121,25 @@ def result() -> dict[str, Any]:
     return {"lab": "bike", "monitoring": looked, "retrained": [{"at": "2012-01", "to": "bike@2"}]}
 
 
-def test_errors_alarms_and_promotions_are_drawn() -> None:
-    (axes,) = replay_figure(result()).axes
-    served, promotion = axes.lines
+def test_errors_alarms_promotions_and_what_would_have_been_are_drawn() -> None:
+    unchanged = {"2012-01": 90.0, "2012-02": 106.0, "2012-03": 149.0}
+    figure = replay_figure(result(), unchanged)
+    (axes,) = figure.axes
+    never_retrained, served, promotion = axes.lines
+    assert list(never_retrained.get_ydata()) == list(unchanged.values())
     assert list(served.get_ydata()) == list(ERRORS.values())
     assert promotion.get_xdata()[0] == 0.5  # between January and February
     assert axes.collections[0].get_offsets().tolist() == [[0, 90.0]]
     assert [text.get_text() for text in axes.texts] == ["bike@2 ▸"]
     assert axes.get_ylabel() == "RMSE, rentals an hour"
-
-
-def test_what_would_have_been_is_drawn_where_it_is_known() -> None:
-    unchanged = {"2012-01": 90.0, "2012-02": 106.0, "2012-03": 149.0}
-    figure = replay_figure(result(), unchanged)
-    assert list(figure.axes[0].lines[0].get_ydata()) == list(unchanged.values())
     assert png(figure).startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("alarm", [True, False])
-def test_a_quiet_year_has_no_promotion(alarm: bool) -> None:
+def test_a_year_without_promotion_is_one_line(alarm: bool) -> None:
     quiet = {**result(), "retrained": []}
     quiet["monitoring"] = [{**each, "alarm": alarm} for each in quiet["monitoring"]]
     (axes,) = replay_figure(quiet).axes
+    assert len(axes.lines) == 1
     assert len(axes.collections[0].get_offsets()) == 3 * alarm
     assert not axes.texts
