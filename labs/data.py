@@ -127,9 +127,8 @@ def load_data(
 
 def _profile(name: str, column: Any) -> ColumnProfile:
     missing, distinct = int(column.isna().sum()), int(column.nunique())
-    if column.dtype.kind not in "iuf" or missing == len(column):
-        return ColumnProfile(name, str(column.dtype), missing, distinct, None, None, None)
-    low, high, mean = float(column.min()), float(column.max()), float(column.mean())
+    is_number = column.dtype.kind in "iuf" and missing < len(column)
+    low, high, mean = (float(getattr(column, of)()) if is_number else None for of in ("min", "max", "mean"))
     return ColumnProfile(name, str(column.dtype), missing, distinct, low, high, mean)
 
 

@@ -89,11 +89,8 @@ def classification_metrics(truth: Any, predictions: Any, clusters: Sequence[str]
     """
     right = [bool(a == b) for a, b in zip(truth, predictions, strict=True)]
     report = ClassificationReport.of(Counter(zip(map(str, truth), map(str, predictions), strict=True)))
-    accuracy = Estimate(report.accuracy, mean_interval(right, clusters))
-    return {
-        "accuracy": accuracy,
-        "macro_f1": Estimate(report.macro_f1, _macro_f1_interval(truth, predictions, clusters)),
-    }
+    macro_f1 = Estimate(report.macro_f1, _macro_f1_interval(truth, predictions, clusters))
+    return {"accuracy": Estimate(report.accuracy, mean_interval(right, clusters)), "macro_f1": macro_f1}
 
 
 def _scale_interval(values: Any, clusters: Sequence[str]) -> Estimate:
@@ -201,11 +198,8 @@ class Judgement:
         return self.verdict.verdict == "pass"
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            **self.verdict.to_json(),
-            "rules": self.rules.to_json(),
-            "comparison": self.comparison.to_json() if self.comparison is not None else None,
-        }
+        comparison = self.comparison.to_json() if self.comparison is not None else None
+        return {**self.verdict.to_json(), "rules": self.rules.to_json(), "comparison": comparison}
 
 
 def judge(
@@ -223,14 +217,11 @@ def judge(
     Raises:
         UsageError: not one prediction for each row.
     """
-    name, predictions = challenger
+    (name, predictions), comparison, champion_metrics = challenger, None, {}
     of_challenger = row_results(rows, predictions, scorers)
-    comparison, champion_metrics = None, {}
     if champion is not None:
-        of_champion = row_results(rows, champion[1], scorers)
-        comparison = compare(
-            champion[0], of_champion, name, of_challenger, scorers, rules.primary, cluster_by=_CLUSTER_BY
-        )
+        other, of_champion = champion[0], row_results(rows, champion[1], scorers)
+        comparison = compare(other, of_champion, name, of_challenger, scorers, rules.primary, cluster_by=_CLUSTER_BY)
         champion_metrics = _metrics(of_champion, scorers)
     facts = Facts(
         metrics=_metrics(of_challenger, scorers),

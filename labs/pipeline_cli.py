@@ -13,7 +13,7 @@ import click
 
 from llmops.cli.output import echo, emit, json_option, json_values, print_table, say, say_folder
 from llmops.errors import LlmopsError, UsageError
-from llmops.settings import Settings
+from llmops.settings import Settings, eval_sets_folder, prompts_folder
 from llmops.text_io import printable_json
 
 if TYPE_CHECKING:
@@ -46,13 +46,28 @@ def make_pipeline(name: str, settings: Settings) -> Pipeline:
 
 def lab_kind(name: str) -> type[Lab]:
     """The lab of that name."""
-    if name == "wine":
-        from labs.wine.lab import WineLab
-
-        return WineLab
     from labs.bike.lab import BikeLab
+    from labs.wine.lab import WineLab
 
-    return BikeLab
+    return {"wine": WineLab, "bike": BikeLab}[name]
+
+
+@contextmanager
+def _opened(name: str, settings: Settings) -> Iterator[Pipelines]:
+    """For a pipeline's steps; says which prompts and eval sets the LLM's reads. Raises CannotRun: there are none.
+
+    A step runs in a thread, which Ctrl-C would wait for. It ends the process at once: every pipeline is made for it.
+    """
+    for folder in (prompts_folder(settings), eval_sets_folder(settings)) if name == "llm" else ():
+        say_folder(folder)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL) if in_main_thread else None
+    try:
+        with open_pipelines(settings) as pipelines:
+            yield pipelines
+    finally:
+        if in_main_thread:
+            signal.signal(signal.SIGINT, before)
 
 
 def open_pipelines(settings: Settings) -> Pipelines:
@@ -86,8 +101,7 @@ def run(ctx: click.Context, name: str, cycle: str | None, settings_: Sequence[st
     settings = Settings.from_environment()
     pipeline = make_pipeline(name, settings)
     inputs = json_values("--set", settings_) if settings_ else None
-    _say_folders(name, settings)
-    with _ctrl_c_ends_at_once(), open_pipelines(settings) as pipelines:
+    with _opened(name, settings) as pipelines:
         done = _run(pipelines, pipeline, inputs, cycle or f"{datetime.now(UTC):%Y-%m-%d}", as_json)
     emit(as_json, done.to_json(), lambda: show_run(done))
     ctx.exit(1 if done.is_negative else 0)
@@ -110,10 +124,10 @@ def _run(
 
 
 @command.command("list")
-@click.option("--pipeline", "name", help="Only runs of this pipeline.")
+@click.option("--pipeline", help="Only runs of this pipeline.")
 @click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="Number of runs, latest first.")
 @json_option
-def list_runs(name: str | None, limit: int, as_json: bool) -> None:
+def list_runs(pipeline: str | None, limit: int, as_json: bool) -> None:
     """List the pipelines and their latest runs.
 
     \b
@@ -122,27 +136,19 @@ def list_runs(name: str | None, limit: int, as_json: bool) -> None:
     from llmops.pipelines import Pipelines
 
     with Pipelines(Settings.from_environment()) as pipelines:
-        runs = pipelines.runs(name, limit=limit)
-    value = {
-        "pipelines": [{"name": known, "what": what} for known, what in _KNOWN.items()],
-        "runs": [{part: text for part, text in run.to_json().items() if part != "steps"} for run in runs],
-    }
+        runs = pipelines.runs(pipeline, limit=limit)
+    known = [{"name": name, "what": what} for name, what in _KNOWN.items()]
+    listed = [{part: text for part, text in run.to_json().items() if part != "steps"} for run in runs]
 
     def table() -> None:
         print_table("Pipelines", ("name", "what"), _KNOWN.items())
-        rows = [
-            (
-                run.ref,
-                run.status,
-                f"{run.started_at:%Y-%m-%d %H:%M}" if run.started_at else "",
-                run.error or run.result.get("told", ""),
-            )
-            for run in runs
-        ]
+        began = [f"{run.started_at:%Y-%m-%d %H:%M}" if run.started_at else "" for run in runs]
+        came = [run.error or run.result.get("told", "") for run in runs]
+        rows = [(run.ref, run.status, *texts) for run, *texts in zip(runs, began, came, strict=True)]
         if rows:
             print_table("Runs", ("run", "status", "began", "what came of it"), rows)
 
-    emit(as_json, value, table)
+    emit(as_json, {"pipelines": known, "runs": listed}, table)
 
 
 @command.command()
@@ -195,8 +201,7 @@ def schedule(
         value = _printed(due, name, settings_, settings, cronjob=print_cronjob)
         emit(as_json, value, lambda: echo(value["text"], nl=False))
         return
-    _say_folders(name, settings)
-    with _ctrl_c_ends_at_once(), open_pipelines(settings) as pipelines:
+    with _opened(name, settings) as pipelines:
         latest = pipelines.runs(pipeline.name, limit=1)
         if latest and latest[0].status == "interrupted":
             _try(pipelines, pipeline, None, latest[0].cycle, as_json)
@@ -207,14 +212,6 @@ def schedule(
             while (left := (moment - datetime.now(UTC)).total_seconds()) > 0:
                 threading.Event().wait(min(left, 30.0))
             _try(pipelines, pipeline, inputs, due.cycle(moment), as_json)
-
-
-def _say_folders(name: str, settings: Settings) -> None:
-    """Which prompts and eval sets the LLM's pipeline reads; the labs have data of their own. Raises CannotRun."""
-    from llmops.settings import eval_sets_folder, prompts_folder
-
-    for folder in (prompts_folder(settings), eval_sets_folder(settings)) if name == "llm" else ():
-        say_folder(folder)
 
 
 def _printed(due: CronSchedule, name: str, inputs: Sequence[str], settings: Settings, *, cronjob: bool) -> Any:
@@ -255,16 +252,3 @@ def show_run(done: PipelineRun) -> None:
             echo(f"{name}: {value}")
     if done.status == "failed":
         say(f"`llmops pipeline run {done.pipeline} --cycle {done.cycle}` goes on from there")
-
-
-@contextmanager
-def _ctrl_c_ends_at_once() -> Iterator[None]:
-    """A step runs in a thread, which Ctrl-C would wait for. Ending at once is safe: every pipeline is made for it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

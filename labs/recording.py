@@ -62,26 +62,17 @@ def record(store: Store, lab: str, model: Trained, quality: QualityReport, cycle
 def figures(model: Trained) -> dict[str, Any]:
     """All pictures of a model on the rows held out by file name: where its errors lie, and what they depend on."""
     importance = {"feature_importance.png": _feature_importance(model)}
+    truth, predictions, title = model.holdout.truth, model.predictions, f"{model.name}: {model.holdout.name}"
     if model.schema.task == "classification":
-        confused = Counter(zip(map(str, model.holdout.truth), map(str, model.predictions), strict=True))
+        confused = Counter(zip(map(str, truth), map(str, predictions), strict=True))
         return {"confusion.png": confusion_figure(confused), **importance}
-    return {"predicted_vs_true.png": _predicted_vs_true(model), "residuals.png": _residuals(model), **importance}
-
-
-def _predicted_vs_true(model: Trained) -> Any:
-    """Each row held out: what was predicted over what came. Below the line fewer were foretold than came."""
-    figure, axes = _figure("true", "predicted", f"{model.name}: {model.holdout.name}")
-    axes.scatter(model.holdout.truth, model.predictions, s=6, alpha=0.35, linewidths=0)
-    high = float(max(model.holdout.truth.max(), model.predictions.max()))
+    compared, axes = _figure("true", "predicted", title)  # below the line fewer were foretold than came
+    axes.scatter(truth, predictions, s=6, alpha=0.35, linewidths=0)
+    high = float(max(truth.max(), predictions.max()))
     axes.plot([0, high], [0, high], color="black", linewidth=0.8)
-    return figure
-
-
-def _residuals(model: Trained) -> Any:
-    """What was missed in each row held out, in their order, and the mean of each cluster: a model that grows old leaves
-    the line."""
-    errors = model.holdout.truth - model.predictions
-    figure, axes = _figure("row held out, in order of time", "true − predicted", f"{model.name}: {model.holdout.name}")
+    # What was missed, in order, and the mean of each cluster: a model that grows old leaves the line.
+    residuals, axes = _figure("row held out, in order of time", "true − predicted", title)
+    errors = truth - predictions
     axes.scatter(range(len(errors)), errors, s=6, alpha=0.35, linewidths=0)
     clusters: dict[str, list[int]] = {}
     for place, cluster in enumerate(model.holdout.clusters):
@@ -90,7 +81,7 @@ def _residuals(model: Trained) -> Any:
     means = [float(errors[places].mean()) for places in clusters.values()]
     axes.plot(middles, means, color="tab:orange", linewidth=1.2)
     axes.axhline(0, color="black", linewidth=0.8)
-    return figure
+    return {"predicted_vs_true.png": compared, "residuals.png": residuals, **importance}
 
 
 def _feature_importance(model: Trained) -> Any:
@@ -105,13 +96,8 @@ def _feature_importance(model: Trained) -> Any:
     order = np.argsort(found.importances_mean)
     names = [model.schema.names[i] for i in order]
     figure, axes = _figure("loss of the model's score when shuffled", "", f"{model.name}: what its errors depend on")
-    axes.barh(
-        names,
-        found.importances_mean[order],
-        xerr=found.importances_std[order],
-        color="tab:blue",
-        ecolor="black",
-    )
+    means, deviations = found.importances_mean[order], found.importances_std[order]
+    axes.barh(names, means, xerr=deviations, color="tab:blue", ecolor="black")
     axes.tick_params(axis="y", labelsize=8)
     return figure
 
