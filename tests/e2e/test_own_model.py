@@ -22,22 +22,8 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
     torch.manual_seed(0)
-    words = [
-        "<eos>",
-        "<unk>",
-        "user",
-        "assistant",
-        "system",
-        ":",
-        "the",
-        "is",
-        "Paris",
-        "four",
-        "blue",
-        "what",
-        "?",
-        ".",
-    ]
+    words = ["<eos>", "<unk>", "user", "assistant", "system", ":", "the", "is", "Paris", "four", "blue", "what", "?",
+             "."]  # fmt: skip
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", unk_token="<unk>", pad_token="<eos>")

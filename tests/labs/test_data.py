@@ -58,13 +58,10 @@ def written(tmp_path: Path, content: bytes) -> Path:
     return path
 
 
-def test_values_stay_text_and_rows_know_their_line(tmp_path: Path) -> None:
+def test_values_stay_text_rows_know_their_line_and_columns_can_be_named(tmp_path: Path) -> None:
     table = read_columns(written(tmp_path, b'\xef\xbb\xbfa,b\r\n007,"x\ny"\r\n\r\n,2\r\n'))
     assert table.to_dict("list") == {"a": ["007", ""], "b": ["x\ny", "2"]}
     assert table.index.tolist() == [3, 5]  # the last line of each
-
-
-def test_columns_can_be_named_where_the_first_line_does_not(tmp_path: Path) -> None:
     table = read_columns(written(tmp_path, b"2,junk\n1,2\n"), ("x", "y"))
     assert table.to_dict("list") == {"x": ["1"], "y": ["2"]}
 
@@ -85,21 +82,14 @@ def test_what_is_no_table_is_named_with_its_line(tmp_path: Path, content: bytes,
     with pytest.raises(BadFile) as caught:
         read_columns(written(tmp_path, content))
     assert problem in str(caught.value)
-
-
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadFile, match="cannot be read"):
         read_columns(tmp_path)
 
 
-def test_the_first_value_that_cannot_be_converted_is_named(tmp_path: Path) -> None:
+def test_the_first_value_that_cannot_be_converted_is_named_and_empty_ones_are_missing(tmp_path: Path) -> None:
     path = written(tmp_path, b'a\n1\n""\nsix\nseven\n')
-    table = read_columns(path)
     with pytest.raises(BadFile, match=r"data\.csv:4: a: must be a whole number, not 'six'"):
-        converted(path, table["a"], int, "a whole number")
-
-
-def test_empty_values_are_missing_ones(tmp_path: Path) -> None:
+        converted(path, read_columns(path)["a"], int, "a whole number")
     path = written(tmp_path, b"a,b\n1,\n,\n")
     table = read_columns(path)
     assert converted(path, table["a"], int, "").isna().tolist() == [False, True]
@@ -122,7 +112,7 @@ def rentals(tmp_path: Path, settings: Settings) -> LabData:
     return load_data("bike", lambda _path: (table, 5, findings), settings, f"file:{written(tmp_path, b'')}")
 
 
-def test_data_comes_with_a_report_as_json_and_as_a_page(rentals: LabData) -> None:
+def test_data_comes_with_a_report_as_json_and_as_a_page_with_a_profile_of_each_column(rentals: LabData) -> None:
     values = json.loads(json.dumps(rentals.quality.to_json()))
     assert values["findings"][1] == {"kind": "imputed", "column": "x", "count": 3, "what": "empty"}
     assert (values["source"], values["sha256"]) == (rentals.fetched.source, rentals.fetched.sha256)
@@ -130,9 +120,6 @@ def test_data_comes_with_a_report_as_json_and_as_a_page(rentals: LabData) -> Non
     assert "5 rows read, 3 kept" in page
     assert "| imputed | x | 3 | empty |" in page
     assert "| n | int64 | 0 | 3 | 1 | 2,000 | 667.7 |" in page
-
-
-def test_a_profile_holds_range_and_holes_of_numbers_only(rentals: LabData) -> None:
     n, x, word, none = rentals.quality.columns
     assert n == ColumnProfile("n", "int64", 0, 3, 1.0, 2000.0, pytest.approx(667.67, abs=0.01))
     assert (x.missing, x.mean) == (1, 1.0)
@@ -162,13 +149,10 @@ def test_taking_rows_keeps_everything_that_belongs_to_each() -> None:
     assert taken.tags["part"] == (rows.tags["part"][7], rows.tags["part"][0])
 
 
-def test_rows_are_plain_values_as_a_request_holds_them() -> None:
+def test_a_request_holds_plain_values_and_the_monitor_gets_predictions_truth_and_blocks() -> None:
     first = numbers().rows()[0]
     assert [type(value) for value in first.values()] == [int, float]
     assert list(first) == ["a", "b"]
-
-
-def test_the_monitor_gets_predictions_truth_and_blocks() -> None:
     rows = numbers(12)
     frame = rows.monitored(rows.truth + 1)
     assert list(frame.columns) == ["a", "b", "prediction", "truth", "block"]

@@ -116,12 +116,9 @@ def test_bottles_of_one_wine_count_as_one() -> None:
     assert shared["accuracy"].ci95[0] < alone["accuracy"].ci95[0]
 
 
-def test_the_same_predictions_give_the_same_intervals() -> None:
+def test_the_same_predictions_give_the_same_intervals_which_become_numbers_of_their_own() -> None:
     truth = np.arange(1.0, 241.0)
     assert regression_metrics(truth, truth + 1, DAYS) == regression_metrics(truth, truth + 1, DAYS)
-
-
-def test_intervals_become_numbers_of_their_own() -> None:
     assert numbers({"rmse": Estimate(2.0, (1.0, 4.0))}) == {"rmse": 2.0, "rmse_low": 1.0, "rmse_high": 4.0}
     assert Estimate(2.0, (1.0, 4.0)).to_json() == {"value": 2.0, "ci95": [1.0, 4.0]}
 
@@ -150,14 +147,11 @@ def test_rows_are_compared_by_days_and_in_slices() -> None:
     assert sorted(found.comparison.slices) == ["part=high", "part=low"]  # days are none
 
 
-def test_a_row_is_kept_with_what_was_said_of_it() -> None:
+def test_a_row_is_kept_with_what_was_said_of_it_and_predictions_for_other_rows_are_refused() -> None:
     first = row_results(ROWS, said(ROWS, 1), SCORERS)[0]
     assert dict(first.row.inputs) == {**ROWS.rows()[0], "cluster": "day 0"}
     assert float(first.output.text) == ROWS.truth[0] + 1
     assert first.row.expectations["expected_response"] == ROWS.truth[0]
-
-
-def test_predictions_for_other_rows_are_refused() -> None:
     with pytest.raises(UsageError, match="119 predictions for 120 rows of made up"):
         row_results(ROWS, said(ROWS, 1)[1:], SCORERS)
 

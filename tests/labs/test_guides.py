@@ -17,8 +17,12 @@ from docs.notebooks import Cell, cells, notebook
 from llmops.cli import cli
 
 ROOT = Path(__file__).parents[2]
-LABS = ("bike", "wine")
 _COMMAND = re.compile(r"^(?:\$ )?llmops (.+)$", re.MULTILINE)
+
+
+@pytest.fixture(params=["bike", "wine"])
+def lab(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 def guide(lab: str) -> Path:
@@ -29,7 +33,6 @@ def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("lab", LABS)
 def test_the_notebook_is_valid_and_has_no_outputs(lab: str) -> None:
     made = nbformat.reads(notebook(guide(lab)), as_version=4)
     nbformat.validate(made)
@@ -37,7 +40,6 @@ def test_the_notebook_is_valid_and_has_no_outputs(lab: str) -> None:
     assert all(not cell.outputs and cell.execution_count is None for cell in made.cells if cell.cell_type == "code")
 
 
-@pytest.mark.parametrize("lab", LABS)
 def test_every_exercise_has_a_solution_and_three_or_more_there_are(lab: str) -> None:
     exercises = re.split(r"^### Exercise \d+: ", guide(lab).read_text("utf-8"), flags=re.MULTILINE)[1:]
     assert len(exercises) >= 3
@@ -48,7 +50,6 @@ def test_every_exercise_has_a_solution_and_three_or_more_there_are(lab: str) -> 
         assert solution.rstrip().endswith("</details>"), task
 
 
-@pytest.mark.parametrize("lab", LABS)
 def test_every_command_of_a_guide_exists(lab: str) -> None:
     text = guide(lab).read_text("utf-8")
     commands = [
@@ -60,7 +61,6 @@ def test_every_command_of_a_guide_exists(lab: str) -> None:
         assert asked.exit_code == 0, f"llmops {line}: {asked.output}"
 
 
-@pytest.mark.parametrize("lab", LABS)
 def test_python_compiles_and_the_five_parts_come_in_order(lab: str) -> None:
     text = guide(lab).read_text("utf-8")
     for number, block in enumerate(blocks(text, "python"), start=1):
@@ -89,7 +89,6 @@ def test_text_python_and_commands_become_cells_and_other_blocks_stay_text() -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lab", LABS)
 def test_python_runs_from_top_to_bottom_and_prints_what_the_guide_shows(lab: str, tmp_path: Path) -> None:
     text = guide(lab).read_text("utf-8")
     program = tmp_path / "guide.py"
@@ -104,7 +103,6 @@ def test_python_runs_from_top_to_bottom_and_prints_what_the_guide_shows(lab: str
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lab", LABS)
 def test_the_notebook_executes(lab: str, tmp_path: Path) -> None:
     """In a process of its own: a kernel's sockets and threads are not ours to warn about."""
     source = tmp_path / f"{lab}.ipynb"

@@ -110,7 +110,9 @@ def test_a_better_challenger_goes_through_gate_and_canary_to_champion_in_a_durab
     assert [move["what"] for move in app.books.history(app.name)][-4:] == ["traffic", "challenge", "promote", "traffic"]
 
 
-def test_what_was_rolled_back_is_not_promoted_by_the_next_cycle(app: App) -> None:
+def test_what_serves_already_is_left_alone_and_what_was_rolled_back_is_not_promoted_again(app: App) -> None:
+    result, steps = app.run(prompt="qa@1")
+    assert (result["verdict"], result["outcome"], steps) == ("pass", "unchanged", ["register"])
     plan = app.steps.register("sums", app.name, None, None)
     app.books.promote(app.books.get(plan["challenger"]), why="by hand")
     app.books.roll_back(app.name)
@@ -214,12 +216,6 @@ def test_each_step_done_twice_leaves_what_it_leaves_once(app: App) -> None:
     assert len(app.books.versions(app.name)) == 2
     assert app.workshop.registry.release_versions.policy(app.name) is None
     assert [move["what"] for move in app.books.history(app.name)].count("promote") == 2, "the fixture's, and this one"
-
-
-def test_what_serves_already_is_left_alone(app: App) -> None:
-    result, steps = app.run(prompt="qa@1")
-    assert steps == ["register"]
-    assert (result["verdict"], result["outcome"]) == ("pass", "unchanged")
 
 
 @pytest.mark.slow
