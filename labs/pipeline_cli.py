@@ -19,7 +19,6 @@ from llmops.text_io import printable_json
 if TYPE_CHECKING:
     from labs.lab import Lab
     from llmops.pipelines import Pipeline, PipelineRun, Pipelines
-    from llmops.pipelines.schedule import CronSchedule
 
 _KNOWN = {
     "llm": "eval, gate, canary, monitor, then promote a release or roll it back",
@@ -190,7 +189,14 @@ def schedule(
     Example: llmops pipeline schedule bike --cron "0 3 * * *"
     Example: llmops pipeline schedule bike --cron "0 3 * * *" --print-crontab
     """
-    from llmops.pipelines.schedule import CronSchedule
+    from llmops.pipelines.schedule import (
+        CronSchedule,
+        cronjob,
+        crontab,
+        job_environment,
+        shell_command,
+        write_secrets,
+    )
 
     due = CronSchedule(cron)
     inputs = json_values("--set", settings_)
@@ -198,7 +204,17 @@ def schedule(
     pipeline = make_pipeline(name, settings)
     pipeline.complete(inputs)
     if print_crontab or print_cronjob:
-        value = _printed(due, name, settings_, settings, cronjob=print_cronjob)
+        job = job_environment(settings)
+        value: dict[str, Any] = {"cron": due.cron}
+        if print_cronjob:
+            say("its Secret `llmops` and its claim `llmops` are yours to make; no value of a secret is in the manifest")
+            value["text"] = cronjob(due, name, settings_, job)
+        else:
+            secrets = write_secrets(settings, job, name)
+            if secrets is not None:
+                say(f"wrote {secrets}, which only you can read: {', '.join(job.secrets)}")
+            line = shell_command(due, name, settings_, job, secrets)
+            value |= {"text": crontab(due, line), "command": line, "secrets": str(secrets) if secrets else None}
         emit(as_json, value, lambda: echo(value["text"], nl=False))
         return
     with _opened(name, settings) as pipelines:
@@ -212,22 +228,6 @@ def schedule(
             while (left := (moment - datetime.now(UTC)).total_seconds()) > 0:
                 threading.Event().wait(min(left, 30.0))
             _try(pipelines, pipeline, inputs, due.cycle(moment), as_json)
-
-
-def _printed(due: CronSchedule, name: str, inputs: Sequence[str], settings: Settings, *, cronjob: bool) -> Any:
-    """The text for Kubernetes, or else for cron, as JSON."""
-    from llmops.pipelines import schedule as scheduling
-
-    job = scheduling.job_environment(settings)
-    if cronjob:
-        say("its Secret `llmops` and its claim `llmops` are yours to make; no value of a secret is in the manifest")
-        return {"cron": due.cron, "text": scheduling.cronjob(due, name, inputs, job)}
-    secrets = scheduling.write_secrets(settings, job, name)
-    if secrets is not None:
-        say(f"wrote {secrets}, which only you can read: {', '.join(job.secrets)}")
-    command = scheduling.shell_command(due, name, inputs, job, secrets)
-    named = None if secrets is None else str(secrets)
-    return {"cron": due.cron, "text": scheduling.crontab(due, command), "command": command, "secrets": named}
 
 
 def _try(pipelines: Pipelines, pipeline: Pipeline, inputs: Mapping[str, Any] | None, cycle: str, as_json: bool) -> None:

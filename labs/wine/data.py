@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +47,8 @@ def load_wine(settings: Settings, source: str | None = None) -> LabData:
 
 def clean(path: Path) -> tuple[Any, int, list[Finding]]:
     """The finished table, the number of rows read, and what was found. Raises BadFile naming line and field."""
+    import pandera.pandas as pa
+
     # scikit-learn's first line holds the numbers of rows and columns, and the names of the classes.
     texts = read_columns(path, (*MEASURED, TARGET))
     table = texts.assign(**{name: converted(path, texts[name], finite, "a number") for name in MEASURED})
@@ -58,8 +59,14 @@ def clean(path: Path) -> tuple[Any, int, list[Finding]]:
         *found("dropped", None, len(table) - len(complete), "rows with an empty value"),
         *found("dropped", None, len(complete) - len(once), "wines that stand in the file twice"),
     ]
-    checked = check_table(path, once.astype(dict.fromkeys(MEASURED, "float64")), _schema())
-    findings += _looked_at(checked)
+    positive = pa.Column("float64", pa.Check.gt(0, error="must be more than 0"))
+    schema = pa.DataFrameSchema({**dict.fromkeys(MEASURED, positive), TARGET: pa.Column(object)}, strict=True)
+    checked = check_table(path, once.astype(dict.fromkeys(MEASURED, "float64")), schema)
+    for name in MEASURED:  # far from all others: more than 4 interquartile ranges from the middle half
+        low, high = checked[name].quantile([0.25, 0.75])
+        far = ~checked[name].between(low - 4 * (high - low), high + 4 * (high - low))
+        findings += found("suspect", name, far.sum(), "readings far from all others; kept")
+    findings.append(Finding("checked", TARGET, len(checked), "are one of three cultivars"))
     return checked.reset_index(drop=True), len(texts), findings
 
 
@@ -78,20 +85,3 @@ def labelled(table: Any, name: str, source: str) -> LabelledRows:
     ids = tuple(f"wine-{number:03d}" for number in table.index)
     truth = table[TARGET].to_numpy(dtype=object)
     return LabelledRows(name, table[list(MEASURED)], truth, TARGET, ids, ids, source)
-
-
-def _looked_at(table: Any) -> Iterator[Finding]:
-    """Readings far from those of all others: more than 4 interquartile ranges from the middle half."""
-    for name in MEASURED:
-        low, high = table[name].quantile([0.25, 0.75])
-        far = ~table[name].between(low - 4 * (high - low), high + 4 * (high - low))
-        yield from found("suspect", name, far.sum(), "readings far from all others; kept")
-    yield Finding("checked", TARGET, len(table), "are one of three cultivars")
-
-
-def _schema() -> Any:
-    """What the finished table must be."""
-    import pandera.pandas as pa
-
-    positive = pa.Column("float64", pa.Check.gt(0, error="must be more than 0"))
-    return pa.DataFrameSchema({**dict.fromkeys(MEASURED, positive), TARGET: pa.Column(object)}, strict=True)

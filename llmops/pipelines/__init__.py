@@ -2,28 +2,7 @@
 
 from __future__ import annotations
 
-from llmops.pipelines.pipeline import (
-    Pipeline,
-    PipelineRun,
-    Recorder,
-    StepFailed,
-    StepRecord,
-    StepRun,
-    Steps,
-    parse_reference,
-    reference,
-)
+from llmops.pipelines.pipeline import Pipeline, PipelineRun, Recorder, StepFailed, StepRecord, Steps
 from llmops.pipelines.running import Pipelines
 
-__all__ = [
-    "Pipeline",
-    "PipelineRun",
-    "Pipelines",
-    "Recorder",
-    "StepFailed",
-    "StepRecord",
-    "StepRun",
-    "Steps",
-    "parse_reference",
-    "reference",
-]
+__all__ = ["Pipeline", "PipelineRun", "Pipelines", "Recorder", "StepFailed", "StepRecord", "Steps"]

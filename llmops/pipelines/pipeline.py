@@ -96,17 +96,11 @@ class PipelineRun:
 
     def to_json(self) -> dict[str, Any]:
         """For `--json`."""
-        return {
-            "pipeline": self.pipeline,
-            "cycle": self.cycle,
-            "run": self.ref,
-            "status": self.status,
-            "started_at": self.started_at.isoformat("T", "seconds") if self.started_at else None,
-            "inputs": dict(self.inputs),
-            "steps": [step.to_json() for step in self.steps],
-            "result": dict(self.result),
-            "error": self.error,
-        }
+        steps = [step.to_json() for step in self.steps]
+        started_at = self.started_at.isoformat("T", "seconds") if self.started_at else None
+        told = {"pipeline": self.pipeline, "cycle": self.cycle, "run": self.ref, "status": self.status}
+        found = {"inputs": dict(self.inputs), "steps": steps, "result": dict(self.result), "error": self.error}
+        return {**told, "started_at": started_at, **found}
 
 
 @dataclass(frozen=True, slots=True)
