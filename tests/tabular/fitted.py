@@ -10,6 +10,23 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
+from sklearn.dummy import DummyClassifier, DummyRegressor
+from sklearn.ensemble import (
+    ExtraTreesRegressor,
+    GradientBoostingRegressor,
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+    RandomForestClassifier,
+    RandomForestRegressor,
+)
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
+from threadpoolctl import threadpool_limits
 
 from llmops.tabular import Column, RowSchema
 
@@ -54,87 +71,54 @@ def rows_of(data: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def coded() -> Any:
-    from sklearn.compose import ColumnTransformer
-    from sklearn.preprocessing import OrdinalEncoder
-
     encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
     return ColumnTransformer([("text", encoder, ["sky"])], remainder="passthrough")
 
 
 def one_hot() -> Any:
-    from sklearn.compose import ColumnTransformer
-    from sklearn.impute import SimpleImputer
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import OneHotEncoder, StandardScaler
-
     texts = make_pipeline(SimpleImputer(strategy="most_frequent"), OneHotEncoder(handle_unknown="ignore"))
     numbers = make_pipeline(SimpleImputer(), StandardScaler())
     return ColumnTransformer([("text", texts, ["sky", "hour"]), ("number", numbers, ["temp", "wind"])])
 
 
-def _regressors() -> dict[str, tuple[Any, Any]]:
-    from sklearn.compose import TransformedTargetRegressor
-    from sklearn.dummy import DummyRegressor
-    from sklearn.ensemble import (
-        ExtraTreesRegressor,
-        GradientBoostingRegressor,
-        HistGradientBoostingRegressor,
-        RandomForestRegressor,
-    )
-    from sklearn.linear_model import Ridge
-
-    boosted = HistGradientBoostingRegressor(max_iter=20, random_state=0)
-    by_category = HistGradientBoostingRegressor(
-        max_iter=10, loss="poisson", categorical_features=[0], early_stopping=True, random_state=0
-    )
-    logarithmic = TransformedTargetRegressor(Ridge(), func=np.log1p, inverse_func=np.expm1)
-    return {
-        "boosting": (coded(), boosted),
-        "boosting by category": (coded(), by_category),
-        "boosting of logarithms": (coded(), TransformedTargetRegressor(boosted, func=np.log1p, inverse_func=np.expm1)),
-        "forest": (coded(), RandomForestRegressor(8, random_state=0, n_jobs=2)),
-        "extra trees": (one_hot(), ExtraTreesRegressor(4, random_state=0)),
-        "gradient boosting": (one_hot(), GradientBoostingRegressor(n_estimators=5, random_state=0)),
-        "ridge": (one_hot(), Ridge()),
-        "ridge of logarithms": (one_hot(), logarithmic),
-        "mean": (coded(), DummyRegressor()),
-    }
+def of_logarithms(regressor: Any) -> Any:
+    return TransformedTargetRegressor(regressor, func=np.log1p, inverse_func=np.expm1)
 
 
-def _classifiers() -> dict[str, tuple[Any, Any]]:
-    from sklearn.calibration import CalibratedClassifierCV
-    from sklearn.dummy import DummyClassifier
-    from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
-    from sklearn.linear_model import LogisticRegression
-
-    boosted = HistGradientBoostingClassifier(max_iter=5, random_state=0)
-    return {
-        "boosting": (coded(), boosted),
-        "forest": (coded(), RandomForestClassifier(8, random_state=0)),
-        "logistic": (one_hot(), LogisticRegression(max_iter=1000)),
-        "majority": (coded(), DummyClassifier()),
-        "sigmoid": (one_hot(), CalibratedClassifierCV(LogisticRegression(max_iter=1000), cv=2)),
-        "isotonic": (coded(), CalibratedClassifierCV(boosted, method="isotonic", cv=2)),
-    }
-
-
-REGRESSORS = ("boosting", "boosting by category", "boosting of logarithms", "forest", "extra trees",
-              "gradient boosting", "ridge", "ridge of logarithms", "mean")  # fmt: skip
-CLASSIFIERS = ("boosting", "forest", "logistic", "majority", "sigmoid", "isotonic")
+_BOOSTED = HistGradientBoostingRegressor(max_iter=20, random_state=0)
+_BY_CATEGORY = HistGradientBoostingRegressor(
+    max_iter=10, loss="poisson", categorical_features=[0], early_stopping=True, random_state=0
+)
+_REGRESSORS: dict[str, tuple[Any, Any]] = {
+    "boosting": (coded(), _BOOSTED),
+    "boosting by category": (coded(), _BY_CATEGORY),
+    "boosting of logarithms": (coded(), of_logarithms(_BOOSTED)),
+    "forest": (coded(), RandomForestRegressor(8, random_state=0, n_jobs=2)),
+    "extra trees": (one_hot(), ExtraTreesRegressor(4, random_state=0)),
+    "gradient boosting": (one_hot(), GradientBoostingRegressor(n_estimators=5, random_state=0)),
+    "ridge": (one_hot(), Ridge()),
+    "ridge of logarithms": (one_hot(), of_logarithms(Ridge())),
+    "mean": (coded(), DummyRegressor()),
+}
+_BOOSTED_CLASSES = HistGradientBoostingClassifier(max_iter=5, random_state=0)
+_CLASSIFIERS: dict[str, tuple[Any, Any]] = {
+    "boosting": (coded(), _BOOSTED_CLASSES),
+    "forest": (coded(), RandomForestClassifier(8, random_state=0)),
+    "logistic": (one_hot(), LogisticRegression(max_iter=1000)),
+    "majority": (coded(), DummyClassifier()),
+    "sigmoid": (one_hot(), CalibratedClassifierCV(LogisticRegression(max_iter=1000), cv=2)),
+    "isotonic": (coded(), CalibratedClassifierCV(_BOOSTED_CLASSES, method="isotonic", cv=2)),
+}
 KINDS = [
-    *((name, REGRESSION) for name in REGRESSORS),
-    *((name, CLASSES) for name in CLASSIFIERS),
+    *((name, REGRESSION) for name in _REGRESSORS),
+    *((name, CLASSES) for name in _CLASSIFIERS),
     *((name, NUMBERED) for name in ("boosting", "logistic", "isotonic")),
 ]
 
 
 def fit(name: str, schema: RowSchema) -> Any:
     """Fitted from the start."""
-    from sklearn.base import clone
-    from sklearn.pipeline import make_pipeline
-    from threadpoolctl import threadpool_limits
-
-    columns, last = (_regressors() if schema.task == "regression" else _classifiers())[name]
+    columns, last = (_REGRESSORS if schema.task == "regression" else _CLASSIFIERS)[name]
     data = frame()
     with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore")

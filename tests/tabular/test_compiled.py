@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
+from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import (
     ExtraTreesRegressor,
     HistGradientBoostingClassifier,
@@ -25,7 +25,18 @@ from threadpoolctl import threadpool_limits
 
 from llmops.tabular import Column, RowSchema, TabularModel
 from llmops.tabular.compiled import MOST_ROWS, Columns, compiled
-from tests.tabular.fitted import CLASSES, INPUTS, KINDS, REGRESSION, coded, fitted, frame, rows_of, target
+from tests.tabular.fitted import (
+    CLASSES,
+    INPUTS,
+    KINDS,
+    REGRESSION,
+    coded,
+    fitted,
+    frame,
+    of_logarithms,
+    rows_of,
+    target,
+)
 
 DATA = frame(90, seed=5)
 COUNT, DEMAND = target(DATA, REGRESSION), target(DATA, CLASSES)
@@ -65,7 +76,7 @@ split = ColumnTransformer([("a", "drop", ["holiday"]), ("b", "passthrough", ["te
 @pytest.mark.parametrize(
     ("estimator", "schema"),
     [
-        (TransformedTargetRegressor(make_pipeline(coded(), boosted), func=np.log1p, inverse_func=np.expm1), REGRESSION),
+        (of_logarithms(make_pipeline(coded(), boosted)), REGRESSION),
         (CalibratedClassifierCV(make_pipeline(coded(), HistGradientBoostingClassifier(max_iter=5)), cv=2), CLASSES),
         (make_pipeline(split, Ridge()), REGRESSION),
         (
