@@ -15,13 +15,12 @@ import platform
 import threading
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
@@ -281,46 +280,41 @@ class Stages:
         self, engine: sa.Engine, now: Callable[[], float], should_stop: Callable[[], bool] = lambda: False
     ) -> None:
         self._engine, self._now, self._should_stop = engine, now, should_stop
-        self._runs: Counter[str] = Counter()
-        self._failures: Counter[str] = Counter()
-        self._errors: dict[str, str] = {}
+        self._counts: dict[str, dict[str, Any]] = {}
         self.failed: list[str] = []
 
     def run(self, name: str, work: Callable[[], T]) -> T | None:
         """What `work` returns; None where it failed, which is logged and counted, or where no more are to run."""
         if self._should_stop():
             return None
-        self._runs[name] += 1
+        count = self._counts.setdefault(name, {"runs": 0, "failures": 0})
+        count["runs"] += 1
         try:
             return work()
         except LlmopsError as error:
-            self._errors[name] = str(error)
+            told = str(error)
             logger.warning("%s failed: %s", name, error)
         except Exception as error:
-            self._errors[name] = f"unexpected {type(error).__name__}: {error}"
+            told = f"unexpected {type(error).__name__}: {error}"
             logger.exception("%s failed", name)
-        self._failures[name] += 1
+        count |= {"failures": count["failures"] + 1, "last_failure_at": self._now(), "last_error": told}
         self.failed.append(name)
         return None
 
     def keep(self) -> None:
         """Adds what was counted to the database; where that fails, it is logged and kept for the next time."""
-        table, now = daemon_stages, self._now()
+        table = daemon_stages
         try:
             with alone(self._engine) as connection:
-                for name, runs in sorted(self._runs.items()):
-                    told, failures = self._errors.get(name), self._failures[name]
-                    last = {"last_run_at": now}
-                    error = {} if told is None else {"last_failure_at": now, "last_error": told}
-                    grown = {"runs": table.c.runs + runs, "failures": table.c.failures + failures, **last, **error}
-                    if change(connection, table, grown, table.c.stage == name) is None:
-                        first = {"stage": name, "runs": runs, "failures": failures, **last, **error}
-                        connection.execute(sa.insert(table).values(first))
+                for name, count in sorted(self._counts.items()):
+                    values = {**count, "last_run_at": self._now()}
+                    sums = {column: table.c[column] + count[column] for column in ("runs", "failures")}
+                    if change(connection, table, {**values, **sums}, table.c.stage == name) is None:
+                        connection.execute(sa.insert(table).values(stage=name, **values))
         except LlmopsError as error:
             logger.warning("counts of the tick's parts not kept: %s", error)
             return
-        for counted in (self._runs, self._failures, self._errors):
-            counted.clear()
+        self._counts.clear()
 
 
 def _log_actions(actions: list[MonitorAction]) -> None:

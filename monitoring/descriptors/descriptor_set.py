@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tomllib
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ from llmops.errors import BadFile
 from llmops.hashing import content_hash
 from llmops.production_log import LogRecord
 from llmops.settings import Settings
+from llmops.text_io import read_toml
 from monitoring.descriptors.log_kinds import LOG_KINDS
 from monitoring.descriptors.model import (
     Declared,
@@ -48,9 +49,8 @@ def read_declarations(tables: Sequence[Mapping[str, Any]], settings: Settings, f
 
 def _read_one(values: Mapping[str, Any], place: int, settings: Settings, file: Path | str) -> Iterator[Declared]:
     name = values.get("name")
-    with Table(
-        values, file, f"descriptor {name!r}" if isinstance(name, str) else f"descriptor number {place}"
-    ) as table:
+    shown = repr(name) if isinstance(name, str) else f"number {place}"
+    with Table(values, file, f"descriptor {shown}") as table:
         name = table.text("name")
         kind_name = table.choice("kind", KINDS)
         kind = KINDS[kind_name]
@@ -121,11 +121,9 @@ class DescriptorSet:
         Raises BadFile: names the file, the descriptor, the key, and for an unknown word the nearest known one.
         """
         declared = read_declarations(tables, settings or Settings(), file)
-        names: set[str] = set()
-        for each in declared:
-            if each.descriptor.name in names:
-                raise BadFile(file, "is declared twice", field=f"descriptor {each.descriptor.name!r}")
-            names.add(each.descriptor.name)
+        for name, count in Counter(each.descriptor.name for each in declared).items():
+            if count > 1:
+                raise BadFile(file, "is declared twice", field=f"descriptor {name!r}")
         return cls(declared)
 
     @cached_property
@@ -192,5 +190,4 @@ DEFAULT_FILE = Path(__file__).parent.parent / "default.toml"
 
 def default_descriptors(settings: Settings | None = None) -> DescriptorSet:
     """The descriptors that `monitoring/default.toml` declares."""
-    values: dict[str, Any] = tomllib.loads(DEFAULT_FILE.read_text(encoding="utf-8"))
-    return DescriptorSet.from_config(values["descriptor"], settings, file=DEFAULT_FILE)
+    return DescriptorSet.from_config(read_toml(DEFAULT_FILE)["descriptor"], settings, file=DEFAULT_FILE)

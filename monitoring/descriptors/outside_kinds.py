@@ -10,6 +10,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 from llmops.errors import CannotRun, EngineError, UsageError
@@ -155,58 +156,57 @@ def make_evidently(table: Table, settings: Settings) -> Computation:  # noqa: AR
         raise table.wrong("class", f"{name} asks a model; use the kind {ours or 'judge'}")
     if name in _FETCH:
         raise table.wrong("class", f"{name} downloads a model when it is used")
-    return Computation(_EvidentlyColumn(name, parameters, value), value=value)
 
+    def values(texts: Sequence[str]) -> list[Any]:
+        return _evidently_values(name, parameters, value, texts)
 
-class _EvidentlyColumn:
-    """Computes one Evidently descriptor over a column of texts."""
+    @cache
+    def probe() -> None:
+        try:
+            values([_PROBE])
+        except CannotRun:
+            raise
+        except Exception as error:
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise CannotRun(f"Evidently's {name} cannot run here: {first}") from error
 
-    def __init__(self, name: str, parameters: Mapping[str, Any], value: Kind) -> None:
-        self._name, self._parameters, self._value = name, dict(parameters), value
-        self._probed = False
-
-    def __call__(self, texts: Texts) -> list[Any]:
+    def compute(texts: Texts) -> list[Any]:
         """Raises CannotRun when it cannot describe a plain sentence either."""
-        if not self._probed:
-            try:
-                self._computed([_PROBE])
-            except CannotRun:
-                raise
-            except Exception as error:
-                first = (str(error).strip() or type(error).__name__).splitlines()[0]
-                raise CannotRun(f"Evidently's {self._name} cannot run here: {first}") from error
-            self._probed = True
-        found = iter(self._computed([text for text in texts if text]))
+        probe()
+        found = iter(values([text for text in texts if text]))
         return [next(found) if text else None for text in texts]
 
-    def _computed(self, texts: Sequence[str]) -> list[Any]:
-        import pandas as pd
+    return Computation(compute, value=value)
 
-        from monitoring.evidently_import import evidently, without_nltk_downloads
 
-        if not texts:
-            return []
-        library = evidently()
-        known = sorted(name for name in vars(library.descriptors) if name[0].isupper())
-        if self._name not in known:
-            raise CannotRun(f"Evidently has no descriptor {self._name!r}{nearest(self._name, known)}")
-        kind = getattr(library.descriptors, self._name)
-        if "column_name" not in inspect.signature(kind).parameters:
-            raise CannotRun(f"Evidently's {self._name} does not read one text")
-        frame = pd.DataFrame({"text": pd.Series(list(texts), dtype=object)})
-        with without_nltk_downloads():
-            dataset = library.Dataset.from_pandas(
-                frame,
-                data_definition=library.DataDefinition(text_columns=["text"]),
-                descriptors=[kind("text", **self._parameters, alias="value")],
-            )
-        plain: dict[Kind, Callable[[Any], Any]] = {
-            "flag": lambda value: value not in (0, "0", "False", ""),
-            "numeric": float,
-            "label": str,
-        }
-        read, values = plain[self._value], dataset.as_dataframe()["value"]
-        return [None if value is None or value != value else read(value) for value in values]  # NaN is not itself
+def _evidently_values(name: str, parameters: Mapping[str, Any], value_kind: Kind, texts: Sequence[str]) -> list[Any]:
+    import pandas as pd
+
+    from monitoring.evidently_import import evidently, without_nltk_downloads
+
+    if not texts:
+        return []
+    library = evidently()
+    known = sorted(name for name in vars(library.descriptors) if name[0].isupper())
+    if name not in known:
+        raise CannotRun(f"Evidently has no descriptor {name!r}{nearest(name, known)}")
+    kind = getattr(library.descriptors, name)
+    if "column_name" not in inspect.signature(kind).parameters:
+        raise CannotRun(f"Evidently's {name} does not read one text")
+    frame = pd.DataFrame({"text": pd.Series(list(texts), dtype=object)})
+    with without_nltk_downloads():
+        dataset = library.Dataset.from_pandas(
+            frame,
+            data_definition=library.DataDefinition(text_columns=["text"]),
+            descriptors=[kind("text", **parameters, alias="value")],
+        )
+    plain: dict[Kind, Callable[[Any], Any]] = {
+        "flag": lambda value: value not in (0, "0", "False", ""),
+        "numeric": float,
+        "label": str,
+    }
+    read, values = plain[value_kind], dataset.as_dataframe()["value"]
+    return [None if value is None or value != value else read(value) for value in values]  # NaN is not itself
 
 
 OUTSIDE_KINDS: Mapping[str, DescriptorKind] = {

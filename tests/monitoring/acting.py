@@ -6,7 +6,7 @@ import json
 import socketserver
 import ssl
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -47,21 +47,6 @@ class Received:
     @property
     def json(self) -> Any:
         return json.loads(self.body)
-
-
-def threads_at_once(*works: Callable[[], Any]) -> None:
-    """Runs each in a thread of its own, begun at the same moment, and waits for all."""
-    start = threading.Barrier(len(works))
-
-    def run(work: Callable[[], Any]) -> None:
-        start.wait()
-        work()
-
-    threads = [threading.Thread(target=run, args=(work,)) for work in works]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
 
 
 @dataclass

@@ -14,7 +14,8 @@ from monitoring.act.alarm_book import AlarmBook
 from monitoring.act.alerts import AlertSettings, Webhook
 from monitoring.act.outbox import Outbox
 from monitoring.act.policy import Decision, Policy, Situation, decide
-from tests.monitoring.acting import Clock, NotingActuator, finding, threads_at_once
+from tests.at_once import at_once
+from tests.monitoring.acting import Clock, NotingActuator, finding
 
 SITUATION = Situation("assistant@2", None, "assistant@1")
 ROLLBACK = Policy("rollback", dry_run=False)
@@ -92,7 +93,7 @@ def test_two_daemons_that_decide_alike_act_once(bench):
         queue.put(decision, SITUATION)
         queue.carry_out_due(slow=False)
 
-    threads_at_once(*(partial(work, str(number)) for number in range(4)))
+    at_once(*(partial(work, str(number)) for number in range(4)))
     assert bench.actuator.did == DID
     assert len(bench.alerts()) == 1
 
@@ -220,7 +221,7 @@ def test_another_takes_a_lease_that_ended_or_was_taken_by_a_clock_that_was_ahead
 def test_of_many_that_take_a_lease_at_once_one_gets_it(engine):
     taken = []
     leases = [Lease(engine, "daemon", str(number), 30) for number in range(6)]
-    threads_at_once(*(lambda lease=lease: taken.append(lease.take()) for lease in leases))
+    at_once(*(lambda lease=lease: taken.append(lease.take()) for lease in leases))
     assert sorted(taken) == [False] * 5 + [True]
 
 

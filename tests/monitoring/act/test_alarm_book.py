@@ -17,7 +17,8 @@ from monitoring.act.alerts import AlertSettings, Webhook, text, title
 from monitoring.act.outbox import Outbox
 from monitoring.decide.result import Cure
 from monitoring.forgetting import forget_in_database
-from tests.monitoring.acting import START, finding, threads_at_once
+from tests.at_once import at_once
+from tests.monitoring.acting import START, finding
 
 CHANNEL = Webhook("ops", url="http://127.0.0.1:9/")
 SETTINGS = AlertSettings(cool_down=3600.0)
@@ -106,7 +107,7 @@ def test_two_daemons_that_book_the_same_verdict_make_one_entry(engine, clock):
     books = [make_book(engine, clock) for _ in range(4)]
     found = [finding(), finding("error")]
     record = [partial(book.record, "assistant", "window 1", found, clock.at, closes=clock.at) for book in books]
-    threads_at_once(*record)
+    at_once(*record)
     assert sorted(entry.times for entry in books[0].entries()) == [1, 1]
     assert put(engine) == ["alarm-1-opened-1"]
 

@@ -22,6 +22,7 @@ from monitoring.act.prometheus import stage_counts
 from monitoring.daemon.loop import Daemon
 from monitoring.daemon.work import WindowSchedule
 from monitoring.decide.result import Cure
+from tests.at_once import wait_until
 from tests.monitoring.acting import START, Clock, NotingActuator, finding
 
 ROLLED_BACK = [("rollback", "assistant@2")]
@@ -255,24 +256,17 @@ def running(daemon: Daemon) -> Iterator[threading.Event]:
     assert not thread.is_alive()
 
 
-def until(condition: Any, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.01)
-
-
 def test_of_two_daemons_one_works_and_the_other_takes_over(bench):
     bench.work.found = [finding()]
     # Long: a lease that runs out while its holder stands still on a busy machine is taken over, as it should be.
     with running(bench.daemon(lease_seconds=60.0)) as stop:
-        until(lambda: bench.work.ticks)
+        wait_until(lambda: bench.work.ticks)
         assert bench.daemon(lease_seconds=60.0).run(threading.Event(), once=True) is None, "beside one at work"
         with running(bench.daemon(lease_seconds=60.0)):
-            until(lambda: bench.work.ticks > 5)
+            wait_until(lambda: bench.work.ticks > 5)
             stop.set()
             done = bench.work.ticks
-            until(lambda: bench.work.ticks > done + 2)
+            wait_until(lambda: bench.work.ticks > done + 2)
     assert bench.daemon().run(threading.Event(), once=True) is not None
     assert bench.work.side_by_side == 0
     assert bench.actuator.did == ROLLED_BACK
@@ -293,10 +287,10 @@ def test_slow_actions_hold_up_no_tick(bench):
         try:
             assert begun.wait(60)
             ticks = bench.work.ticks
-            until(lambda: bench.work.ticks > ticks + 2)
+            wait_until(lambda: bench.work.ticks > ticks + 2)
         finally:
             go_on.set()
-        until(lambda: bench.actuator.recorded)
+        wait_until(lambda: bench.actuator.recorded)
     assert bench.actuator.did == [("retrain", "assistant@2")]
 
 

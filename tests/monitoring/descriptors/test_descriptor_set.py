@@ -82,15 +82,6 @@ def test_an_empty_text_has_values_and_no_flags():
             assert values[name] == ("unknown" if name == "input.language" else 0), name
 
 
-def test_texts_that_break_evidentlys_own_descriptors_are_described():
-    texts = ["see http://[oops", "[" * 50_000, "", "Привет мир", "None"]
-    described = default_descriptors().describe([record(output=text) for text in texts])
-    assert not described.failures
-    assert described.columns["output.link"].tolist() == [1, 0, 0, 0, 0]
-    assert described.columns["output.valid_json"].tolist() == [0] * 5
-    assert described.columns["output.words"][3] == 2
-
-
 def test_every_record_has_every_descriptor_in_the_order_of_the_file():
     logged = [
         record(input="Is it so?", output="Yes.", first_token_ms=3.0, latency_ms=5.0, tokens_in=9, tokens_out=2),
@@ -117,10 +108,6 @@ def test_every_record_has_every_descriptor_in_the_order_of_the_file():
         ({"output": "c'est de la merde"}, ["output.profanity"]),
         ({"input": "I am jo@example.com", "output": "Call (212) 555-0143"}, ["input.pii_email", "output.pii_phone"]),
         ({"output": "card 4111 1111 1111 1111"}, ["output.pii_card"]),
-        ({"output": "IBAN: GB29NWBK60161331926819 OK"}, ["output.pii_iban"]),
-        ({"output": "SSN 123-45-6789"}, ["output.pii_ssn"]),
-        ({"output": "ping 192.168.0.1"}, ["output.pii_ip"]),
-        ({"output": "ping 2001:db8::8a2e:370:7334"}, ["output.pii_ip"]),
         ({"output": " \n"}, ["output.empty"]),
         ({"output": "", "details": {"tool_calls": [{}]}}, []),
         ({"output": "", "details": {"refusal": "no"}}, ["output.refusal"]),
@@ -149,7 +136,18 @@ def test_a_request_without_a_whole_answer_has_no_output_values(status, outcome, 
 
 
 def test_no_text_is_passed_over_that_holds_personal_data():
-    pieces = ("192.168.0.1", "fe80::a:b", "a::b:c", "jo@a.io", "DE89 3704 0044 0532 0130 00", "123-45-6789", "4111")
+    pieces = (
+        "IBAN: GB29NWBK60161331926819 OK",
+        "2001:db8::8a2e:370:7334",
+        "4111 1111 1111 1111",
+        "192.168.0.1",
+        "fe80::a:b",
+        "a::b:c",
+        "jo@a.io",
+        "DE89 3704 0044 0532 0130 00",
+        "123-45-6789",
+        "4111",
+    )
     texts = [*TEXTS, *pieces, *(f"{one} {two}" for one in pieces for two in pieces), "020 7946 0958", "+491711234567"]
     found = declared({"name": "p", "kind": "pii", "of": "output"}).describe([record(output=text) for text in texts])
     for sort in PERSONAL_SORTS:
