@@ -29,7 +29,7 @@ from monitoring.store.summaries import Summary
 
 if TYPE_CHECKING:
     from monitoring.decide.result import MonitorResult
-    from monitoring.descriptors import Descriptor, DescriptorSet
+    from monitoring.descriptors import DescriptorSet
     from monitoring.store.windows import WindowReader
 
 SAMPLE_ROWS = 5_000
@@ -70,11 +70,19 @@ def save_report(
         texts=texts,
         history=strip(reader, result.app, window.until - HISTORY, window.until) if verdict["alarms"] else (),
     )
-    in_log = result.pinned is None or result.pinned.in_log
-    before = _rows_of(reader, result, result.reference.since, result.reference.until) if in_log else None
-    after = _rows_of(reader, result, window.since, window.until)
-    if before is not None and len(before) and len(after):
-        text = _with_evidently(page, before, after, descriptors.descriptors)
+    spans = (result.reference, window) if result.pinned is None or result.pinned.in_log else ()
+    samples = [_sample(reader, result.app, span.since, span.until) for span in spans]
+    kinds = {
+        name: each.kind
+        for name, each in descriptors.descriptors.items()
+        if samples and all(name in rows.columns and bool(present(rows.columns[name]).any()) for rows in samples)
+    }
+    if kinds:
+        before, after = (_dataset(rows, kinds) for rows in samples)
+        none: dict[str, Any] = {"alpha": 0.0, "descriptors": {}}
+        whole = verdict["slices"][0] if verdict["slices"] else none
+        section, found, alpha = verdict_section(page), whole["descriptors"], float(whole["alpha"])
+        text = evidently_page(section, list(kinds), (before, after), found, alpha)
     else:
         text = whole_page(page)
     with _writing(out):
@@ -90,36 +98,18 @@ def _writing(out: Path) -> Iterator[None]:
         raise CannotRun(f"cannot write the report to {out}: {error.strerror}") from error
 
 
-def _rows_of(reader: WindowReader, result: MonitorResult, since: datetime, until: datetime) -> DescribedRows:
+def _sample(reader: WindowReader, app: str, since: datetime, until: datetime) -> DescribedRows:
     """At most SAMPLE_ROWS rows; of a large window the same share of every hour, the same ones each time."""
-    hours = [(hour, summary.rows) for hour, summary in reader.hours(result.app, since, until) if summary.rows]
+    hours = [(hour, summary.rows) for hour, summary in reader.hours(app, since, until) if summary.rows]
     total = sum(rows for _, rows in hours)
     share, parts, chance = SAMPLE_ROWS / max(total, 1), [], np.random.default_rng(_SEED)
     # All hours, or so many, evenly spread, that reading them is cheap and each still gives a sample.
     step = max(1, min(len(hours) // 48, total // (4 * SAMPLE_ROWS)))
     for hour, rows in hours[::step]:
-        part = reader.rows(result.app, max(hour, since), min(hour + HOUR, until))
+        part = reader.rows(app, max(hour, since), min(hour + HOUR, until))
         wanted = len(part) if share >= 1 else min(len(part), max(1, round(rows * share)))
         parts.append(part.select(np.sort(chance.choice(len(part), wanted, replace=False))))
     return DescribedRows.concat(parts)
-
-
-def _with_evidently(
-    page: PageContents, before: DescribedRows, after: DescribedRows, descriptors: Mapping[str, Descriptor]
-) -> str:
-    windows = (before, after)
-    names = [
-        name
-        for name in descriptors
-        if all(name in rows.columns and bool(present(rows.columns[name]).any()) for rows in windows)
-    ]
-    if not names:
-        return whole_page(page)
-    kinds = {name: descriptors[name].kind for name in names}
-    none: dict[str, Any] = {"alpha": 0.0, "descriptors": {}}
-    whole = page.verdict["slices"][0] if page.verdict["slices"] else none
-    datasets = _dataset(before, kinds), _dataset(after, kinds)
-    return evidently_page(verdict_section(page), names, datasets, whole["descriptors"], float(whole["alpha"]))
 
 
 def _dataset(rows: DescribedRows, kinds: Mapping[str, str]) -> Any:

@@ -10,8 +10,8 @@ from monitoring.config import read_config
 from monitoring.descriptors import Descriptor, DescriptorSet
 from monitoring.descriptors.model import Declared
 from monitoring.run import list_apps, pin_reference, run_monitor
+from tests.at_once import at_once
 from tests.moments import MINUTE, START
-from tests.monitoring.acting import threads_at_once
 
 DESCRIPTORS = read_config().descriptors.descriptors
 SINCE, UNTIL = START + 200 * MINUTE, START + 400 * MINUTE
@@ -95,7 +95,7 @@ def test_an_empty_log_says_what_to_do(tmp_path):
 @pytest.mark.usefixtures("worse")
 def test_two_monitors_at_once_both_finish(settings):
     found = []
-    threads_at_once(*[lambda: found.append(run_monitor(settings, "assistant", SINCE, UNTIL))] * 2)
+    at_once(*[lambda: found.append(run_monitor(settings, "assistant", SINCE, UNTIL))] * 2)
     assert [result.window.rows for result in found] == [200, 200]
 
 

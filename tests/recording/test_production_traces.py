@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import threading
-import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +14,7 @@ from llmops.generation import GenerationParameters
 from llmops.production_log import Feedback, LogRecord, ProductionLog
 from llmops.recording.production_traces import TraceExporter, experiment_of, is_sampled, trace_id_of
 from llmops.settings import Settings
+from tests.at_once import wait_until
 
 _numbers = itertools.count(1)
 
@@ -204,13 +203,6 @@ def test_only_the_sample_is_exported(desk, settings, log):
     found = traces(desk)
     assert {one.key for one in records} & found.keys() == wanted
     assert all(len(found[key].info.assessments) == 1 for key in wanted)
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.02)
 
 
 def test_it_follows_the_log_until_it_is_stopped(desk, exporter, log):

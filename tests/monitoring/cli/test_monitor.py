@@ -136,12 +136,9 @@ def test_a_run_is_a_point_of_the_dashboard_and_one_run_in_mlflow_however_often(l
     assert verdict["app effect output.refusal"]["value"] > 0.2
 
 
-def test_a_home_without_records_is_no_error(llmops):
+def test_a_home_without_records_is_no_error_and_a_port_that_is_taken_a_plain_one(llmops):
     found = llmops("monitor", "ui", "--no-serve", "--json")
     assert (found.code, found.json["added"]) == (0, {})
-
-
-def test_a_port_that_is_taken_is_a_plain_error(llmops):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

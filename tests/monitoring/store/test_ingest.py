@@ -22,7 +22,7 @@ from monitoring.store.rows import DescribedRows
 from monitoring.store.segments import rewrite_without
 from monitoring.store.summaries import OTHER, Summary
 from monitoring.store.windows import WindowReader
-from tests.monitoring.acting import threads_at_once
+from tests.at_once import at_once
 from tests.monitoring.described import APP, START, cheap_set, declare, record, records
 
 SLICES = ("release", "user", "language")
@@ -180,7 +180,7 @@ def test_two_ingests_at_once_lose_and_repeat_nothing(any_log, engine):
         own.dispose()
         log.close()
 
-    threads_at_once(lambda: work(1500), lambda: work(1650))
+    at_once(lambda: work(1500), lambda: work(1650))
     ingest(any_log, engine, SET, slices=SLICES)
     assert (len(done), sum(done)) == (6, 1800)
     assert_complete(engine, SET, 1800)
@@ -348,6 +348,6 @@ def test_two_at_once_add_no_feedback_twice(any_log, engine):
         own.dispose()
         log.close()
 
-    threads_at_once(work, work, work)
+    at_once(work, work, work)
     assert sum(added) == 50
     assert whole(engine).numbers["feedback.score"].n == 50
