@@ -180,6 +180,4 @@ def _after_but(words: list[Word], weights: list[float], places: list[int]) -> No
             weights[first] *= 0.5 if places[first] < but else 1.5
 
 
-@cache
-def _vader() -> Vader:
-    return Vader()
+_vader = cache(Vader)

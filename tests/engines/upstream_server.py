@@ -15,11 +15,12 @@ USAGE = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
 
 @dataclass(frozen=True)
 class Seen:
-    """A request as it came."""
+    """A request as it came. raw: its body's bytes."""
 
     line: str
     headers: dict[str, str]
     body: dict[str, Any]
+    raw: bytes = b""
 
     @property
     def text(self) -> str:
@@ -180,8 +181,8 @@ class UpstreamServer:
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
         line, *fields = head.split("\r\n")
         headers = {name.lower(): value for name, _, value in (field.partition(": ") for field in fields if field)}
-        body = json.loads(await reader.readexactly(int(headers.get("content-length", 0))) or b"{}")
-        self.seen.append(Seen(line, headers, body))
+        raw = await reader.readexactly(int(headers.get("content-length", 0)))
+        self.seen.append(Seen(line, headers, json.loads(raw or b"{}"), raw))
 
         async def send(content: bytes) -> None:
             writer.write(content)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
 import socketserver
 import ssl
 import threading
@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from monitoring.act.actions import MonitorAction
 from monitoring.act.alarm_book import Finding
 from monitoring.act.policy import Situation
+from tests.engines.upstream_server import Seen, Send, reply, serving
 from tests.moments import START
 
 
@@ -38,63 +38,40 @@ def finding(what: str = "output.refusal", release: str | None = "assistant@2", *
     return Finding("assistant", what, release=release, **{**given, **changed})
 
 
-@dataclass
-class Received:
-    path: str
-    headers: Mapping[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-@dataclass
 class Receiver:
     """An HTTP server that keeps what is posted. answers: status codes to give in turn; 200 when there are no more."""
 
-    url: str = ""
-    got: list[Received] = field(default_factory=list)
-    answers: list[int] = field(default_factory=list)
-    retry_after: str | None = None
+    def __init__(self) -> None:
+        self.url, self.got, self.answers = "", list[Seen](), list[int]()
+        self.retry_after = "0"
 
-
-@contextmanager
-def serving(server: socketserver.BaseServer) -> Iterator[int]:
-    """Serves in a thread until the block ends. Yields the port."""
-    with server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        try:
-            yield server.server_address[1]
-        finally:
-            server.shutdown()
-            thread.join()
+    async def behave(self, seen: Seen, send: Send) -> bool:
+        self.got.append(seen)
+        status = self.answers.pop(0) if self.answers else 200
+        headers = f"retry-after: {self.retry_after}\r\nlocation: {self.url}/elsewhere\r\n" if status >= 300 else ""
+        return await reply(status, b"", headers)(seen, send)
 
 
 @contextmanager
 def http_receiver() -> Iterator[Receiver]:
     receiver = Receiver()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
-            receiver.got.append(Received(self.path, dict(self.headers), body))
-            status = receiver.answers.pop(0) if receiver.answers else 200
-            self.send_response(status)
-            if status >= 300 and receiver.retry_after:
-                self.send_header("Retry-After", receiver.retry_after)
-            if status in (301, 302, 307):
-                self.send_header("Location", f"{receiver.url}/elsewhere")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            """Quiet."""
-
-    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as port:
-        receiver.url = f"http://127.0.0.1:{port}"
+    with serving(receiver.behave) as server:
+        receiver.url = server.url.removesuffix("/v1")
         yield receiver
+
+
+@contextmanager
+def dribbling_receiver(first: bytes, pause: float) -> Iterator[str]:
+    """A server that answers with `first` and then, for ever, with more of it. Yields its address."""
+
+    async def behave(_: Seen, send: Send) -> bool:
+        await send(first)
+        while True:
+            await asyncio.sleep(pause)
+            await send(b"x" * 1000 if pause < 0.01 else b"x")
+
+    with serving(behave) as server:
+        yield server.url
 
 
 @dataclass
@@ -149,8 +126,15 @@ def smtp_receiver(context: ssl.SSLContext | None = None) -> Iterator[Mailbox]:
         def handle_error(self, *_: Any) -> None:
             """A client that does not trust it goes away."""
 
-    with serving(Server(("127.0.0.1", 0), Handler)) as box.port:
-        yield box
+    with Server(("127.0.0.1", 0), Handler) as server:
+        box.port = server.server_address[1]
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield box
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 class NotingActuator:

@@ -94,7 +94,7 @@ class Story:
     history_before: dict[str, list[dict[str, Any]]]
 
     def actions(self, app: str) -> list[dict[str, Any]]:
-        return [got.json for got in self.receiver.got if got.json["event"] == "action" and got.json["app"] == app]
+        return [got.body for got in self.receiver.got if got.body["event"] == "action" and got.body["app"] == app]
 
     def moves(self, app: str) -> list[dict[str, Any]]:
         return self.registry.release_versions.history(app)[len(self.history_before[app]) :]

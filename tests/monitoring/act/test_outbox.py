@@ -15,8 +15,8 @@ from monitoring.act.alarm_book import AlarmBook
 from monitoring.act.alerts import AlertSettings, Slack, Webhook
 from monitoring.act.outbox import Outbox, Sent
 from monitoring.act.prometheus import StageCount, exposition, write_textfile
-from tests.monitoring.act.test_alerts import ALERT, SECRET, dribbling_receiver
-from tests.monitoring.acting import Clock, finding
+from tests.monitoring.act.test_alerts import ALERT, SECRET
+from tests.monitoring.acting import Clock, dribbling_receiver, finding
 
 
 def outbox_with_an_alert(engine, clock, *channels, apps=("assistant",), **given):
@@ -40,7 +40,7 @@ def test_an_alert_is_tried_ever_more_rarely_until_it_arrives(engine, receiver, c
     clock.move(seconds=11)
     assert outbox.send_due() == Sent(delivered=1)
     assert outbox.send_due() == Sent()
-    assert {got.json["id"] for got in receiver.got} == {"alarm-1-opened-1"}
+    assert {got.body["id"] for got in receiver.got} == {"alarm-1-opened-1"}
     (delivery,) = outbox.deliveries()
     assert (delivery.delivered, delivery.waiting, delivery.failed_attempts) == (1, 0, 2)
 
@@ -122,7 +122,7 @@ def test_no_alert_is_lost_when_the_process_is_killed(engine, receiver, log_url, 
     assert outbox.send_due() == Sent()  # it is claimed by the one that died
     clock.move(seconds=121)
     assert outbox.send_due() == Sent(delivered=1)
-    ids = [got.headers["X-Llmops-Alert-Id"] for got in receiver.got]
+    ids = [got.headers["x-llmops-alert-id"] for got in receiver.got]
     assert ids == ["alarm-1-opened-1"] * (2 if when == "after" else 1)
 
 

@@ -128,7 +128,7 @@ def test_a_tick_books_decides_acts_and_tells(bench, receiver):
     tick = bench.daemon(alerts=telling(receiver)).tick()
     assert (tick.ingested, tick.alarms, tick.delivered, tick.failed) == (3, 1, 2, [])
     assert bench.actuator.did == ROLLED_BACK
-    assert [got.json["event"] for got in receiver.got] == ["opened", "action"]
+    assert [got.body["event"] for got in receiver.got] == ["opened", "action"]
 
 
 def test_a_declined_rollback_is_in_the_alert_and_once_in_the_log(bench, receiver, caplog):
@@ -138,7 +138,7 @@ def test_a_declined_rollback_is_in_the_alert_and_once_in_the_log(bench, receiver
         daemon = bench.daemon(alerts=telling(receiver))
         for _ in range(3):
             daemon.tick()
-    (alert,) = (got.json for got in receiver.got)
+    (alert,) = (got.body for got in receiver.got)
     assert (alert["event"], len(alert["parts"])) == ("opened", 3)
     why = "assistant@1 was itself rolled back"
     assert alert["policy"] == {"wanted": "rollback", "done": None, "dry_run": False, "why": why}
