@@ -74,13 +74,13 @@ def is_sampled(key: str, share: float) -> bool:
 _Derived = TypeVar("_Derived")
 
 
-class Texts(Sequence[str]):
+class Texts(list[str]):
     """Texts to describe; never None. refused: which of them are answers that a model declined in its own field for it,
     whatever their text; None for none."""
 
     def __init__(self, texts: Sequence[str], refused: Sequence[bool] | None = None) -> None:
-        self._texts = list(texts)
-        self.refused = [False] * len(self._texts) if refused is None else list(refused)
+        super().__init__(texts)
+        self.refused = [False] * len(self) if refused is None else list(refused)
         self._derived: dict[Callable[[Texts], Any], Any] = {}
 
     def derived(self, make: Callable[[Texts], _Derived]) -> _Derived:
@@ -90,14 +90,9 @@ class Texts(Sequence[str]):
         kept: _Derived = self._derived[make]
         return kept
 
-    def __len__(self) -> int:
-        return len(self._texts)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._texts)
-
     def __getitem__(self, place: Any) -> Any:
-        return Texts(self._texts[place], self.refused[place]) if isinstance(place, slice) else self._texts[place]
+        found = super().__getitem__(place)
+        return Texts(found, self.refused[place]) if isinstance(place, slice) else found
 
 
 Known = TypeVar("Known")
