@@ -17,7 +17,7 @@ import time
 from llmops.engines.opening import open_engine
 from llmops.engines.protocol import Engine, generate
 from llmops.generation import GenerationParameters, GenerationRequest, Message
-from llmops.models.catalogue import DEFAULT_MODEL
+from llmops.models.sources import DEFAULT_MODEL
 from llmops.registry import Registry
 from llmops.registry.model_registration import pull
 from llmops.settings import Settings

@@ -15,8 +15,8 @@ from labs.evaluation import numbers
 from labs.training import Trained, one_thread
 from llmops.evaluation.scorers.classification import confusion_figure
 from llmops.recording.tabular import UsedData, record_training
+from llmops.registry.releases import LoggedTabular
 from llmops.registry.store import Store
-from llmops.registry.tabular import LoggedTabular
 
 _EXAMPLE_ROWS = 5
 _REPEATS = 3

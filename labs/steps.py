@@ -58,7 +58,7 @@ class LabSteps:
     def evaluate(self, trained: Json) -> Json:
         """MLflow's own evaluation of the best, beside ours and the baseline's."""
         from llmops.recording.tabular import evaluate_tabular
-        from llmops.registry.tabular import LoggedTabular
+        from llmops.registry.releases import LoggedTabular
 
         lab = self.lab
         best, baseline = (_candidate(trained, name) for name in (trained["best"], lab.baseline))
@@ -194,7 +194,7 @@ class LabSteps:
     def _registered(self, model: Json, trained_on: str, verdict: Json) -> Json:
         """Registers a recorded model, with its gate's verdict. trained_on: `FIRST`, or the newest window."""
         from llmops.recording import record_verdict
-        from llmops.registry.tabular import LoggedTabular
+        from llmops.registry.releases import LoggedTabular
 
         lab, fetched, book = self.lab, self.lab.data.fetched, self.lab.registry.tabular_versions
         provenance = {

@@ -53,9 +53,8 @@ def _place() -> str:
 def this_process() -> str:
     """A name by which another process on this machine can tell whether this one has ended; at most 255 characters.
 
-    A process id alone would not do: ids are used again, and containers of one machine number theirs separately. So it
-    holds the machine's boot, the id namespace, the process id, and when it started. Where the system does not tell (not
-    Linux), nobody is ever found dead.
+    It holds the machine's boot, the id namespace, the process id, and when it started: ids are used again, and
+    containers number theirs separately. Where the system does not tell (not Linux), nobody is ever found dead.
     """
     return f"{_place()}/{os.getpid()}/{_started(os.getpid())}"
 

@@ -107,10 +107,8 @@ class PromptTemplate:
     def render_conversation(
         self, conversation: Sequence[Message], variables: Mapping[str, str] | None = None
     ) -> tuple[Message, ...]:
-        """Wraps a chat: the last user message fills the input variable, earlier turns stand before the last turn.
-
-        The template's own leading turns (system text, examples) come first, then the conversation's earlier turns,
-        then the template's last turn, filled.
+        """Wraps a chat: the template's own leading turns (system text, examples) come first, then the conversation's
+        earlier turns, then the template's last turn, filled by the last user message.
 
         Raises UsageError: as `render`; or the conversation does not end with a user message.
         """

@@ -35,10 +35,7 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO  # what others than the owner may do
 
 
 def make_private_folder(path: Path) -> None:
-    """Makes a folder, and those above it that are missing, with mode 0700; one that is there is left as it is.
-
-    Raises OSError.
-    """
+    """Makes a folder, and those above it that are missing, with mode 0700; one that is there stays. Raises OSError."""
     if path.is_dir():
         return
     make_private_folder(path.parent)
@@ -59,17 +56,15 @@ def keep_private(path: Path) -> None:
 
 
 def write_ahead(connection: Any, *, synchronous: str = "NORMAL") -> None:
-    """Makes a SQLite connection wait for locks, and its file keep a write-ahead log.
-
-    The file is kept for its owner alone (mode 0600), and with it its log, which gets the file's mode.
+    """Makes a SQLite connection wait for locks, and its file keep a write-ahead log, both for their owner alone (mode
+    0600).
 
     SQLite never waits while it changes the log's kind, whatever the busy timeout says (two who both hold a read lock
     would wait for each other), so who opens a new file beside others tries again here.
 
     connection: the driver's. synchronous: FULL: each commit survives a power cut; NORMAL: a crash of the process.
 
-    Raises:
-        sqlite3.OperationalError: the file cannot be written, or was locked for `BUSY_SECONDS`.
+    Raises sqlite3.OperationalError: the file cannot be written, or was locked for `BUSY_SECONDS`.
     """
     connection.execute(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1000)}")
     if path := connection.execute("PRAGMA database_list").fetchone()[2]:
@@ -171,11 +166,8 @@ class WatchedFile:
         return check
 
     def check(self) -> None:
-        """Costs one look at the file's entry in its folder.
-
-        Raises StoreUnavailable: it was taken away, replaced or cut short. What was cut short stays so: writing on would
-        hide it.
-        """
+        """Costs one look at the file's entry in its folder. Raises StoreUnavailable: it was taken away, replaced or cut
+        short. What was cut short stays so: writing on would hide it."""
         if self._expected is None:
             return
         try:

@@ -222,7 +222,7 @@ def measure_choices(gguf: Path, cache: Path, folder: Path) -> list[Criterion]:
 
 def model_file() -> Path:
     """The catalogue's default model, fetched when absent: one GGUF for every contender."""
-    from llmops.models.catalogue import DEFAULT_MODEL
+    from llmops.models.sources import DEFAULT_MODEL
     from llmops.models.weights import verified_path
     from llmops.registry import Registry
     from llmops.registry.model_registration import pull

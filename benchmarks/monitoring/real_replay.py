@@ -32,7 +32,7 @@ from benchmarks.evaluation.questions import questions
 from llmops.engines.opening import open_engine
 from llmops.engines.protocol import generate
 from llmops.generation import GenerationRequest
-from llmops.models.catalogue import DEFAULT_MODEL
+from llmops.models.sources import DEFAULT_MODEL
 from llmops.production_log import LogRecord, ProductionLog
 from llmops.prompt_file import PromptTemplate, load_prompt_folder
 from llmops.registry import Registry

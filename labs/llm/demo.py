@@ -20,7 +20,7 @@ import click
 from llmops.cli.output import echo, emit, json_option, print_table, progress_bar, say
 from llmops.cli.registry import load_prompts
 from llmops.errors import CannotRun, GateRefused
-from llmops.models.catalogue import DEFAULT_MODEL
+from llmops.models.sources import DEFAULT_MODEL
 from llmops.pages.numbers import interval
 from llmops.settings import Settings, with_samples
 from monitoring.cli.promote import renew_reference

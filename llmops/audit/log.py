@@ -79,12 +79,9 @@ class AuditLog:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """A lock between threads and processes: whoever moves aliases, or registers, waits for the one at work.
-
-        Two moves that overlap could leave aliases as neither of them meant, and a log that no longer says how they
-        stand. A process that is killed lets go of it. The same thread may take it again while it holds it.
-
-        Raises StoreUnavailable also where another one holds it for too long.
+        """A lock between threads and processes: whoever moves aliases, or registers, waits for the one at work, for two
+        moves that overlap could leave aliases as neither of them meant. A killed process lets go of it; a thread may
+        take it again while it holds it. Raises StoreUnavailable also where another one holds it for too long.
         """
         too_long = StoreUnavailable(
             f"another process has been moving aliases or registering for {self._patience:g} s; try again when it ends"
@@ -231,11 +228,8 @@ def verify(
 ) -> Verification:
     """Reads the whole chain, and compares what it comes to with how the registry's apps and models stand.
 
-    log: whose chain is read.
     standings: reads those of all apps and models; None: only the chain is looked at.
     head: a hash that was the chain's last one before; the chain must still hold it.
-
-    Raises StoreUnavailable.
     """
     with log.turn():  # a move under way would look like one around the log
         chain = check_chain(log.rows(), head)

@@ -11,7 +11,7 @@ import click
 
 from llmops.cli.output import echo, emit, json_option, print_table, say, say_folder, write_file
 from llmops.errors import BadFile, CannotRun, UsageError
-from llmops.models.catalogue import DEFAULT_MODEL
+from llmops.models.sources import DEFAULT_MODEL
 from llmops.prompt_file import PromptTemplate, load_prompt_folder
 from llmops.settings import Settings, prompts_folder
 from llmops.versions import ModelVersion, PromptVersion

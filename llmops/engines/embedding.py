@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmops.engines.transformers import load_pretrained
 from llmops.errors import CannotRun
-from llmops.models.catalogue import EMBEDDING_MODEL, CatalogueModel, catalogue_model
-from llmops.models.sources import fetch
+from llmops.models.sources import EMBEDDING_MODEL, CatalogueModel, catalogue_model, fetch
 from llmops.models.weights import stored_path
 from llmops.settings import Settings
 

@@ -13,7 +13,7 @@ from llmops.evaluation.scorers.protocol import KeptScorer
 from llmops.evaluation.suite import ScorerSpec, Suite
 from llmops.judges import NEEDS_EMBEDDINGS, NEEDS_NO_JUDGE, TYPES, JudgeEndpoint
 from llmops.judges.calibration import judge_hash
-from llmops.models.catalogue import EMBEDDING_MODEL, catalogue_model
+from llmops.models.sources import EMBEDDING_MODEL, catalogue_model
 from llmops.recording import find_calibration
 from llmops.registry.store import Store
 from llmops.settings import Settings

@@ -44,15 +44,14 @@ class Erased:
 
 
 def erase_from_file(alone: Alone, file: Path, keys: Iterable[str], pieces: Iterable[str] = ()) -> Erased:
-    """Erases what was deleted from a SQLite file and its write-ahead log.
+    """Erases what was deleted from a SQLite file and its write-ahead log. Raises CannotRun: somebody reads the database
+    all the time.
 
     What is deleted is overwritten (`secure_delete`), but earlier moves of a row between pages may have left copies. So
     the files are searched, and the database is written anew (VACUUM: needs as much room again, and holds up writers
     meanwhile) when anything is found.
 
     keys: found nowhere but in the deleted rows. pieces: of their texts; another row may hold the same words.
-
-    Raises CannotRun: somebody reads the database all the time.
     """
     unique = sorted({key.encode() for key in keys})
     sought = [*unique, *sorted({piece.encode(errors="replace") for piece in pieces})]

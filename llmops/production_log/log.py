@@ -282,14 +282,10 @@ def read_predictions(
     *,
     request_id: str | None = None,
 ) -> Iterator[PredictionBatch]:
-    """The predictions of a tabular model, all versions, with `since <= at < until`, oldest first;
-    with a request_id, only those of that request.
+    """The predictions of a tabular model, all versions, with `since <= at < until`, oldest first; with a request_id,
+    only those of that request. Those whose rows retention has taken are left out. Memory is bounded.
 
-    Those whose rows retention has taken are left out. Memory is bounded for any number of them.
-
-    Raises:
-        StoreUnavailable: the log cannot be read.
-        Corrupted: a record says that it is a prediction, and holds none; names the record.
+    Raises StoreUnavailable. Corrupted: a record says that it is a prediction, and holds none; names the record.
     """
     window = {"app": name, "since": since, "until": until, "request_id": request_id}
     for record in log.iterate(batch=_PREDICTIONS_AT_ONCE, feedback=True, **window):

@@ -22,7 +22,7 @@ from llmops.recording.datasets import MAX_TRACED_ROWS, register_eval_set
 from llmops.recording.monitoring import nameless, record_monitoring_run
 from llmops.recording.runs import EVALUATE_UP_TO, EvalRecorder
 from llmops.recording.tabular import UsedData, evaluate_tabular, record_training
-from llmops.registry.tabular import LoggedTabular
+from llmops.registry.releases import LoggedTabular
 
 __all__ = [
     "EVALUATE_UP_TO",

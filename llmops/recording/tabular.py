@@ -17,8 +17,8 @@ from typing import Any
 from llmops.errors import CannotRun
 from llmops.hashing import file_sha256
 from llmops.recording.cell import shown_param
+from llmops.registry.releases import LoggedTabular
 from llmops.registry.store import Store, translated
-from llmops.registry.tabular import LoggedTabular
 from llmops.tabular import Column, RowSchema, Task
 from llmops.tabular.model import check_fits
 from llmops.tabular.storage import ALLOWED_TYPES, SCHEMA_KEY, make_canonical

@@ -3,6 +3,7 @@ only importer of MLflow."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,9 +11,8 @@ from llmops.audit import AliasState, AuditLog
 from llmops.errors import UsageError
 from llmops.registry.models import KIND_TAG, ModelRegistry, PromptRegistry
 from llmops.registry.promotions import TRAFFIC_TAG, rolled_back, standing_of
-from llmops.registry.releases import ReleaseRegistry
+from llmops.registry.releases import ReleaseRegistry, TabularRegistry
 from llmops.registry.store import Store
-from llmops.registry.tabular import TabularRegistry
 from llmops.settings import Settings
 from llmops.state_files import FileIdentity
 from llmops.traffic_policy import TrafficPolicy
@@ -22,8 +22,7 @@ __all__ = ["Registry", "Store", "rolled_back"]
 
 
 class Registry:
-    """One opened store and its books: prompts, models, the releases of every app, and tabular models. `audit`: what was
-    moved, gated and registered, and by whom. `registered` is what a gateway polls."""
+    """One opened store and its books. `registered` is what a gateway polls."""
 
     def __init__(self, settings: Settings, *, actor: str | None = None, file: FileIdentity | None = None) -> None:
         """Opens the store. The audit log's database is opened when something is moved, gated or registered.
@@ -34,23 +33,35 @@ class Registry:
         Raises StoreUnavailable.
         """
         self.store = Store(settings, file)
-        self.audit = AuditLog(settings.resolved_log_url, actor)
         self.prompts = PromptRegistry(self.store)
         self.models = ModelRegistry(self.store)
-        self.release_versions = ReleaseRegistry(self.store, self.audit, self.prompts, self.models)
-        self.tabular_versions = TabularRegistry(self.store, self.audit)
+        self._actor = actor
         self._versions: dict[str, tuple[tuple[int, int], list[Any]]] = {}
         self._marks: Any = None
         self._last: RegisteredVersions | None = None
 
+    @functools.cached_property
+    def audit(self) -> AuditLog:
+        """What was moved, gated and registered, and by whom."""
+        return AuditLog(self.store.settings.resolved_log_url, self._actor)
+
+    @functools.cached_property
+    def release_versions(self) -> ReleaseRegistry:
+        """The releases of every app."""
+        return ReleaseRegistry(self.store, self.audit, self.prompts, self.models)
+
+    @functools.cached_property
+    def tabular_versions(self) -> TabularRegistry:
+        """The versions of tabular models."""
+        return TabularRegistry(self.store, self.audit)
+
     def registered(self) -> RegisteredVersions:
         """Releases, model versions, traffic policies and tabular models as they are now; the very object of the last
-        call when nothing changed.
+        call when nothing changed. Raises StoreUnavailable.
 
         Reads only what may have changed, in three steps, each cheaper than the next: has anything left a mark (where
-        the store is a database); which aliases and tags do the registered models have (one search: moving an alias does
-        not touch MLflow's time of last change); and the versions of those registered models to which one was added or
-        of which one was deleted. Raises StoreUnavailable.
+        the store is a database); which aliases and tags do the registered models have (moving an alias does not touch
+        MLflow's time of last change); and the versions of those to which one was added or of which one was deleted.
         """
         marks = self.store.marks()  # before reading, so that what comes in between is read the next time
         if self._last is not None and marks is not None and marks == self._marks:

@@ -12,9 +12,8 @@ from typing import Any
 from llmops.engines.embedding import embedding_weights
 from llmops.errors import UsageError
 from llmops.hashing import content_hash
-from llmops.models.catalogue import catalogue, catalogue_model
 from llmops.models.quantise import requantise
-from llmops.models.sources import UpstreamSource, fetch
+from llmops.models.sources import CATALOGUE, UpstreamSource, catalogue_model, fetch
 from llmops.models.weights import StoredWeights, store_weights, verified_path
 from llmops.registry import Registry
 from llmops.settings import Settings
@@ -39,12 +38,10 @@ def pull(settings: Settings, registry: Registry, name: str, say: Say) -> list[Mo
     """A model and its variants into the local store and the registry; what is there already is only checked. An
     embedding model goes into the local store alone.
 
-    name: of the catalogue, or of any registered model or version, whose missing weights are then fetched again.
-
-    Raises:
-        UnknownVersion, CannotRun, Corrupted, StoreUnavailable.
+    name: of the catalogue, or of any registered model or version, whose missing weights are then fetched again. Raises
+    UnknownVersion, CannotRun, Corrupted, StoreUnavailable.
     """
-    if any(entry.name == name and entry.role == "embedding" for entry in catalogue()):
+    if any(entry.name == name and entry.role == "embedding" for entry in CATALOGUE):
         embedding_weights(settings, catalogue_model(name))
         return []  # no engine serves it, so it is no model version
     wanted = Ref.parse(name)
@@ -54,7 +51,7 @@ def pull(settings: Settings, registry: Registry, name: str, say: Say) -> list[Mo
             _restore(settings, registry, known, say)
     if wanted.version is not None:
         return [registry.models.get(name)]
-    if registered and not any(entry.name == wanted.name for entry in catalogue()):
+    if registered and not any(entry.name == wanted.name for entry in CATALOGUE):
         return registered
     entry = catalogue_model(wanted.name)
     made = next((known for known in registered if known.sha256 == entry.sha256), None)

@@ -36,12 +36,10 @@ V = TypeVar("V", bound=Versioned)
 
 
 class Promotions(VersionRegistry[V]):
-    """Promotes, challenges, withdraws, rolls back and gates versions of one kind.
+    """Promotes, challenges, withdraws, rolls back and gates versions of one kind: one move at a time, whatever the
+    process, and each is on the audit log before it is made.
 
-    One move is made at a time, whatever the process, and each is on the audit log before it is made.
-
-    Subclasses name, for errors, what is versioned and what a version is; and say how a first version is made and how
-    one is gated, with `{name}` and `{ref}`.
+    Subclasses say, for errors, what is versioned, what a version is, and how one is made and gated.
     """
 
     noun: str
@@ -119,9 +117,9 @@ class Promotions(VersionRegistry[V]):
         why: a reason to promote without a passing gate, or what was rolled back; it is recorded.
 
         Raises:
-            GateRefused: no passing gate against the present champion is on record, or the version was rolled back,
-                which no gate outweighs: it had passed one; and no reason was given.
-            StoreUnavailable: MLflow or the audit log is away; then nothing was moved, or the same call goes on.
+            GateRefused: no reason was given, and no passing gate against the present champion is on record, or the
+                version was rolled back, which no gate outweighs.
+            StoreUnavailable: then nothing was moved, or the same call goes on.
         """
         with self.audit.turn():
             settled = self.settle(version.name, "promote")
@@ -175,9 +173,8 @@ class Promotions(VersionRegistry[V]):
 
         why: a reason to go back to a version that was itself rolled back; it is recorded.
 
-        Raises:
-            GateRefused: the previous version was itself rolled back, and no reason was given.
-            CannotRun: there is no previous version. StoreUnavailable.
+        Raises GateRefused: the previous version was itself rolled back, and no reason was given. CannotRun: there is no
+        previous version. StoreUnavailable.
         """
         with self.audit.turn():
             settled = self.settle(name, "rollback")
@@ -273,8 +270,7 @@ class Promotions(VersionRegistry[V]):
 
     def remember(self, move: Move) -> None:
         """Adds an entry to the history, and drops the oldest. Changes of traffic, which may be many, do not push out
-        the champion's last moves: since when it serves, and what was rolled back, is what automatic rollbacks go by.
-        Raises StoreUnavailable."""
+        the champion's last moves, which automatic rollbacks go by. Raises StoreUnavailable."""
         why = move.why if len(move.why) <= _MOST_WHY else move.why[: _MOST_WHY - 1] + "…"
         entry = {"at": datetime.now(UTC).isoformat(), "what": move.what, "from": move.old, "to": move.new, "why": why}
         history = [*self.history(move.name), entry]
@@ -298,8 +294,7 @@ class Promotions(VersionRegistry[V]):
 
     def _swap(self, new: V, old: V, *, why: str | None = None, remember: Remember = "first") -> None:
         """`previous` is moved last: once it stands, everything else does. On record first: while the aliases move, the
-        old champion stands nowhere else. And a monitor that finds no record of it would take the old champion for a
-        version worth going back to."""
+        old champion stands nowhere else, and a monitor would take it for a version worth going back to."""
         after: dict[str, str | None] = {CHAMPION: new.ref}
         if CHALLENGER in new.aliases:
             after[CHALLENGER] = None

@@ -220,14 +220,12 @@ def _tune_sqlite() -> None:
 def follow_home(home: Path, *, artifacts_set: bool) -> int:
     """Makes the artifact locations in a home's `mlflow.db` point into that home; returns how many were changed.
 
-    MLflow keeps absolute locations: in a home that was moved or copied it would go on writing into the folder that the
-    home came from. Locations outside of that one stay as they are. Of several processes that open a moved home at
-    once, one does it.
+    MLflow keeps absolute locations: in a home that was moved or copied it would go on writing into the one that it came
+    from. Of several processes that open a moved home at once, one does it.
 
     artifacts_set: artifacts are kept elsewhere on purpose, so a location outside of the home says nothing about it.
 
-    Raises StoreUnavailable: the database was copied without its artifacts, which still lie in the home it came from; or
-    it cannot be written.
+    Raises StoreUnavailable: the database was copied without its artifacts, or it cannot be written.
     """
     database, changed = home / "mlflow.db", 0
     with contextlib.closing(sqlite3.connect(database, timeout=BUSY_SECONDS, isolation_level=None)) as connection:

@@ -15,7 +15,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from llmops.errors import StoreUnavailable
-from llmops.models.catalogue import EMBEDDING_MODEL
+from llmops.models.sources import EMBEDDING_MODEL
 from llmops.processes import run_blocking
 from service.access import ANONYMOUS, Caller, is_open, require
 from service.gateway import Gateway

@@ -12,7 +12,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from llmops.models.catalogue import EMBEDDING_MODEL
+from llmops.models.sources import EMBEDDING_MODEL
 from llmops.production_log import LogRecord
 from service.access import require
 from service.answering import UnaryAnswering

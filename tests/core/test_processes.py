@@ -17,9 +17,8 @@ print(ended.wait(60), flush=True)
 
 
 def test_a_process_learns_that_who_started_it_has_ended():
-    with subprocess.Popen(
-        [sys.executable, "-c", _CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as child:
+    command, pipe = [sys.executable, "-c", _CHILD], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as child:
         assert child.stdin is not None
         assert child.stdout is not None
         assert child.stdout.readline() == "False\n"

@@ -66,16 +66,13 @@ def test_a_full_file_is_read(text):
     assert filled == ["Answer as a cook.\n\nBe brief.", "2+2?", "4", "Why?"]
 
 
-@pytest.mark.parametrize(
-    ("text", "filled"),
-    [
+def test_all_but_placeholders_and_turns_is_text():
+    for text, filled in (
         ("{{ question }} I said {{question}}", "Why? I said Why?"),
         ("## system\n# user guide\n{{ question }}", "## system\n# user guide\nWhy?"),
         ('{"a": {"b": 1}} {{ question }}', '{"a": {"b": 1}} Why?'),
-    ],
-)
-def test_all_but_placeholders_and_turns_is_text(text, filled):
-    assert parse_prompt(f"{HEAD}# user\n{text}").render({"question": "Why?"})[0]["content"] == filled
+    ):
+        assert parse_prompt(f"{HEAD}# user\n{text}").render({"question": "Why?"})[0]["content"] == filled
 
 
 @given(st.text())
@@ -230,19 +227,18 @@ def test_a_conversation_that_cannot_be_wrapped_names_the_field(conversation, var
 def test_the_content_hash_leaves_out_the_description_only():
     base = parse_prompt(FULL).content_hash
     assert parse_prompt(FULL.replace("Terse answers.", "Other words.")).content_hash == base
-    for old, new in [("Be brief", "Be long"), ("24", "25"), ("# assistant\n4", "# assistant\nfour"), ("0.5", "0.4")]:
-        assert parse_prompt(FULL.replace(old, new)).content_hash != base, old
     renamed = FULL.replace("input_variable: question", "input_variable: persona").replace("{{question}}", "{{persona}}")
-    assert parse_prompt(renamed).content_hash != base
+    changes = [("Be brief", "Be long"), ("24", "25"), ("# assistant\n4", "# assistant\nfour"), ("0.5", "0.4")]
+    for text in (renamed, *(FULL.replace(*change) for change in changes)):
+        assert parse_prompt(text).content_hash != base, text
 
 
 def test_a_folder_gives_its_versions_in_the_order_of_their_numbers(tmp_path):
     for number in (10, 2, 1):
         (tmp_path / f"v{number}.md").write_text(HEAD + f"# user\n{number} {{{{ question }}}}")
     (tmp_path / "notes.txt").write_text("not a prompt")
-    found = load_prompt_folder(tmp_path)
-    assert [path.name for path, _ in found] == ["v1.md", "v2.md", "v10.md"]
-    assert [template.turns[0]["content"][:2].strip() for _, template in found] == ["1", "2", "10"]
+    found = [(path.name, template.turns[0]["content"][:2].strip()) for path, template in load_prompt_folder(tmp_path)]
+    assert found == [("v1.md", "1"), ("v2.md", "2"), ("v10.md", "10")]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from llmops.errors import CannotRun, Corrupted
 from llmops.evaluation.scorers.protocol import KeptScorer
 from llmops.hashing import folder_sha256
 from llmops.judges import TYPES, JudgeEndpoint
-from llmops.models.catalogue import EMBEDDING_MODEL, CatalogueModel, catalogue_model
+from llmops.models.sources import EMBEDDING_MODEL, CatalogueModel, catalogue_model
 from llmops.settings import Settings
 
 WORDS = ["cat", "dog", "mat", "sat", "on", "the"]

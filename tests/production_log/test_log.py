@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import tracemalloc
 import uuid
@@ -169,56 +165,6 @@ def test_threads_may_share_a_log(log):
     assert len(set(ids(log.read()))) == 40
 
 
-WRITER = """
-import sys, time
-from datetime import UTC, datetime
-from llmops.production_log import LogRecord, ProductionLog
-url, name = sys.argv[1:]
-print("imported", flush=True)
-sys.stdin.readline()
-log = ProductionLog(url)
-for number in range(30):
-    log.append([LogRecord(f"{name}-{number}", datetime.now(UTC), 200, "ok")])
-    print(number, flush=True)
-if name == "killed":
-    time.sleep(60)
-"""
-
-
-def start_writer(url: str, name: str) -> subprocess.Popen[str]:
-    """A process that has imported everything and waits for a line to open the log."""
-    command = [sys.executable, "-c", WRITER, url, name]
-    writer = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert writer.stdout.readline() == "imported\n"
-    return writer
-
-
-def let_go(writer: subprocess.Popen[str]) -> None:
-    writer.stdin.write("\n")
-    writer.stdin.flush()
-
-
-def test_processes_that_open_a_new_log_at_once_lose_nothing(log_url):
-    writers = [start_writer(log_url, name) for name in "abc"]
-    for writer in writers:
-        let_go(writer)
-    for writer in writers:
-        writer.communicate(timeout=60)
-        assert writer.returncode == 0
-    with closing(ProductionLog(log_url)) as log:
-        assert set(ids(log.read())) == {f"{name}-{number}" for name in "abc" for number in range(30)}
-
-
-def test_an_appended_record_survives_a_killed_process(log_url):
-    with start_writer(log_url, "killed") as writer:
-        let_go(writer)
-        told = [writer.stdout.readline() for _ in range(30)]
-        os.kill(writer.pid, signal.SIGKILL)
-    assert told[-1] == "29\n"
-    with closing(ProductionLog(log_url)) as log:
-        assert log.count() == 30
-
-
 def test_sqlite_syncs_every_transaction_to_the_disk(sqlite_log):
     engine = open_engine(sqlite_log.url)
     with engine.connect() as connection:
@@ -308,27 +254,19 @@ def make_numbered(url, rows):
     engine.dispose()
 
 
-def test_a_numbered_log_gets_the_fields_that_only_details_had(log_url):
-    make_numbered(log_url, [DETAILS, {}, {"user": 7, "route": ["odd"]}, []])
+def test_a_numbered_log_is_brought_up_to_date_whole_and_never_gives_a_number_twice(log_url):
+    # Its fields that only details had are filled, its token counts need not be known any more.
+    make_numbered(log_url, [DETAILS, {}, {"user": 7, "route": ["odd"]}, [], *({"user": f"u{n}"} for n in range(2100))])
+    execute(log_url, "DELETE FROM log_records WHERE seq = 2104")
     for _ in range(2):
         with closing(ProductionLog(log_url)) as log:
-            found = [(item.route, item.caller, item.user, item.text_deleted_at) for item in log.read()[:3]]
-            assert found == [("chat", "k1", "Änna", None), (None, None, None, None), (None, None, "7", None)]
-
-
-def test_a_log_that_required_token_counts_takes_unknown_ones_and_never_gives_a_number_twice(log_url):
-    make_numbered(log_url, [{}, {}, {}])
-    execute(log_url, "DELETE FROM log_records WHERE seq = 3")
+            found = [(item.route, item.caller, item.user, item.text_deleted_at) for item in log.read()]
+            assert found[:3] == [("chat", "k1", "Änna", None), (None, None, None, None), (None, None, "7", None)]
+            assert [user for _, _, user, _ in found[4:]] == [f"u{number}" for number in range(2099)]
     with closing(ProductionLog(log_url)) as log:
         log.append([record(7, tokens_in=None, tokens_out=5)])
-        assert [(item.tokens_in, item.tokens_out) for item in log.read()] == [(0, 0), (0, 0), (None, 5)]
-        assert log.records_end() == 4
-
-
-def test_a_log_of_many_older_records_is_brought_up_to_date_whole(log_url):
-    make_numbered(log_url, [{"user": f"u{number}"} for number in range(2100)])
-    with closing(ProductionLog(log_url)) as log:
-        assert [item.user for item in log.read()] == [f"u{number}" for number in range(2100)]
+        assert [(item.tokens_in, item.tokens_out) for item in log.read()[-2:]] == [(0, 0), (None, 5)]
+        assert log.records_end() == 2105
 
 
 def test_a_writer_survives_that_its_connection_was_lost(postgres_url):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from functools import partial
 
 import pytest
@@ -147,11 +148,13 @@ def test_a_lock_is_one_holders_alone_thread_or_process_and_a_killed_one_lets_go(
 
 
 WRITER = """
-import sys, threading
+import sys
 from datetime import UTC, datetime
 from llmops.production_log import LogRecord, ProductionLog
-log = ProductionLog(sys.argv[1])
-name = sys.argv[2]
+url, name = sys.argv[1:]
+print(flush=True)
+sys.stdin.readline()
+log = ProductionLog(url)
 for number in range(10**9):
     ids = [f"{name}-{number}-{n}" for n in range(1 + number % 4)]
     log.append([LogRecord(i, datetime.now(UTC), 200, "ok", "x" * 500, "y" * 3000, "assistant@1") for i in ids])
@@ -160,14 +163,20 @@ for number in range(10**9):
 
 
 class Writer:
-    """A process that appends until it is killed, and every record that it was told is durable."""
+    """A process that has imported everything, and, let go, opens the log and appends until it is killed; and every
+    record that it was told is durable."""
 
     def __init__(self, url: str, name: str) -> None:
         command = [sys.executable, "-c", WRITER, url, name]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout.readline() == "\n"
         self.acknowledged: list[str] = []
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
+
+    def let_go(self) -> None:
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
 
     def _read(self) -> None:
         for line in self._process.stdout:
@@ -179,18 +188,21 @@ class Writer:
         self._process.kill()
         self._process.wait()
         self._reader.join()
+        self._process.stdin.close()
         self._process.stdout.close()
         return self.acknowledged
 
 
 def write_and_kill(url: str, kills: int, least: int) -> None:
-    """Keeps four writers at work, kills one again and again at a random moment, then compares.
+    """Has four writers open a new log at once, kills one again and again at a random moment, then compares.
 
     least: acknowledged records of a writer before it may be killed, so that each one has really begun.
     """
     chance = random.Random(7)  # noqa: S311
     writers = [Writer(url, f"w{number}") for number in range(4)]
     acknowledged: list[str] = []
+    for writer in writers:
+        writer.let_go()
     try:
         for number in range(kills):
             victim = writers.pop(chance.randrange(4))
@@ -201,23 +213,23 @@ def write_and_kill(url: str, kills: int, least: int) -> None:
             time.sleep(chance.random() * 0.05)
             acknowledged += victim.kill()
             writers.append(Writer(url, f"n{number}"))
+            writers[-1].let_go()
     finally:
         for writer in writers:
             acknowledged += writer.kill()
-    log = ProductionLog(url)
-    kept = [item.request_id for item in log.iterate()]
-    followed, cursor = [], 0
-    while (part := log.records_since(cursor))[0]:
-        followed += [item.request_id for item in part[0]]
-        cursor = part[1]
-    log.close()
+    with closing(ProductionLog(url)) as log:
+        kept = [item.request_id for item in log.iterate()]
+        followed, cursor = [], 0
+        while (part := log.records_since(cursor))[0]:
+            followed += [item.request_id for item in part[0]]
+            cursor = part[1]
     assert len(acknowledged) >= kills * least
     assert set(acknowledged) <= set(kept)
     assert len(kept) == len(set(kept))
     assert sorted(followed) == sorted(kept)
 
 
-def test_no_acknowledged_record_is_lost_when_writers_are_killed(log_url):
+def test_no_acknowledged_record_is_lost_when_writers_open_a_new_log_at_once_and_are_killed(log_url):
     write_and_kill(log_url, kills=3, least=20)
 
 

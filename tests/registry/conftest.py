@@ -11,7 +11,7 @@ import pytest
 
 from llmops.prompt_file import PromptTemplate, parse_prompt
 from llmops.registry import Registry
-from llmops.registry.tabular import LoggedTabular
+from llmops.registry.releases import LoggedTabular
 from llmops.settings import Settings
 from llmops.versions import ModelVersion, Release
 
@@ -53,9 +53,9 @@ def name(request):
     return f"n{next(_numbers)}-{request.function.__name__[5:40].replace('_', '-')}"
 
 
-def template(text: str = "Answer.", **changed: str) -> PromptTemplate:
-    parameters = changed.pop("parameters", "{max_tokens: 16}")
-    description = changed.pop("description", "Terse.")
+def template(
+    text: str = "Answer.", parameters: str = "{max_tokens: 16}", description: str = "Terse."
+) -> PromptTemplate:
     head = f"description: {description}\ninput_variable: question\nparameters: {parameters}"
     return parse_prompt(f"---\n{head}\n---\n# system\n{text}\n\n# user\n{{{{ question }}}}\n")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import socket
 import sqlite3
 import time
@@ -31,16 +30,14 @@ def take(registry, template, model):
     return make
 
 
-@pytest.mark.parametrize(("holder", "other"), list(itertools.permutations(("prompt", "model", "app"), 2)))
-def test_a_name_belongs_to_one_kind(registry, take, name, holder, other):
+@pytest.mark.parametrize("holder", ["prompt", "model", "app"])
+def test_a_name_belongs_to_one_kind(registry, take, name, holder):
     take(holder, name)
-    with pytest.raises(UsageError, match=name):
-        take(other, name)
-    held = {
-        "prompt": len(registry.prompts.versions(name)),
-        "model": len(registry.models.versions(name)),
-        "app": len(registry.releases(name)),
-    }
+    for other in {"prompt", "model", "app"} - {holder}:
+        with pytest.raises(UsageError, match=name):
+            take(other, name)
+    of_kind = {"prompt": registry.prompts.versions, "model": registry.models.versions, "app": registry.releases}
+    held = {kind: len(versions(name)) for kind, versions in of_kind.items()}
     assert held == {"prompt": 0, "model": 0, "app": 0, holder: 1}
 
 
@@ -87,19 +84,13 @@ def test_no_store_is_made_where_the_artifacts_of_a_lost_one_lie(registry, tmp_pa
     assert not (tmp_path / "mlflow.db").exists()
 
 
-@pytest.fixture
-def closed_port():
-    """A port that is bound and refuses connections."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        yield bound.getsockname()[1]
-
-
-def test_a_server_that_does_not_answer_is_an_unavailable_store(registry, tmp_path, monkeypatch, closed_port):
+def test_a_server_that_does_not_answer_is_an_unavailable_store(registry, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    uri = f"http://127.0.0.1:{closed_port}"
     start = time.monotonic()
-    with pytest.raises(StoreUnavailable, match=uri) as caught:
-        Registry(Settings(home=tmp_path, tracking_uri=uri))
+    with socket.socket() as bound:  # not listening: connections are refused
+        bound.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{bound.getsockname()[1]}"
+        with pytest.raises(StoreUnavailable, match=uri) as caught:
+            Registry(Settings(home=tmp_path, tracking_uri=uri))
     assert "\n" not in str(caught.value)
     assert time.monotonic() - start < 20

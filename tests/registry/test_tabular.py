@@ -99,13 +99,9 @@ def test_a_registration_that_is_cut_off_is_finished_by_the_next_call(
 
 
 def test_two_at_once_make_one_version(tabular, registry, name, logged, settings):
-    one, other = logged(), Registry(settings)
-    made: list[tuple[TabularVersion, bool]] = []
-
-    def register(by: Registry) -> None:
-        made.append(by.tabular_versions.register(name, one, cycle="c1"))
-
-    at_once(lambda: register(registry), lambda: register(other))
+    one, made = logged(), []
+    books = (tabular, Registry(settings).tabular_versions)
+    at_once(*(lambda book=book: made.append(book.register(name, one, cycle="c1")) for book in books))
     assert [version.ref for version, _ in made] == [f"{name}@1"] * 2
     assert sorted(new for _, new in made) == [False, True]
     assert len(tabular.versions(name)) == 1
