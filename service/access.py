@@ -27,7 +27,7 @@ from llmops.keys import Key, parse_key, secret_hash
 from llmops.processes import run_blocking
 from llmops.settings import Settings
 from service.error_map import RETRY_SECONDS, ApiError
-from service.rate_limits import Headers, KeyLimits, RateLimits, limits_of
+from service.key_limits import Headers, KeyLimits, RateLimits, limits_of
 
 
 @dataclass(frozen=True, slots=True)

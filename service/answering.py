@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import Any, ClassVar, Generic, TypeVar, cast
+from typing import Any, ClassVar, cast
 
 from starlette.types import Receive, Scope, Send
 
@@ -37,7 +37,6 @@ ReplyMaker = Callable[[Exchange, Send], Reply]
 
 State = dict[str, Any]
 End = Callable[[], Awaitable[None]]
-Target = TypeVar("Target")
 
 LAST_SEND_SECONDS = 10.0
 """How long the end of a reply may wait for a client that has stopped reading."""
@@ -221,15 +220,15 @@ class Answering(RequestApp):
         self, exchange: Exchange, reply: Reply, error: Exception | None, once: IdempotentReply | None
     ) -> Exception | None:
         """Logs how the generation ended; returns what the client must be told went wrong, if anything."""
-        if error is None:
-            if once is not None:
-                await once.hold(reply.finish)
-            lost = await self._log(exchange, exchange.record(200, "ok"), once)
-            return lost if self._gateway.settings.log_failure == "refuse" else None
-        report_failure(error, exchange.arrival.request_id)
-        text = f"{type(error).__name__}: {error}"
-        await self._log(exchange, exchange.record(api_error(error).status, "error", text), once)
-        return error
+        if error is not None:
+            report_failure(error, exchange.arrival.request_id)
+            text = f"{type(error).__name__}: {error}"
+            await self._log(exchange, exchange.record(api_error(error).status, "error", text), once)
+            return error
+        if once is not None:
+            await once.hold(reply.finish)
+        lost = await self._log(exchange, exchange.record(200, "ok"), once)
+        return lost if self._gateway.settings.log_failure == "refuse" else None
 
     async def _log(
         self, exchange: Exchange, record: LogRecord, once: IdempotentReply | None
@@ -247,7 +246,7 @@ class Answering(RequestApp):
         return lost
 
 
-class UnaryAnswering(RequestApp, Generic[Target]):
+class UnaryAnswering(RequestApp):
     """One whole reply to one request, never streamed.
 
     A route says what serves the request, has it make the reply's body, and describes both in a record.
@@ -263,29 +262,26 @@ class UnaryAnswering(RequestApp, Generic[Target]):
     """About the most that it can cost."""
 
     @abstractmethod
-    def choose(self, arrival: Arrival) -> tuple[Target, str]:
-        """What serves the request, and its name for the header x-llmops-model. Raises ApiError 404, 403."""
+    def choose(self, arrival: Arrival) -> str:
+        """Finds what serves the request; its name, for the header x-llmops-model. Raises ApiError 404, 403."""
 
     @abstractmethod
-    async def make(self, arrival: Arrival, target: Target) -> bytes:
+    async def make(self, arrival: Arrival) -> bytes:
         """The body of the reply, JSON. Raises EngineError, ApiError."""
 
     @abstractmethod
-    def record(
-        self, arrival: Arrival, target: Target, status: int, outcome: str, *, error: str | None = None
-    ) -> LogRecord:
+    def record(self, arrival: Arrival, status: int, outcome: str, error: str | None = None) -> LogRecord:
         """How the request ended, for the log. error: what went wrong, if anything."""
 
     async def run(self, arrival: Arrival, state: State, send: Send, once: IdempotentReply | None) -> End:
         gateway = self._gateway
-        target, name = self.choose(arrival)
-        header = (b"x-llmops-model", name.encode())
+        header = (b"x-llmops-model", self.choose(arrival).encode())
         state["reply_headers"].append(header)
         async with gateway.spending(arrival.caller, lambda: self.most_tokens, state["reply_headers"]) as spending:
             state["reached_model"] = True
             try:
-                finish = partial(send_json, send, await self._made(arrival, state, target))
-                state["record"] = record = self.record(arrival, target, 200, "ok")
+                finish = partial(send_json, send, await self._made(arrival, state))
+                state["record"] = record = self.record(arrival, 200, "ok")
                 row = None
                 if once is not None:
                     await once.hold(finish)
@@ -299,21 +295,21 @@ class UnaryAnswering(RequestApp, Generic[Target]):
                 spending.tokens = self.tokens
         return finish if once is None else once.send_held
 
-    async def _made(self, arrival: Arrival, state: State, target: Target) -> bytes:
+    async def _made(self, arrival: Arrival, state: State) -> bytes:
         """Makes the body; what goes wrong is logged, and raised."""
         seconds = self._gateway.settings.engine_timeout
         try:
             async with asyncio.timeout(seconds):
-                return await self.make(arrival, target)
+                return await self.make(arrival)
         except self.unlogged:
             del state["reached_model"]
             raise
         except asyncio.CancelledError:
-            await self._gateway.keep(self.record(arrival, target, CLIENT_CLOSED, "cancelled"))
+            await self._gateway.keep(self.record(arrival, CLIENT_CLOSED, "cancelled"))
             raise
         except Exception as raised:
             error = EngineTimeout(f"no answer within {seconds:g} s") if isinstance(raised, TimeoutError) else raised
             text = f"{type(error).__name__}: {error}"
             # The client is told what failed first, also where the log has failed since.
-            await self._gateway.keep(self.record(arrival, target, api_error(error).status, "error", error=text))
+            await self._gateway.keep(self.record(arrival, api_error(error).status, "error", text))
             raise error from raised

@@ -56,11 +56,14 @@ def create_app(
 ) -> FastAPI:
     """An app that serves `source`'s releases with the engines that `open_engine` opens, recording into `log`.
 
-    keys: where callers' keys come from; None lets everybody in. ping: asks the engine process, where there is one.
-    embed: makes sentence vectors; None where nothing does. open_tabular: loads the source's tabular models; None where
-    there are none. windows: a folder in which the workers of one gateway count keys' requests together. Nothing runs
-    until the app's lifespan starts; when it ends, engines are closed and the log's queue is written. The caller keeps
-    `log` and closes it.
+    keys: where callers' keys come from; None lets everybody in.
+    ping: asks the engine process, where there is one.
+    embed: makes sentence vectors; None where nothing does.
+    open_tabular: loads the source's tabular models; None where there are none.
+    windows: a folder in which the workers of one gateway count keys' requests together.
+
+    Nothing runs until the app's lifespan starts; when it ends, engines are closed and the log's queue is written. The
+    caller keeps `log` and closes it.
     """
     gateway = Gateway(
         settings, source, open_engine, log, keys=keys, ping=ping, open_tabular=open_tabular, windows=windows

@@ -26,10 +26,9 @@ def command(host: str, port: int, workers: int) -> None:
     """
     from service.serve import serve
 
+    def say_serving(url: str) -> None:
+        home = Settings.from_environment().home.absolute()
+        say(f"gateway on {url} (API reference at /docs), home {home}; stop it with Ctrl-C")
+
     # Said when it answers, not before: what refuses to start has never served.
-    serve(host=host, port=port, workers=workers, on_serving=_say_serving)
-
-
-def _say_serving(url: str) -> None:
-    home = Settings.from_environment().home.absolute()
-    say(f"gateway on {url} (API reference at /docs), home {home}; stop it with Ctrl-C")
+    serve(host=host, port=port, workers=workers, on_serving=say_serving)

@@ -42,13 +42,17 @@ def estimated_tokens(value: Any) -> int:
 class AnswerRequest:
     """What a client asked, whatever route it came by.
 
-    route: `chat`, `completions` or `responses`, for the log. model: what names the target, as the client sent it.
-    messages: the conversation; a raw prompt is one user message. sent: the generation parameters that the client sent,
-    by the names of `GenerationParameters`; others are the release's. extras: of `llmops.engines.protocol.EXTRAS`, those
-    sent with an effect: an engine that does not honour one refuses the request by its name. prompt_variables: fill the
-    template besides its input variable. include_usage: the stream ends with token counts. user, metadata: the client's
-    own, for the log; `user` keeps a client on one side of a canary. target: what must serve it, when the route has
-    chosen already, else None.
+    route: `chat`, `completions` or `responses`, for the log.
+    model: what names the target, as the client sent it.
+    messages: the conversation; a raw prompt is one user message.
+    sent: the generation parameters that the client sent, by the names of `GenerationParameters`; others are the
+    release's.
+    extras: of `llmops.engines.protocol.EXTRAS`, those sent with an effect: an engine that does not honour one refuses
+    the request by its name.
+    prompt_variables: fill the template besides its input variable.
+    include_usage: the stream ends with token counts.
+    user, metadata: the client's own, for the log; `user` keeps a client on one side of a canary.
+    target: what must serve it, when the route has chosen already, else None.
     """
 
     route: str
@@ -101,9 +105,11 @@ class Arrival:
 class Exchange:
     """Collects the answers to one request as they are made.
 
-    target: what serves the request; it is never looked up again. fields: what an upstream says beside the answers, by
-    its own names. off_format: which rule an upstream's answers break of the format that was asked for. arm: which side
-    of a traffic policy that is (`champion`, `challenger`, `explicit`). last_record: what was handed to the log.
+    target: what serves the request; it is never looked up again.
+    fields: what an upstream says beside the answers, by its own names.
+    off_format: which rule an upstream's answers break of the format that was asked for.
+    arm: which side of a traffic policy that is (`champion`, `challenger`, `explicit`).
+    last_record: what was handed to the log.
     """
 
     def __init__(

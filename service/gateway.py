@@ -24,14 +24,13 @@ from llmops.errors import EngineError, StoreUnavailable
 from llmops.production_log import LogRecord, ProductionLog, ReplyRow
 from llmops.settings import Settings
 from service.access import ANONYMOUS, Access, Caller, KeySource, is_local
-from service.budgets import Budgets, Spending
 from service.error_map import RETRY_SECONDS, ApiError, api_error
 from service.guards import GuardRules, Guards, guards_for
 from service.idempotency import Idempotency
+from service.key_limits import Budgets, Headers, Spending
 from service.log_writer import LogWriter
 from service.metrics import Metrics
 from service.predictions import PredictionBatches, TabularOpener, tabular_models
-from service.rate_limits import Headers
 from service.shadow import Shadow
 from service.snapshot import ReleaseSource, Router, SnapshotKeeper
 from service.tracing import open_tracing

@@ -29,6 +29,7 @@ from llmops.production_log import ClaimedKey, IdempotentReplies, KeyInUse, LogRe
 from llmops.text_patterns import redact
 from service.access import Caller
 from service.error_map import ApiError
+from service.key_limits import Headers
 
 logger = logging.getLogger("llmops.service")
 
@@ -41,7 +42,6 @@ MARGIN_SECONDS = 60.0
 _NOT_STORED = {408, 429, 499}
 _KEPT_HEADERS = ("content-type", "cache-control", "x-llmops-")
 _SANE_KEY = re.compile(rb"[!-~]([ -~]{0,253}[!-~])?\Z")
-Headers = list[tuple[bytes, bytes]]
 
 
 def key_of(headers: Headers) -> str | None:

@@ -5,13 +5,15 @@ replies for the OpenAPI document.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
@@ -49,6 +51,20 @@ Text = Annotated[str, AfterValidator(_encodable)]
 
 JsonObject = Annotated[dict[str, Any], AfterValidator(_shallow)]
 """Any JSON object, such as a schema, up to a depth."""
+
+
+def text_or_list(value: object) -> str:
+    """Discriminator of a text that may come in parts, by tags. Those in angle brackets are left out of the paths that
+    errors name."""
+    return "<list>" if isinstance(value, (list, tuple)) else "<text>"
+
+
+T = TypeVar("T")
+TextOrList = Annotated[
+    Annotated[Text, Tag("<text>")] | Annotated[list[T], Tag("<list>"), Field(min_length=1, max_length=MOST_MESSAGES)],
+    Discriminator(text_or_list),
+]
+"""Text, whole or in parts."""
 
 
 class StrictBody(BaseModel):
@@ -127,11 +143,6 @@ KIND_TAGS = frozenset(
 """What bodies tag the kinds of a value with, in the places that pydantic reports."""
 
 _SEVERAL_KINDS = ("tool_choice", "stop")
-
-
-def text_or_list(value: object) -> str:
-    """Discriminator of a text that may come in parts, by tags."""
-    return "<list>" if isinstance(value, (list, tuple)) else "<text>"
 
 
 def field_fault(field: str, problem: str) -> PydanticCustomError:

@@ -92,27 +92,30 @@ def embeddings_router(gateway: Gateway, embed: Embed | None) -> APIRouter:
     return router
 
 
-class Embedding(UnaryAnswering[Embed]):
+class Embedding(UnaryAnswering):
     """An ASGI app that answers one request."""
+
+    _embed: Embed
 
     def __init__(self, gateway: Gateway, embed: Embed | None, body: EmbeddingRequest) -> None:
         super().__init__(gateway)
-        self._embed, self._body = embed, body
+        self._offered, self._body = embed, body
         self.most_tokens = sum(estimated_tokens(text) for text in body.texts)
 
-    def choose(self, arrival: Arrival) -> tuple[Embed, str]:
+    def choose(self, arrival: Arrival) -> str:
         """Raises ApiError 404 and 403."""
         asked = self._body.model
-        if self._embed is None or asked != EMBEDDING_MODEL:
-            there_is = f"there is {EMBEDDING_MODEL}" if self._embed is not None else "this gateway has none"
+        if self._offered is None or asked != EMBEDDING_MODEL:
+            there_is = f"there is {EMBEDDING_MODEL}" if self._offered is not None else "this gateway has none"
             message = f"embedding model {asked[:100]!r} does not exist; {there_is}"
             raise ApiError(404, message, param="model", code="model_not_found")
         require(arrival.caller, None)
-        return self._embed, EMBEDDING_MODEL
+        self._embed = self._offered
+        return EMBEDDING_MODEL
 
-    async def make(self, arrival: Arrival, target: Embed) -> bytes:  # noqa: ARG002  it is called as the others are
+    async def make(self, arrival: Arrival) -> bytes:  # noqa: ARG002  it is called as the others are
         """Asks the engine."""
-        vectors, self.tokens = await target(self._body.texts)
+        vectors, self.tokens = await self._embed(self._body.texts)
         data = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)]
         if self._body.encoding_format == "base64":
             for item, vector in zip(data, vectors, strict=True):
@@ -120,15 +123,7 @@ class Embedding(UnaryAnswering[Embed]):
         usage = {"prompt_tokens": self.tokens, "total_tokens": self.tokens}
         return orjson.dumps({"object": "list", "data": data, "model": EMBEDDING_MODEL, "usage": usage})
 
-    def record(
-        self,
-        arrival: Arrival,
-        target: Embed,  # noqa: ARG002
-        status: int,
-        outcome: str,
-        *,
-        error: str | None = None,
-    ) -> LogRecord:
+    def record(self, arrival: Arrival, status: int, outcome: str, error: str | None = None) -> LogRecord:
         """With the texts, and without vectors."""
         texts, user = self._body.texts, self._body.user
         details: dict[str, Any] = {"route": "embeddings", "texts": len(texts)}

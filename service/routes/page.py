@@ -193,8 +193,9 @@ class _Recent:
                 self._apps |= frozenset(apps)
                 now, self.seconds, self.problem = datetime.now(UTC), RECENT.total_seconds(), None
                 try:
-                    read = await run_blocking(lambda: self._from_log(now - RECENT), name="recent traffic")
-                    self.records, self.votes = read
+                    self.records, self.votes = await run_blocking(
+                        lambda: self._from_log(now - RECENT), name="recent traffic"
+                    )
                     if len(self.records) == MOST_RECORDS:
                         self.seconds = max(1.0, (now - self.records[0].at).total_seconds())
                 except StoreUnavailable:

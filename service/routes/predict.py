@@ -159,7 +159,7 @@ def predict_router(gateway: Gateway) -> APIRouter:
     return router
 
 
-class Prediction(UnaryAnswering[TabularVersion]):
+class Prediction(UnaryAnswering):
     """An ASGI app that answers one request."""
 
     # What refuses a body of the wrong shape, or for load, leaves no record on any route.
@@ -170,30 +170,28 @@ class Prediction(UnaryAnswering[TabularVersion]):
         self._asked, self._rows = model, body.rows
         self._scored: Scored | None = None
 
-    def choose(self, arrival: Arrival) -> tuple[TabularVersion, str]:
+    def choose(self, arrival: Arrival) -> str:
         """Raises ApiError 404 and 403."""
-        version = _chosen(self._gateway.keeper.snapshot, self._asked, arrival.caller)
-        return version, version.ref
+        self._version = _chosen(self._gateway.keeper.snapshot, self._asked, arrival.caller)
+        return self._version.ref
 
-    async def make(self, arrival: Arrival, target: TabularVersion) -> bytes:
+    async def make(self, arrival: Arrival) -> bytes:
         """Has the rows scored. Raises ApiError 400 naming the row and the column at fault."""
-        model = await self._gateway.tabular.model(target)
+        model = await self._gateway.tabular.model(self._version)
         try:
             scored = await self._gateway.predictions.predict(model, self._rows)
         except BadRow as bad:
             place = ("rows", bad.row) if bad.column is None else ("rows", bad.row, bad.column)
             raise ApiError(400, str(bad), param=field_path(place)) from bad
         self._scored = scored
-        reply = {"model": target.ref, "request_id": arrival.request_id, "predictions": scored.values}
+        reply = {"model": self._version.ref, "request_id": arrival.request_id, "predictions": scored.values}
         if scored.probabilities is not None:
             reply["probabilities"] = scored.probabilities
         return orjson.dumps(reply)
 
-    def record(
-        self, arrival: Arrival, target: TabularVersion, status: int, outcome: str, *, error: str | None = None
-    ) -> LogRecord:
+    def record(self, arrival: Arrival, status: int, outcome: str, error: str | None = None) -> LogRecord:
         """With rows, predictions and probabilities, as `llmops.production_log.record` reads them."""
-        ref, scored = target.ref, self._scored
+        ref, scored = self._version.ref, self._scored
         details = {"rows": len(self._rows), "error": error, "key": arrival.caller.key_id}
         return arrival.record(
             status,

@@ -17,9 +17,9 @@ from service.schemas import (
     SamplingBody,
     StrictBody,
     Text,
+    TextOrList,
     field_fault,
     only,
-    text_or_list,
 )
 
 LOGPROBS = "message.output_text.logprobs"
@@ -46,26 +46,9 @@ def _part_kind(value: object) -> str:
     return "<refusal>" if kind == "refusal" else "<text_part>"
 
 
-Parts = Annotated[
-    Annotated[Text, Tag("<text>")]
-    | Annotated[list[Part], Tag("<list>"), Field(min_length=1, max_length=MOST_MESSAGES)],
-    Discriminator(text_or_list),
-]
-"""Text, whole or in parts. Tags in angle brackets are left out of the paths that errors name."""
-
-
-TurnParts = Annotated[
-    Annotated[Text, Tag("<text>")]
-    | Annotated[
-        list[
-            Annotated[
-                Annotated[Part, Tag("<text_part>")] | Annotated[Refusal, Tag("<refusal>")], Discriminator(_part_kind)
-            ]
-        ],
-        Tag("<list>"),
-        Field(min_length=1, max_length=MOST_MESSAGES),
-    ],
-    Discriminator(text_or_list),
+Parts = TextOrList[Part]
+TurnParts = TextOrList[
+    Annotated[Annotated[Part, Tag("<text_part>")] | Annotated[Refusal, Tag("<refusal>")], Discriminator(_part_kind)]
 ]
 
 
@@ -193,11 +176,7 @@ Item = Annotated[
     Discriminator(_item_kind),
 ]
 
-Input = Annotated[
-    Annotated[Text, Tag("<text>")]
-    | Annotated[list[Item], Tag("<list>"), Field(min_length=1, max_length=MOST_MESSAGES)],
-    Discriminator(text_or_list),
-]
+Input = TextOrList[Item]
 
 
 class PromptChoice(StrictBody):

@@ -206,11 +206,6 @@ def _release() -> Callable[..., Release]:
     return release
 
 
-@pytest.fixture(name="model_version")
-def _model_version() -> Callable[..., ModelVersion]:
-    return model_version
-
-
 @pytest.fixture(name="wait_until")
 def _wait_until() -> Callable[..., None]:
     return wait_until

@@ -47,13 +47,13 @@ def bearer(key):
     return [(b"authorization", f"Bearer {key}".encode())]
 
 
-def settings(tmp_path, **others):
-    return Settings(home=tmp_path, **{"keys_poll": 0.02, **others})
+def made(store, tmp_path):
+    return Access(store, Settings(home=tmp_path))
 
 
-async def looked(store, tmp_path, **others):
+async def looked(store, tmp_path):
     """Access after one look at the store."""
-    access = Access(store, settings(tmp_path, **others))
+    access = made(store, tmp_path)
     await access.look()
     return access
 
@@ -61,7 +61,7 @@ async def looked(store, tmp_path, **others):
 @pytest.fixture
 def access(store, tmp_path):
     """Access as it is after one look, whenever it is called."""
-    return lambda **others: asyncio.run(looked(store, tmp_path, **others))
+    return lambda: asyncio.run(looked(store, tmp_path))
 
 
 def test_where_no_key_was_ever_made_everybody_local_gets_in_and_nobody_from_beyond_loopback(access):
@@ -150,34 +150,33 @@ def test_no_other_text_opens_the_door_or_comes_back_in_the_message(store, access
 
 
 def test_before_the_first_look_nobody_gets_in(store, tmp_path):
+    opened = made(store, tmp_path)
     with pytest.raises(ApiError) as caught:
-        Access(store, settings(tmp_path)).check([])
-    assert caught.value.status == 503
-    assert Access(store, settings(tmp_path)).problem == "keys not read yet"
+        opened.check([])
+    assert (caught.value.status, opened.problem) == (503, "keys not read yet")
 
 
-@pytest.mark.parametrize("failure", [StoreUnavailable("down"), RuntimeError("a bug")])
-async def test_while_the_store_is_down_the_last_known_keys_stay_good(store, tmp_path, failure):
+@pytest.mark.parametrize(
+    ("failure", "problem"),
+    [(StoreUnavailable("down"), "down"), (RuntimeError("a bug"), "RuntimeError"), (None, "no answer")],
+    ids=["down", "a bug", "hangs"],
+)
+async def test_while_the_store_cannot_be_read_the_last_known_keys_stay_good(
+    store, tmp_path, monkeypatch, failure, problem
+):
     key, text = store.create()
     keys = SwitchableKeys(store)
     opened = await looked(keys, tmp_path)
     assert opened.problem is None
     keys.failure = failure
+    if failure is None:
+        monkeypatch.setattr("service.access._LOOK_SECONDS", 0.05)
+        keys.answers.clear()
     await opened.look()
     assert opened.problem.startswith("keys cannot be read")
+    assert problem in opened.problem
     assert opened.check(bearer(text)).key_id == key.id
     keys.failure = None
-    await opened.look()
-    assert opened.problem is None
-
-
-async def test_a_store_that_hangs_is_a_problem_and_not_the_end(store, tmp_path, monkeypatch):
-    monkeypatch.setattr("service.access._LOOK_SECONDS", 0.05)
-    keys = SwitchableKeys(store)
-    opened = await looked(keys, tmp_path)
-    keys.answers.clear()
-    await opened.look()
-    assert "no answer" in opened.problem
     keys.answers.set()
     await opened.look()
     assert opened.problem is None
@@ -224,8 +223,8 @@ def test_health_and_docs_need_no_key_and_everything_else_does(store, serve):
 def test_metrics_need_an_admins_key_and_beyond_its_limit_a_key_is_told_when_to_come_back(store, serve, wait_until):
     with serve(keys=store, keys_poll=0.02) as gateway:
         assert gateway.http.get("/metrics").status_code == 200
-        _, admin = store.create(admin=True)
         _, plain = store.create(requests_per_minute=2)
+        _, admin = store.create(admin=True)
         wait_until(lambda: gateway.http.get("/metrics").status_code == 401)
         wait_until(lambda: gateway.http.get("/metrics", headers=bearer_header(admin)).status_code == 200)
         reply = gateway.http.get("/metrics", headers=bearer_header(plain))
@@ -251,21 +250,18 @@ async def test_limits_survive_a_look_at_the_keys(store, tmp_path):
 @pytest.mark.parametrize(
     ("server", "status"),
     [
-        (("127.0.0.1", 1), 200),
-        (("::1", 1), 200),
-        (None, 200),
-        (("/run/gateway.sock", None), 200),
+        *((server, 200) for server in (("127.0.0.1", 1), ("::1", 1), None, ("/run/gateway.sock", None))),
         (("192.0.2.1", 1), 401),
     ],
 )
 async def test_whether_a_caller_is_local_is_told_by_the_address_it_came_to(store, tmp_path, server, status):
     sent = []
 
-    async def app(scope, receive, send):
-        sent.append({"status": 200})
-
     async def send(message):
         sent.append(message)
+
+    async def app(scope, receive, send):
+        await send({"status": 200})
 
     scope = {"type": "http", "path": "/v1/models", "headers": [], "server": server, "state": {"reply_headers": []}}
     await AccessCheck(app, await looked(store, tmp_path))(scope, None, send)

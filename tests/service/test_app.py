@@ -15,9 +15,7 @@ from llmops.engines.fake import FakeEngine
 from llmops.errors import EngineUnavailable, StoreUnavailable
 from llmops.production_log import ProductionLog
 from llmops.settings import Settings
-from service import app as closed
-from tests.service.conftest import embed
-from tests.service.conftest import listening as running
+from tests.service.conftest import embed, listening
 
 
 def test_models_lists_every_name_that_can_be_asked_for(serve, release):
@@ -39,19 +37,18 @@ def test_models_lists_every_name_that_can_be_asked_for(serve, release):
 
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
-    [("GET", "/v1/nowhere", 404, "not_found"), ("GET", "/v1/chat/completions", 405, "method_not_allowed")],
+    [
+        ("GET", "/v1/nowhere", 404, "not_found"),
+        ("GET", "/v1/chat/completions", 405, "method_not_allowed"),
+        *(("GET", path, 404, "not_found") for path in ("/v1/models/", "/v1/chat/completions/", "/livez/")),
+    ],
 )
-def test_routing_errors_have_openais_shape_and_a_request_id(shared_gateway, method, path, status, code):
-    reply = shared_gateway.http.request(method, path)
-    assert reply.status_code == status
-    assert reply.json()["error"]["code"] == code
+def test_routing_errors_have_openais_shape_and_a_request_id_and_send_nobody_on(
+    shared_gateway, method, path, status, code
+):
+    reply = shared_gateway.http.request(method, path, headers={"host": "elsewhere"})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (status, code)
     assert reply.headers["x-request-id"]
-
-
-@pytest.mark.parametrize("path", ["/v1/models/", "/v1/chat/completions/", "/livez/"])
-def test_nobody_is_sent_on_to_what_the_host_header_names(shared_gateway, path):
-    reply = shared_gateway.http.get(path, headers={"host": "elsewhere"})
-    assert reply.status_code in (404, 405)
     assert "location" not in reply.headers
 
 
@@ -117,27 +114,21 @@ def test_head_is_answered_as_get_without_the_body(shared_gateway, path):
     assert shared_gateway.http.get("/livez").status_code == 200  # the connection is in step
 
 
-class Opener:
-    """Opens fake engines, and fails while `failure` is set."""
+def test_a_load_failure_over_http_is_503_with_retry_after(serve, wait_until):
+    failures = [EngineUnavailable("weights in /secret are missing")]
 
-    failure = None
-
-    def __call__(self, model):
-        if self.failure is not None:
-            raise self.failure
+    def open_engine(model):
+        if failures:
+            raise failures[0]
         return FakeEngine(name=model.ref)
 
-
-def test_a_load_failure_over_http_is_503_with_retry_after(serve, wait_until):
-    opener = Opener()
-    opener.failure = EngineUnavailable("weights in /secret are missing")
-    with serve(engine=opener, until_ready=False) as gateway:
+    with serve(engine=open_engine, until_ready=False) as gateway:
         wait_until(lambda: gateway.http.get("/readyz").json()["engines"]["failures"])
         reply = gateway.chat()
         assert (reply.status_code, reply.headers["retry-after"]) == (503, "5")
         assert "/secret" not in reply.text
         assert "/secret" in gateway.records()[0].details["error"]
-        opener.failure = None
+        failures.clear()
         assert gateway.chat().status_code == 200
         wait_until(gateway.ready)
 
@@ -168,24 +159,17 @@ def test_a_body_over_the_limit_is_413(serve, chunked):
         assert len(gateway.records()) == 1
 
 
-@pytest.fixture
-def http(monkeypatch):
+def test_a_closed_app_refuses_everything_without_a_word_of_why_and_ends_to_look_again(monkeypatch, wait_until):
     ended = []
-    monkeypatch.setattr(closed.os, "kill", lambda *_: ended.append(True))
-    monkeypatch.setattr(closed, "LOOK_AGAIN_SECONDS", 0.01)
-    app = closed.closed_app(StoreUnavailable("/home/secret/log.db was taken away"))
-    with running(app, lifespan="on") as port, httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
-        client.ended = ended
-        yield client
-
-
-def test_everything_is_refused_without_a_word_of_why_and_the_worker_ends_to_look_again(http, wait_until):
-    chat = http.post("/v1/chat/completions", json={})
-    assert (chat.status_code, chat.json()["error"]["code"], chat.headers["retry-after"]) == (
-        503, "store_unavailable", "1")  # fmt: skip
-    assert http.get("/livez").status_code == 200
-    for path in ("/readyz", "/metrics", "/v1/models", "/"):
-        reply = http.get(path)
-        assert reply.status_code == 503
-        assert "secret" not in reply.text
-    wait_until(lambda: http.ended)
+    monkeypatch.setattr(service.app.os, "kill", lambda *_: ended.append(True))
+    monkeypatch.setattr(service.app, "LOOK_AGAIN_SECONDS", 0.01)
+    app = service.app.closed_app(StoreUnavailable("/home/secret/log.db was taken away"))
+    with listening(app, lifespan="on") as port, httpx.Client(base_url=f"http://127.0.0.1:{port}") as http:
+        chat = http.post("/v1/chat/completions", json={})
+        assert (chat.status_code, chat.json()["error"]["code"]) == (503, "store_unavailable")
+        assert chat.headers["retry-after"] == "1"
+        assert http.get("/livez").status_code == 200
+        for path in ("/readyz", "/metrics", "/v1/models", "/"):
+            reply = http.get(path)
+            assert (reply.status_code, "secret" in reply.text) == (503, False)
+        wait_until(lambda: ended)

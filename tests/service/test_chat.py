@@ -57,14 +57,6 @@ def test_a_reply_names_the_versions_that_answered_and_a_stream_ends_with_done(sh
         assert (choice["message"]["content"], choice["finish_reason"]) == ("You said:", "length")
 
 
-def test_an_empty_answer_streams_role_and_finish(serve):
-    with serve(engine=lambda _: FakeEngine(lambda _: "")) as gateway:
-        role, finish, done = gateway.events()
-    assert role["choices"][0]["delta"]["role"] == "assistant"
-    assert finish["choices"][0]["finish_reason"] == "stop"
-    assert done == "[DONE]"
-
-
 def test_the_template_wraps_the_conversation_and_a_bare_model_gets_it_as_it_is(shared_gateway):
     turns = [("system", "client's own"), ("user", "first"), ("assistant", "reply"), ("user", "second")]
     shared_gateway.chat(messages=[{"role": role, "content": text} for role, text in turns])
@@ -131,12 +123,19 @@ def test_sent_parameters_override_the_release_and_others_stay(serve, release):
     assert overridden.response_format is None
 
 
-def test_a_json_schema_reaches_the_engine_whole(serve):
+def test_a_json_schema_reaches_the_engine_whole_and_an_empty_answer_streams_role_and_finish(serve):
     schema = {"type": "object", "properties": {"a": {"const": None}}}
     asked = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
-    with serve(engine=lambda _: FakeEngine(lambda _: '{"a": null}')) as gateway:
+
+    def answer(request):
+        return '{"a": null}' if request.parameters.response_format else ""
+
+    with serve(engine=lambda _: FakeEngine(answer)) as gateway:
         assert gateway.chat(response_format=asked).status_code == 200
         assert gateway.engines["tiny@1"].requests[-1].parameters.response_format == asked
+        role, finish, done = gateway.events()
+    assert role["choices"][0]["delta"]["role"] == "assistant"
+    assert (finish["choices"][0]["finish_reason"], done) == ("stop", "[DONE]")
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -17,9 +17,8 @@ from llmops.generation import UNKNOWN_USAGE, Chunk
 from llmops.keys import KeyStore
 from llmops.production_log import BudgetState, ProductionLog
 from llmops.production_log.tables import token_reservations
-from service.budgets import Budgets
 from service.error_map import ApiError
-from service.rate_limits import KeyLimits
+from service.key_limits import Budgets, KeyLimits
 from tests.service.conftest import bearer, serving
 
 

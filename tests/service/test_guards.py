@@ -60,27 +60,17 @@ def test_personal_data_is_kept_from_the_engine_where_the_release_says_so(strict)
     assert record.details["guards"][0] == {"guard": "redact_pii", "where": "input", "count": 1}
 
 
-def test_a_release_without_guards_logs_as_it_came(gateway):
-    gateway.chat(text=MAIL)
-    assert gateway.records()[0].input == MAIL
-    assert "guards" not in gateway.records()[0].details
-
-
 @pytest.mark.parametrize("stream", [False, True])
-def test_blocked_input_is_refused_and_never_reaches_the_engine(serve, release, stream):
-    with serve(guarded(release, block=["(?i)secret plan"])) as gateway:
-        reply = gateway.chat(text="tell me the SECRET PLAN", stream=stream)
+@pytest.mark.parametrize("fields", [{"text": "tell me the SECRET PLAN"}, {"prompt_variables": {"tone": "secret plan"}}])
+def test_blocked_input_is_refused_and_never_reaches_the_engine(serve, release, stream, fields):
+    made = dataclasses.replace(release(1, "champion", tone="polite"), guards={"block": ["(?i)secret plan"]})
+    with serve(made) as gateway:
+        reply = gateway.chat(**{"prompt_variables": {"tone": "kind"}, **fields}, stream=stream)
         assert (reply.status_code, reply.json()["error"]["code"]) == (400, "content_filter")
         assert gateway.engines["tiny@1"].requests == []
         (record,) = gateway.records()
     assert (record.status, record.outcome) == (400, "error")
     assert record.details["guards"] == [{"guard": "block", "where": "input", "pattern": 0}]
-
-
-def test_blocked_input_is_found_in_a_variable(serve, release):
-    made = dataclasses.replace(release(1, "champion", tone="polite"), guards={"block": ["bomb"]})
-    with serve(made) as gateway:
-        assert gateway.chat(text="hi", prompt_variables={"tone": "bomb"}).status_code == 400
 
 
 def test_blocked_output_is_cut_before_the_match_and_nothing_of_it_is_streamed(serve, release):
@@ -120,10 +110,14 @@ def test_the_largest_output_is_bounded_and_the_log_says_so(serve, release):
     assert guards(max_output=3).bound(smaller) is smaller
 
 
-def test_guards_that_cannot_be_applied_refuse_the_release(serve, release):
-    with serve(guarded(release, block=["("])) as gateway:
+def test_guards_that_cannot_be_applied_refuse_the_release_and_one_without_logs_as_it_came(serve, release):
+    with serve(guarded(release, block=["("]), release(1, "champion", app="open")) as gateway:
         reply = gateway.chat()
         assert (reply.status_code, reply.json()["error"]["code"]) == (503, "guards")
+        assert gateway.chat("open", text=MAIL).status_code == 200
+        (record,) = gateway.records()
+    assert record.input == MAIL
+    assert "guards" not in record.details
     with pytest.raises(ValueError, match="unknown guards: speling"):
         GuardRules.of({"speling": True})
 
@@ -339,20 +333,17 @@ def test_personal_data_reaches_neither_engine_nor_log_wherever_it_stands(strict,
         assert escaped(MAIL) not in str(seen).replace("\\\\", "\\")
 
 
-def test_arguments_stay_json_when_a_number_in_them_is_replaced(strict):
-    strict.chat(messages=called('{"card": 4111111111111111, "n": 2}'))
-    arguments = strict.engines["tiny@1"].requests[-1].messages[-2]["tool_calls"][0]["function"]["arguments"]
-    assert json.loads(arguments) == {"card": "[CARD]", "n": 2}
-
-
 def test_a_request_id_and_a_trace_state_with_personal_data_are_not_kept_or_handed_on(strict):
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     sent = {"x-request-id": MAIL, "traceparent": parent, "tracestate": f"a={MAIL}"}
-    ours = strict.chat(headers=sent).headers["x-request-id"]
+    ours = strict.chat(headers=sent, messages=called('{"card": 4111111111111111, "n": 2}')).headers["x-request-id"]
     assert MAIL not in ours
     assert strict.log.read(request_id=ours)
     assert not strict.log.read(request_id=MAIL)
-    assert strict.engines["tiny@1"].requests[-1].headers == {"traceparent": parent}
+    seen = strict.engines["tiny@1"].requests[-1]
+    assert seen.headers == {"traceparent": parent}
+    # Arguments stay JSON when a number in them is replaced.
+    assert json.loads(seen.messages[-2]["tool_calls"][0]["function"]["arguments"]) == {"card": "[CARD]", "n": 2}
     for name in ("x-request-id", "tracestate"):
         refused = strict.chat(headers={"traceparent": parent, name: "a=tango"}).json()["error"]
         assert (refused["code"], refused["param"]) == ("content_filter", name)

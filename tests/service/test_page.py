@@ -82,42 +82,39 @@ def test_the_status_names_what_is_served(paged):
     assert found["links"] == {"mlflow": None}
 
 
-def test_the_status_has_the_recent_figures_of_all_and_of_each_release(serve, release):
+def test_the_status_has_votes_and_the_recent_figures_of_all_and_of_each_release(serve, release):
     with serve(release(1, "champion"), release(2)) as running:
-        running.log.append([
-            *(record("assistant@1", latency_ms=float(number)) for number in range(1, 101)),
-            record("assistant@2", status=504, outcome="error", tokens_out=0, first_token_ms=None),
-            record("assistant@1", ago=4000),
-        ])  # fmt: skip
+        failed = record("assistant@2", status=504, outcome="error", tokens_out=0, first_token_ms=None)
+        made = [record("assistant@1", latency_ms=float(number)) for number in range(1, 101)]
+        running.log.append([*made, failed, record("assistant@1", ago=4000)])
+        vote = Feedback("r", made[0].key, "anonymous", app="assistant", release="assistant@1", label="worse",
+                        compared_to="r", compared_key=failed.key, compared_release="assistant@2")  # fmt: skip
+        running.log.add_feedback(vote)
         found = status(running)
     assert found["recent"] == {
         "seconds": 300.0, "requests": 101, "requests_per_minute": 20.2, "errors": 1, "p50_ms": 50.0, "p95_ms": 95.0,
         "first_token_p50_ms": 20.0, "tokens_per_second": 3.33,
     }  # fmt: skip
-    by_release = {item["release"]: item["recent"] for item in found["apps"][0]["releases"]}
+    (app,) = found["apps"]
+    by_release = {item["release"]: item["recent"] for item in app["releases"]}
     assert by_release["assistant@1"]["requests"] == 100
     assert (by_release["assistant@2"]["errors"], by_release["assistant@2"]["p50_ms"]) == (1, None)
+    assert app["votes"] == [{"a": "assistant@1", "b": "assistant@2", "wins_a": 0, "wins_b": 1, "ties": 0}]
 
 
-def test_under_much_traffic_the_figures_are_those_of_the_newest_records(serve, release):
-    with serve(release(1, "champion")) as running:
+def test_under_much_traffic_the_figures_are_those_of_the_newest_records_and_without_the_log_the_rest_is_shown(serve):
+    with serve() as running:
         running.log.append([record("assistant@1", ago=100 * number / MOST_RECORDS) for number in range(3000)])
         recent = status(running)["recent"]
     assert recent["requests"] == MOST_RECORDS
     assert 95 < recent["seconds"] < 130
     assert recent["requests_per_minute"] == pytest.approx(60 * MOST_RECORDS / recent["seconds"], rel=0.01)
-
-
-def test_votes_are_counted(serve, release):
-    with serve(release(1, "champion"), release(2, "challenger")) as running:
-        one, other = record("assistant@1"), record("assistant@2")
-        running.log.append([one, other])
-        vote = Feedback("r", one.key, "anonymous", app="assistant", release="assistant@1", label="worse",
-                        compared_to="r", compared_key=other.key, compared_release="assistant@2")  # fmt: skip
-        running.log.add_feedback(vote)
-        assert status(running)["apps"][0]["votes"] == [
-            {"a": "assistant@1", "b": "assistant@2", "wins_a": 0, "wins_b": 1, "ties": 0}
-        ]
+    with serve() as running:
+        running.log.close()
+        (Path(running.log.url.removeprefix("sqlite:///"))).write_bytes(b"no database" * 1000)
+        found = status(running)
+    assert (found["recent"], found["problem"]) == (None, "the production log cannot be read")
+    assert found["apps"]
 
 
 @contextmanager
@@ -141,15 +138,6 @@ def test_where_keys_exist_the_page_is_open_and_the_status_is_not(tmp_path, relea
         found = http.get("/status.json", headers=headers).json()
     assert [app["app"] for app in found["apps"]] == ["assistant"]
     assert found["recent"]["requests"] == 1
-
-
-def test_without_the_log_the_status_says_so_and_shows_the_rest(serve, release):
-    with serve(release(1, "champion")) as running:
-        running.log.close()
-        (Path(running.log.url.removeprefix("sqlite:///"))).write_bytes(b"no database" * 1000)
-        found = status(running)
-    assert (found["recent"], found["problem"]) == (None, "the production log cannot be read")
-    assert found["apps"]
 
 
 def test_an_mlflow_server_is_linked_and_never_with_its_password(serve, release):

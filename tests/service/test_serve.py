@@ -6,7 +6,6 @@ import contextlib
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 
 import httpx
@@ -20,7 +19,7 @@ from llmops.prompt_file import parse_prompt
 from llmops.settings import Settings
 from llmops.tabular import Column, RowSchema
 from llmops.versions import ModelVersion, TabularVersion
-from service.serve import _RegistryOnDemand, running_gateway, serve
+from service.serve import _RegistryOnDemand, serve
 from tests.service.conftest import PROMPT
 from tests.service.test_server import free_port
 
@@ -187,7 +186,8 @@ from llmops.settings import Settings
 from service.serve import running_gateway
 with running_gateway(Settings(home=Path(sys.argv[1]), engine="fake")) as url:
     print(url, flush=True)
-    time.sleep(600)
+    sys.stdin.readline()
+print("over", flush=True)
 """
 
 
@@ -198,21 +198,16 @@ def answers(url):
         return False
 
 
-def test_a_gateway_ends_with_who_started_it_killed_too(tmp_path):
-    starter = subprocess.Popen([sys.executable, "-c", _STARTER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    assert starter.stdout is not None
-    with starter.stdout as printed:
-        url = printed.readline().strip()
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_gateway_ends_with_the_block_and_with_who_started_it_killed_too(tmp_path, wait_until, killed):
+    command = [sys.executable, "-c", _STARTER, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as starter:
+        url = starter.stdout.readline().strip()
         assert answers(url)
-        starter.kill()
-        starter.wait()
-    deadline = time.monotonic() + 60
-    while answers(url):
-        assert time.monotonic() < deadline, "the gateway outlived its starter"
-        time.sleep(0.2)
-
-
-def test_a_gateway_ends_with_the_block(tmp_path):
-    with running_gateway(Settings(home=tmp_path, engine="fake")) as url:
-        assert answers(url)
-    assert not answers(url)
+        if killed:
+            starter.kill()
+            wait_until(lambda: not answers(url), 60)
+        else:
+            print(file=starter.stdin, flush=True)
+            assert starter.stdout.readline() == "over\n"
+            assert not answers(url)

@@ -21,6 +21,7 @@ from service.predictions import tabular_models
 from service.snapshot import Snapshot, SnapshotKeeper
 from tests.registry.conftest import model as unregistered_model
 from tests.registry.conftest import template
+from tests.service.conftest import model_version
 from tests.service.static_releases import StaticReleases
 from tests.service.tabular_models import WINE, Gated, row, version
 
@@ -293,7 +294,7 @@ def test_every_name_of_a_release_finds_it(release):
     assert snapshot.targets["tiny@2"].release is None
 
 
-def test_a_name_that_nothing_has_is_answered_with_those_there_are(release, model_version):
+def test_a_name_that_nothing_has_is_answered_with_those_there_are(release):
     of_one = Snapshot(StaticReleases([release(1)]).registered())
     many = Snapshot(RegisteredVersions({}, tuple(model_version(version=number) for number in range(1, 40))))
     for snapshot, known in (

@@ -3,13 +3,10 @@ upstream asked directly, field by field, but for ids, names and times."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import subprocess
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,34 +15,18 @@ import pytest
 from openai.lib.streaming.chat import ChatCompletionStreamState
 
 from llmops.engines.openai import OpenAIEngine
-from tests.engines.upstream_server import UpstreamServer
+from tests.engines.upstream_server import serving
 from tests.engines.upstream_shapes import BOTH, FAILURES, NO_IDS, ODD_TOOLS, SHAPES, TWO_ANSWERS, Shape, answer
 
 OF_EACH = {"id", "model", "created"}
 Form = Callable[[openai.OpenAI, str], Any]
 
 
-@contextmanager
-def running(server: UpstreamServer) -> Iterator[UpstreamServer]:
-    """The server on a thread of its own."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    try:
-        asyncio.run_coroutine_threadsafe(server.start(), loop).result(10)
-        yield server
-        asyncio.run_coroutine_threadsafe(server.stop(), loop).result(10)
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
-
-
 @pytest.fixture(scope="module")
 def asked(serve_shared: Any) -> Iterator[dict[str, Any]]:
     """A client of the upstream, one of a gateway before it, and both of these."""
     with (
-        running(UpstreamServer(answer)) as upstream,
+        serving(answer) as upstream,
         serve_shared(engine=lambda _: OpenAIEngine(upstream.url, "big")) as gateway,
         openai.OpenAI(base_url=upstream.url, api_key="x", max_retries=0) as direct,
         openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="x", max_retries=0) as through,
@@ -188,6 +169,8 @@ TURNS = [
 
 @pytest.mark.parametrize("model", ["tiny@1", "assistant"])
 def test_a_turn_of_history_reaches_an_upstream_as_it_is_and_refusal_parts_as_a_refusal(ask, model):
+    named = {**TEXT, "name": "ann"}  # who survives the prompt of a release
+    assert ask(model=model, messages=[named])[1]["messages"][-1] == named
     for turn in TURNS:
         assert ask(model=model, messages=[turn, TEXT])[1]["messages"][-2:] == [turn, TEXT]
     parts = [{"type": "text", "text": "Well, "}, {"type": "refusal", "refusal": "no"}]
@@ -232,37 +215,23 @@ def test_an_upstreams_answer_that_breaks_its_schema_comes_as_it_is_and_is_said(a
         told = reply.headers.get("x-llmops-response-format"), gateway.records()[-1].details.get("off_format")
         assert told == (problem and "not-followed", problem)
     assert counted(gateway) == before + 2
+    for shape in ("refusal", "tools", "cut off"):
+        ask(messages=[{"role": "user", "content": shape}], response_format=json_schema({"type": "object"}))
+        assert "off_format" not in gateway.records()[-1].details
 
 
 def test_a_stream_that_breaks_its_schema_is_the_upstreams_own_and_is_logged(asked):
     wanted = {"response_format": json_schema({"type": "object"})}
-    texts = [
-        "".join(
-            chunk.choices[0].delta.content or ""
-            for chunk in client.chat.completions.create(model="tiny@1", messages=[TEXT], stream=True, **wanted)
-            if chunk.choices
-        )
-        for client in (asked["direct"], asked["through"])
-    ]
-    assert texts == ["Hello", "Hello"]
+    ours, theirs = (told(streamed(asked[client], "text", **wanted)) for client in ("through", "direct"))
+    assert ours == theirs
+    assert ours["choices"][0]["message"]["content"] == "Hello"
     assert asked["gateway"].records()[-1].details["off_format"] == "it is not JSON"
-
-
-def test_refusals_and_calls_and_cut_answers_break_no_schema(asked, ask):
-    for shape in ("refusal", "tools", "cut off"):
-        ask(messages=[{"role": "user", "content": shape}], response_format=json_schema({"type": "object"}))
-        assert "off_format" not in asked["gateway"].records()[-1].details
 
 
 def counted(gateway: Any) -> float:
     text = gateway.http.get("/metrics").text
     found = re.findall(r'^llmops_answers_with_total\{.*what="off_format".*\} (\S+)$', text, re.MULTILINE)
     return sum(map(float, found))
-
-
-def test_the_name_of_the_last_speaker_survives_the_prompt_of_a_release(ask):
-    seen = ask(model="assistant", messages=[{**TEXT, "name": "ann"}])[1]
-    assert seen["messages"][-1] == {**TEXT, "name": "ann"}
 
 
 def respond(ask, shape: str, **fields: Any) -> Any:
