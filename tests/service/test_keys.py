@@ -1,0 +1,324 @@
+"""Keys over HTTP: what each opens on every route, with Idempotency-Key; token budgets and their leases."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+import sqlalchemy as sa
+
+from llmops.engines.fake import FakeEngine
+from llmops.errors import EngineUnavailable
+from llmops.generation import UNKNOWN_USAGE, Chunk
+from llmops.keys import KeyStore
+from llmops.production_log import BudgetState, ProductionLog
+from llmops.production_log.tables import token_reservations
+from service.error_map import ApiError
+from service.key_limits import Budgets, KeyLimits
+from tests.service.conftest import bearer, embed, release, serving
+
+MODEL = "all-minilm-l6-v2"
+ROUTES = [
+    ("/v1/chat/completions", {"model": "assistant", "messages": [{"role": "user", "content": "hello"}]}),
+    ("/v1/completions", {"model": "assistant", "prompt": "hello"}),
+    ("/v1/responses", {"model": "assistant", "input": "hello"}),
+]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Iterator[KeyStore]:
+    opened = KeyStore(f"sqlite:///{tmp_path_factory.mktemp('keys') / 'log.db'}")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def keys(store) -> dict[str, str]:
+    made = {"own": {"apps": ["assistant"]}, "other": {"apps": ["other"]}, "all": {}, "poor": {"tokens_per_day": 1}}
+    return {name: store.create(**scope)[1] for name, scope in made.items()}
+
+
+@pytest.fixture(scope="module")
+def ask(store, keys, serve_shared) -> Iterator[Any]:
+    releases = release(1, "champion"), release(2), release(1, "champion", app="other")
+    with serve_shared(*releases, keys=store, embed=embed) as gateway:
+
+        def call(key: str, path: str, body: Any = None, **headers: str) -> httpx.Response:
+            sent = {**bearer(keys.get(key, key)), **headers}
+            return gateway.http.request("GET" if body is None else "POST", path, json=body, headers=sent)
+
+        call.log = gateway.log
+        yield call
+
+
+@pytest.mark.parametrize(("path", "body"), [*ROUTES, ("/v1/embeddings", {"model": MODEL, "input": "x"})])
+def test_without_a_key_nothing_is_answered_or_logged(ask, path, body):
+    before = ask.log.count()
+    reply = ask("wrong", path, body)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (401, "invalid_api_key")
+    assert ask.log.count() == before
+
+
+@pytest.mark.parametrize(("path", "body"), ROUTES)
+def test_a_key_of_one_app_opens_it_and_nothing_else(ask, store, path, body):
+    assert ask("own", path, body).status_code == 200
+    (record,) = ask.log.read(newest=True, limit=1)
+    assert record.details["key"] == record.caller == store.read()[0].id
+    assert ask("own", path, {**body, "model": "tiny@1"}).status_code == 403
+    for model in ("assistant", "assistant@1", "assistant@champion"):
+        assert ask("other", path, {**body, "model": model}).status_code == 403
+    unknown = ask("own", path, {**body, "model": "assistant@9"})
+    assert (unknown.status_code, "tiny@1" in unknown.text) == (404, False)
+
+
+def test_a_key_of_an_app_opens_no_pair_of_prompt_and_model_beside_its_releases(ask):
+    prompt = {"id": "qa", "version": "1", "variables": {"question": "why?"}}
+    assert ask("own", "/v1/responses", {"model": "assistant", "prompt": prompt}).status_code == 200
+    pair = {"model": "assistant", "prompt": {**prompt, "version": "2"}}
+    assert ask("own", "/v1/responses", pair).status_code == 403
+    assert ask("all", "/v1/responses", pair).status_code == 200
+
+
+def test_apps_and_prompts_of_others_are_not_named(ask):
+    found = ask("own", "/v1/responses", {"prompt": {"id": "qa", "variables": {"question": "x"}}})
+    unknown = ask("own", "/v1/responses", {"model": "assistant", "prompt": {"id": "nope"}, "input": "x"})
+    assert (found.status_code, unknown.status_code) == (200, 404)
+    assert "other" not in found.text + unknown.text
+
+
+def test_the_document_has_keys_and_marks_what_needs_one_as_soon_as_a_key_exists(ask, serve):
+    document = ask("wrong", "/openapi.json").json()
+    (scheme,) = document["components"]["securitySchemes"].items()
+    assert (scheme[1]["type"], scheme[1]["scheme"]) == ("http", "bearer")
+    needing = {
+        path: [each["security"] == [{scheme[0]: []}] for each in operations.values() if "security" in each]
+        for path, operations in document["paths"].items()
+    }
+    for path, operations in document["paths"].items():
+        status = [ask("wrong", path, {} if method == "post" else None).status_code for method in operations]
+        assert needing[path] == [each == 401 for each in status if each == 401], path
+    assert needing["/v1/chat/completions"] == needing["/metrics"] == [True]
+    assert needing["/livez"] == []
+    with serve(release(1, "champion")) as without_keys:
+        assert "securitySchemes" not in without_keys.http.get("/openapi.json").json()["components"]
+
+
+def test_embeddings_need_a_key_of_all_apps_and_use_up_its_tokens(ask):
+    body = {"model": MODEL, "input": "x"}
+    assert ask("own", "/v1/embeddings", body).status_code == 403
+    assert [ask("poor", "/v1/embeddings", body).status_code for _ in range(2)] == [200, 429]
+
+
+def test_the_models_listed_are_those_that_the_key_opens(ask):
+    listed = {key: {card["id"] for card in ask(key, "/v1/models").json()["data"]} for key in ("own", "all")}
+    assert listed["own"] == {"assistant", "assistant@champion", "assistant@1", "assistant@2"}
+    assert listed["all"] >= {*listed["own"], "other", "tiny@1", MODEL}
+    assert ask("own", "/v1/models/assistant@2").status_code == 200
+    assert ask("own", "/v1/models/tiny@1").status_code == 403
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("path", "body"), ROUTES)
+def test_a_repeated_idempotency_key_gives_the_first_reply_again(ask, path, body, stream):
+    repeated = {"idempotency-key": f"{path} {stream}"}
+    first, again = (ask("own", path, {**body, "stream": stream}, **repeated) for _ in range(2))
+    assert first.status_code == again.status_code == 200
+    assert first.content == again.content
+    assert again.headers["idempotent-replayed"] == "true"
+    assert ask("own", path, {**body, "user": "another"}, **repeated).status_code == 422
+
+
+def test_repeated_embeddings_are_made_and_logged_once(ask):
+    body, repeated = {"model": MODEL, "input": "once"}, {"idempotency-key": "embed"}
+    first, again = (ask("all", "/v1/embeddings", body, **repeated) for _ in range(2))
+    assert first.content == again.content
+    assert again.headers["idempotent-replayed"] == "true"
+    assert again.headers.get_list("x-llmops-model") == [MODEL]
+    assert ask("all", "/v1/embeddings", {**body, "input": "twice"}, **repeated).status_code == 422
+    assert [record.input for record in ask.log.read()].count("once") == 1
+
+
+@pytest.fixture
+def own_store(tmp_path):
+    opened = KeyStore(f"sqlite:///{tmp_path / 'log.db'}")
+    yield opened
+    opened.close()
+
+
+@contextmanager
+def gateway_with(own_store, tmp_path, engine=FakeEngine):
+    """A gateway that serves `assistant@1` to holders of keys."""
+    with serving(tmp_path, engine=lambda model: engine(name=model.ref), keys=own_store) as gateway:
+        yield gateway.http, gateway.log
+
+
+def chat(http, text, **fields):
+    body = {"model": "assistant", "messages": [{"role": "user", "content": "hello"}], **fields}
+    return http.post("/v1/chat/completions", json=body, headers=bearer(text))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answers_tokens_use_up_the_budget_of_its_key_also_after_a_restart(own_store, tmp_path, stream):
+    _, text = own_store.create(tokens_per_day=1)
+    with gateway_with(own_store, tmp_path) as (http, _):
+        assert chat(http, text, stream=stream).status_code == 200
+    with gateway_with(own_store, tmp_path) as (http, log):
+        reply = chat(http, text, stream=stream)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+        assert 0 < int(reply.headers["retry-after"]) <= 86_400
+        assert reply.headers["x-ratelimit-remaining-tokens"] == "0"
+        assert reply.headers["x-request-id"]
+        assert [record.outcome for record in log.read()] == ["ok"]
+
+
+def test_streams_at_once_overdraw_a_budget_by_no_more_than_one_of_them(own_store, tmp_path):
+    _, text = own_store.create(tokens_per_minute=400)
+    engine = functools.partial(FakeEngine, lambda _: "word " * 50, slots=100)
+    with gateway_with(own_store, tmp_path, engine) as (http, log), ThreadPoolExecutor(30) as threads:
+        statuses = list(threads.map(lambda _: chat(http, text, stream=True, max_tokens=50).status_code, range(60)))
+        used = [record.tokens_in + record.tokens_out for record in log.read()]
+    assert set(statuses) == {200, 429}
+    assert len(used) == statuses.count(200)
+    assert 0 < sum(used) < 400 + max(used)
+
+
+def test_a_refusal_tells_what_is_used_from_what_requests_under_way_hold(own_store, tmp_path):
+    key, text = own_store.create(tokens_per_minute=400)
+    with gateway_with(own_store, tmp_path) as (http, log):
+        log.budgets.reserve(key.id, {"minute": 400}, 400, 60.0)
+        reply = chat(http, text)
+    message = reply.json()["error"]["message"]
+    assert message == "this key's 400 tokens per minute are used up, but for 400 that requests under way may still take"
+    assert reply.headers["retry-after"] == "1"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_whose_tokens_nobody_counted_is_charged_by_an_estimate_that_says_so(own_store, tmp_path, stream):
+    _, text = own_store.create(tokens_per_minute=20)
+
+    def uncounted(_):
+        return [Chunk("It is a long answer of many words."), Chunk("", "stop", UNKNOWN_USAGE)]
+
+    engine = functools.partial(FakeEngine, script=uncounted)
+    with gateway_with(own_store, tmp_path, engine) as (http, log):
+        statuses = [chat(http, text, stream=stream).status_code for _ in range(4)]
+        records = log.read()
+    assert statuses == [200, 429, 429, 429]
+    assert (records[0].tokens_in, records[0].tokens_out) == (None, None)
+    assert records[0].details["estimated_tokens"] > 20
+
+
+def test_a_request_that_fails_before_anything_came_costs_nothing(own_store, tmp_path):
+    _, text = own_store.create(tokens_per_minute=1)
+    engine = functools.partial(FakeEngine, failure=EngineUnavailable("away"))
+    with gateway_with(own_store, tmp_path, engine) as (http, _):
+        assert [chat(http, text).status_code for _ in range(3)] == [503, 503, 503]
+
+
+LIMIT = 64_000
+LARGE = KeyLimits("k", None, {"minute": LIMIT})
+
+
+def reserved(log: ProductionLog) -> list[int]:
+    """Tokens of each reservation there is."""
+    with log._database.reading() as connection:
+        return list(connection.execute(sa.select(token_reservations.c.tokens)).scalars())
+
+
+def left(log: ProductionLog, limit: int = LIMIT) -> int:
+    found = log.budgets.reserve("k", {"minute": limit}, 1, 60.0)
+    if isinstance(found, BudgetState):
+        return found.left
+    log.budgets.settle(found, 0)
+    return found.budgets[0].left
+
+
+async def spend(budgets: Budgets, tokens: int, limits: KeyLimits = LARGE) -> dict[bytes, bytes]:
+    """Uses tokens as one request; the reply's headers."""
+    headers: list[tuple[bytes, bytes]] = []
+    async with budgets.spending(limits, tokens, headers) as spending:
+        spending.tokens = tokens
+    return dict(headers)
+
+
+async def happens(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 - a database tells nobody
+            await asyncio.sleep(0.01)  # the database tells nobody
+
+
+def run(work: Callable[[Budgets], Awaitable[None]], log: ProductionLog, lease_seconds: float = 60.0) -> None:
+    async def main() -> None:
+        budgets = Budgets(log.budgets, 60.0, lease_seconds)
+        await work(budgets)
+        await budgets.close()
+
+    asyncio.run(main())
+
+
+def test_requests_share_a_lease_while_much_is_left_then_another_and_it_is_settled_at_the_end(any_log):
+    async def work(budgets):
+        told = [await spend(budgets, 100) for _ in range(5)]
+        assert [int(each[b"x-ratelimit-remaining-tokens"]) for each in told] == [LIMIT - 100 * n for n in range(5)]
+        assert reserved(any_log) == [LIMIT // 64]
+        for _ in range(20):
+            await spend(budgets, 100)
+
+    run(work, any_log)
+    assert reserved(any_log) == []
+    assert left(any_log) == LIMIT - 2500
+
+
+def test_after_its_time_a_lease_keeps_only_what_requests_under_way_hold(any_log):
+    async def work(budgets):
+        async with budgets.spending(LARGE, 100, []) as spending:
+            spending.tokens = 40
+            await spend(budgets, 30)
+            await happens(lambda: reserved(any_log) == [100])
+            assert left(any_log) == LIMIT - 100 - 30
+        await happens(lambda: reserved(any_log) == [])
+
+    run(work, any_log, lease_seconds=0.05)
+    assert left(any_log) == LIMIT - 70
+
+
+def test_near_the_end_of_a_budget_each_request_has_a_reservation_of_its_own(any_log):
+    small = KeyLimits("k", None, {"minute": 1000})
+
+    async def work(budgets):
+        async with budgets.spending(small, 100, []), budgets.spending(small, 100, []):
+            assert reserved(any_log) == [100, 100]
+        await spend(budgets, 1000, small)
+        with pytest.raises(ApiError, match="this key's 1000 tokens per minute are used up"):
+            await spend(budgets, 1, small)
+
+    run(work, any_log)
+
+
+def test_requests_at_once_of_two_workers_overdraw_by_no_more_than_one_of_them(any_log):
+    used = []
+
+    async def ask(budgets, tokens):
+        try:
+            await spend(budgets, tokens)
+        except ApiError:
+            return
+        used.append(tokens)
+
+    async def work(budgets):
+        other = Budgets(any_log.budgets, 60.0, 0.01)
+        await asyncio.gather(*(ask(each, 99) for each in (budgets, other) for _ in range(15)))
+        assert len(used) == 30
+        await ask(budgets, LIMIT - 4000)
+        await asyncio.gather(*(ask(each, 99) for each in (budgets, other) for _ in range(15)))
+        await other.close()
+
+    run(work, any_log, lease_seconds=0.01)
+    assert LIMIT - 4000 < sum(used) < LIMIT + 99
+    assert left(any_log) == max(0, LIMIT - sum(used))
