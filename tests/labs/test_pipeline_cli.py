@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import sys
@@ -19,7 +18,6 @@ from llmops.recording.pipelines import find_pipeline_run
 from llmops.registry import Registry
 from llmops.settings import Settings
 from tests.command_line import Run
-from tests.labs.llm.canary import canary_traffic
 from tests.registered_home import prompt_text, register_tiny, write_suite
 
 GIVEN = ("--set", "suite=sums", "--set", "app=helper")
@@ -144,47 +142,19 @@ def in_the_background(*arguments: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def kill_while_it_waits(llmops: Run, *arguments: str) -> None:
-    """Runs cycle b of `llm` and kills it in its step `monitor`."""
+@pytest.mark.slow
+def test_a_scheduler_first_goes_on_with_what_was_interrupted_and_ends_at_ctrl_c(llmops: Run, lifecycle: Path) -> None:
+    assert llmops("pipeline", "run", "llm", "--cycle", "a", *GIVEN).code == 0
+    (lifecycle / "v2.md").write_text(prompt_text("Be kind."))
 
     def waits() -> bool:
         shown = llmops("pipeline", "show", "llm@b", "--json").json
         return len(shown.get("steps", ())) == 4 and shown["status"] == "running"
 
-    with in_the_background("run", "llm", *arguments) as killed:
+    with in_the_background("run", "llm", "--cycle", "b", *GIVEN, "--set", "deadline_seconds=12") as killed:
         wait_for(waits)
         killed.kill()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("refused", "code", "serves"), [(0.0, 0, 2), (0.4, 1, 1)])
-def test_imported_canary_traffic_decides_and_a_kill_while_waiting_changes_nothing(
-    llmops: Run, lifecycle: Path, tmp_path: Path, refused: float, code: int, serves: int
-) -> None:
-    assert llmops("pipeline", "run", "llm", "--cycle", "a", *GIVEN).code == 0
-    (lifecycle / "v2.md").write_text(prompt_text("Be kind."))
-    given = ("--cycle", "b", *GIVEN, "--set", "minimum_rows=150", "--set", "canary=50%")
-    kill_while_it_waits(llmops, *given)
     assert llmops("pipeline", "show", "llm@b", "--json").json["status"] == "interrupted"
-    lines = [
-        json.dumps(record.to_json()) for record in canary_traffic("helper", datetime.now(UTC), 150, refused=refused)
-    ]
-    (tmp_path / "traffic.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    assert llmops("log", "import", str(tmp_path / "traffic.jsonl")).code == 0
-    done = llmops("pipeline", "run", "llm", *given, "--json")
-    assert done.code == code, done.err
-    assert [step["status"] for step in done.json["steps"][:5]] == ["skipped"] * 4 + ["done"]
-    releases = llmops("release", "list", "helper", "--json").json["releases"]
-    assert [each["version"] for each in releases if "champion" in each["aliases"]] == [serves]
-    assert not [each for each in releases if "challenger" in each["aliases"]]
-    assert llmops("traffic", "show", "helper", "--json").json["policy"] is None
-
-
-@pytest.mark.slow
-def test_a_scheduler_first_goes_on_with_what_was_interrupted_and_ends_at_ctrl_c(llmops: Run, lifecycle: Path) -> None:
-    assert llmops("pipeline", "run", "llm", "--cycle", "a", *GIVEN).code == 0
-    (lifecycle / "v2.md").write_text(prompt_text("Be kind."))
-    kill_while_it_waits(llmops, "--cycle", "b", *GIVEN, "--set", "deadline_seconds=12")
     with in_the_background("schedule", "llm", "--cron", "0 3 29 2 *") as scheduler:
         wait_for(lambda: llmops("pipeline", "show", "llm@b", "--json").json["status"] == "finished")
         scheduler.send_signal(signal.SIGINT)
