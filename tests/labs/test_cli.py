@@ -25,11 +25,8 @@ def test_a_long_reason_is_told_whole_within_100_columns():
     assert " ".join(" ".join(lines).split()) == f"2012-01 {why}"
 
 
-def test_six_drifted_columns_are_named_and_the_others_counted():
+def test_six_drifted_columns_are_named_the_others_counted_and_none_that_the_reason_names():
     assert told("the error rose", *"abcdefgh")[1] == f"{'':11}drifted: a, b, c, d, e, f and 2 more"
-
-
-def test_columns_that_the_reason_names_are_not_named_again():
     assert len(told("the error rose; drifted: year, atemp", "year", "atemp")) == 1
     assert len(told("the error rose; drifted: year, atemp", "year", "temp")) == 2
 
