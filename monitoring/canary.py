@@ -1,6 +1,6 @@
 """A look at a canary's traffic: is the challenger worse than the champion on it?
 
-The monitor compares both by the same tests in each window (`decide/variants.py`). Here they are compared once, over all
+The monitor compares both by the same tests in each window (`decide/families.py`). Here they are compared once, over all
 of the canary, and no reference is needed: the champion is it.
 """
 
@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from llmops.evaluation.gate_rules import MOST_FAILED
 from monitoring.decide.drift import feedback_in
-from monitoring.decide.variants import canary_alarms, compare_variants, find_variants
+from monitoring.decide.families import canary_alarms, compare_variants, find_variants
 from monitoring.store.rows import ARM
 from monitoring.store.summaries import FlagSummary
 from monitoring.stores import Stores

@@ -9,6 +9,15 @@ from typing import TYPE_CHECKING
 
 from monitoring.decide.alarms import Alarm, drift_alarms, find_evidence
 from monitoring.decide.drift import FEEDBACK, NOT_TESTED, compare, examine_slice, feedback_in, feedback_json
+from monitoring.decide.families import (
+    Pool,
+    PooledLook,
+    canary_alarms,
+    compare_variants,
+    find_variants,
+    look_at,
+    pooled_alarms,
+)
 from monitoring.decide.limits import check_limits, limit_alarms, volume_alarms, volume_of
 from monitoring.decide.pinned_summaries import (
     PinnedSummaries,
@@ -18,9 +27,7 @@ from monitoring.decide.pinned_summaries import (
     slices_to_test,
     strata_of,
 )
-from monitoring.decide.pooled import Pool, PooledLook, look_at, pooled_alarms
 from monitoring.decide.result import MonitorResult, cure_of
-from monitoring.decide.variants import canary_alarms, compare_variants, find_variants
 from monitoring.decide.watch import FlagFinding, sequential_alarms
 from monitoring.decide.window_choice import ReferenceProgress, Window, WindowPair
 from monitoring.descriptors import Descriptor

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from llmops.errors import CannotRun
 from llmops.production_log import LogRecord
 from llmops.settings import Settings
+from monitoring.decide.families import pool_of
 from monitoring.decide.pinned_summaries import PinnedSummaries, comparable, freeze_records
-from monitoring.decide.pooled import pool_of
 from monitoring.decide.references import AcceptedWindow, Awaited, PinnedReference
 from monitoring.decide.replay import RESAMPLED_MONTHS, Replay, ReplayRequest, replay
 from monitoring.decide.result import MonitorResult

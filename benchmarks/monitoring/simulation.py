@@ -27,8 +27,8 @@ from llmops.evaluation.statistics import sign_test_interval
 from monitoring.config import read_config
 from monitoring.decide.detectors import Batch, DetectorState, FlagDetector
 from monitoring.decide.drift import examine_slice
+from monitoring.decide.families import SincePin, examine_together
 from monitoring.decide.limits import Limit, PastWindow, check_limits, judge_volume
-from monitoring.decide.pooled import SincePin, examine_together
 from monitoring.decide.rules import DriftRules
 from monitoring.descriptors import Descriptor
 from monitoring.store.rows import DescribedRows

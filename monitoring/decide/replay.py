@@ -20,9 +20,9 @@ from llmops.evaluation.statistics import sign_test_interval
 from monitoring.decide.alarms import ROWS
 from monitoring.decide.detectors import Batch, DetectorState
 from monitoring.decide.drift import examine_slice
+from monitoring.decide.families import SincePin, examine_together
 from monitoring.decide.limits import Limit, PastWindow, check_limits, judge_volume
 from monitoring.decide.pinned_summaries import PinnedSummaries, count_families, slices_to_test
-from monitoring.decide.pooled import SincePin, examine_together
 from monitoring.decide.rules import DriftRules
 from monitoring.decide.watch import DetectorSpec
 from monitoring.descriptors import Descriptor
@@ -218,7 +218,7 @@ class _Judge:
         pool = self._since_pin.add(whole)
         if named:
             self._since_pin.reject()
-        if pool is not None and tested:  # the last windows as one; see `pooled`
+        if pool is not None and tested:  # the last windows as one; see `families`
             number, after, between = pool
             before, alpha = Summary.merged([reference, between]), rules.pooled_alpha(number, 0)
             together = examine_together(request.app, before, after, request.descriptors, rules, alpha)

@@ -8,10 +8,9 @@ from typing import Any, Literal
 
 from monitoring.decide.alarms import Alarm
 from monitoring.decide.drift import SliceDrift
+from monitoring.decide.families import PooledLook, VariantComparison
 from monitoring.decide.limits import LimitFinding, VolumeFinding
-from monitoring.decide.pooled import PooledLook
 from monitoring.decide.references import PinnedReference
-from monitoring.decide.variants import VariantComparison
 from monitoring.decide.watch import FlagFinding
 from monitoring.decide.window_choice import ReferenceProgress, Window
 

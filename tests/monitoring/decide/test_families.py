@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks.monitoring.simulation import detected, shifted
 from monitoring.config import read_config
+from monitoring.decide.families import MOST_BETWEEN, Pool, SincePin, pool_of
 from monitoring.decide.pinned_summaries import freeze
-from monitoring.decide.pooled import MOST_BETWEEN, Pool, SincePin, pool_of
 from monitoring.decide.result import MonitorResult
 from monitoring.decide.window_choice import Window, WindowPair
 from monitoring.examination import Question, examine
