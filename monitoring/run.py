@@ -82,7 +82,7 @@ def run_monitor(
             question = dataclasses.replace(question, pair=dataclasses.replace(pair, pinned=pinned))
         elif pair.pinned is not None and pair.whole and not pair.pinned.frozen:
             stores.references.freeze(pair.pinned, frozen)
-        return _settle(stores, question.gathering, _examined(stores, question, ingested.rows))
+        return _settle(stores, question.gathering, _examined(stores, question, ingested))
 
 
 def write_report(
@@ -107,7 +107,7 @@ def write_report(
         ingested = stores.ingest(progress)
         question = prepare(stores, app, since, until, champion)
         return save_report(
-            _examined(stores, question, ingested.rows),
+            _examined(stores, question, ingested),
             out,
             log=stores.log,
             reader=stores.reader,

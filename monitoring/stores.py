@@ -17,7 +17,7 @@ from monitoring.config import MonitorConfig, read_config
 from monitoring.decide.pinned_summaries import PinnedSummaries, freeze
 from monitoring.decide.references import PinnedReference, References
 from monitoring.store.database import ingest_cursors, open_database, reading
-from monitoring.store.ingest import Ingested, Progress, ingest, ingest_feedback, positions
+from monitoring.store.ingest import Progress, ingest, ingest_feedback, positions
 from monitoring.store.windows import WindowReader
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ class Stores:
         """What is summarised. Releases are told apart in any case: references and acceptance go by them."""
         return tuple(dict.fromkeys((*self.config.slices, "release")))
 
-    def ingest(self, progress: Progress | None = None) -> Ingested:
-        """Describes the log's new rows, of every app, and joins the feedback that came."""
+    def ingest(self, progress: Progress | None = None) -> int:
+        """Describes the log's new rows, of every app, and joins the feedback that came; returns how many rows."""
         done = ingest(self.log, self.engine, self.config.descriptors, slices=self.slices, progress=progress)
         ingest_feedback(self.log, self.engine, self.config.descriptors, slices=self.slices)
         return done

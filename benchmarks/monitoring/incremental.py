@@ -106,7 +106,7 @@ class _Stores:
                 self._log.append(records(self._logged, count))
             self._logged += count
             start = time.perf_counter()
-            assert ingest(self._log, self._engine, self._set, slices=SLICES).rows == count
+            assert ingest(self._log, self._engine, self._set, slices=SLICES) == count
             taken.append(time.perf_counter() - start)
         return sorted(taken)[TIMES // 2]
 

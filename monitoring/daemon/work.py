@@ -111,7 +111,7 @@ class LogWork(contextlib.AbstractContextManager["LogWork"]):
     def ingest(self) -> int:
         """Describes the log's new rows; returns how many."""
         began = datetime.fromtimestamp(self._now(), UTC)
-        rows = self._stores.ingest().rows
+        rows = self._stores.ingest()
         self._complete_until = began - self._settle
         return rows
 

@@ -13,7 +13,6 @@ descriptor of the text has no value there. When the new version has caught up, t
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -51,14 +50,6 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Ingested:
-    """What one ingest did. failures: by descriptor, rows whose value could not be computed."""
-
-    rows: int
-    failures: Mapping[str, int]
-
-
-@dataclass(frozen=True, slots=True)
 class Position:
     """How far a version has come; a row of `ingest_cursors`."""
 
@@ -83,8 +74,8 @@ def ingest(
     *,
     slices: Sequence[str] = ("release",),
     progress: Progress | None = None,
-) -> Ingested:
-    """Describes all that the log holds beyond the cursor, in batches of bounded size.
+) -> int:
+    """Describes all that the log holds beyond the cursor, in batches of bounded size; returns how many rows.
 
     slices: of DIMENSIONS, what hours are summarised by. Rows of raw models (no app), and of tabular models, which are
     no texts, are passed over.
@@ -95,7 +86,7 @@ def ingest(
     """
     work = _Ingest(engine, descriptor_set)
     position = start = position_of(engine, descriptor_set, slices)
-    end, rows, failures, size = log.records_end(), 0, Counter[str](), BATCH
+    end, rows, size = log.records_end(), 0, BATCH
     while position.cursor < end:
         records, after = log.records_since(position.cursor, limit=min(size, end - position.cursor))
         if after == position.cursor:
@@ -103,7 +94,6 @@ def ingest(
         batches = list(work.describe(position, records, after))
         if work.write(position, after, batches):
             rows += sum(len(batch.rows) for batch in batches)
-            failures.update({name: times for batch in batches for name, (times, _) in batch.failures.items()})
         if progress:
             progress(after - start.cursor, end - start.cursor)
         if records:
@@ -111,7 +101,7 @@ def ingest(
             size = max(min(BATCH, int(_CHARACTERS / (characters + 1))), _LEAST_BATCH)
         position = position_of(engine, descriptor_set, slices)
     work.finish(position)
-    return Ingested(rows, failures)
+    return rows
 
 
 def rebuild_hours(connection: sa.Connection, app: str, hours: Collection[int]) -> None:
@@ -317,24 +307,15 @@ def _as_rows(records: Sequence[LogRecord], columns: dict[str, Column], descripto
     )
 
 
-@dataclass(frozen=True, slots=True)
-class IngestedFeedback:
-    """added: to summaries. unfit: about no described row (a raw model's, a deleted one). waiting: 1,000 at most, until
-    the rows that they are about are described."""
-
-    added: int = 0
-    unfit: int = 0
-    waiting: int = 0
-
-
 def ingest_feedback(
     log: ProductionLog, engine: sa.Engine, descriptor_set: DescriptorSet, *, slices: Sequence[str] = ("release",)
-) -> IngestedFeedback:
-    """Adds feedback, once, to the summaries of the answers that it is about; call it after `ingest`.
+) -> int:
+    """Adds feedback, once, to the summaries of the answers that it is about; returns how many opinions.
 
-    Feedback on a row that is not described yet waits, and so does all that came after it. Raises StoreUnavailable.
+    Call it after `ingest`: feedback on a row that is not described yet waits, and so does all that came after it.
+    Feedback on a row that never will be (a raw model's, a deleted one) is passed over. Raises StoreUnavailable.
     """
-    added = unfit = 0
+    added = 0
     while True:
         position = position_of(engine, descriptor_set, slices)
         given, after = log.feedback_since(position.feedback_cursor, limit=BATCH)
@@ -343,12 +324,12 @@ def ingest_feedback(
         # Those before the first whose record lies beyond the cursor.
         waits = (place for place, each in enumerate(given) if numbers.get(each.record_key, 0) > position.cursor)
         ready = next(waits, len(given))
+        if ready == 0 and given:
+            return added
         if ready < len(given):
-            if not ready:
-                return IngestedFeedback(added, unfit, len(given))
             given, after = log.feedback_since(position.feedback_cursor, limit=ready)
         if after == position.feedback_cursor:
-            return IngestedFeedback(added, unfit)
+            return added
         said: dict[str, dict[str, list[hourly.Opinion]]] = {}
         for each in given:
             if each.record_key in numbers:
@@ -364,7 +345,7 @@ def ingest_feedback(
             if advance(connection, position, **changes):
                 for app, stored in summaries.items():
                     hourly.write_summaries(connection, position.version, app, stored)
-                added, unfit = added + fit, unfit + len(given) - fit
+                added += fit
 
 
 def _numbers_in_log(connection: sa.Connection, keys: Sequence[str]) -> dict[str, int]:

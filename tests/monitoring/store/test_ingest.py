@@ -17,7 +17,7 @@ from llmops.production_log import Feedback, ProductionLog
 from monitoring.descriptors.descriptor_set import DescriptorSet
 from monitoring.store.database import apps_in_log, open_database, writing
 from monitoring.store.hourly import MOST_VALUES
-from monitoring.store.ingest import IngestedFeedback, ingest, ingest_feedback, rebuild_hours
+from monitoring.store.ingest import ingest, ingest_feedback, rebuild_hours
 from monitoring.store.rows import DescribedRows
 from monitoring.store.segments import rewrite_without
 from monitoring.store.summaries import OTHER, Summary
@@ -59,14 +59,14 @@ def opinion(number, **given):
 def test_rows_are_described_once_and_kept(any_log, engine):
     calls: list[int] = []
     descriptors = cheap_set(calls=calls)
-    assert ingest(any_log, engine, descriptors).rows == 0
+    assert ingest(any_log, engine, descriptors) == 0
     assert isinstance(everything(engine, descriptors), DescribedRows)
     assert WindowReader(engine, descriptors).summary(APP, None, None) == {None: Summary()}
     any_log.append(records(range(30)))
-    assert ingest(any_log, engine, descriptors, slices=SLICES).rows == 30
+    assert ingest(any_log, engine, descriptors, slices=SLICES) == 30
     any_log.append(records(range(30, 50)))
-    assert ingest(any_log, engine, descriptors, slices=SLICES).rows == 20
-    assert ingest(any_log, engine, descriptors, slices=SLICES).rows == 0
+    assert ingest(any_log, engine, descriptors, slices=SLICES) == 20
+    assert ingest(any_log, engine, descriptors, slices=SLICES) == 0
     assert calls == [30, 20]
     assert_complete(engine, descriptors, 50)
     rows = everything(engine, descriptors)
@@ -79,7 +79,7 @@ def test_rows_are_described_once_and_kept(any_log, engine):
 def test_batches_and_segments_change_nothing(any_log, engine):
     any_log.append(records(range(5000)))
     seen = []
-    assert ingest(any_log, engine, SET, slices=SLICES, progress=lambda *at: seen.append(at)).rows == 5000
+    assert ingest(any_log, engine, SET, slices=SLICES, progress=lambda *at: seen.append(at)) == 5000
     assert seen == [(done, 5000) for done in (1000, 2000, 3000, 4000, 5000)]
     assert_complete(engine, SET, 5000)
 
@@ -89,11 +89,11 @@ def test_raw_models_and_predictions_are_passed_over_and_apps_kept_apart(any_log,
     descriptors = cheap_set(calls=calls)
     predicted = [replace(record(number), route="predict") for number in (0, 1)]
     any_log.append([*records(range(2, 6)), record(6, release=None), record(7, release="other@1"), *predicted])
-    assert ingest(any_log, engine, descriptors).rows == 5
+    assert ingest(any_log, engine, descriptors) == 5
     assert everything(engine, descriptors).keys == [record(number).key for number in range(2, 6)]
     assert WindowReader(engine, descriptors).summary("other", None, None)[None].rows == 1
     any_log.append([replace(record(9), release="bike@1", model="bike@1", route="predict")])
-    assert ingest(any_log, engine, descriptors).rows == 0
+    assert ingest(any_log, engine, descriptors) == 0
     assert (calls, WindowReader(engine, descriptors).rows("bike", None, None).keys) == ([4, 1], [])
     assert apps_in_log(engine) == [APP, "other"]
 
@@ -106,8 +106,7 @@ def test_hostile_rows_stop_nothing_and_failures_are_counted(any_log, engine):
     hostile = ["\0", "x" * 1_000_000, '{"a": ', "", "\ud800"]
     rows = [record(number, input=text, details={"arm": ["?"], "shadow_of": 3}) for number, text in enumerate(hostile)]
     any_log.append([*rows, record(5, user="u\0" * 256, input="odd")])
-    found = ingest(any_log, engine, descriptors, slices=SLICES)
-    assert (found.rows, found.failures) == (6, {"input.fussy": 3})
+    assert ingest(any_log, engine, descriptors, slices=SLICES) == 6
     reader = WindowReader(engine, descriptors)
     assert (reader.failures(APP, None, None), reader.failures("another", None, None)) == ({"input.fussy": 3}, {})
     with engine.connect() as connection:
@@ -176,7 +175,7 @@ def test_two_ingests_at_once_lose_and_repeat_nothing(any_log, engine):
         log, own = ProductionLog(any_log.url), open_database(any_log.url)
         for start in range(first, first + 150, 50):
             log.append(records(range(start, start + 50)))
-            done.append(ingest(log, own, SET, slices=SLICES).rows)
+            done.append(ingest(log, own, SET, slices=SLICES))
         own.dispose()
         log.close()
 
@@ -263,7 +262,7 @@ def test_rows_deleted_while_they_are_being_described_do_not_come_back(any_log, e
         return [1] * len(texts)
 
     descriptors = DescriptorSet([declare("input.one", "numeric", "input", forgetting)])
-    assert ingest(any_log, engine, descriptors, slices=SLICES).rows == 15
+    assert ingest(any_log, engine, descriptors, slices=SLICES) == 15
     assert calls == [20, 15]
     assert everything(engine, descriptors).keys == [record(number).key for number in range(5, 20)]
 
@@ -283,10 +282,10 @@ def test_feedback_is_added_once_to_the_hour_and_slices_of_its_answer(any_log, en
     ingest(any_log, engine, SET)
     for number, score, label in ((0, 1.0, "good"), (1, 0.0, None), (0, 0.5, "good"), (150, None, "bad")):
         any_log.add_feedback(opinion(number, score=score, label=label))
-    assert ingest_feedback(any_log, engine, SET) == IngestedFeedback(added=4)
-    assert ingest_feedback(any_log, engine, SET) == IngestedFeedback()
+    assert ingest_feedback(any_log, engine, SET) == 4
+    assert ingest_feedback(any_log, engine, SET) == 0
     any_log.add_feedback(opinion(2, label="late", at=START + timedelta(days=30)))
-    assert ingest_feedback(any_log, engine, SET) == IngestedFeedback(added=1)
+    assert ingest_feedback(any_log, engine, SET) == 1
 
     found, reader = whole(engine), WindowReader(engine, SET)
     assert found.rows == 200
@@ -305,10 +304,10 @@ def test_feedback_waits_for_its_row(any_log, engine):
     any_log.append(records(range(3, 6)))
     for number in (1, 4, 2):
         any_log.add_feedback(opinion(number, score=1.0))
-    assert ingest_feedback(any_log, engine, SET) == IngestedFeedback(added=1, waiting=2)
-    assert ingest_feedback(any_log, engine, SET) == IngestedFeedback(waiting=2)
+    assert ingest_feedback(any_log, engine, SET) == 1
+    assert ingest_feedback(any_log, engine, SET) == 0
     ingest(any_log, engine, SET)
-    assert ingest_feedback(any_log, engine, SET) == IngestedFeedback(added=2)
+    assert ingest_feedback(any_log, engine, SET) == 2
 
 
 def test_feedback_on_rows_that_are_not_described_is_counted_and_passed_over(any_log, engine):
@@ -317,7 +316,9 @@ def test_feedback_on_rows_that_are_not_described_is_counted_and_passed_over(any_
     any_log.add_feedback(opinion(3, app="", score=1.0))
     any_log.add_feedback(Feedback("gone", "f" * 32, "anonymous", APP, score=1.0))
     any_log.add_feedback(opinion(2, score=1.0))
-    assert ingest_feedback(any_log, engine, SET) == IngestedFeedback(added=1, unfit=2)
+    assert ingest_feedback(any_log, engine, SET) == 1
+    with engine.connect() as connection:
+        assert connection.execute(sa.text("SELECT unfit FROM ingest_cursors")).scalar_one() == 2
 
 
 def test_feedback_is_added_again_for_another_version_and_after_rows_were_forgotten(any_log, engine):
@@ -331,7 +332,7 @@ def test_feedback_is_added_again_for_another_version_and_after_rows_were_forgott
     changed = cheap_set(output_version="2")
     ingest(any_log, engine, changed)
     assert "feedback.score" not in whole(engine, changed).numbers
-    assert ingest_feedback(any_log, engine, changed) == IngestedFeedback(added=8, unfit=2)
+    assert ingest_feedback(any_log, engine, changed) == 8
     assert whole(engine, changed).numbers["feedback.score"].total == 28
 
 
@@ -344,7 +345,7 @@ def test_two_at_once_add_no_feedback_twice(any_log, engine):
 
     def work():
         log, own = ProductionLog(any_log.url), open_database(any_log.url)
-        added.append(ingest_feedback(log, own, SET).added)
+        added.append(ingest_feedback(log, own, SET))
         own.dispose()
         log.close()
 
