@@ -9,7 +9,7 @@ from monitoring.decide.pinned_summaries import WHOLE, PinnedSummaries, freeze
 from monitoring.decide.window_choice import Window, WindowPair
 from monitoring.examination import Question, examine
 from monitoring.store.rows import DescribedRows
-from tests.monitoring.in_memory import HOUR, START, InMemoryWindows, share, shifted, window
+from tests.monitoring.described import HOUR, START, InMemoryWindows, share, shifted, window
 
 CONFIG = read_config()
 REFERENCE, CURRENT = Window(START, START + HOUR), Window(START + HOUR, START + 2 * HOUR)

@@ -20,7 +20,7 @@ from monitoring.decide.drift import (
 from monitoring.decide.rules import DriftRules
 from monitoring.descriptors import Descriptor
 from monitoring.store.summaries import FlagSummary, LabelSummary, NumberSummary, Summary
-from tests.monitoring.in_memory import share, shifted, window
+from tests.monitoring.described import share, shifted, window
 
 
 def labels(**counts):

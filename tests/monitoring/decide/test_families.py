@@ -16,8 +16,8 @@ from monitoring.decide.window_choice import Window, WindowPair
 from monitoring.examination import Question, examine
 from monitoring.store.rows import DescribedRows
 from monitoring.store.summaries import Summary
-from tests.monitoring.in_memory import HOUR, START, InMemoryWindows, share, window
-from tests.monitoring.in_memory import shifted as moved
+from tests.monitoring.described import HOUR, START, InMemoryWindows, share, window
+from tests.monitoring.described import shifted as moved
 
 CONFIG = read_config()
 LENGTH = "output.length"
