@@ -1,4 +1,4 @@
-"""Content hashes: the identity of prompts, models, eval sets, generations and runs."""
+"""Plain JSON of values, and content hashes: the identity of prompts, models, eval sets, generations and runs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,19 @@ import hashlib
 import json
 from pathlib import Path
 from typing import Any
+
+
+class JsonData:
+    """Base of dataclasses whose JSON is their fields."""
+
+    __slots__ = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as plain JSON values; tuples become lists."""
+        from pydantic_core import to_jsonable_python
+
+        values: dict[str, Any] = to_jsonable_python(self)
+        return values
 
 
 def canonical_json(value: Any) -> str:

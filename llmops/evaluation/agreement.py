@@ -8,29 +8,27 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from llmops.errors import UsageError
 from llmops.evaluation.statistics import normal_quantile, sign_test_p, wilson_interval
+from llmops.hashing import JsonData
 
 Verdict = Literal["first", "second", "tie"]
 _VERDICTS = ("first", "second", "tie")
 
 
 @dataclass(frozen=True, slots=True)
-class Confusion:
+class Confusion(JsonData):
     """counts[i][j]: rows that people labelled `labels[i]` and the judge `labels[j]`."""
 
     labels: tuple[Any, ...]
     counts: tuple[tuple[int, ...], ...]
 
-    def to_json(self) -> dict[str, Any]:
-        return {"labels": list(self.labels), "counts": [list(row) for row in self.counts]}
-
 
 @dataclass(frozen=True, slots=True)
-class Kappa:
+class Kappa(JsonData):
     """Agreement beyond chance: 1 is perfect, 0 what chance gives.
 
     kappa, ci95: None when chance alone must agree, because both gave one and the same label throughout. agreement: the
@@ -44,12 +42,9 @@ class Kappa:
     by_chance: float
     n: int
 
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "ci95": list(self.ci95) if self.ci95 else None}
-
 
 @dataclass(frozen=True, slots=True)
-class LengthBias:
+class LengthBias(JsonData):
     """correlation: Spearman's, of the judge's error (judge − people) with the length of the answer; above 0 the judge
     is too kind to long answers. None, with p 1, when errors or lengths are all the same, or rows fewer than 3."""
 
@@ -57,12 +52,9 @@ class LengthBias:
     p_value: float
     n: int
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 @dataclass(frozen=True, slots=True)
-class PositionBias:
+class PositionBias(JsonData):
     """How verdicts on pairs of answers depend on the order of showing.
 
     flipped: share of pairs whose winner changes when the order is swapped, with its 95 % interval. prefers_first: share
@@ -75,9 +67,6 @@ class PositionBias:
     prefers_first: float | None
     p_value: float
     n: int
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "flipped_ci95": list(self.flipped_ci95)}
 
 
 def confusion(people: Sequence[Any], judge: Sequence[Any]) -> Confusion:

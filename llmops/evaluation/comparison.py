@@ -13,7 +13,6 @@ from typing import Any
 
 from llmops.errors import CannotRun
 from llmops.evaluation import statistics
-from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.metric_comparison import MetricComparison, NotCompared, PairedScores, value_of
 from llmops.evaluation.results import AnswerCounts, Noise, OfSuite, RowResult
 from llmops.evaluation.scorers.protocol import Scorer, limits_of
@@ -40,16 +39,13 @@ def paired(a: Iterable[RowResult], b: Iterable[RowResult]) -> Iterator[Pair]:
             if row_id in waiting_a and row_id in waiting_b:
                 found = True
                 pair = waiting_a.pop(row_id), waiting_b.pop(row_id)
-                _check_same(*(result.row for result in pair))
+                for what in ("inputs", "expectations", "contexts"):
+                    if getattr(pair[0].row, what) != getattr(pair[1].row, what):
+                        problem = f"row {row_id!r} has different {what} in the two runs"
+                        raise CannotRun(f"{problem}; run both on the same eval set")
                 yield pair
     if not found:
         raise CannotRun("the two runs share no row; compare runs of the same suite")
-
-
-def _check_same(left: EvalRow, right: EvalRow) -> None:
-    for what in ("inputs", "expectations", "contexts"):
-        if getattr(left, what) != getattr(right, what):
-            raise CannotRun(f"row {left.id!r} has different {what} in the two runs; run both on the same eval set")
 
 
 _SMALLEST_SLICE = 5
@@ -125,8 +121,8 @@ class Comparison:
             "suite_rows": self.of_suite.rows if self.of_suite else None,
             "metrics": {name: metric.to_json() for name, metric in self.metrics.items()},
             "slices": {
-                name: {metric_name: metric.to_json() for metric_name, metric in metrics.items()}
-                for name, metrics in self.slices.items()
+                part: {name: metric.to_json() for name, metric in metrics.items()}
+                for part, metrics in self.slices.items()
             },
             "changed_rows": list(self.changed_rows),
             "power": dict(self.power),
@@ -191,17 +187,16 @@ def compare(
         else metric.apart(reasons[name])
         for name, metric in scores.items()
     }
-    found = {name: metric for name, metric in compared.items() if isinstance(metric, MetricComparison)}
-    not_compared = {name: metric for name, metric in compared.items() if isinstance(metric, NotCompared)}
+    metrics, not_compared = _adjusted(compared)
     in_slices, slices_apart = slices.compared(sequential)
     return Comparison(
         a=name_a,
         b=name_b,
         rows=rows,
-        metrics=_adjusted(found),
+        metrics=metrics,
         slices=in_slices,
         changed_rows=changed.rows(),
-        power={name: power.sentence for name in found if (power := scores[name].power) is not None},
+        power={name: power.sentence for name in metrics if (power := scores[name].power) is not None},
         noise=NoiseFound(noise, changed_texts, noise.share * rows) if noise else None,
         sequential=sequential,
         unmatched_a=run_a.answers.rows - rows,
@@ -231,9 +226,14 @@ class _Counted:
             yield result
 
 
-def _adjusted(compared: Mapping[str, MetricComparison]) -> dict[str, MetricComparison]:
+def _adjusted(
+    outcomes: Mapping[str, MetricComparison | NotCompared],
+) -> tuple[dict[str, MetricComparison], dict[str, NotCompared]]:
+    """Those that were compared, their p-values adjusted together, and those that were not."""
+    compared = {name: each for name, each in outcomes.items() if isinstance(each, MetricComparison)}
     adjusted = statistics.holm([metric.p_value for metric in compared.values()])
-    return {name: replace(metric, p_adjusted=p) for (name, metric), p in zip(compared.items(), adjusted, strict=True)}
+    metrics = {name: replace(compared[name], p_adjusted=p) for name, p in zip(compared, adjusted, strict=True)}
+    return metrics, {name: each for name, each in outcomes.items() if isinstance(each, NotCompared)}
 
 
 class _Slices:
@@ -261,17 +261,17 @@ class _Slices:
         """By slice; and those that cannot be compared, by what they are called then."""
         if self._primary is None:
             return {}, {}
-        failed_as = self._primary.failed_as
-        compared = {
-            f"{tag}={value}": scores.compared(sequential=sequential, failed_as=failed_as)
-            for tag, slices in self._by_tag.items()
-            for value, scores in slices.items()
-            if len(scores) >= _SMALLEST_SLICE
-        }
-        found = {key: metric for key, metric in compared.items() if isinstance(metric, MetricComparison)}
-        name = self._primary.scorer.name
-        apart = {f"{name} in {key}": each for key, each in compared.items() if isinstance(each, NotCompared)}
-        return {key: {name: metric} for key, metric in sorted(_adjusted(found).items())}, apart
+        failed_as, name = self._primary.failed_as, self._primary.scorer.name
+        metrics, apart = _adjusted(
+            {
+                f"{tag}={value}": scores.compared(sequential=sequential, failed_as=failed_as)
+                for tag, slices in self._by_tag.items()
+                for value, scores in slices.items()
+                if len(scores) >= _SMALLEST_SLICE
+            }
+        )
+        in_slices = {key: {name: metric} for key, metric in sorted(metrics.items())}
+        return in_slices, {f"{name} in {key}": each for key, each in apart.items()}
 
 
 class _Changed:

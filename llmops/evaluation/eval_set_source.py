@@ -18,6 +18,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -212,12 +213,8 @@ def find_eval_set(path: Path, access: SourceAccess | None = None) -> EvalSet:
         if rows.exists():
             raise BadFile(table, f"stands beside {ROWS_FILE}; an eval set has one of them")
         return eval_set_of_table(read_toml(table), table, access, name=path.name)
-    if path.is_dir():
-        is_source = not rows.exists() and _holds_data(path)
-    else:
-        is_source = path.is_file() or kind_of(path) is not None
-    if not is_source:
-        read = EvalSetSource(path.name, str(rows)).rows(Columns(path.name, None), lambda: read_records(rows))
+    if rows.exists() or not (path.is_file() or kind_of(path) is not None or holds_eval_set(path)):
+        read = EvalSetSource(path.name, str(rows)).rows(Columns(path.name, None), partial(read_records, rows))
         return checked_eval_set(path.name, rows, read)
     stem = path.name if path.is_dir() else path.name.partition(".")[0]
     name = re.sub(r"[^\w.-]+", "-", stem) or "rows"
@@ -226,13 +223,9 @@ def find_eval_set(path: Path, access: SourceAccess | None = None) -> EvalSet:
 
 def holds_eval_set(path: Path) -> bool:
     """Whether `find_eval_set` finds something there to read."""
-    if path.is_dir():
-        return (path / ROWS_FILE).is_file() or (path / SOURCE_FILE).is_file() or _holds_data(path)
-    return path.is_file() and kind_of(path) is not None
-
-
-def _holds_data(folder: Path) -> bool:
-    return any(kind_of(file) is not None for file in folder.rglob("*") if file.is_file())
+    files = path.rglob("*") if path.is_dir() else [path]
+    named = path / ROWS_FILE, path / SOURCE_FILE
+    return any(file.is_file() for file in named) or any(file.is_file() and kind_of(file) is not None for file in files)
 
 
 def eval_set_of_table(
@@ -257,21 +250,17 @@ def eval_set_of_table(
         if source.source.startswith("hf:"):
             return _hub_eval_set(source, columns, access)
         local = path.parent / Path(source.source).expanduser()
-        records = _local_records(source, local, access)
+        if local.is_dir():
+            records = partial(dataset_records, {"path": str(local)}, source.config, source.split, access, local)
+        elif kind_of(local) is None:
+            raise UsageError(f"source: {local} is neither a folder nor {kinds()}")
+        elif source.split or source.config:
+            raise UsageError(f"{'split' if source.split else 'config'}: a single file has none")
+        else:
+            records = partial(read_records, local)
     except UsageError as error:
         raise BadFile.of(error, path, key=key) from error
     return checked_eval_set(source.name, local, source.rows(columns, records))
-
-
-def _local_records(source: EvalSetSource, path: Path, access: SourceAccess) -> OpenRecords:
-    """How to read a file or folder. Raises UsageError when the table asks for what it has not."""
-    if path.is_dir():
-        return lambda: dataset_records({"path": str(path)}, source.config, source.split, access, path)
-    if kind_of(path) is None:
-        raise UsageError(f"source: {path} is neither a folder nor {kinds()}")
-    if source.split or source.config:
-        raise UsageError(f"{'split' if source.split else 'config'}: a single file has none")
-    return lambda: read_records(path)
 
 
 def _hub_eval_set(source: EvalSetSource, columns: Columns, access: SourceAccess) -> EvalSet:
@@ -287,9 +276,8 @@ def _hub_eval_set(source: EvalSetSource, columns: Columns, access: SourceAccess)
     copy = access.kept / f"{source.name}-{identity[:16]}.jsonl"
     if not copy.exists():
         arguments = {"path": found["repo"], "revision": found["revision"]}
-        read = source.rows(
-            columns, lambda: dataset_records(arguments, source.config, source.split, access, source.source)
-        )
+        records = partial(dataset_records, arguments, source.config, source.split, access, source.source)
+        read = source.rows(columns, records)
         copy.parent.mkdir(parents=True, exist_ok=True)
         incoming = copy.with_name(f".{copy.name}.{os.getpid()}")
         try:  # whole or not at all

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from llmops.evaluation.comparison import Comparison
 from llmops.evaluation.gate_rules import GateRules
@@ -17,6 +17,7 @@ from llmops.evaluation.metric_comparison import MetricComparison
 from llmops.evaluation.paired_tests import FEWEST_CLUSTERS
 from llmops.evaluation.results import AnswerCounts, Metric, OfSuite, RowResult, ScoreTally
 from llmops.evaluation.statistics import UNLIMITED
+from llmops.hashing import JsonData
 
 __all__ = ["ALPHA", "Check", "Facts", "GateRules", "Verdict", "decide", "slice_metrics"]
 
@@ -43,7 +44,7 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(JsonData):
     """`pass`, `fail` or `inconclusive`, with a sentence for everything that was looked at."""
 
     verdict: Outcome
@@ -53,13 +54,6 @@ class Verdict:
     def with_reasons(self, reasons: Iterable[str]) -> Verdict:
         """With what else a reader of the verdict has to know."""
         return replace(self, reasons=(*self.reasons, *reasons))
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "verdict": self.verdict,
-            "reasons": list(self.reasons),
-            "checks": [asdict(check) for check in self.checks],
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +111,14 @@ def decide(rules: GateRules, facts: Facts) -> Verdict:
 
 def _checks(rules: GateRules, facts: Facts) -> Iterator[Check]:
     """A check for every rule, whoever scored."""
-    bounds = [_Bound("floor", scorer, floor) for scorer, floor in rules.floors.items()]
-    bounds += [_Bound("ceiling", scorer, ceiling) for scorer, ceiling in rules.ceilings.items()]
-    for bound in bounds:
-        yield _bounded(bound, facts.metrics.get(bound.scorer), rules, facts)
-    for name, floors in rules.slice_floors.items():
-        for scorer, floor in floors.items():
-            metric = facts.slices.get(name, {}).get(scorer)
-            yield _bounded(_Bound("slice-floor", scorer, floor, f" in {name}"), metric, rules, facts)
+    for scorer, value in rules.floors.items():
+        yield _bounded(_Bound("floor", scorer, value), facts.metrics.get(scorer), rules, facts)
+    for scorer, value in rules.ceilings.items():
+        yield _bounded(_Bound("ceiling", scorer, value), facts.metrics.get(scorer), rules, facts)
+    for part, floors in rules.slice_floors.items():
+        for scorer, value in floors.items():
+            metric = facts.slices.get(part, {}).get(scorer)
+            yield _bounded(_Bound("slice-floor", scorer, value, f" in {part}"), metric, rules, facts)
     if facts.comparison is None:
         yield from (_measured(scorer, rules, facts) for scorer in dict.fromkeys((rules.primary, *rules.not_worse)))
         return
@@ -171,7 +165,7 @@ class _Bound:
 
     @property
     def word(self) -> str:
-        return "ceiling" if self.kind == "ceiling" else "floor"
+        return self.kind.removeprefix("slice-")
 
     def holds(self, mean: float) -> bool:
         if math.isclose(mean, self.value, rel_tol=_ROUNDING, abs_tol=_ROUNDING):

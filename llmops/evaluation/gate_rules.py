@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, Strict
 
+from llmops.hashing import JsonData
 from llmops.text_io import checked
 
 MOST_FAILED = 0.1
@@ -18,7 +19,7 @@ Slice = Annotated[str, Field(pattern="=")]
 
 
 @dataclass(frozen=True, slots=True)
-class GateRules:
+class GateRules(JsonData):
     """What a challenger must show.
 
     primary: the one scorer that decides, chosen beforehand, so that its p-value needs no correction.
@@ -65,9 +66,6 @@ class GateRules:
         for part, floors in self.slice_floors.items():
             said += [f"{scorer} in {part} at least {value:g}" for scorer, value in floors.items()]
         return "; ".join(said)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def loosened(old: GateRules, new: GateRules) -> dict[str, str]:

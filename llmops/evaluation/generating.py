@@ -13,7 +13,7 @@ import heapq
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from llmops.engines.answer import off_format
@@ -159,89 +159,79 @@ async def generate_missing(
         EngineUnavailable: the engine is gone (it turned away more rows in a row than it has slots, or every row, each
             after all retries); what was finished is in the cache and is not made again.
     """
-    return await _Lanes(tasks, engine, cache, total, progress, retries).run()
+    all_made = [Generated() for _ in tasks]
+    lanes = _Lanes(engine, cache, retries, total, progress)
+    if isinstance(engine, PrimingEngine):  # cell by cell
+        for task, made in zip(tasks, all_made, strict=True):
+            if any(map(lanes.lacks, task.jobs())):
+                made.began = time.perf_counter()
+                await engine.prime(task.template.beginning)
+                await lanes.do((made, group) for group in prefix_groups(task.jobs(), task.head_length))
+    else:
+        await lanes.do((made, [job]) for task, made in zip(tasks, all_made, strict=True) for job in task.jobs())
+    if lanes.unavailable is not None and not lanes.answered:
+        raise lanes.unavailable
+    return all_made
 
 
+@dataclass(slots=True)
 class _Lanes:
     """As many lanes as the engine has slots, no more: a latency is then the engine's, not a wait for a slot. Each
-    takes the next group of jobs and does them in turn."""
+    takes the next group of jobs and does them in turn. turned_away: rows in a row that nobody answered."""
 
-    def __init__(
-        self,
-        tasks: Sequence[Task],
-        engine: Engine,
-        cache: GenerationCache,
-        total: int,
-        progress: Progress | None,
-        retries: Retries,
-    ) -> None:
-        self._engine, self._cache, self._retries = engine, cache, retries
-        self._total, self._progress, self._done = total, progress, 0
-        self._answered, self._turned_away = False, 0  # rows in a row that nobody answered
-        self._unavailable: EngineUnavailable | None = None
-        self._begun: set[str] = set()
-        self._made = [Generated() for _ in tasks]
-        self._work = list(zip(tasks, self._made, strict=True))
+    engine: Engine
+    cache: GenerationCache
+    retries: Retries
+    total: int
+    progress: Progress | None
+    done: int = 0
+    answered: bool = False
+    turned_away: int = 0
+    unavailable: EngineUnavailable | None = None
+    begun: set[str] = field(default_factory=set)
 
-    async def run(self) -> list[Generated]:
-        if isinstance(self._engine, PrimingEngine):  # cell by cell
-            for task, made in self._work:
-                if any(self._missing(job) for job in task.jobs()):
-                    made.began = time.perf_counter()
-                    await self._engine.prime(task.template.beginning)
-                    groups = prefix_groups(task.jobs(), task.head_length)
-                    await self._do((made, group) for group in groups)
-        else:
-            await self._do((made, [job]) for task, made in self._work for job in task.jobs())
-        if self._unavailable is not None and not self._answered:
-            raise self._unavailable
-        return self._made
+    def lacks(self, job: Job) -> bool:
+        return job.key not in self.begun and self.cache.outcome(job.key) is None
 
-    async def _do(self, groups: Iterator[tuple[Generated, list[Job]]]) -> None:
+    async def do(self, groups: Iterator[tuple[Generated, list[Job]]]) -> None:
         async def lane() -> None:
             for made, group in groups:
-                for job in group:
-                    if self._missing(job):
-                        await self._one(made, job)
+                for job in filter(self.lacks, group):
+                    await self._one(made, job)
 
         try:
             async with asyncio.TaskGroup() as lanes:
-                for _ in range(self._engine.slots):
+                for _ in range(self.engine.slots):
                     lanes.create_task(lane())
         except* LlmopsError as failures:
             raise failures.exceptions[0] from failures
 
-    def _missing(self, job: Job) -> bool:
-        return job.key not in self._begun and self._cache.outcome(job.key) is None
-
     async def _one(self, made: Generated, job: Job) -> None:
-        self._begun.add(job.key)
-        if made.began == 0.0:
-            made.began = time.perf_counter()
+        self.begun.add(job.key)
+        made.began = made.began or time.perf_counter()
         output = await self._output(job)
-        self._cache.put(job.key, output)
-        self._begun.discard(job.key)
+        self.cache.put(job.key, output)
+        self.begun.discard(job.key)
         made.n += 1
         if output.error is None:
             made.tokens_out = known_sum(made.tokens_out, output.tokens_out)
         made.ended = time.perf_counter()
-        self._done += 1
-        if self._progress is not None:
-            self._progress(self._done, self._total)
+        self.done += 1
+        if self.progress is not None:
+            self.progress(self.done, self.total)
 
     async def _output(self, job: Job) -> Output:
         """An engine that is gone ends the run; a request that fails by itself becomes a record."""
         try:
-            output = await with_retries(lambda: answer(self._engine, job), self._retries)
-        except EngineUnavailable as error:
-            self._turned_away += 1
-            if error.lasting or self._turned_away > self._engine.slots:
-                raise
-            self._unavailable = error
-            return Output("", finish_reason="error", error=str(error))
+            output = await with_retries(lambda: answer(self.engine, job), self.retries)
         except EngineError as error:
+            if isinstance(error, EngineUnavailable):
+                self.turned_away += 1
+                if error.lasting or self.turned_away > self.engine.slots:
+                    raise
+                self.unavailable = error
             return Output("", finish_reason="error", error=str(error))
-        self._turned_away, self._answered = 0, True
+        self.turned_away, self.answered = 0, True
         return output
 
 

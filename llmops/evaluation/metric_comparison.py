@@ -6,7 +6,6 @@ import math
 from array import array
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 from llmops.evaluation import statistics
 from llmops.evaluation.eval_set import cluster_name
@@ -16,6 +15,7 @@ from llmops.evaluation.results import RowResult
 from llmops.evaluation.scorers.protocol import Scorer, limits_of
 from llmops.evaluation.sequential import SequentialTest
 from llmops.evaluation.statistics import ALPHA
+from llmops.hashing import JsonData
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Extreme:
 
 
 @dataclass(frozen=True, slots=True)
-class MetricComparison:
+class MetricComparison(JsonData):
     """One metric of two runs over the rows both have.
 
     difference: b − a.
@@ -82,12 +82,9 @@ class MetricComparison:
             for end in (self.at_worst, self.at_best)
         )
 
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "ci95": list(self.ci95) if self.ci95 else None}
-
 
 @dataclass(frozen=True, slots=True)
-class NotCompared:
+class NotCompared(JsonData):
     """A metric that two runs cannot be compared on. n: rows that both runs have. failed_a, failed_b: of these, rows
     without a score."""
 
@@ -95,9 +92,6 @@ class NotCompared:
     n: int
     failed_a: int
     failed_b: int
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def value_of(result: RowResult, scorer: Scorer, failed_as: float | None = None) -> float | None:
@@ -165,7 +159,7 @@ class PairedScores:
         pairs = enumerate(zip(self._a, self._b, strict=True))
         kept = [i for i, pair in pairs if failed_as is not None or not any(map(math.isnan, pair))]
         worst = math.nan if failed_as is None else failed_as
-        a, b = (array("d", (_number(values[i], worst) for i in kept)) for values in (self._a, self._b))
+        a, b = (_filled([values[i] for i in kept], worst) for values in (self._a, self._b))
         clusters = [self._clusters[i] for i in kept] if self._clusters else None
         failed_a, failed_b = (sum(map(math.isnan, values)) for values in (self._a, self._b))
         if unscored := [side for side, failed in (("a", failed_a), ("b", failed_b)) if failed == len(self)]:
@@ -189,11 +183,8 @@ class PairedScores:
         return MetricComparison(
             a=sum(a) / len(a),
             b=sum(b) / len(b),
-            difference=tested.difference,
-            ci95=tested.ci95,
-            p_value=tested.p_value,
+            **asdict(tested),
             p_adjusted=tested.p_value,
-            test=tested.test,
             wins=less if higher_is_better is False else more,
             losses=more if higher_is_better is False else less,
             ties=len(a) - more - less,
@@ -204,8 +195,6 @@ class PairedScores:
             detectable=self.power.detectable if self.power is not None and visible else None,
             higher_is_better=higher_is_better,
             failed_as=failed_as,
-            note=tested.note,
-            skewed=tested.skewed,
             at_worst=at_worst,
             at_best=at_best,
         )
@@ -217,18 +206,15 @@ class PairedScores:
 
     def _extreme(self, failed_a: float, failed_b: float, sequential: bool) -> Extreme | None:
         """The test with these values for the failed rows; None where they are infinite."""
-        a, b = (
-            array("d", (_number(value, failed) for value in values))
-            for values, failed in ((self._a, failed_a), (self._b, failed_b))
-        )
+        a, b = _filled(self._a, failed_a), _filled(self._b, failed_b)
         if not all(map(math.isfinite, (*a, *b))):
             return None
         tested = _tested(a, b, self._clusters or None, limits_of(self.scorer), sequential)
         return Extreme(tested.difference, tested.ci95, tested.p_value)
 
 
-def _number(value: float, failed_as: float) -> float:
-    return failed_as if math.isnan(value) else value
+def _filled(values: Sequence[float], failed_as: float) -> array[float]:
+    return array("d", (failed_as if math.isnan(value) else value for value in values))
 
 
 def _tested(

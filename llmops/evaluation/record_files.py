@@ -101,10 +101,9 @@ def _json(path: Path | str, file: IO[bytes]) -> Records:
         yield from _json_lines(path, file)
         return
     try:
-        text = file.read().decode("utf-8-sig")
+        found = strict_json(file.read().decode("utf-8-sig"), path)
     except UnicodeDecodeError as error:
         raise _no_utf8(error, path, file) from error
-    found = strict_json(text, path)
     if not isinstance(found, list):
         raise BadFile(path, _JSON_FILE)
     yield from ((RecordLocation(path, number), record) for number, record in enumerate(found, 1))
@@ -213,13 +212,10 @@ _READERS: dict[str, Callable[[Path | str, IO[bytes]], Records]] = {
 }
 
 
-# Splits of folders and of data sets of the hub: which files are whose, as Hugging Face `datasets` sees it.
-#
-# `datasets` says what files a split has (by names, folders and the card's `data_files`), and runs no code of a data
-# set. The files themselves are read by `record_files`, so that a folder gives what its files give one by one:
-# `datasets` takes ISO dates for timestamps, and cells of a CSV file for numbers. It reads only what none but it can
-# open.
-
+# Of folders and data sets of the hub, Hugging Face `datasets` says what files a split has (by names, folders and the
+# card's `data_files`), and runs no code. The files are read here, so that a folder gives what its files give one by
+# one: `datasets` takes ISO dates for timestamps and cells of a CSV file for numbers. It reads only what none but it
+# can open.
 DEFAULT_SPLITS = ("test", "validation", "train")
 _ON_HUB = re.compile(r"hf://datasets/[^/]+/[^/@]+@[^/]+/")
 _NO_OPTIONS = {"name", "version", "data_dir", "data_files", "description", "features", "sep", "delimiter"}

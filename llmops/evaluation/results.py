@@ -18,17 +18,16 @@ from llmops.engines.answer import is_cut_off
 from llmops.evaluation import statistics
 from llmops.evaluation.eval_set import EvalRow, cluster_name
 
-# How often an engine answers the same question differently by itself.
-#
-# Slots that are decoded together, and prompt beginnings that are computed once for several requests, change the order
-# of floating-point sums. Where two tokens are almost equally likely, even greedy decoding then falls to one side or the
-# other. The share of such flips is measured once for each engine, its settings and weights, and stands beside every
-# comparison: a difference that is no larger than the noise is no difference.
-
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """flips of n answers differed between two runs that took nothing from the generation cache."""
+    """How often an engine answers the same question differently by itself: flips of n answers differed between two runs
+    that took nothing from the generation cache.
+
+    Slots that are decoded together, and prompt beginnings that are computed once for several requests, change the order
+    of floating-point sums: of two tokens that are almost equally likely, even greedy decoding then takes either. It is
+    measured once for each engine, its settings and weights, and stands beside every comparison.
+    """
 
     n: int
     flips: int

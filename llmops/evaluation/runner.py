@@ -66,7 +66,7 @@ def _score_batch(scorer: Scorer, batch: Sequence[Answered], cache: ScoreCache) -
             many = scorer.score_many([row for row, _ in good], [output for _, output in good])
             made = [_checked(score) for _, score in zip(good, many, strict=True)]
         except Exception as error:  # noqa: BLE001 - as in `one_score`
-            made = [_crash(error)] * len(good)
+            made = [Score(error=_told(error))] * len(good)
     else:
         made = [one_score(scorer, row, output) for row, output in good]
     scores = iter(made)
@@ -81,7 +81,7 @@ def one_score(scorer: Scorer, row: EvalRow, output: Output) -> Score:
     try:
         return _checked(scorer.score(row, output))
     except Exception as error:  # noqa: BLE001 - a scorer is plug-in code; its crash becomes a counted record
-        return _crash(error)
+        return Score(error=_told(error))
 
 
 def findings(results: Results, scorers: Sequence[Scorer]) -> Mapping[str, RunFindings]:
@@ -93,8 +93,7 @@ def findings(results: Results, scorers: Sequence[Scorer]) -> Mapping[str, RunFin
             try:
                 found[scorer.name] = scorer.findings(results)
             except Exception as error:  # noqa: BLE001 - as in `one_score`
-                told = (_crash(error).error or "").encode()
-                found[scorer.name] = RunFindings({"findings_failed": 1.0}, {"error.txt": told})
+                found[scorer.name] = RunFindings({"findings_failed": 1.0}, {"error.txt": _told(error).encode()})
     return found
 
 
@@ -115,8 +114,8 @@ def score_key(scorer: KeptScorer, row: EvalRow, output: Output) -> str:
     return content_hash({"scorer": dict(scorer.identity), "row": seen, "output": output.text})
 
 
-def _crash(error: Exception) -> Score:
-    return Score(error=f"{type(error).__name__}: {error}")
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _checked(score: Score) -> Score:

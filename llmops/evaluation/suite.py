@@ -19,22 +19,19 @@ from llmops.evaluation.gate_rules import GateRules
 from llmops.evaluation.record_files import SourceAccess
 from llmops.evaluation.scorers import Scorer, make_scorer, try_scorer
 from llmops.evaluation.scorers.protocol import limits_of
-from llmops.hashing import content_hash
+from llmops.hashing import JsonData, content_hash
 from llmops.text_io import checked, read_json, read_toml
 
 KAPPA_ASKED = 0.6  # what a judge must agree with people by, unless its table says otherwise
 
 
 @dataclass(frozen=True, slots=True)
-class ScorerSpec:
+class ScorerSpec(JsonData):
     """A scorer as the suite asks for it."""
 
     name: str
     type: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        return {"name": self.name, "type": self.type, "parameters": dict(self.parameters)}
 
 
 JudgeTables = Mapping[str, Mapping[str, Any]]

@@ -279,7 +279,7 @@ def _repetition(table: Table, settings: Settings) -> Computation:  # noqa: ARG00
     n = table.whole("n", 4, least=1, most=100)
 
     def shares(texts: Texts) -> list[float]:
-        from llmops.evaluation.scorers.measures import repeated_share
+        from llmops.evaluation.scorers.text_scorers import repeated_share
 
         return [repeated_share(text, n) for text in texts]
 

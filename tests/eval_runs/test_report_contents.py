@@ -16,7 +16,7 @@ from llmops.evaluation.reports.html import write_leaderboard_html
 from llmops.evaluation.reports.markdown import leaderboard_markdown
 from llmops.evaluation.results import Score
 from llmops.prompt_file import parse_prompt
-from tests.evaluation.gated_runs import Scorer
+from tests.evaluation.conftest import MadeUpScorer
 from tests.registered_home import Workshop, prompt_text
 
 N = 40
@@ -218,7 +218,7 @@ def test_a_cell_whose_rows_failed_stands_as_the_comparison_has_it_and_one_withou
 def test_a_cell_is_not_ahead_for_real_where_it_is_so_only_by_the_other_ones_failures():
     nan = math.nan
     right, half, failed, few_failed = [1.0] * 40, [1.0, 0.0] * 20, [1.0] * 25 + [nan] * 15, [0.0, 1.0] * 19 + [nan] * 2
-    primary = Scorer("right")
+    primary = MadeUpScorer("right", limits=(0.0, 1.0))
 
     def real(values: list[list[float]]) -> bool:
         [pair] = _pairs(primary, ["one", "other"], values, None, _order(primary, values))

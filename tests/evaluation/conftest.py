@@ -21,6 +21,7 @@ class MadeUpScorer:
     judge: Callable[[EvalRow, Output], Score] = lambda _row, output: Score(float(len(output.text)))
     higher_is_better: bool | None = True
     worst: float | None = 0.0
+    limits: tuple[float, float] | None = None
 
     def score(self, row: EvalRow, output: Output) -> Score:
         return self.judge(row, output)

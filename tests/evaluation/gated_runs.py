@@ -4,33 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from llmops.evaluation.comparison import compare
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.gate import Facts, GateRules, Verdict, decide, slice_metrics
 from llmops.evaluation.results import AnswerCounts, Metric, Output, RowResult, Score
 from llmops.evaluation.runner import Summary
-from llmops.evaluation.scorers.protocol import limits_of
+from llmops.evaluation.scorers.protocol import Scorer, limits_of
+from tests.evaluation.conftest import MadeUpScorer
 
-
-@dataclass(frozen=True)
-class Scorer:
-    """Its scores are given, not made."""
-
-    name: str
-    higher_is_better: bool | None = True
-    worst: float | None = 0.0
-    limits: tuple[float, float] = (0.0, 1.0)
-
-    def score(self, row: EvalRow, output: Output) -> Score:
-        raise NotImplementedError
-
-
-RIGHT = Scorer("right")
-REFUSAL = Scorer("refusal", higher_is_better=False, worst=1.0)
-LATENCY = Scorer("latency_ms", higher_is_better=False, worst=None, limits=(0.0, math.inf))
-WORDS = Scorer("words", higher_is_better=None, worst=None, limits=(0.0, math.inf))
+RIGHT = MadeUpScorer("right", limits=(0.0, 1.0))
+REFUSAL = MadeUpScorer("refusal", higher_is_better=False, worst=1.0, limits=(0.0, 1.0))
+LATENCY = MadeUpScorer("latency_ms", higher_is_better=False, worst=None, limits=(0.0, math.inf))
+WORDS = MadeUpScorer("words", higher_is_better=None, worst=None, limits=(0.0, math.inf))
 SCORERS = (RIGHT, REFUSAL, LATENCY, WORDS)
 
 Run = Sequence[RowResult]

@@ -17,7 +17,6 @@ from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.metric_comparison import MetricComparison
 from llmops.evaluation.results import AnswerCounts, Noise, Output, RowResult, Score
 from llmops.evaluation.sequential import SequentialTest
-from tests.evaluation.gated_runs import Scorer
 
 Values = Sequence[bool | float | None]
 
@@ -76,30 +75,23 @@ def test_a_win_is_in_the_scorers_direction_and_the_difference_is_not(scorer, hig
 
 
 @pytest.mark.parametrize(("worst", "mean_b"), [(0.0, 0.25), (1.0, 0.75)])
-def test_a_row_without_a_score_counts_as_the_worst(scorer, worst, mean_b):
+def test_a_row_without_a_score_counts_as_the_worst_also_where_its_scorer_did_not_run(scorer, worst, mean_b):
     made = scorer("right", worst=worst, higher_is_better=worst == 0)
     found = metric_of([True, False, True, False], [True, False, None, None], made)
     assert (found.n, found.b, found.test, found.failed_a, found.failed_b) == (4, mean_b, "mcnemar-exact", 0, 2)
-
-
-def test_a_row_whose_scorer_did_not_run_counts_as_the_worst_too(scorer):
     b = run([1.0, 1.0])
     b[1] = RowResult(b[1].row, b[1].output, {})
-    assert compare("a", run([1.0, 1.0]), "b", b, [scorer("right")]).metrics["right"].b == 0.5
+    assert compare("a", run([1.0, 1.0]), "b", b, [made]).metrics["right"].b == (1 + worst) / 2
 
 
-@pytest.mark.parametrize(("higher_is_better", "worst"), [(False, 6.0), (True, 3.0)])
-def test_a_row_without_a_score_counts_as_the_worst_seen_where_no_value_is_the_worst(scorer, higher_is_better, worst):
+@pytest.mark.parametrize(("higher_is_better", "worst"), [(False, 6.0), (True, 3.0), (None, None)])
+def test_where_no_value_is_the_worst_it_is_the_worst_seen_and_without_a_direction_the_row_is_left_out(
+    scorer, higher_is_better, worst
+):
     made = scorer("right", worst=None, higher_is_better=higher_is_better)
     found = metric_of([3.0, 4.0, None], [5.0, None, 6.0], made)
-    assert (found.n, found.failed_a, found.failed_b, found.failed_as) == (3, 1, 1, worst)
-    assert (found.a, found.b) == ((7 + worst) / 3, (11 + worst) / 3)
-
-
-def test_a_row_without_a_score_is_left_out_where_no_direction_is_worse(scorer):
-    found = metric_of([3.0, 4.0, None], [5.0, None, 6.0], scorer("right", worst=None, higher_is_better=None))
-    assert (found.n, found.failed_a, found.failed_b, found.failed_as) == (1, 1, 1, None)
-    assert (found.a, found.b) == (3.0, 5.0)
+    assert (found.n, found.failed_a, found.failed_b, found.failed_as) == (3 if worst else 1, 1, 1, worst)
+    assert (found.a, found.b) == (((7 + worst) / 3, (11 + worst) / 3) if worst else (3.0, 5.0))
 
 
 def test_failing_never_makes_a_run_faster(scorer):
@@ -237,19 +229,22 @@ def passages(n: int, rows_each: int) -> list[dict[str, str]]:
     return [{"passage": str(i // rows_each)} for i in range(n)]
 
 
-def test_clusters_widen_the_interval_and_are_counted(scorer: Any) -> None:
+def test_clusters_widen_the_interval_and_are_counted_and_one_of_them_is_one_draw(scorer):
     tags = passages(60, 6)
     gains = [i // 6 in (1, 2, 4, 7) for i in range(60)]  # all rows of a passage change together
-    a, b = run([False] * 60, tags=tags), run(gains, tags=tags)
+    a, b, by = run([False] * 60, tags=tags), run(gains, tags=tags), {"cluster_by": "tags.passage"}
     alone = compare("a", a, "b", b, [scorer("right")]).metrics["right"]
-    together = compare("a", a, "b", b, [scorer("right")], cluster_by="tags.passage").metrics["right"]
+    together = compare("a", a, "b", b, [scorer("right")], **by).metrics["right"]
     assert (alone.clusters, together.clusters) == (None, 10)
     assert together.difference == alone.difference == pytest.approx(0.4)
     assert together.ci95[1] - together.ci95[0] > 1.5 * (alone.ci95[1] - alone.ci95[0])
     assert together.p_value > 100 * alone.p_value
-    assert together.detectable is not None
-    assert alone.detectable is not None
     assert together.detectable > 1.5 * alone.detectable
+    won = run([True] * 60, tags=tags)
+    alone = compare("a", a, "b", won, [scorer("right")], sequential_seed=1).metrics["right"]
+    together = compare("a", a, "b", won, [scorer("right")], sequential_seed=1, **by).metrics["right"]
+    assert together.clusters == 10
+    assert together.p_value > alone.p_value
 
 
 def test_slices_are_clustered_too_and_rows_without_a_cluster_stand_for_themselves(scorer):
@@ -259,23 +254,18 @@ def test_slices_are_clustered_too_and_rows_without_a_cluster_stand_for_themselve
     assert found.metrics["right"].clusters == found.slices["topic=sums"]["right"].clusters == 8
 
 
-def test_more_rows_show_smaller_differences(scorer: Any) -> None:
+def test_more_rows_show_smaller_differences_and_one_row_none(scorer):
     found = [
         compare("a", run([True, False, True, True] * n), "b", run([True, True, False, True] * n), [scorer("right")])
         for n in (10, 40)
     ]
     few, many = (comparison.metrics["right"].detectable for comparison in found)
-    assert few is not None
-    assert many is not None
     assert many < 0.7 * few
     assert found[0].power["right"].startswith("with 40 rows a difference of ")
     assert "you need" in found[0].power["right"]
-
-
-def test_a_difference_that_no_number_of_rows_can_show_is_none(scorer: Any) -> None:
-    found = compare("a", run([True]), "b", run([True]), [scorer("right")])
-    assert found.metrics["right"].detectable is None
-    assert json.loads(json.dumps(found.to_json()))
+    single = compare("a", run([True]), "b", run([True]), [scorer("right")])
+    assert single.metrics["right"].detectable is None
+    assert json.loads(json.dumps(single.to_json()))
 
 
 # Slices and changed rows
@@ -290,24 +280,21 @@ def test_a_tag_of_too_many_values_names_rows_and_no_slices(scorer: Any, values: 
     assert "topic=sums" in slices
 
 
-def test_only_the_rows_that_changed_most_are_kept_in_the_order_of_the_rows(scorer: Any) -> None:
+def test_only_the_rows_that_changed_most_are_kept_in_the_order_of_the_rows_and_of_equal_ones_the_first(scorer):
     changes = [((7 * i) % 500 + 1) / 1000 for i in range(500)]  # every change is another one, in no order
     a, b = run([0.0] * 500), run(changes)
     changed = compare("a", a, "b", b, [scorer("right")], slice_by="right").changed_rows
     assert len(changed) == 200
     assert sorted(row["b"] for row in changed) == sorted(changes)[-200:]
     assert [row["id"] for row in changed] == sorted((row["id"] for row in changed), key=lambda name: int(name[1:]))
-
-
-def test_of_equal_changes_the_first_rows_are_kept(scorer: Any) -> None:
-    changed = compare("a", run([False] * 300), "b", run([True] * 300), [scorer("right")], "right").changed_rows
-    assert [row["id"] for row in changed] == [f"r{i}" for i in range(200)]
+    equal = compare("a", run([False] * 300), "b", run([True] * 300), [scorer("right")], "right").changed_rows
+    assert [row["id"] for row in equal] == [f"r{i}" for i in range(200)]
 
 
 # Runs that were stopped early
 
 
-def test_a_run_that_was_stopped_early_is_tested_anytime_valid(scorer: Any) -> None:
+def test_a_run_that_was_stopped_early_is_tested_anytime_valid_for_metrics_within_bounds(scorer):
     a, b = run([False] * 40), run([True] * 40)
     usual = compare("a", a, "b", b, [scorer("right")])
     found = compare("a", a, "b", b, [scorer("right")], sequential_seed=3)
@@ -318,6 +305,9 @@ def test_a_run_that_was_stopped_early_is_tested_anytime_valid(scorer: Any) -> No
     assert metric.ci95[0] < usual.metrics["right"].ci95[0]
     assert metric.difference == 1.0
     assert (metric.detectable, found.power) == (None, {})
+    a, b = run([0.0, 0.5, 12.0] * 5), run([1.0, 0.5, 12.0] * 5)
+    assert compare("a", a, "b", b, [scorer("right")]).metrics.keys() == {"right"}
+    assert compare("a", a, "b", b, [scorer("right")], sequential_seed=1).metrics == {}
 
 
 def test_rows_are_tested_in_the_order_of_their_draw(scorer: Any) -> None:
@@ -327,21 +317,6 @@ def test_rows_are_tested_in_the_order_of_their_draw(scorer: Any) -> None:
     metric = compare("a", a[::-1], "b", b[::-1], [scorer("right")], sequential_seed=5).metrics["right"]
     assert metric.p_value == expected.p_value
     assert metric.ci95 == expected.interval
-
-
-def test_a_metric_without_bounds_is_left_out_of_a_run_that_was_stopped_early(scorer: Any) -> None:
-    a, b = run([0.0, 0.5, 12.0] * 5), run([1.0, 0.5, 12.0] * 5)
-    assert compare("a", a, "b", b, [scorer("right")]).metrics.keys() == {"right"}
-    assert compare("a", a, "b", b, [scorer("right")], sequential_seed=1).metrics == {}
-
-
-def test_rows_of_one_cluster_are_one_draw(scorer: Any) -> None:
-    tags = passages(40, 4)
-    a, b = run([False] * 40, tags=tags), run([True] * 40, tags=tags)
-    alone = compare("a", a, "b", b, [scorer("right")], sequential_seed=1).metrics["right"]
-    together = compare("a", a, "b", b, [scorer("right")], sequential_seed=1, cluster_by="tags.passage").metrics["right"]
-    assert together.clusters == 10
-    assert together.p_value > alone.p_value
 
 
 def test_the_draw_is_by_chance_and_always_the_same() -> None:
@@ -389,8 +364,8 @@ def test_what_became_of_both_runs_rows_is_counted_and_told(scorer: Any) -> None:
 
 @pytest.mark.parametrize("sequential_seed", [None, 7])
 @pytest.mark.parametrize(("higher", "worst"), [(True, 0.0), (False, 1.0)])
-def test_the_ends_of_what_failed_rows_could_have_scored_are_compared_too(higher, worst, sequential_seed):
-    made = Scorer("right", higher_is_better=higher, worst=worst, limits=(0.0, 1.0))
+def test_the_ends_of_what_failed_rows_could_have_scored_are_compared_too(scorer, higher, worst, sequential_seed):
+    made = scorer("right", higher_is_better=higher, worst=worst, limits=(0.0, 1.0))
     good = float(higher)
     a, b = run([good] * 36 + [None] * 4), run([None] * 3 + [good] * 37)
     found = compare("a", a, "b", b, [made], sequential_seed=sequential_seed).metrics["right"]
@@ -404,16 +379,16 @@ def test_the_ends_of_what_failed_rows_could_have_scored_are_compared_too(higher,
 
 def test_without_failed_rows_or_known_limits_there_are_no_ends(scorer: Any) -> None:
     whole = compare("a", run([1.0] * 9), "b", run([0.5] * 9), [scorer("right")]).metrics["right"]
-    boundless = Scorer("right", higher_is_better=False, worst=None, limits=(0.0, math.inf))
+    boundless = scorer("right", higher_is_better=False, worst=None, limits=(0.0, math.inf))
     cut = compare("a", run([1.0] * 9), "b", run([None, *[0.5] * 8]), [boundless]).metrics["right"]
     assert (whole.at_worst, whole.at_best) == (None, None)
     assert cut.at_worst is None  # a failed row may have taken any time
     assert cut.at_best is not None  # but no less than none
 
 
-def test_a_failed_row_never_counts_more_than_the_worst_score_that_was_given() -> None:
+def test_a_failed_row_never_counts_more_than_the_worst_score_that_was_given(scorer) -> None:
     """A similarity of 0 is its worst by name, and one below 0 occurs."""
-    similarity = Scorer("similar", limits=(-1.0, 1.0))
+    similarity = scorer("similar", limits=(-1.0, 1.0))
     found = compare("a", run([-0.4] * 8, "similar"), "b", run([-0.4] * 6 + [None] * 2, "similar"), [similarity])
     assert (found.metrics["similar"].failed_as, found.metrics["similar"].difference) == (-0.4, 0.0)
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import signal
-import subprocess
 import sys
-import threading
-import time
 from collections import Counter
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import pytest
+from tests.engines.upstream_server import Seen, Send, UpstreamServer, delta, sse, stream
 
 ROWS, SLOTS, KILLS = 120, 4, 3
 
@@ -51,107 +47,71 @@ asyncio.run(main())
 """
 
 
-class Upstream:
-    """An OpenAI-compatible server that counts how often each question came, and takes a moment to answer."""
+class Upstream(UpstreamServer):
+    """Counts how often each question came, and takes a moment to answer."""
 
     def __init__(self) -> None:
+        super().__init__(self.reply)
         self.asked: Counter[str] = Counter()
-        self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
-    @property
-    def total(self) -> int:
-        with self._lock:
-            return self.asked.total()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        upstream = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                question = body["messages"][-1]["content"]
-                with upstream._lock:
-                    upstream.asked[question] += 1
-                time.sleep(0.01)
-                choice = {"index": 0, "delta": {"content": f"Answer to {question}."}, "finish_reason": "stop"}
-                usage = {"prompt_tokens": 2, "completion_tokens": 4}
-                events = [{"choices": [choice]}, {"choices": [], "usage": usage}]
-                text = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
-                try:
-                    self.send_response(200)
-                    self.send_header("content-type", "text/event-stream")
-                    self.send_header("content-length", str(len(text.encode())))
-                    self.end_headers()
-                    self.wfile.write(text.encode())
-                except ConnectionError:  # the one who asked was killed
-                    self.close_connection = True
-
-            def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002 - http.server's name
-                """Says nothing."""
-
-        return Handler
+    async def reply(self, seen: Seen, send: Send) -> bool:
+        question = seen.body["messages"][-1]["content"]
+        self.asked[question] += 1
+        await asyncio.sleep(0.01)
+        usage = {"choices": [], "usage": {"prompt_tokens": 2, "completion_tokens": 4}}
+        events = sse(delta(f"Answer to {question}.", "stop"), usage, "[DONE]")
+        return await stream(events)(seen, send)
 
 
-@pytest.fixture
-def upstream() -> Iterator[Upstream]:
-    opened = Upstream()
-    yield opened
-    opened.close()
-
-
-def start(folder: Path, upstream: Upstream) -> subprocess.Popen[str]:
+async def start(folder: Path, upstream: Upstream) -> asyncio.subprocess.Process:
     arguments = [str(folder), upstream.url, str(ROWS), str(SLOTS)]
-    return subprocess.Popen([sys.executable, "-c", PROGRAM, *arguments], stdout=subprocess.PIPE, text=True)
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-c", PROGRAM, *arguments, stdout=asyncio.subprocess.PIPE
+    )
 
 
-def finish(folder: Path, upstream: Upstream) -> tuple[list[Any], list[Any]]:
+async def finish(folder: Path, upstream: Upstream) -> tuple[list[Any], list[Any]]:
     """The rows of a run that is let to its end, and its counts."""
-    process = start(folder, upstream)
-    out, _ = process.communicate(timeout=60)
+    process = await start(folder, upstream)
+    out, _ = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 0
     *rows, counts = map(json.loads, out.splitlines())
     return rows, counts
 
 
-def killed(folder: Path, upstream: Upstream, after: int, moment: float) -> None:
+async def killed(folder: Path, upstream: Upstream, after: int, moment: float) -> None:
     """Runs, and kills it a moment after the upstream has been asked `after` times more."""
-    process = start(folder, upstream)
-    aim, deadline = upstream.total + after, time.monotonic() + 60
-    while upstream.total < aim:
-        assert process.poll() is None, "it ended before it was killed"
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.001)
-    time.sleep(moment)
+    process = await start(folder, upstream)
+    aim = upstream.asked.total() + after
+    async with asyncio.timeout(60):
+        while upstream.asked.total() < aim:
+            assert process.returncode is None, "it ended before it was killed"
+            await asyncio.sleep(0.001)
+    await asyncio.sleep(moment)
     process.kill()
-    process.communicate()
+    await process.communicate()
     assert process.returncode == -signal.SIGKILL
 
 
-def test_a_run_that_is_killed_again_and_again_ends_as_if_it_never_was(tmp_path: Path, upstream: Upstream) -> None:
+def test_a_run_that_is_killed_again_and_again_ends_as_if_it_never_was(tmp_path):
     chance = random.Random()  # noqa: S311 - other moments each time; what is claimed holds at all of them
     moments = [(chance.randint(1, 25), chance.uniform(0, 0.015)) for _ in range(KILLS)]
-    for after, moment in moments:
-        killed(tmp_path / "killed", upstream, after, moment)
-    rows, (generated, from_cache, mean) = finish(tmp_path / "killed", upstream)
-    asked = dict(upstream.asked)
-    assert len(asked) == ROWS
-    assert sum(asked.values()) <= ROWS + KILLS * SLOTS, moments  # only what was in flight is asked again
-    assert (generated + from_cache, mean) == (ROWS, 1.0)
-    assert from_cache >= sum(after for after, _ in moments) - KILLS * SLOTS, moments
-    upstream.asked.clear()
-    undisturbed, _ = finish(tmp_path / "undisturbed", upstream)
-    assert rows == undisturbed
-    assert set(upstream.asked.values()) == {1}
-    upstream.asked.clear()
-    again, (generated, from_cache, _) = finish(tmp_path / "killed", upstream)
-    assert (again, generated, from_cache, dict(upstream.asked)) == (rows, 0, ROWS, {})
+
+    async def run() -> None:
+        async with Upstream() as upstream:
+            for after, moment in moments:
+                await killed(tmp_path / "killed", upstream, after, moment)
+            rows, (generated, from_cache, mean) = await finish(tmp_path / "killed", upstream)
+            assert len(upstream.asked) == ROWS
+            assert upstream.asked.total() <= ROWS + KILLS * SLOTS, moments  # only what was in flight is asked again
+            assert (generated + from_cache, mean) == (ROWS, 1.0)
+            assert from_cache >= sum(after for after, _ in moments) - KILLS * SLOTS, moments
+            upstream.asked.clear()
+            undisturbed, _ = await finish(tmp_path / "undisturbed", upstream)
+            assert rows == undisturbed
+            assert set(upstream.asked.values()) == {1}
+            upstream.asked.clear()
+            again, (generated, from_cache, _) = await finish(tmp_path / "killed", upstream)
+            assert (again, generated, from_cache, dict(upstream.asked)) == (rows, 0, ROWS, {})
+
+    asyncio.run(run())

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -13,9 +14,18 @@ from hypothesis import strategies as st
 
 from llmops.engines.fake import FakeEngine
 from llmops.engines.protocol import Engine
-from llmops.errors import BadFile, EngineError, EngineTimeout, EngineUnavailable
+from llmops.errors import BadFile, ContextTooLong, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
 from llmops.evaluation.eval_set import EvalRow
-from llmops.evaluation.generating import Generated, Job, Retries, Task, generate_missing, measure_noise, prefix_groups
+from llmops.evaluation.generating import (
+    Generated,
+    Job,
+    Retries,
+    Task,
+    generate_missing,
+    measure_noise,
+    prefix_groups,
+    with_retries,
+)
 from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.results import Noise, Output
 from llmops.evaluation.runner import answered, generate_all
@@ -32,6 +42,10 @@ def task(given: Sequence[EvalRow], template: Any = TEMPLATE, choices: bool = Fal
 
 def rows(n: int, name: str = "number", **more: Any) -> list[EvalRow]:
     return [EvalRow(f"{name}-{i}", {"question": f"{name} {i}"}, **more) for i in range(n)]
+
+
+async def never() -> Engine:
+    raise AssertionError("the engine was asked for")
 
 
 def generate(engine: Engine, cache: GenerationCache, *tasks: Task, retries: Retries = QUICK) -> list[Generated]:
@@ -147,12 +161,18 @@ def test_the_next_cell_begins_while_the_last_answer_of_the_one_before_is_decoded
     assert [g.n for g in made] == [3, 8]
 
 
-def test_what_was_made_is_counted_for_each_cell(cache: GenerationCache) -> None:
-    first, second, third = task(rows(2, "first")), task(rows(3, "second")), task(rows(2, "first"))
-    made = generate(FakeEngine(word_seconds=0.001), cache, first, second, third)
+def test_what_was_made_is_counted_for_each_cell_and_progress_told_for_every_answer(cache):
+    told: list[tuple[int, int]] = []
+
+    async def give() -> Engine:
+        return FakeEngine(word_seconds=0.001)
+
+    cells = [task(rows(2, "first")), task(rows(3, "second")), task(rows(2, "first"))]
+    made = asyncio.run(generate_all(cells, give, cache, lambda *progress: told.append(progress)))
     assert [(g.n, g.tokens_out) for g in made] == [(2, 10), (3, 15), (0, 0)]
     assert made[0].seconds > 0
     assert made[2].seconds == 0
+    assert told == [(done, 5) for done in range(1, 6)]
 
 
 def test_a_row_of_several_turns_is_asked_as_a_conversation(cache: GenerationCache) -> None:
@@ -177,7 +197,7 @@ def test_a_row_of_several_turns_is_asked_as_a_conversation(cache: GenerationCach
 # Choices
 
 
-def test_choices_are_asked_by_their_likelihood(cache: GenerationCache) -> None:
+def test_choices_are_asked_by_their_likelihood_and_are_part_of_what_is_asked(cache):
     choices = ["blue", "green", "red"]
     given = rows(3, expectations={"choices": choices})
     engine = FakeEngine(lambda request: choices[int(question(request)[-1])])
@@ -187,23 +207,26 @@ def test_choices_are_asked_by_their_likelihood(cache: GenerationCache) -> None:
     assert [output.text for output in found] == choices
     assert found[1].choice_logprobs == (-5.0, -0.1, -4.0)
     assert found[1].tokens_out == 3
+    generate(engine, cache, task(rows(1, expectations={"choices": choices[:2]}), choices=True))
+    assert len(engine.requests) == 4
     assert engine.most_in_flight == 0  # nothing was generated
 
 
-def test_the_choices_are_part_of_what_is_asked(cache: GenerationCache) -> None:
-    engine = FakeEngine(lambda _request: "blue")
-    for choices in (["blue", "red"], ["blue", "green"]):
-        generate(engine, cache, task(rows(1, expectations={"choices": choices}), choices=True))
-    assert len(engine.requests) == 2
-
-
-@pytest.mark.parametrize("expectations", [{}, {"choices": ["one"]}, {"choices": ["one", ""]}, {"choices": "ab"}])
-def test_a_row_without_choices_is_a_bad_file_before_anything_is_asked(cache, expectations):
-    given = [*rows(3, expectations={"choices": ["a", "b"]}), EvalRow("odd", {"question": "?"}, expectations)]
-
-    async def never() -> Engine:
-        raise AssertionError("the engine was asked for")
-
+@pytest.mark.parametrize(
+    ("inputs", "expectations"),
+    [
+        *(
+            ({"question": "?"}, choices)
+            for choices in ({}, {"choices": ["one"]}, {"choices": ["one", ""]}, {"choices": "ab"})
+        ),
+        ({"topic": "x"}, {"choices": ["a", "b"]}),
+        ({"question": "x", "context": "y"}, {"choices": ["a", "b"]}),
+    ],
+)
+def test_a_row_that_does_not_fit_the_prompt_or_has_no_choices_is_a_bad_file_before_anything_is_asked(
+    cache, inputs, expectations
+):
+    given = [*rows(3, expectations={"choices": ["a", "b"]}), EvalRow("odd", inputs, expectations)]
     with pytest.raises(BadFile, match="row 'odd' does not fit the prompt"):
         asyncio.run(generate_all([task(given, choices=True)], never, cache))
 
@@ -249,7 +272,7 @@ class Priming(FakeEngine):
             yield chunk
 
 
-def test_each_cells_template_is_read_once_before_its_rows(cache: GenerationCache) -> None:
+def test_each_cells_template_is_read_once_before_its_rows_and_not_where_none_is_missing(cache):
     other = parse_prompt("---\ninput_variable: question\n---\n# system\nBe kind.\n\n# user\nQ: {{ question }}\n")
     engine = Priming(slots=3)
     made = generate(engine, cache, task(rows(4)), task(rows(4), other))
@@ -257,14 +280,9 @@ def test_each_cells_template_is_read_once_before_its_rows(cache: GenerationCache
     assert (engine.events[0], set(engine.events[1:5])) == ("Be terse.|Q: .", numbers)
     assert (engine.events[5], set(engine.events[6:])) == ("Be kind.|Q: .", numbers)
     assert [g.n for g in made] == [4, 4]
-
-
-def test_a_cell_that_is_finished_has_its_template_not_read(cache: GenerationCache) -> None:
-    other = parse_prompt("---\ninput_variable: question\n---\n# user\nQ: {{ question }}\n")
-    generate(FakeEngine(), cache, task(rows(4)))
-    engine = Priming(slots=3)
-    generate(engine, cache, task(rows(4)), task(rows(1), other))
-    assert engine.events == ["Q: .", "number 0"]
+    again = Priming(slots=3)
+    generate(again, cache, task(rows(4)), task(rows(5), other))
+    assert again.events == ["Be kind.|Q: .", "number 4"]
 
 
 # Failures
@@ -307,21 +325,17 @@ def test_one_dead_row_among_living_ones_becomes_a_record(cache: GenerationCache)
 
 
 @pytest.mark.parametrize("n", [100, 2])
-def test_an_engine_that_answers_nobody_ends_the_run(cache, n):
+def test_an_engine_that_answers_nobody_ends_the_run_and_one_that_never_will_at_once(cache, n):
     answer, asked = failing(lambda _text: 99, EngineUnavailable("gone"))
     with pytest.raises(EngineUnavailable, match="gone"):
         generate(FakeEngine(answer, slots=4), cache, task(rows(n)))
     assert len(asked) <= 8  # more rows in a row than slots, and what was asked beside the last of them
-
-
-def test_an_engine_that_will_never_answer_ends_the_run_at_once(cache: GenerationCache) -> None:
-    living = FakeEngine(slots=1)
-    generate(living, cache, task(rows(3)))
+    generate(FakeEngine(slots=1), cache, task(rows(3, "late")))
     answer, asked = failing(lambda _text: 99, EngineUnavailable("wrong key", lasting=True))
     with pytest.raises(EngineUnavailable, match="wrong key"):
-        generate(FakeEngine(answer, slots=1), cache, task(rows(9)))
-    assert asked == {"number 3": 1}
-    assert all(cache.holds(job.key) for job in task(rows(3)).jobs())
+        generate(FakeEngine(answer, slots=1), cache, task(rows(9, "late")))
+    assert asked == {"late 3": 1}
+    assert all(cache.holds(job.key) for job in task(rows(3, "late")).jobs())
 
 
 # Noise
@@ -363,22 +377,16 @@ def test_noise_is_measured_on_a_sample_of_all_cells(cache: GenerationCache) -> N
     assert {text.split()[0] for text in again} == {"first", "second"}
 
 
-@pytest.mark.parametrize("n", [0, 15])
-def test_too_few_answers_tell_nothing_of_noise(cache: GenerationCache, n: int) -> None:
-    engine = FakeEngine(slots=4)
-    one = task(rows(n))
-    generate(engine, cache, one)
-    assert noise(engine, cache, one) is None
-    assert len(engine.requests) == n
-
-
-def test_failed_answers_and_choices_are_no_sample_of_noise(cache: GenerationCache) -> None:
-    answer, _ = failing(lambda text: 99 if int(text.split()[-1]) > 9 else 0, EngineError("no"))
+def test_too_few_answers_tell_nothing_of_noise_and_failed_ones_and_choices_are_no_sample(cache):
+    answer, _ = failing(lambda text: 99 if int(text.split()[-1]) > 14 else 0, EngineError("no"))
     engine = FakeEngine(answer, slots=4)
     texts, choices = task(rows(20)), task(rows(20, "choice", expectations={"choices": ["a", "b"]}), choices=True)
+    assert noise(engine, cache, texts) is None
     generate(engine, cache, texts)
     generate(FakeEngine(slots=4), cache, choices)
+    before = len(engine.requests)
     assert noise(engine, cache, texts, choices) is None
+    assert len(engine.requests) == before
 
 
 def test_an_engine_that_fails_meanwhile_makes_the_measurement_void(cache: GenerationCache) -> None:
@@ -388,15 +396,87 @@ def test_an_engine_that_fails_meanwhile_makes_the_measurement_void(cache: Genera
         noise(FakeEngine(slots=4, failure=EngineUnavailable("gone")), cache, one)
 
 
-def test_progress_is_told_for_every_answer(cache: GenerationCache) -> None:
-    told: list[tuple[int, int]] = []
+# Asking again: what fails for a moment with growing waits, what fails for good not at all
 
-    async def give() -> Engine:
-        return FakeEngine(slots=2)
 
-    waiting: Awaitable[object] = generate_all(
-        [task(rows(3, "a")), task(rows(2, "b"))], give, cache, lambda done, total: told.append((done, total))
-    )
-    asyncio.run(waiting)  # type: ignore[arg-type]
+PASSING = (EngineError("hiccup"), EngineTimeout("slow"), EngineUnavailable("busy"))
 
-    assert told == [(done, 5) for done in range(1, 6)]
+
+class Failing:
+    """Fails with one error after the other, then answers."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self._errors = list(errors)
+        self.asked = 0
+
+    async def __call__(self) -> str:
+        self.asked += 1
+        if self._errors:
+            raise self._errors.pop(0)
+        return "answer"
+
+
+def waits(retries: Retries, failures: int, error: EngineError | None = None) -> list[float]:
+    return [retries.wait(failures, error or EngineError("hiccup")) for _ in range(200)]
+
+
+def test_each_wait_is_about_twice_the_one_before_up_to_the_longest_and_none_is_like_another():
+    retries = Retries(first_wait=1.0, longest_wait=8.0)
+    for failures, longest in [(1, 1.0), (2, 2.0), (3, 4.0), (4, 8.0), (5, 8.0), (10, 8.0), (60, 8.0)]:
+        found = waits(retries, failures)
+        assert longest / 2 <= min(found) < max(found) <= longest
+        assert len(set(found)) > 100
+
+
+@pytest.mark.parametrize(
+    ("asked", "least", "most"),
+    [
+        (7.5, 7.5, 7.5),
+        (0.0, 0.5, 1.0),  # asked for less than the back-off: the back-off stands
+        (-3.0, 0.5, 1.0),
+        (3600.0, 20.0, 20.0),  # an upstream that asks for an hour gets twice the longest wait
+        (float("inf"), 20.0, 20.0),
+        (float("nan"), 0.5, 1.0),
+        (None, 0.5, 1.0),
+    ],
+)
+def test_retry_after_is_obeyed_within_bounds(asked: float | None, least: float, most: float) -> None:
+    found = waits(Retries(first_wait=1.0, longest_wait=10.0), 1, EngineUnavailable("busy", retry_after=asked))
+    assert least <= min(found) <= max(found) <= most
+
+
+def test_an_upstreams_wait_is_slept() -> None:
+    ask = Failing(EngineUnavailable("busy", retry_after=0.008))
+    begun = time.perf_counter()
+    assert asyncio.run(with_retries(ask, Retries(attempts=2, first_wait=0.0, longest_wait=0.01))) == "answer"
+    assert time.perf_counter() - begun >= 0.008
+
+
+@pytest.mark.parametrize("error", PASSING, ids=lambda error: type(error).__name__)
+def test_what_may_pass_is_asked_again_until_all_attempts_failed(error):
+    ask = Failing(error, error, error)
+    assert asyncio.run(with_retries(ask, QUICK)) == "answer"
+    assert ask.asked == 4
+    ask = Failing(*(type(error)(f"attempt {number}") for number in range(1, 6)))
+    with pytest.raises(type(error), match="attempt 4"):
+        asyncio.run(with_retries(ask, QUICK))
+    assert ask.asked == 4
+
+
+@pytest.mark.parametrize(
+    ("error", "attempts"),
+    [
+        (EngineRejected("no such field"), 4),
+        (ContextTooLong("too long"), 4),
+        (EngineUnavailable("wrong key", lasting=True), 4),
+        (ValueError("a slip in the program"), 4),
+        (EngineUnavailable("busy", retry_after=60), 1),  # one attempt never waits
+    ],
+)
+def test_what_cannot_pass_is_raised_at_once(error, attempts):
+    ask = Failing(error)
+    retries = Retries(attempts=attempts, first_wait=0.0005, longest_wait=60)
+    with pytest.raises(type(error)) as caught:
+        asyncio.run(asyncio.wait_for(with_retries(ask, retries), 1))
+    assert caught.value is error
+    assert ask.asked == 1

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llmops.engines.protocol import EngineIdentity
 from llmops.errors import StoreUnavailable
+from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.generation_cache import GenerationCache, generation_key, noise_key
-from llmops.evaluation.results import Noise, Output, Score
+from llmops.evaluation.results import AnswerCounts, Noise, Output, RowResult, Score, StoredResults
 from llmops.generation import GenerationParameters, GenerationRequest, Message
 
 PARAMETERS = GenerationParameters(max_tokens=16, temperature=0.5)
@@ -40,9 +44,17 @@ def with_parameters(**changed: Any) -> GenerationRequest:
     return GenerationRequest(REQUEST.messages, dataclasses.replace(PARAMETERS, **changed))
 
 
-def test_the_same_generation_has_the_same_key() -> None:
+def test_the_same_generation_has_the_same_key_and_choices_are_part_of_it():
     again = GenerationRequest(tuple(Message(**message) for message in REQUEST.messages), PARAMETERS)
     assert key() == key(again, engine=EngineIdentity("fake", "1", {"slots": 4}))
+    keys = {generation_key(REQUEST, "abc", ENGINE, None, choices) for choices in (None, (), ("a", "b"), ("b", "a"))}
+    assert len(keys) == 4
+
+
+CHANGES = {
+    "max_tokens": 17, "temperature": 0.6, "top_p": 0.9, "stop": ("\n",), "seed": 1,
+    "response_format": {"type": "json_object"},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -52,12 +64,7 @@ def test_the_same_generation_has_the_same_key() -> None:
         {"request": GenerationRequest((REQUEST.messages[0], Message(role="assistant", content="Hi")), PARAMETERS)},
         {"request": GenerationRequest(REQUEST.messages[1:], PARAMETERS)},
         {"request": GenerationRequest(REQUEST.messages[::-1], PARAMETERS)},
-        {"request": with_parameters(max_tokens=17)},
-        {"request": with_parameters(temperature=0.6)},
-        {"request": with_parameters(top_p=0.9)},
-        {"request": with_parameters(stop=("\n",))},
-        {"request": with_parameters(seed=1)},
-        {"request": with_parameters(response_format={"type": "json_object"})},
+        *({"request": with_parameters(**{name: value})} for name, value in CHANGES.items()),
         {"sha256": "abd"},
         {"engine": EngineIdentity("other", "1", {"slots": 4})},
         {"engine": EngineIdentity("fake", "2", {"slots": 4})},
@@ -66,42 +73,20 @@ def test_the_same_generation_has_the_same_key() -> None:
         {"seed": 1},
     ],
 )
-def test_the_key_changes_with_each_component(changed: dict[str, Any]) -> None:
+def test_the_key_changes_with_each_component_and_every_parameter(changed):
     assert key(**changed) != key()
-
-
-def test_every_generation_parameter_is_part_of_the_key() -> None:
-    changes = {
-        "max_tokens": 1,
-        "temperature": 1.0,
-        "top_p": 0.1,
-        "stop": ("x",),
-        "seed": 9,
-        "response_format": {"a": 1},
-    }
-    assert changes.keys() == {field.name for field in dataclasses.fields(GenerationParameters)}
-    assert len({key(with_parameters(**{name: value})) for name, value in changes.items()} | {key()}) == len(changes) + 1
-
-
-def test_choices_are_part_of_the_key():
-    keys = {generation_key(REQUEST, "abc", ENGINE, None, choices) for choices in (None, (), ("a", "b"), ("b", "a"))}
-    assert len(keys) == 4
+    assert CHANGES.keys() == {field.name for field in dataclasses.fields(GenerationParameters)}
 
 
 @pytest.mark.parametrize("output", [OUTPUT, Output("b", "stop", 5, 4, 1.5, 1.5, choice_logprobs=(-3.25, -0.1))])
-def test_an_output_comes_back_whole_elsewhere_too_until_another_takes_its_place(cache, elsewhere, output):
+def test_an_output_comes_back_whole_elsewhere_and_later_too_until_another_takes_its_place(cache, elsewhere, output):
     cache.put("k", output)
     assert (cache.get("k"), elsewhere.get("k"), cache.get("other")) == (output, output, None)
     cache.put("k", Output("later"))
-    assert cache.get("k") == Output("later")
-
-
-def test_outputs_are_kept_across_reopening(tmp_path):
-    for kept in (None, OUTPUT):
-        opened = GenerationCache(tmp_path / "cache")
-        assert opened.get("k") == kept
-        opened.put("k", OUTPUT)
-        opened.close()
+    cache.close()
+    reopened = GenerationCache(cache.folder)
+    assert reopened.get("k") == Output("later")
+    reopened.close()
 
 
 def test_what_cannot_be_opened_or_written_is_an_unavailable_store(tmp_path):
@@ -145,9 +130,10 @@ def test_a_failure_is_forgotten_when_asked(cache):
 
 
 @pytest.mark.parametrize("value", [True, False, 0.25, 3])
-def test_a_score_comes_back_whole(cache, elsewhere, value):
+def test_a_score_comes_back_whole_unless_it_is_an_error(cache, elsewhere, value):
     score = Score(value, "Because.\n\u2028 só", label="fair")
     cache.put("k", OUTPUT)  # scores and outputs of one key do not meet
+    cache.put_score("k", Score(error="no verdict"))
     assert cache.get_score("k") is None
     cache.put_score("k", score)
     kept = elsewhere.get_score("k")
@@ -155,14 +141,7 @@ def test_a_score_comes_back_whole(cache, elsewhere, value):
     assert cache.get_score("other") is None
 
 
-def test_a_score_with_an_error_is_not_kept(cache):
-    cache.put_score("k", Score(error="no verdict"))
-    assert cache.get_score("k") is None
-
-
-def test_scores_may_be_kept_from_many_threads(cache: GenerationCache) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
+def test_scores_may_be_kept_from_many_threads(cache):
     def keep(number: int) -> Score | None:
         cache.put_score(str(number), Score(number / 100))
         return cache.get_score(str(number))
@@ -189,3 +168,68 @@ def test_noise_is_kept_by_both_engines_weights_and_rows(cache: GenerationCache) 
         cache.put_noise(other, Noise(32, 0))
         cache.put_noise(other, Noise(32, 1))
         assert cache.get_noise(other) == Noise(32, 1)
+
+
+# What an evaluation yields: answers counted row by row, whatever scorers say; noise; rows that wait on disk
+
+
+CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize(
+    ("output", "counted"),
+    [
+        (Output("Paris"), AnswerCounts(1)),
+        (Output("Par", "length"), AnswerCounts(1, cut_off=1)),
+        (Output("Par", "MAX_TOKENS"), AnswerCounts(1, cut_off=1)),
+        (Output("Par", "model_length"), AnswerCounts(1, cut_off=1)),
+        (Output("Paris", off_format="it is not JSON"), AnswerCounts(1, off_format=1)),
+        (Output("", error="timed out"), AnswerCounts(1, failed=1)),
+        (Output("", "length", error="timed out"), AnswerCounts(1, failed=1)),
+        (Output(" \n\t"), AnswerCounts(1, empty=1)),
+        (Output("", "length", reasoning="Let me think"), AnswerCounts(1, cut_off=1, empty=1)),
+        (Output("", "tool_calls", tool_calls=[CALL]), AnswerCounts(1)),
+        (Output("", refusal="I can't help with that."), AnswerCounts(1)),
+        (Output("Paris", None), AnswerCounts(1)),
+    ],
+)
+def test_a_row_failed_was_cut_off_or_empty_or_none_of_it(output: Output, counted: AnswerCounts) -> None:
+    assert AnswerCounts.of([output]) == counted
+
+
+def test_counts_are_told_with_their_shares_and_read_back() -> None:
+    found = AnswerCounts.of(
+        [Output("x", "length")] * 86 + [Output("")] * 2 + [Output("", error="no")] + [Output("x")] * 11
+    )
+    assert found == AnswerCounts(100, failed=1, cut_off=86, empty=2)
+    assert found.sentence() == (
+        "of 100 rows 1 failed (1 %), 86 cut off at max_tokens (86 %), 2 empty (2 %)"
+    )  # fmt: skip
+    assert AnswerCounts.from_json(json.loads(json.dumps(found.to_json()))) == found
+    assert AnswerCounts(1).sentence() == "1 row, none failed, cut off or empty"
+    assert AnswerCounts().share(0) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("n", "flips", "share", "ci95"),
+    [
+        (30, 0, 0.0, (0.0, 1 - 0.025 ** (1 / 30))),
+        (30, 30, 1.0, (0.025 ** (1 / 30), 1.0)),
+        (20, 5, 0.25, (0.08657, 0.49105)),  # Clopper–Pearson, R: binom.test(5, 20)
+    ],
+)
+def test_the_share_of_answers_that_flip_has_clopper_and_pearsons_interval(n, flips, share, ci95):
+    assert (Noise(n, flips).share, Noise(n, flips).ci95) == (share, pytest.approx(ci95, abs=1e-5))
+    told = json.loads(json.dumps(Noise(n, flips).to_json()))
+    assert told == {"n": n, "flips": flips, "flip_share": share, "ci95": list(Noise(n, flips).ci95)}
+    assert Noise(0, 0).share == 0.0
+
+
+def test_results_on_disk_are_read_as_often_as_asked_and_leave_no_file_behind(tmp_path: Path) -> None:
+    results = StoredResults(tmp_path)
+    made = [RowResult(EvalRow(f"r{i}", {"q": "ü\u2028" * 40_000}), Output("a\nb"), {"x": Score(0.5)}) for i in range(3)]
+    for number, result in enumerate(made, 1):
+        results.append(result)
+        assert list(results) == made[:number]
+        assert len(results) == number
+    assert list(tmp_path.iterdir()) == []

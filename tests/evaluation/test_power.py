@@ -14,15 +14,9 @@ from scipy import stats
 from llmops.errors import UsageError
 from llmops.evaluation.paired_tests import paired_test
 from llmops.evaluation.power import Discordance, Power, Spread, power_of, rows_needed
-from tests.evaluation.samples import thirds
+from tests.evaluation.samples import least, most, thirds
 
 quick = settings(max_examples=40, deadline=None)
-
-
-def within(repetitions: int, rate: float) -> tuple[float, float]:
-    """Between these shares lie all but two of 1,000 simulations of a true rate."""
-    low, high = stats.binom.ppf([0.001, 0.999], repetitions, rate) / repetitions
-    return float(low), float(high)
 
 
 @pytest.mark.parametrize(("rows", "share", "gap"), [(20, 0.4, 0.3), (20, 0.1, 0.08), (12, 0.9, 0.7), (7, 1.0, 1.0)])
@@ -37,15 +31,11 @@ def test_power_for_truth_values_is_that_of_every_outcome_of_the_exact_test(rows:
     assert Discordance(share).power(rows, -gap) == pytest.approx(expected, abs=1e-9)
 
 
-def test_many_rows_by_the_exact_power_are_close_to_connors_formula():
+def test_many_rows_by_the_exact_power_are_close_to_connors_formula_and_go_on_without_a_jump_above_the_table():
     # n = (z₁₋α/₂ √ψ + z₁₋β √(ψ − δ²))² / δ², here with ψ = 0.1, δ = 0.02, 80 % power.
     connor = (1.95996 * 0.1**0.5 + 0.84162 * (0.1 - 0.02**2) ** 0.5) ** 2 / 0.02**2
     assert connor < rows_needed(0.02, Discordance(0.1)) < 1.05 * connor
-
-
-def test_above_the_table_power_goes_on_without_a_jump() -> None:
-    share, gap = 0.2, 0.009
-    below, above = (Discordance(share).power(rows, gap) for rows in (20_400, 20_500))
+    below, above = (Discordance(0.2).power(rows, 0.009) for rows in (20_400, 20_500))
     assert above == pytest.approx(below, abs=0.01)
 
 
@@ -82,8 +72,8 @@ def test_truth_values_differ_significantly_as_often_as_predicted(rows: int, shar
     for _ in range(repetitions):
         change = generator.choice([1, -1, 0], rows, p=[(share + gap) / 2, (share - gap) / 2, 1 - share])
         found += paired_test((change < 0).tolist(), (change > 0).tolist()).p_value < 0.05
-    low, high = within(repetitions, noise.power(rows, gap))
-    assert low <= found / repetitions <= high
+    rate = noise.power(rows, gap)
+    assert least(repetitions, rate) <= found / repetitions <= most(repetitions, rate)
 
 
 def smooth(generator: Any, rows: int) -> Any:
@@ -98,8 +88,7 @@ def test_numbers_differ_significantly_as_often_as_predicted(drawn: Any, rows: in
     for number in range(repetitions):
         shifted = drawn(generator, rows) + gap
         found += paired_test([0.0] * rows, shifted.tolist(), resamples=199, seed=number).p_value <= 0.05
-    low, high = within(repetitions, 0.8)
-    assert low - 0.02 <= found / repetitions <= high + 0.02
+    assert least(repetitions, 0.8) - 0.02 <= found / repetitions <= most(repetitions, 0.8) + 0.02
 
 
 def clustered(generator: Any, gap: float) -> tuple[list[float], list[int]]:
@@ -119,8 +108,7 @@ def test_clustered_numbers_differ_significantly_as_often_as_predicted() -> None:
         found += tested.p_value <= 0.05
     # Of five rows with half their variance in common, design effect 1 + 4 · 0.5.
     assert float(np.mean([plan.design_effect for plan in planned])) == pytest.approx(3.0, abs=0.3)
-    low, high = within(repetitions, 0.8)
-    assert low - 0.02 <= found / repetitions <= high + 0.02
+    assert least(repetitions, 0.8) - 0.02 <= found / repetitions <= most(repetitions, 0.8) + 0.02
 
 
 def test_power_is_planned_from_the_pairs_that_differ() -> None:
@@ -131,16 +119,9 @@ def test_power_is_planned_from_the_pairs_that_differ() -> None:
     assert (found.rows, found.design_effect) == (100, 1.0)
 
 
-def test_swapping_the_samples_changes_no_power() -> None:
-    generator = np.random.default_rng(3)
-    a, b = generator.random((2, 50)).tolist()
-    assert power_of(a, b) == power_of(b, a)
-
-
-def test_clusters_of_one_row_change_nothing() -> None:
-    generator = np.random.default_rng(3)
-    a, b = generator.random((2, 50)).tolist()
-    assert power_of(a, b, clusters=list(range(50))) == power_of(a, b)
+def test_neither_swapping_the_samples_nor_clusters_of_one_row_change_a_power():
+    a, b = np.random.default_rng(3).random((2, 50)).tolist()
+    assert power_of(a, b) == power_of(b, a) == power_of(a, b, clusters=list(range(50)))
 
 
 def test_clusters_make_small_differences_harder_to_see() -> None:
@@ -196,17 +177,14 @@ def test_clusters_whose_sum_is_0_but_for_rounding_are_tied() -> None:
     assert rounded.detectable == pytest.approx(exact.detectable, rel=1e-3)
 
 
-def test_too_few_rows_see_nothing_however_large() -> None:
+def test_too_few_rows_and_scores_of_one_unknown_scale_see_nothing_however_large():
     found = power_of([True] * 5, [True] * 4 + [False])
     assert found.detectable == math.inf
     assert found.sentence == "with 5 rows no difference can be seen, however large"
     assert power_of([0.1], [0.4]).sentence == "with 1 row no difference can be seen, however large"
-
-
-def test_scores_of_one_unknown_scale_say_so() -> None:
-    found = power_of([7.0] * 30, [7.0] * 30)
-    assert found.detectable == math.inf
-    assert "of unknown scale" in found.sentence
+    unknown = power_of([7.0] * 30, [7.0] * 30)
+    assert unknown.detectable == math.inf
+    assert "of unknown scale" in unknown.sentence
 
 
 @pytest.mark.parametrize(

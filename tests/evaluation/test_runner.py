@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 import tracemalloc
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llmops.engines.fake import FakeEngine
-from llmops.errors import BadFile, EngineRejected, EngineTimeout, EngineUnavailable, StoreUnavailable
+from llmops.errors import EngineRejected, EngineTimeout, EngineUnavailable, StoreUnavailable
+from llmops.evaluation import statistics
 from llmops.evaluation.eval_set import EvalRow, Rows
 from llmops.evaluation.generating import Retries, Task
 from llmops.evaluation.generation_cache import GenerationCache
-from llmops.evaluation.results import EvalReport, Metric, Output, Score
-from llmops.evaluation.runner import evaluate
+from llmops.evaluation.results import EvalReport, Metric, Output, RowResult, RunFindings, Score, StoredResults
+from llmops.evaluation.runner import Answered, Summary, evaluate, findings, score_rows
 from llmops.generation import GenerationParameters, GenerationRequest
 from llmops.prompt_file import parse_prompt
 
@@ -60,22 +62,15 @@ def failing_on(*questions: str, error: Exception) -> Callable[[GenerationRequest
     return answer
 
 
-def test_answers_and_scores_stand_in_the_order_of_the_rows(cache: GenerationCache, scorer: Any) -> None:
+def test_answers_and_scores_stand_in_the_order_of_the_rows_as_often_as_they_are_read(cache, scorer):
     order = [3, 1, 2, 0]
     given = [rows(4)[i] for i in order]
     report = run(FakeEngine(lambda request: request.messages[-1]["content"]), given, [scorer("length")], cache)
     assert [result.row for result in report.results] == given
     assert [result.output.text for result in report.results] == [f"Q: number {i}" for i in order]
     assert [result.scores["length"].value for result in report.results] == [11.0] * 4
-    assert (report.generated, report.from_cache) == (4, 0)
-
-
-@pytest.mark.parametrize("slots", [1, 3, 8])
-def test_exactly_the_engines_slots_are_kept_full(cache: GenerationCache, slots: int) -> None:
-    engine = FakeEngine(slots=slots, word_seconds=0.002)
-    run(engine, rows(24), [], cache)
-    assert engine.most_in_flight == slots
-    assert len(engine.requests) == 24
+    assert (report.generated, report.from_cache, len(report.results)) == (4, 0, 4)
+    assert all(left == right for left, right in zip(report.results, report.results, strict=True))
 
 
 def test_outputs_carry_what_the_engine_reported(cache: GenerationCache) -> None:
@@ -114,13 +109,6 @@ def test_only_missing_rows_are_generated_and_tokens_counted_over_all_answers_and
     assert (report.generated, report.from_cache, len(engine.requests)) == (3, 2, 5)
     assert (report.tokens_in, report.tokens_out, report.generated_tokens) == (15, 15, 9)
     assert seen == [(1, 3), (2, 3), (3, 3)]
-
-
-def test_rows_with_the_same_prompt_are_generated_once(cache):
-    engine, twins = FakeEngine(), [EvalRow("a", {"question": "same"}), EvalRow("b", {"question": "same"})]
-    report = run(engine, twins, [], cache)
-    assert [result.output.text for result in report.results] == ["You said: Q: same"] * 2
-    assert (len(engine.requests), report.generated, report.from_cache) == (1, 1, 1)
 
 
 def test_a_seed_is_an_independent_run_and_reaches_the_engine_else_the_parameters_own_does(cache):
@@ -196,13 +184,6 @@ def test_a_cache_that_cannot_be_written_is_one_plain_error(tmp_path: Path) -> No
         full.close()
 
 
-@pytest.mark.parametrize("inputs", [{"topic": "x"}, {"question": "x", "context": "y"}])
-def test_a_row_that_does_not_fit_the_prompt_ends_the_run_before_generating(cache, inputs):
-    given = [*rows(2), EvalRow("odd", inputs)]
-    with pytest.raises(BadFile, match="'odd' does not fit the prompt"):
-        asyncio.run(evaluate(task(FakeEngine(), given), never, [], cache))
-
-
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None, ZeroDivisionError("division by zero")])
 def test_a_scorer_that_crashes_or_gives_no_number_becomes_a_record_and_the_others_score(cache, scorer, value):
     def odd(row: EvalRow, output: Output) -> Score:
@@ -220,55 +201,44 @@ def test_a_scorer_that_crashes_or_gives_no_number_becomes_a_record_and_the_other
     assert (metric.mean, metric.n_scored, metric.n_failed, report.metrics["length"].n_failed) == (0.5, 2, 1, 0)
 
 
-def test_a_metric_without_any_score_has_no_mean(cache: GenerationCache, scorer: Any) -> None:
-    nothing = scorer("nothing", lambda row, output: Score(error="no expectation"))
-    assert run(FakeEngine(), rows(2), [nothing], cache).metrics["nothing"] == Metric(None, 0, 2, None)
-
-
-def test_means_and_intervals_are_those_of_the_scores(cache: GenerationCache, scorer: Any) -> None:
+def test_means_and_intervals_are_those_of_the_scores_and_without_any_score_there_are_none(cache, scorer):
     values = [0.0, 0.25, 0.5, 1.0]
     by_row = scorer("share", lambda row, output: Score(values[int(row.id[1:])]))
     truth = scorer("right", lambda row, output: Score(row.id != "r0"))
-    metrics = run(FakeEngine(), rows(4), [by_row, truth], cache).metrics
+    nothing = scorer("nothing", lambda row, output: Score(error="no expectation"))
+    metrics = run(FakeEngine(), rows(4), [by_row, truth, nothing], cache).metrics
     assert metrics["share"].mean == pytest.approx(0.4375)
     # t(0.975, 3) = 3.18245, standard deviation 0.42696; no value is below the scorer's worst.
     assert metrics["share"].ci95 == pytest.approx((0.0, 0.4375 + 0.67939), abs=1e-4)
     assert metrics["right"].mean == 0.75
     assert metrics["right"].ci95 == pytest.approx((0.30064, 0.95441), abs=1e-4)
+    assert metrics["nothing"] == Metric(None, 0, 4, None)
 
 
-def test_scorers_may_run_an_event_loop_of_their_own(cache: GenerationCache, scorer: Any) -> None:
+def test_scorers_may_run_an_event_loop_of_their_own(cache, scorer):
     async def judged() -> float:
         return 0.5
 
     looping = scorer("looping", lambda row, output: Score(asyncio.run(judged())))
-
     assert run(FakeEngine(), rows(2), [looping], cache).metrics["looping"].n_failed == 0
 
 
-def test_clusters_reach_the_intervals(cache: GenerationCache, scorer: Any) -> None:
+def test_clusters_widen_the_intervals(cache, scorer):
     given = [EvalRow(f"r{i}", {"question": f"number {i}"}, tags={"passage": str(i // 4)}) for i in range(24)]
-    right = scorer("right", lambda row, _output: Score(int(row.tags["passage"]) % 2 == 0))
+    truths = [i // 4 % 2 == 0 for i in range(24)]  # rows of one passage agree
+    right = scorer("right", lambda row, _output: Score(truths[int(row.id[1:])]))
     engine = FakeEngine()
     alone, together = (
         asyncio.run(evaluate(task(engine, given), giving(engine), [right], cache, cluster_by=by)).metrics["right"]
         for by in (None, "tags.passage")
     )
     assert alone.mean == together.mean == 0.5
-    assert alone.ci95 is not None
-    assert together.ci95 is not None
+    assert alone.ci95 == statistics.mean_interval(truths)
+    assert together.ci95 == statistics.mean_interval(truths, [row.tags["passage"] for row in given])
     assert together.ci95[1] - together.ci95[0] > 1.3 * (alone.ci95[1] - alone.ci95[0])
 
 
 # Many rows
-
-
-def test_results_can_be_gone_through_again_and_side_by_side(cache: GenerationCache, scorer: Any) -> None:
-    report = run(FakeEngine(), rows(30), [scorer("length")], cache)
-    first = list(report.results)
-    assert len(first) == len(report.results) == 30
-    assert list(report.results) == first
-    assert all(left == right for left, right in zip(report.results, report.results, strict=True))
 
 
 def test_memory_does_not_grow_with_the_rows(cache: GenerationCache, scorer: Any) -> None:
@@ -297,3 +267,231 @@ class Forgetful(list[Any]):
 
     def append(self, item: Any) -> None:
         """Forgets it."""
+
+
+# Scoring: in order, a batch at a time; what was paid for is kept; a crash is a record of the rows it happened in
+
+
+@dataclass
+class Judge:
+    """A scorer whose scores are kept, and that remembers what it was asked."""
+
+    name: str = "judge"
+    identity: dict[str, Any] = field(default_factory=lambda: {"model": "big", "rubric": "kind?"})
+    side_by_side: int = 2
+    higher_is_better: bool | None = True
+    worst: float | None = 0.0
+    asked: list[str] = field(default_factory=list)
+    failing: bool = False
+
+    def score(self, row: EvalRow, output: Output) -> Score:
+        self.asked.append(row.id)
+        if self.failing:
+            return Score(error="the judge is ill")
+        return Score(len(output.text) / 10, "because", label="fair")
+
+
+@dataclass
+class Model:
+    """A scorer that takes many rows at a time."""
+
+    name: str = "similarity"
+    higher_is_better: bool | None = True
+    worst: float | None = 0.0
+    batches: list[int] = field(default_factory=list)
+    made: Any = None
+
+    def score(self, row: EvalRow, output: Output) -> Score:
+        raise AssertionError("asked for one row")
+
+    def score_many(self, rows: Sequence[EvalRow], outputs: Sequence[Output]) -> list[Score]:
+        self.batches.append(len(rows))
+        if self.made is not None:
+            return list(self.made(rows, outputs))
+        return [Score(float(row.id.removeprefix("r"))) for row in rows]
+
+
+def answers(n: int, failed: Sequence[int] = ()) -> list[Answered]:
+    return [
+        (
+            EvalRow(f"r{i}", {"q": f"question {i}"}, {"answers": [str(i)]}, tags={"passage": str(i // 4)}),
+            Output("", finish_reason="error", error="gone") if i in failed else Output(f"answer {i}", "stop", 3, 2),
+        )
+        for i in range(n)
+    ]
+
+
+def scored(pairs: Iterable[Answered], scorer: Any, cache: GenerationCache) -> list[Score]:
+    return [result.scores[scorer.name] for result in score_rows(pairs, [scorer], cache)]
+
+
+# Kept scores
+
+
+def test_a_kept_score_is_asked_for_once_also_when_the_cache_is_opened_again_and_a_failure_is_not_kept(tmp_path):
+    found, judges = [], [Judge(failing=True), Judge(), Judge()]
+    for judge in judges:
+        opened = GenerationCache(tmp_path)
+        found += [scored(answers(5), judge, opened) for _ in range(2 - judge.failing)]
+        opened.close()
+    assert {score.error for score in found[0]} == {"the judge is ill"}
+    assert (sorted(judges[1].asked), judges[2].asked) == ([f"r{i}" for i in range(5)], [])
+    assert found[1][0] == Score(0.8, "because", label="fair")
+    assert found[1:] == found[1:2] * 4
+
+
+@pytest.mark.parametrize(
+    ("row", "output", "identity"),
+    [
+        ({}, {}, {"model": "bigger"}),
+        ({}, {}, {"model": "big", "rubric": "kind!"}),
+        ({"inputs": {"q": "another"}}, {}, None),
+        ({"expectations": {"answers": ["1"]}}, {}, None),
+        ({"contexts": ("passage",)}, {}, None),
+        ({}, {"text": "another answer"}, None),
+    ],
+)
+def test_whatever_can_change_a_score_asks_again(cache, row, output, identity):
+    base: dict[str, Any] = {"id": "r", "inputs": {"q": "question"}, "expectations": {"answers": ["0"]}}
+    scored([(EvalRow(**base), Output("answer"))], Judge(), cache)
+    judge = Judge(identity=identity) if identity else Judge()
+    scored([(EvalRow(**{**base, **row}), Output(**{"text": "answer", **output}))], judge, cache)
+    assert judge.asked == ["r"]
+
+
+def test_what_a_judge_does_not_see_does_not_ask_again(cache: GenerationCache) -> None:
+    scored([(EvalRow("r", {"q": "?"}), Output("answer", latency_ms=3.0))], Judge(), cache)
+    judge = Judge(name="the same judge under another name")
+    scored([(EvalRow("other", {"q": "?"}, tags={"topic": "sums"}), Output("answer", "length", 9, 9))], judge, cache)
+    assert judge.asked == []
+
+
+@pytest.mark.parametrize("side_by_side", [1, 3])
+def test_a_judge_is_asked_side_by_side_and_no_more(cache: GenerationCache, side_by_side: int) -> None:
+    together = threading.Barrier(side_by_side)
+    lock, running, most = threading.Lock(), 0, 0
+
+    class Counting(Judge):
+        def score(self, row: EvalRow, output: Output) -> Score:
+            nonlocal running, most
+            with lock:
+                running += 1
+                most = max(most, running)
+            together.wait(timeout=5)  # passes only when as many are asked at the same time
+            with lock:
+                running -= 1
+            return super().score(row, output)
+
+    found = scored(answers(9), Counting(side_by_side=side_by_side), cache)
+
+    assert {score.error for score in found} == {None}
+    assert most == side_by_side
+
+
+def test_a_judge_is_not_asked_about_failed_generations_and_its_crash_is_a_record_of_that_row(cache):
+    class Fragile(Judge):
+        def score(self, row: EvalRow, output: Output) -> Score:
+            made = super().score(row, output)
+            if row.id == "r1":
+                raise KeyError("verdict")
+            return made
+
+    judge = Fragile()
+    found = scored(answers(4, failed=[2]), judge, cache)
+    assert [score.error for score in found] == [None, "KeyError: 'verdict'", "generation failed: gone", None]
+    assert sorted(judge.asked) == ["r0", "r1", "r3"]
+
+
+# Batches
+
+
+@pytest.mark.parametrize(("n", "failed", "batches"), [(150, [10], [63, 64, 22]), (3, [0, 1, 2], [])])
+def test_a_batch_scorer_gets_many_rows_at_a_time_and_every_row_its_own_score(cache, n, failed, batches):
+    model = Model()
+    found = scored(answers(n, failed=failed), model, cache)
+    assert model.batches == batches
+    assert [score.value for score in found] == [None if i in failed else float(i) for i in range(n)]
+    assert {found[i].error for i in failed} == {"generation failed: gone"}
+
+
+@pytest.mark.parametrize(
+    ("made", "error"),
+    [
+        (lambda rows, outputs: 1 / 0, "ZeroDivisionError"),
+        (lambda rows, outputs: [Score(1.0)], "ValueError"),
+        (lambda rows, outputs: [Score(1.0)] * 9, "ValueError"),
+        (lambda rows, outputs: [None] * len(rows), "AttributeError"),
+        (lambda rows, outputs: [Score(float("nan"))] * len(rows), "the scorer gave nan, which is no score"),
+    ],
+    ids=["crash", "too few", "too many", "no scores", "no numbers"],
+)
+def test_a_batch_that_cannot_be_scored_is_an_error_of_each_row(cache, made, error):
+    found = scored(answers(4, failed=[1]), Model(made=made), cache)
+    assert found[1].error == "generation failed: gone"
+    assert all(str(found[i].error).startswith(error) and found[i].value is None for i in (0, 2, 3))
+
+
+# Streaming
+
+
+def test_rows_are_taken_a_batch_at_a_time(cache: GenerationCache, scorer: Any) -> None:
+    taken = 0
+
+    def source() -> Iterator[Answered]:
+        nonlocal taken
+        for pair in answers(500):
+            taken += 1
+            yield pair
+
+    results = score_rows(source(), [scorer("length")], cache)
+    assert taken == 0
+    next(results)
+    first = taken
+    for _ in range(64):
+        next(results)
+
+    assert (first, taken) == (64, 128)
+
+
+def test_results_stand_in_the_order_of_the_rows(cache: GenerationCache, scorer: Any) -> None:
+    pairs = answers(130)
+    found = list(score_rows(pairs, [scorer("length"), Judge(), Model()], cache))
+    assert [(result.row, result.output) for result in found] == pairs
+    assert all(result.scores.keys() == {"length", "judge", "similarity"} for result in found)
+
+
+# Summary
+
+
+@pytest.mark.parametrize("ids", [None, ["w", "x", "y", "z", "a", *"bcdefgh"]], ids=["other ids", "an id as a cluster"])
+def test_a_summary_counts_rows_and_tokens_and_a_row_without_a_cluster_stands_for_itself(scorer, ids):
+    made = Summary([scorer("x")], "tags.passage")
+    for i in range(12):
+        row = EvalRow(ids[i] if ids else f"r{i}", {"q": "?"}, tags={"passage": "a"} if i < 4 else {})
+        made.add(RowResult(row, Output("a", "stop", 3, 2), {"x": Score(float(i % 3))}))
+    made.add(RowResult(EvalRow("r", {"q": "?"}), Output("a", "stop", 3, 2), {"x": Score(error="no")}))
+    metric = made.metrics()["x"]
+    assert (metric.mean, metric.n_scored, metric.n_failed) == (1.0, 12, 1)
+    assert (made.tokens_in, made.tokens_out) == (39, 26)
+    alone = ["a"] * 4 + [f"row {i}" for i in range(4, 12)]
+    assert metric.ci95 == statistics.mean_interval([float(i % 3) for i in range(12)], alone)
+
+
+# Findings
+
+
+class Macro(Judge):
+    """A scorer that says something of the whole run."""
+
+    def findings(self, results: Iterable[RowResult]) -> RunFindings:
+        ids = [result.row.id for result in results]
+        return RunFindings({"rows": float(len(ids))}, {"ids.txt": " ".join(ids).encode()})
+
+
+def test_what_a_scorer_says_of_the_whole_run_arrives(cache: GenerationCache, scorer: Any, tmp_path: Path) -> None:
+    results = StoredResults(tmp_path)
+    for result in score_rows(answers(3), [Macro(name="macro")], cache):
+        results.append(result)
+    found = findings(results, [Macro(name="macro"), Macro(name="again"), scorer("plain")])
+    assert found.keys() == {"macro", "again"}
+    assert found["macro"] == found["again"] == RunFindings({"rows": 3.0}, {"ids.txt": b"r0 r1 r2"})

@@ -18,7 +18,6 @@ from llmops.evaluation.results import Output
 from llmops.evaluation.scorers import (
     classification,
     json_scorers,
-    measures,
     numeric,
     ragas_scorers,
     reference_scorers,
@@ -37,7 +36,6 @@ SCORER_TYPES: ScorerTypes = MappingProxyType(
     {
         **text_scorers.TYPES,
         **numeric.TYPES,
-        **measures.TYPES,
         **json_scorers.TYPES,
         **reference_scorers.TYPES,
         **classification.TYPES,

@@ -47,13 +47,31 @@ def test_nothing_from_outside_becomes_an_element_an_attribute_or_a_script(hostil
     assert not any(name.startswith("on") for name, _ in found.attributes)
 
 
-def test_what_became_of_the_rows_and_every_reason_stand_on_the_page():
+def test_the_page_says_what_the_gate_checked_became_of_the_rows_was_compared_and_was_used():
     check = Check("rows", "rows", "correct", "inconclusive", "40 failed")
     found_wanting = verdict("inconclusive", "40 failed", "looser than an earlier gate", checks=[check])
-    found = Reading(html(report(verdict=found_wanting)))
+    macro, failed = {"correct/macro_f1": Metric(0.25, 20, 0, None)}, {"correct": Metric(0.5, 18, 2, None)}
+    page = html(report(verdict=found_wanting, a=side("1", metrics=macro), b=side("2", metrics=failed)))
+    found = Reading(page)
     assert "40 failed" in found.texts["td"]
     assert "looser than an earlier gate" in found.texts["li"]
     assert any(text.startswith("20 rows are in both runs; ") for text in found.texts["p"])
+    assert found.texts["caption"][1:4] == [
+        "Metrics from 0 to 1", "Metrics each on a scale of its own", "correct in each slice"
+    ]  # fmt: skip
+    assert "decides; higher is better; no score in 2 rows of B" in found.texts["small"]
+    # Metrics of whole runs stand beside what the runs used.
+    assert "correct/macro_f1" in found.texts["th"]
+    assert "0.250" in found.texts["bdi"]
+    # Filters offer the slices and the metrics of the rows; every control has a label, every table a caption.
+    assert ("value", "topic=even") in found.attributes
+    assert "even (10)" in found.texts["option"]
+    assert "words" in found.texts["option"]
+    assert {value for name, value in found.attributes if name == "for"} == {"search", "slice", "metric", "outcome"}
+    assert found.tags.count("caption") == found.tags.count("table")
+    plain = Reading(html(report()))
+    assert "✓ pass" in plain.texts["td"]
+    assert "superiority · correct" in plain.texts["small"]
 
 
 @quick
@@ -68,69 +86,32 @@ def test_any_text_anywhere_leaves_the_page_with_the_same_elements(text):
     assert Reading(page(text)).tags == Reading(page("plain")).tags
 
 
-def test_the_same_report_gives_the_same_page():
-    assert html(report()) == html(report())
-
-
-def test_the_page_is_written_as_it_is_returned(tmp_path):
+def test_the_same_report_gives_the_same_page_which_is_written_as_it_is_returned(tmp_path):
     write_html(report(), tmp_path / "report.html")
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == html(report())
 
 
 @pytest.mark.parametrize(
-    ("outcome", "heading"), [("pass", "✓ Pass"), ("fail", "✕ Fail"), ("inconclusive", "? Inconclusive")]
+    ("outcome", "heading"),
+    [("pass", "✓ Pass"), ("fail", "✕ Fail"), ("inconclusive", "? Inconclusive"), (None, "No verdict")],
 )
 def test_the_verdict_comes_first_in_words_and_sign(outcome, heading):
-    found = Reading(html(report(verdict=verdict(outcome, "because <so>"))))
+    found = Reading(html(report(verdict=outcome and verdict(outcome, "because <so>"))))
     assert found.texts["h2"][0] == heading
-    assert found.text("li") == "because <so>"
+    assert outcome is None or found.text("li") == "because <so>"
 
 
-def test_without_a_gate_the_page_says_that_there_is_no_verdict():
-    assert Reading(html(report(verdict=None))).texts["h2"][0] == "No verdict"
-
-
-def test_the_checks_of_the_gate_are_listed_with_what_they_found():
-    found = Reading(html(report()))
-    assert "✓ pass" in found.texts["td"]
-    assert "superiority · correct" in found.texts["small"]
-
-
-def test_metrics_on_other_scales_have_a_table_of_their_own():
-    captions = Reading(html(report())).texts["caption"]
-    assert captions[1:4] == ["Metrics from 0 to 1", "Metrics each on a scale of its own", "correct in each slice"]
-
-
-def test_the_slices_of_a_tag_stand_worst_first():
+def test_the_slices_of_a_tag_stand_worst_first_and_parameters_that_differ_are_marked():
     slices = {
         f"topic={name}": {"correct": difference(difference=gap, higher_is_better=False)}
         for name, gap in (("good", -0.2), ("bad", 0.3), ("even", 0.0))
     }
-    found = Reading(html(report(comparison={"slices": slices})))
-    assert [text for text in found.texts["bdi"] if text.startswith("topic=")] == [
-        "topic=bad",
-        "topic=even",
-        "topic=good",
-    ]
-
-
-def test_rows_without_a_score_are_said_of_the_side_they_are_on():
-    failed = {"correct": Metric(0.5, 18, 2, None)}
-    notes = Reading(html(report(b=side("2", metrics=failed)))).texts["small"]
-    assert "decides; higher is better; no score in 2 rows of B" in notes
-
-
-def test_parameters_that_differ_come_first_and_are_marked():
-    page = html(report(b=side("2", params={"temperature": 0.7, "max_tokens": 16})))
+    other = side("2", params={"temperature": 0.7, "max_tokens": 16})
+    page = html(report(comparison={"slices": slices}, b=other))
+    shown = [text for text in Reading(page).texts["bdi"] if text.startswith("topic=")]
+    assert shown == ["topic=bad", "topic=even", "topic=good"]
     assert page.index("≠ </span>temperature") < page.index(">max_tokens<")
     assert "≠ </span>max_tokens" not in page
-
-
-def test_metrics_of_whole_runs_are_shown_beside_what_the_runs_used():
-    macro = {"correct/macro_f1": Metric(0.25, 20, 0, None)}
-    found = Reading(html(report(a=side("1", metrics=macro))))
-    assert "correct/macro_f1" in found.texts["th"]
-    assert "0.250" in found.texts["bdi"]
 
 
 def test_the_prompts_are_compared_when_both_texts_are_known():
@@ -149,30 +130,13 @@ def test_rows_beyond_the_limit_are_left_out_and_the_page_says_so():
     assert [row["change"] for row in json.loads(block(page))["rows"]] == [-1.0, 1.0, -1.0]
     sentence = "3 of 20 rows are shown, those that changed most first; 7 changed rows are left out."
     assert sentence in Reading(page).texts["p"]
-
-
-def test_rows_may_come_from_an_iterator():
-    assert len(json.loads(block(html(report(rows=iter([row(1), row(2)])))))["rows"]) == 2
-
-
-def test_the_filters_offer_the_slices_and_the_metrics_of_the_rows():
-    found = Reading(html(report()))
-    assert ("value", "topic=even") in found.attributes
-    assert "even (10)" in found.texts["option"]
-    assert "words" in found.texts["option"]
+    assert len(json.loads(block(html(report(rows=iter([row(1), row(2)])))))["rows"]) == 2  # they may be an iterator
 
 
 def test_changes_of_numbers_are_drawn_and_those_of_truth_values_are_not():
     moved = row(1, scores={"rouge": {"a": 0.1, "b": 0.4}, "correct": {"a": True, "b": False}})
     assert Reading(html(report(rows=[moved]))).tags.count("figure") == 1
     assert "figure" not in Reading(html(report())).tags
-
-
-def test_every_control_has_a_label_and_every_table_a_caption():
-    found = Reading(html(report()))
-    labelled = {value for name, value in found.attributes if name == "for"}
-    assert labelled == {"search", "slice", "metric", "outcome"}
-    assert found.tags.count("caption") == found.tags.count("table")
 
 
 # Rows for the script
@@ -189,14 +153,10 @@ def test_any_text_reads_back_as_far_as_it_is_printable_and_none_ends_the_block(t
     assert (read["output_a"], read["output_b"], read["tags"]) == (shown, f"</script><!--{shown}", {shown: shown})
 
 
-def test_the_block_says_what_the_script_needs_to_know_of_the_metrics():
+def test_the_block_holds_what_the_script_needs_long_texts_cut_and_numbers_that_json_lacks_named():
     about = json.loads(block(html(report())))["about"]
-    assert about["primary"] == "correct"
-    assert about["directions"] == {"correct": True, "words": None}
+    assert (about["primary"], about["directions"]) == ("correct", {"correct": True, "words": None})
     assert about["names"] == {"a": "qa@1,tiny@1", "b": "qa@2,tiny@1"}
-
-
-def test_long_texts_are_cut_and_numbers_that_json_lacks_are_named():
     shown = showable({"text": "x" * (LONGEST_TEXT + 5), "scores": (float("nan"), float("inf"), 1.5, None, True)})
     assert shown["text"].endswith("x … (5 characters more)")
     assert shown["scores"] == ["nan", "inf", 1.5, None, True]
@@ -211,21 +171,27 @@ def turns(*contents):
     return [{"role": "user", "content": content} for content in contents]
 
 
-def test_a_line_that_changed_a_little_has_its_words_marked():
-    found = prompt_diff(turns("Answer the question briefly."), turns("Answer the question at once."))
-    assert [(line.side, line.parts) for line in found] == [
-        ("both", (("# user", False),)),
-        ("a", (("Answer the question ", False), ("briefly", True), (".", False))),
-        ("b", (("Answer the question ", False), ("at once", True), (".", False))),
-    ]
-
-
-def test_lines_that_have_nothing_in_common_are_whole():
-    found = prompt_diff(turns("Short."), turns("Something else entirely, and long"))
-    assert [(line.side, line.parts) for line in found[1:]] == [
-        ("a", (("Short.", False),)),
-        ("b", (("Something else entirely, and long", False),)),
-    ]
+@pytest.mark.parametrize(
+    ("before", "after", "shown"),
+    [
+        (
+            "Answer the question briefly.",
+            "Answer the question at once.",
+            [
+                ("a", (("Answer the question ", False), ("briefly", True), (".", False))),
+                ("b", (("Answer the question ", False), ("at once", True), (".", False))),
+            ],
+        ),
+        (  # nothing in common
+            "Short.",
+            "Something else entirely, and long",
+            [("a", (("Short.", False),)), ("b", (("Something else entirely, and long", False),))],
+        ),
+    ],
+)
+def test_a_line_that_changed_a_little_has_its_words_marked_and_others_are_whole(before, after, shown):
+    found = [(line.side, line.parts) for line in prompt_diff(turns(before), turns(after))]
+    assert found == [("both", (("# user", False),)), *shown]
 
 
 def test_long_stretches_that_both_share_are_folded_and_short_ones_are_not():
@@ -253,18 +219,18 @@ def test_both_prompts_can_be_read_back_from_the_diff(a, b):
 # The leaderboard
 
 
-def test_cells_stand_with_rank_range_mean_and_interval(board):
+def test_cells_stand_with_rank_range_mean_and_interval_and_each_difference_from_both_cells(board):
     found = Reading(leaderboard_html(board))
     assert [text for text in found.texts["td"] if "–" in text and text[0].isdigit()] == ["2–3", "2–3"]
     assert "0.700 to 0.900" in found.texts["small"]
     assert "1 without a score" in found.texts["small"]
     assert {"1 (5.0 %)", "9 (45.0 %)", "0"} <= set(found.texts["td"])
     assert found.tags.count("svg") == 4
-
-
-def test_the_matrix_shows_each_difference_from_both_cells_and_marks_those_that_are_real(board):
-    fields = [text for text in Reading(leaderboard_html(board)).texts["td"] if text[0] in "▲▼○"]
+    fields = [text for text in found.texts["td"] if text[0] in "▲▼○"]
     assert fields == ["▲ +0.200", "▲ +0.250", "▼ −0.200", "○ +0.050", "▼ −0.250", "○ −0.050"]
+    # Names are escaped, and the page runs no script.
+    assert not {"b", "script"} & set(found.tags)
+    assert "<b>small</b>" in found.texts["bdi"]
 
 
 def test_a_difference_that_is_not_that_of_the_means_says_how_failed_rows_count(board):
@@ -282,21 +248,11 @@ def test_rows_that_only_the_scorer_failed_on_stand_as_failed_in_every_leaderboar
     assert "| 16 | 4 (20.0 %) |" in leaderboard_markdown(board)
 
 
-def test_names_of_cells_are_escaped_and_the_page_runs_no_script(board):
-    found = Reading(leaderboard_html(board))
-    assert "b" not in found.tags
-    assert "script" not in found.tags
-    assert "<b>small</b>" in found.texts["bdi"]
-
-
-def test_a_cell_without_any_score_has_no_plot_and_no_mean(board):
-    board["cells"][0] |= {"mean": None, "ci95": None}
-    assert Reading(leaderboard_html(board)).tags.count("svg") == 3
-
-
-def test_a_single_cell_has_nothing_to_differ_from(board):
+def test_a_cell_without_any_score_has_no_plot_and_a_single_one_nothing_to_differ_from(board):
     alone = {**board, "cells": board["cells"][:1], "pairs": []}
     assert Reading(leaderboard_html(alone)).texts["h2"] == ["Standings"]
+    board["cells"][0] |= {"mean": None, "ci95": None}
+    assert Reading(leaderboard_html(board)).tags.count("svg") == 3
 
 
 def test_the_page_is_written_or_the_failure_says_where(board, tmp_path):
