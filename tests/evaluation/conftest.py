@@ -1,12 +1,14 @@
-"""Made-up scorers, rows and caches for the evaluation room."""
+"""Made-up scorers, caches and samples of paired differences, and what a simulated rate may be."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+from scipy import stats
 
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.generation_cache import GenerationCache
@@ -37,3 +39,33 @@ def cache(tmp_path: Path) -> Iterator[GenerationCache]:
     opened = GenerationCache(tmp_path / "cache")
     yield opened
     opened.close()
+
+
+def most(repetitions: int, rate: float) -> float:
+    """The share that a true rate of `rate` stays below in all but one of 1,000 simulations."""
+    return float(stats.binom.ppf(0.999, repetitions, rate)) / repetitions
+
+
+def least(repetitions: int, rate: float) -> float:
+    """The share that a true rate of `rate` stays above in all but one of 1,000 simulations."""
+    return float(stats.binom.ppf(0.001, repetitions, rate)) / repetitions
+
+
+def few_losses(generator: Any, n: int) -> Any:
+    """One row in twelve loses half its score, the others nothing."""
+    return generator.choice([-0.5, 0.0], n, p=[1 / 12, 11 / 12])
+
+
+def rare_losses(generator: Any, n: int) -> Any:
+    """3 % of the rows lose half their score: often none is seen at all."""
+    return generator.choice([-0.5, 0.0], n, p=[0.03, 0.97])
+
+
+def large_losses(generator: Any, n: int) -> Any:
+    """Small gains, and one large loss in twelve, of mean 0."""
+    return generator.choice([-11 / 12, 1 / 12], n, p=[1 / 12, 11 / 12])
+
+
+def thirds(generator: Any, n: int) -> Any:
+    """Scores in thirds, most of them equal, of mean 0."""
+    return generator.choice([-2 / 3, -1 / 3, 0, 1 / 3, 2 / 3], n, p=[0.04, 0.08, 0.76, 0.08, 0.04])

@@ -43,65 +43,50 @@ def said(output: str, expected: str = "refund", **parameters: object) -> Score:
 
 
 @pytest.mark.parametrize(
-    ("output", "label"),
+    ("output", "label", "options"),
     [
-        ("card_arrival", "card_arrival"),
-        ("Card Arrival.", "card_arrival"),
-        ("**card-arrival**", "card_arrival"),
-        ("The intent is `card arrival`, I think.", "card_arrival"),
-        ("card", "card"),
-        ("a card that arrives", "card"),
-        ("cards", NO_LABEL),
-        ("top-up", "Top up"),
-        ('{"intent": "REFUND"}', "refund"),
-        ("", NO_LABEL),
-        ("no idea", NO_LABEL),
+        ("card_arrival", "card_arrival", {}),
+        ("Card Arrival.", "card_arrival", {}),
+        ("**card-arrival**", "card_arrival", {}),
+        ("The intent is `card arrival`, I think.", "card_arrival", {}),
+        ("card", "card", {}),
+        ("a card that arrives", "card", {}),
+        ("cards", NO_LABEL, {}),
+        ("top-up", "Top up", {}),
+        ('{"intent": "REFUND"}', "refund", {}),
+        ("", NO_LABEL, {}),
+        ("no idea", NO_LABEL, {}),
+        ("refund, not top up", "refund", {"pick": "first"}),
+        ("not refund but top up", "Top up", {"pick": "last"}),
+        ("refund or top up", NO_LABEL, {"pick": "only"}),
+        ("refund, yes, refund", "refund", {"pick": "only"}),
     ],
 )
-def test_a_label_is_found_as_whole_words_the_longest_first(output: str, label: str) -> None:
-    assert said(output).label == label
+def test_a_label_is_found_as_whole_words_the_longest_first_and_which_mention_counts_is_an_option(
+    output, label, options
+):
+    assert said(output, **options).label == label
 
 
-def test_the_score_says_right_or_wrong_and_why() -> None:
+def test_the_score_says_right_or_wrong_and_why_and_any_of_several_answers_is_right():
     assert said("Refund!") == Score(True, "says refund; expected refund", label="refund")
     assert said("card", expected="card arrival") == Score(False, "says card; expected card_arrival", label="card")
     assert said("hm").value is False
+    several = EvalRow("r1", {"q": "x"}, {"answers": ["card", "refund"]})
+    assert make_scorer("s", "label", {"labels": LABELS}).score(several, Output("refund")).value is True
 
 
-@pytest.mark.parametrize(
-    ("pick", "output", "label"),
-    [
-        ("first", "refund, not top up", "refund"),
-        ("last", "not refund but top up", "Top up"),
-        ("only", "refund or top up", NO_LABEL),
-        ("only", "refund, yes, refund", "refund"),
-    ],
-)
-def test_which_mention_counts_is_a_parameter(pick: str, output: str, label: str) -> None:
-    assert said(output, pick=pick).label == label
-
-
-def test_a_rows_choices_are_its_labels() -> None:
+def test_a_rows_choices_are_its_labels_and_without_any_the_whole_output_is_the_class():
     scorer = make_scorer("s", "label", {})
     assert scorer.score(row("B", choices=["A", "B"]), Output("The answer is B.")).label == "B"
     assert scorer.score(row("B", choices=["A", "B"]), Output("A.")) == Score(False, "says A; expected B", label="A")
     assert scorer.score(row(answer_index=0, choices=["A", "B"]), Output("a")).value is True
-
-
-def test_without_labels_the_whole_output_is_the_class() -> None:
-    scorer = make_scorer("s", "label", {})
-
     assert scorer.score(row("card_arrival"), Output("Card arrival.")) == Score(
         True, "says card arrival; expected card arrival", label="card arrival"
     )
     assert scorer.score(row("refund"), Output("It is refund")).label == "it is refund"
     assert scorer.score(row("refund"), Output("…")).label == NO_LABEL
     assert scorer.score(row("refund"), Output("word " * 50)).label == NO_LABEL
-
-
-def test_any_of_several_answers_is_right() -> None:
-    scorer = make_scorer("s", "label", {"labels": LABELS})
-    assert scorer.score(EvalRow("r1", {"q": "x"}, {"answers": ["card", "refund"]}), Output("refund")).value is True
 
 
 @pytest.mark.parametrize(
@@ -211,14 +196,10 @@ def test_confusions_stand_in_the_report_the_commonest_first() -> None:
     assert report.to_json()["confusions"][0] == {"expected": "b", "said": "a", "rows": 5}
 
 
-def test_a_failed_row_is_wrong_and_unparsed_and_a_row_without_class_is_left_out() -> None:
+def test_a_failed_row_is_wrong_and_unparsed_and_a_row_without_class_is_left_out():
     answered = [("red", Output("red")), ("red", Output("", error="timed out")), ("purple", Output("red"))]
     found = findings(answered, labels=CLASSES)
     assert found.metrics == {"accuracy": 0.5, "macro_f1": pytest.approx(2 / 3), "n_unparsed": 1.0}
-
-
-def test_the_run_comes_with_a_report_and_a_picture() -> None:
-    found = findings([("red", Output("red")), ("blue", Output("red"))], labels=CLASSES)
     assert sorted(found.files) == ["classification_report.json", "confusion.png"]
     assert found.files["confusion.png"].startswith(b"\x89PNG")
     assert findings([], labels=CLASSES) == RunFindings()
@@ -227,6 +208,7 @@ def test_the_run_comes_with_a_report_and_a_picture() -> None:
 # Multiple choice
 
 CHOICES = ["no", "a long answer", "ja, größer"]
+EQUAL = (-np.inf, -np.inf, -np.inf)
 
 
 def choice_row(**expectations: object) -> EvalRow:
@@ -238,30 +220,25 @@ def ranked(logprobs: tuple[float, ...] | None, right: int, norm: bool = False, *
     return scorer.score(choice_row(answer_index=right), Output("no", choice_logprobs=logprobs))
 
 
-def test_the_likeliest_choice_is_the_answer() -> None:
+@pytest.mark.parametrize(
+    ("logprobs", "right", "norm", "options", "value"),
+    [
+        ((-5.0, -3.0, -4.0), 2, False, {}, False),
+        # Of equal choices the first counts.
+        *((EQUAL, 0, norm, {}, True) for norm in (False, True)),
+        *((EQUAL, 1, norm, {}, False) for norm in (False, True)),
+        # A byte of "no" costs 2.0, one of "a long answer" 0.46: length is no disadvantage when normalised.
+        ((-4.0, -6.0, -40.0), 1, False, {}, False),
+        ((-4.0, -6.0, -40.0), 1, True, {}, True),
+        # "ja, größer" is 10 characters and 12 bytes, "a long answer" 13 of both: −10.8/12 > −12/13 > −10.8/10.
+        ((-40.0, -12.0, -10.8), 2, True, {}, True),
+        ((-40.0, -12.0, -10.8), 1, True, {"length": "characters"}, True),
+    ],
+)
+def test_the_likeliest_choice_is_the_answer(logprobs, right, norm, options, value):
+    assert ranked(logprobs, right, norm, **options).value is value
     score = ranked((-5.0, -3.0, -4.0), right=1)
     assert score == Score(True, "ranks 'a long answer' first", label="a long answer")
-    assert ranked((-5.0, -3.0, -4.0), right=2).value is False
-
-
-@pytest.mark.parametrize("norm", [False, True])
-def test_of_equal_choices_the_first_counts(norm: bool) -> None:
-    minus_infinity = (-np.inf, -np.inf, -np.inf)
-    assert ranked(minus_infinity, right=0, norm=norm).value is True
-    assert ranked(minus_infinity, right=1, norm=norm).value is False
-
-
-def test_length_is_no_disadvantage_when_normalised() -> None:
-    # A byte of "no" costs 2.0, one of "a long answer" 0.46.
-    assert ranked((-4.0, -6.0, -40.0), right=1, norm=False).value is False
-    assert ranked((-4.0, -6.0, -40.0), right=1, norm=True).value is True
-
-
-def test_bytes_and_characters_differ_outside_ascii() -> None:
-    # "ja, größer" is 10 characters and 12 bytes, "a long answer" 13 of both: −10.8/12 > −12/13 > −10.8/10.
-    logprobs = (-40.0, -12.0, -10.8)
-    assert ranked(logprobs, right=2, norm=True).value is True
-    assert ranked(logprobs, right=1, norm=True, length="characters").value is True
 
 
 @given(st.lists(st.floats(-1e3, 0), min_size=3, max_size=3), st.integers(0, 2))
@@ -311,11 +288,6 @@ def test_a_row_without_choices_or_answer_is_not_ranked(expectations: dict[str, o
 # The confusion matrix as a picture
 
 
-def size(picture: bytes) -> tuple[int, int]:
-    height, width = matplotlib.image.imread(io.BytesIO(picture)).shape[:2]
-    return width, height
-
-
 def many(n: int) -> Counter[tuple[str, str]]:
     """Class i is said to be the next one i times."""
     names = [f"class {i:03}" for i in range(n)]
@@ -352,18 +324,11 @@ def test_of_many_classes_nobody_expected_the_commonest_are_columns() -> None:
     assert title == "5050 rows"
 
 
-@pytest.mark.parametrize("n", [1, 3, 77])
-def test_it_is_a_picture_that_grows_with_the_classes(n: int) -> None:
-    width, height = size(confusion_png(many(n)))
-    assert 300 <= width <= 2000
-    assert 300 <= height <= 2000
-
-
-def test_names_may_hold_anything() -> None:
-    assert size(confusion_png(Counter({("$a$ _{b}", "日本 🎉"): 1, ("x" * 500, "\\frac"): 2})))
-
-
-def test_pyplot_and_its_state_are_left_alone() -> None:
+def test_it_is_a_picture_of_bounded_size_whatever_the_names_and_pyplot_is_left_alone():
     before = "matplotlib.pyplot" in sys.modules
-    confusion_png(Counter({("a", "a"): 1}))
+    names_of_anything = Counter({("$a$ _{b}", "日本 🎉"): 1, ("x" * 500, "\\frac"): 2})
+    for pairs in (many(1), many(3), many(77), names_of_anything):
+        height, width = matplotlib.image.imread(io.BytesIO(confusion_png(pairs))).shape[:2]
+        assert 300 <= width <= 2000
+        assert 300 <= height <= 2000
     assert ("matplotlib.pyplot" in sys.modules) is before

@@ -109,13 +109,11 @@ def loaded(folder: Path, source: str, columns: Any = None) -> EvalSet:
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_cells_come_through_every_kind_of_file_as_they_were_written(tmp_path: Path, name: str) -> None:
+def test_cells_come_through_every_kind_of_file_as_written_and_columns_named_like_our_fields_need_no_mapping(
+    tmp_path, name
+):
     (tmp_path / name).write_bytes(CELLS[name](TEXTS))
     assert list(loaded(tmp_path, name, COLUMNS).rows) == EXPECTED
-
-
-@pytest.mark.parametrize("name", CELLS)
-def test_columns_named_like_our_fields_need_no_mapping(tmp_path: Path, name: str) -> None:
     dotted = [{COLUMN: record[column] for COLUMN, column in COLUMNS.items()} for record in TEXTS]
     (tmp_path / name).write_bytes(CELLS[name](dotted))
     assert list(find_eval_set(tmp_path / name).rows) == EXPECTED
@@ -135,7 +133,7 @@ def test_objects_come_through_every_kind_of_file_and_folder_equal(tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.tsv", "semicolons.csv", "commas.tsv", "t.jsonl", "t.parquet"])
-def test_a_folder_gives_the_cells_of_its_files(tmp_path: Path, name: str) -> None:
+def test_a_folder_gives_the_cells_of_its_files(tmp_path, name):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / name).write_bytes(CELLS[name](TEXTS))
     assert list(loaded(tmp_path, "folder", COLUMNS).rows) == EXPECTED
@@ -207,38 +205,34 @@ def test_what_json_cannot_hold_is_refused_by_file_record_and_field(tmp_path: Pat
     assert error.problem == problem
 
 
-def test_an_error_in_a_folder_names_the_file_the_line_and_the_field(tmp_path: Path) -> None:
+def test_an_error_in_a_folder_names_the_file_the_line_and_the_field_and_a_later_change_is_one(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "a.jsonl").write_bytes(json_lines(NESTED))
+    eval_set = loaded(tmp_path, "folder")
     bad = b'\n{"id": "c", "inputs": {"question": "x"}, "expectations": {"n": NaN}}\n'
     (tmp_path / "folder" / "b.jsonl").write_bytes(bad)
     for source, path in (("folder", tmp_path / "folder" / "b.jsonl"), ("folder/b.jsonl", tmp_path / "folder/b.jsonl")):
         with pytest.raises(BadFile) as caught:
             loaded(tmp_path, source)
         assert (caught.value.path, caught.value.line, caught.value.field) == (path, 2, "expectations.n")
-
-
-def test_a_file_of_a_folder_that_changes_after_the_check_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "a.jsonl").write_bytes(json_lines(NESTED))
-    eval_set = loaded(tmp_path, "folder")
+    with pytest.raises(BadFile, match="was changed"):
+        list(eval_set.rows)
+    (tmp_path / "folder" / "b.jsonl").unlink()
     (tmp_path / "folder" / "a.jsonl").write_bytes(json_lines(NESTED[:1]))
     with pytest.raises(BadFile, match="was changed"):
         list(eval_set.rows)
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("t.csv", b"question,answer,answer\nx,y,z\n"),
-        ("t.tsv", b"question\tanswer\tanswer\nx\ty\tz\n"),
-    ],
-)
-def test_a_header_that_names_two_columns_alike_is_an_error(tmp_path: Path, name: str, content: bytes) -> None:
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(BadFile) as caught:
-        loaded(tmp_path, name, {"inputs.question": "question", "expectations.answers": "answer"})
-    assert (caught.value.path, caught.value.line, caught.value.field) == (tmp_path / name, 1, "answer")
+def test_a_header_that_names_two_columns_alike_is_an_error(tmp_path):
+    (tmp_path / "t.csv").write_bytes(b"question,answer,answer\nx,y,z\n")
+    (tmp_path / "t.tsv").write_bytes(b"question\tanswer\tanswer\nx\ty\tz\n")
+    table = pa.table([pa.array(["x"]), pa.array(["y"]), pa.array(["z"])], names=["question", "answer", "answer"])
+    pq.write_table(table, tmp_path / "t.parquet")
+    for name in ("t.csv", "t.tsv", "t.parquet"):
+        with pytest.raises(BadFile) as caught:
+            loaded(tmp_path, name, {"inputs.question": "question", "expectations.answers": "answer"})
+        line = None if name == "t.parquet" else 1
+        assert (caught.value.path, caught.value.line, caught.value.field) == (tmp_path / name, line, "answer")
 
 
 @pytest.mark.parametrize(
@@ -272,21 +266,30 @@ def test_a_date_beyond_the_calendar_or_a_time_too_fine_is_an_error_of_its_file(t
         loaded(tmp_path, "t.parquet", {"inputs.q": "q", "expectations.v": "v"})
 
 
-def test_two_columns_alike_in_parquet_are_an_error(tmp_path: Path) -> None:
-    table = pa.table([pa.array(["x"]), pa.array(["y"]), pa.array(["z"])], names=["question", "answer", "answer"])
-    pq.write_table(table, tmp_path / "t.parquet")
-    with pytest.raises(BadFile) as caught:
-        loaded(tmp_path, "t.parquet", {"inputs.question": "question"})
-    assert caught.value.field == "answer"
-
-
-def test_a_made_id_is_the_same_through_every_door(tmp_path: Path) -> None:
+def test_a_made_id_is_the_same_through_every_door(tmp_path):
     columns = {name: column for name, column in COLUMNS.items() if name != "id"}
     made = set()
     for name, content in CELLS.items():
         (tmp_path / name).write_bytes(content(TEXTS))
         made.add(tuple(row.id for row in loaded(tmp_path, name, columns).rows))
     assert len(made) == 1
+
+
+def test_a_row_without_an_id_gets_the_same_one_through_every_door_and_one_that_is_given_must_be_one(tmp_path):
+    record, door = {"inputs": {"question": "Why?"}, "expectations": {"answers": ["So."]}}, tmp_path / "doors"
+    (door / "qa").mkdir(parents=True)
+    for path in (door / "qa.jsonl", door / "qa" / "rows.jsonl"):
+        path.write_bytes(json_lines([record]))
+    (door / "qa.json").write_text(json.dumps([record]))
+    (door / "qa.csv").write_text("inputs.question,expectations.answers\nWhy?,So.\n")
+    pq.write_table(pa.Table.from_pylist([record]), door / "qa.parquet")
+    found = [next(iter(find_eval_set(path).rows)) for path in sorted(door.iterdir())]
+    assert found == found[:1] * 5
+    assert found[0].id.startswith("qa-000001-")
+    for given_id in (None, "", [1]):
+        (tmp_path / "qa.jsonl").write_bytes(json_lines([{"id": given_id, "inputs": {"question": "Why?"}}]))
+        with pytest.raises(BadFile, match=r"qa\.jsonl:1: id: "):
+            find_eval_set(tmp_path / "qa.jsonl")
 
 
 def test_what_datasets_keeps_as_json_texts_is_read_as_the_values_they_are(tmp_path: Path) -> None:
@@ -314,24 +317,3 @@ def test_any_json_value_comes_back_as_it_was_written(tmp_path_factory: Any, expe
     path.write_text(json.dumps({"id": "a", "inputs": {"q": "x"}, "expectations": expectations}))
     (row,) = find_eval_set(path).rows
     assert repr(row.expectations) == repr({name: value for name, value in expectations.items() if value is not None})
-
-
-def test_a_row_without_an_id_gets_the_same_one_through_every_door(tmp_path: Path) -> None:
-    record = {"inputs": {"question": "Why?"}, "expectations": {"answers": ["So."]}}
-    (tmp_path / "qa.jsonl").write_bytes(json_lines([record]))
-    (tmp_path / "qa.json").write_text(json.dumps([record]))
-    (tmp_path / "qa.csv").write_text("inputs.question,expectations.answers\nWhy?,So.\n")
-    pq.write_table(pa.Table.from_pylist([record]), tmp_path / "qa.parquet")
-    (tmp_path / "qa").mkdir()
-    (tmp_path / "qa" / "rows.jsonl").write_bytes(json_lines([record]))
-    found = [next(iter(find_eval_set(path).rows)) for path in sorted(tmp_path.iterdir())]
-    assert len(found) == 5
-    assert found == found[:1] * 5
-    assert found[0].id.startswith("qa-000001-")
-
-
-@pytest.mark.parametrize("given", [None, "", [1]])
-def test_an_id_that_is_given_must_be_one(tmp_path: Path, given: Any) -> None:
-    (tmp_path / "qa.jsonl").write_bytes(json_lines([{"id": given, "inputs": {"question": "Why?"}}]))
-    with pytest.raises(BadFile, match=r"qa\.jsonl:1: id: "):
-        find_eval_set(tmp_path / "qa.jsonl")

@@ -51,10 +51,6 @@ def write_jsonl(path: Path, records: list[dict[str, Any]] = RECORDS) -> None:
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
-def write_csv(path: Path) -> None:
-    path.write_text("\ufeffkey,q,level\n" + "".join(f'{r["key"]},"{r["q"]}",{r["level"]}\n' for r in RECORDS))
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """The same records as every kind of file, and as a folder of two splits."""
@@ -79,9 +75,9 @@ def test_the_same_records_give_the_same_rows_from_every_kind_of_file(folder: Pat
     )  # fmt: skip
 
 
-def test_a_csv_file_is_read_as_it_is_written_however_long_a_cell(tmp_path):
-    long = "x" * 200_000  # the csv module's limit is 128 KiB
-    (tmp_path / "t.csv").write_text(f'\ufeffid,q,a\n007,"two\nlines",\n008,NA,1.50\n009,{long},\n')
+def test_a_csv_file_is_read_as_it_is_written_however_long_a_cell_and_errors_name_the_line_a_record_begins_on(tmp_path):
+    long, path = "x" * 200_000, tmp_path / "t.csv"  # the csv module's limit is 128 KiB
+    path.write_text(f'\ufeffid,q,a\n007,"two\nlines",\n008,NA,1.50\n009,{long},\n')
     columns = {"id": "id", "inputs.question": "q", "expectations.answers": "a"}
     rows = list(loaded(tmp_path, "t.csv", columns).rows)
     assert [(row.id, row.inputs["question"], row.expectations) for row in rows] == [
@@ -89,15 +85,16 @@ def test_a_csv_file_is_read_as_it_is_written_however_long_a_cell(tmp_path):
         ("008", "NA", {"answers": ["1.50"]}),
         ("009", long, {}),
     ]
-
-
-def test_a_csv_error_names_the_line_on_which_the_record_begins(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text('q,a\n"two\nlines",x\n ,x\n')
+    path.write_text('q,a\n"two\nlines",x\n ,x\n')
     error = refused(tmp_path, "t.csv", {"inputs.question": "q"})
-    assert (error.path, error.line, error.field) == (tmp_path / "t.csv", 4, "inputs.question")
-    (tmp_path / "t.csv").write_text('q,a\n"two\nlines",x\none\n')
+    assert (error.path, error.line, error.field) == (path, 4, "inputs.question")
+    path.write_text('q,a\n"two\nlines",x\none\n')
     error = refused(tmp_path, "t.csv", {"inputs.question": "q"})
     assert (error.line, error.problem) == (4, "has 1 cells, the header 2")
+    path.write_text("key,q,level\nk,x,1\n")  # a header that names no fields
+    error = refused(tmp_path, "t.csv", None)
+    assert (error.path, error.line, error.field) == (path, 2, "key")
+    assert "`columns`" in error.problem
 
 
 def test_a_file_of_our_own_shape_needs_no_columns(tmp_path):
@@ -109,20 +106,17 @@ def test_a_file_of_our_own_shape_needs_no_columns(tmp_path):
     assert (error.path, error.line, error.field) == (tmp_path / "own.jsonl", 3, "inputs")
 
 
-def test_an_id_that_stands_twice_names_the_second_line(folder: Path) -> None:
+@pytest.mark.parametrize("ending", ["jsonl", "json", "parquet"])
+def test_a_wrong_column_names_file_row_and_field_and_an_id_that_stands_twice_the_second_line(folder, ending):
+    error = refused(folder, f"t.{ending}", {**COLUMNS, "tags.topic": "topic"})
+    assert (error.path, error.line, error.field) == (folder / f"t.{ending}", 1, "tags.topic")
+    assert error.problem == "no column 'topic'; there are key, q, answers, level"
     write_jsonl(folder / "t.jsonl", [*RECORDS, RECORDS[3]])
     error = refused(folder, "t.jsonl")
     assert (error.line, error.field) == (21, "id")
 
 
-@pytest.mark.parametrize("ending", ["jsonl", "json", "parquet"])
-def test_a_wrong_column_names_file_row_and_field(folder: Path, ending: str) -> None:
-    error = refused(folder, f"t.{ending}", {**COLUMNS, "tags.topic": "topic"})
-    assert (error.path, error.line, error.field) == (folder / f"t.{ending}", 1, "tags.topic")
-    assert error.problem == "no column 'topic'; there are key, q, answers, level"
-
-
-def test_a_sample_is_the_same_every_time_in_the_order_of_the_file(folder: Path) -> None:
+def test_a_sample_is_the_same_every_time_in_the_order_of_the_file_and_drawn_within_a_limit(folder):
     everything = ids(loaded(folder, "t.jsonl"))
     sample = ids(loaded(folder, "t.jsonl", sample=6, seed=1))
     assert sample == ids(loaded(folder, "t.parquet", sample=6, seed=1))
@@ -131,9 +125,6 @@ def test_a_sample_is_the_same_every_time_in_the_order_of_the_file(folder: Path) 
     assert sample != ids(loaded(folder, "t.jsonl", sample=6, seed=2))
     assert set(sample) < set(ids(loaded(folder, "t.jsonl", sample=7, seed=1)))
     assert ids(loaded(folder, "t.jsonl", sample=99)) == everything
-
-
-def test_a_limit_takes_the_first_rows_and_a_sample_is_drawn_from_these(folder: Path) -> None:
     assert ids(loaded(folder, "t.jsonl", limit=2)) == ["k0", "k1"]
     assert set(ids(loaded(folder, "t.jsonl", limit=5, sample=3))) < {"k0", "k1", "k2", "k3", "k4"}
 
@@ -187,13 +178,6 @@ def test_a_mistake_in_the_table_names_the_toml_and_the_key(folder: Path, keys: d
             {"name": "sums", "source": "t.jsonl", "columns": COLUMNS, **keys}, folder / "task.toml", key="eval_sets[0]"
         )
     assert (caught.value.path, caught.value.field) == (folder / "task.toml", f"eval_sets[0].{field}")
-
-
-def test_a_csv_file_whose_header_names_no_fields_asks_for_columns(folder: Path) -> None:
-    write_csv(folder / "t.csv")
-    error = refused(folder, "t.csv", None)
-    assert (error.path, error.line, error.field) == (folder / "t.csv", 2, "key")
-    assert "`columns`" in error.problem
 
 
 @pytest.mark.parametrize(
@@ -364,15 +348,11 @@ def test_a_data_set_of_the_hub_is_streamed_once_and_then_read_from_its_copy(hub,
     assert not [path.name for path in (folder / "kept").iterdir() if path.name.startswith(".")]
 
 
-def test_what_the_hub_does_not_give_is_an_error_of_one_line(hub: tuple[str, list[str]], tmp_path: Path) -> None:
-    ((kind, message),) = load_apart(hub[0], tmp_path, {"source": "hf:acme/none"})
-    assert kind == "CannotRun"
+def test_what_the_hub_does_not_give_or_a_wrong_row_of_it_is_an_error_of_one_line_and_leaves_no_copy(hub, tmp_path):
+    tables = {"source": "hf:acme/none"}, {"columns": {"inputs.question": "question"}}
+    (kind, message), (of_row, problem) = load_apart(hub[0], tmp_path, *tables)
+    assert (kind, of_row) == ("CannotRun", "BadFile")
     assert message.startswith("hf:acme/none cannot be read: ")
     assert "\n" not in message
-
-
-def test_a_wrong_row_of_the_hub_names_it_and_leaves_no_copy(hub: tuple[str, list[str]], tmp_path: Path) -> None:
-    ((kind, message),) = load_apart(hub[0], tmp_path, {"columns": {"inputs.question": "question"}})
-    assert kind == "BadFile"
-    assert message.startswith("hf:acme/sums@v2/data/test.jsonl:1: inputs.question: no column 'question'")
+    assert problem.startswith("hf:acme/sums@v2/data/test.jsonl:1: inputs.question: no column 'question'")
     assert not list((tmp_path / "kept").glob("*.jsonl"))

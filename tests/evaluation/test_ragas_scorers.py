@@ -54,21 +54,16 @@ def test_values_on_hand_made_pairs(type_name: str, output: str, reference: str, 
         ("mat cat", "cat mat", "rougeL", 0.5),
     ],
 )
-def test_options_reach_the_metric(output: str, reference: str, rouge_type: str, value: float) -> None:
+def test_options_reach_the_metric(output, reference, rouge_type, value):
     assert scored("RougeScore", output, reference, rouge_type=rouge_type).value == pytest.approx(value)
 
 
-@pytest.mark.parametrize("answers", [("Rome", "Paris", "Oslo"), ("Paris", "Rome"), ("Oslo", "Rome", "Paris")])
-def test_the_best_over_the_references_counts_and_is_named(answers: tuple[str, ...]) -> None:
-    score = scored("NonLLMStringSimilarity", "Paris", *answers)
-    assert score.value == 1.0
-    assert score.rationale == "against 'Paris'"
-
-
-@pytest.mark.parametrize("type_name", ["BleuScore", "CHRFScore", "ExactMatch", "NonLLMStringSimilarity", "RougeScore"])
-@pytest.mark.parametrize("output", ["", " \n"])
-def test_an_empty_output_scores_zero(type_name: str, output: str) -> None:
-    assert scored(type_name, output, "Paris") == Score(0.0, "the output is empty")
+def test_the_best_over_the_references_counts_and_is_named_and_an_empty_output_scores_zero():
+    for answers in (("Rome", "Paris", "Oslo"), ("Paris", "Rome"), ("Oslo", "Rome", "Paris")):
+        assert scored("NonLLMStringSimilarity", "Paris", *answers) == Score(1.0, "against 'Paris'")
+    for type_name in ("BleuScore", "CHRFScore", "ExactMatch", "NonLLMStringSimilarity", "RougeScore"):
+        for output in ("", " \n"):
+            assert scored(type_name, output, "Paris") == Score(0.0, "the output is empty")
 
 
 def test_what_follows_the_first_sentence_counts_against_bleu() -> None:
@@ -141,21 +136,16 @@ def test_quotations_must_stand_in_the_contexts(output: str, value: float) -> Non
     assert scored_row("QuotedSpansAlignment", output).value == value
 
 
-def test_contexts_are_matched_with_those_they_should_be_and_not_with_themselves() -> None:
+def test_contexts_are_matched_with_those_they_should_be_by_text_or_by_id_and_not_with_themselves():
     # The first of two retrieved is a reference one; of two reference ones one was retrieved.
     reference = ["The cat sat on the mat!", "Dogs bark."]
     assert scored_row("NonLLMContextPrecisionWithReference", reference_contexts=reference).value == pytest.approx(1.0)
     assert scored_row("NonLLMContextRecall", reference_contexts=reference).value == 0.5
     assert scored_row("NonLLMContextRecall", reference_contexts=["Dogs bark."]).value == 0.0
-
-
-def test_an_irrelevant_context_in_front_halves_the_precision() -> None:
+    # An irrelevant context in front halves the precision.
     score = scored_row("NonLLMContextPrecisionWithReference", contexts=CONTEXTS[::-1], reference_contexts=[CONTEXTS[0]])
     assert score.value == pytest.approx(0.5)
-
-
-def test_contexts_may_be_matched_by_id() -> None:
-    ids: dict[str, Any] = {"retrieved_context_ids": ["a", 2, "z", "y"], "reference_context_ids": ["a", "2", "c"]}
+    ids = {"retrieved_context_ids": ["a", 2, "z", "y"], "reference_context_ids": ["a", "2", "c"]}
     assert scored_row("IDBasedContextPrecision", **ids).value == 0.5
     assert scored_row("IDBasedContextRecall", **ids).value == pytest.approx(2 / 3)
 
@@ -196,37 +186,27 @@ F, G = ("f", {"x": 1}), ("g", {})
         (calls(("f", {"x": 2}), G), calls(F, G), 0.5, 0.5),
         ([], calls(F), 0.0, 0.0),
         (calls(F), [], 0.0, 0.0),
+        ("It is Paris.", [], 1.0, 1.0),  # calling no tool where none is expected is right
     ],
 )
-def test_tools_called_are_compared_with_those_expected(made: Any, expected: Any, accuracy: float, f1: float) -> None:
-    assert scored_row("ToolCallAccuracy", json.dumps(made), tool_calls=expected).value == accuracy
+def test_tools_called_are_compared_with_those_expected(made, expected, accuracy, f1):
+    by_accuracy = scored_row("ToolCallAccuracy", json.dumps(made), tool_calls=expected)
+    assert by_accuracy.value == accuracy
+    assert by_accuracy.rationale.startswith("no tool calls: " if isinstance(made, str) else "calls ")
     assert scored_row("ToolCallF1", json.dumps(made), tool_calls=expected).value == f1
 
 
-def test_calling_no_tool_where_none_is_expected_is_right() -> None:
-    score = scored_row("ToolCallAccuracy", "It is Paris.", tool_calls=[])
-    assert score.value == 1.0
-    assert score.rationale.startswith("no tool calls: ")
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
+def test_tool_calls_are_read_in_the_usual_shapes_and_an_output_of_another_calls_nothing():
+    for text in (
         '{"name": "f", "args": {"x": 1}}',
         '[{"name": "f", "arguments": {"x": 1}}]',
         '{"tool_calls": [{"name": "f", "parameters": {"x": 1}}]}',
         '[{"type": "function", "function": {"name": "f", "arguments": "{\\"x\\": 1}"}}]',
-    ],
-)
-def test_tool_calls_are_read_in_the_usual_shapes(text: str) -> None:
-    assert calls_of(Output(text)) == (calls(F), "")
-
-
-@pytest.mark.parametrize("text", ["f(1)", "3", '{"tool": "f"}', '[{"name": "f"}, 3]', '{"name": "f", "args": [1]}'])
-def test_an_output_of_another_shape_calls_nothing(text: str) -> None:
-    made, problem = calls_of(Output(text))
-    assert made == []
-    assert problem.startswith("no tool calls: ")
+    ):
+        assert calls_of(Output(text)) == (calls(F), ""), text
+    for text in ("f(1)", "3", '{"tool": "f"}', '[{"name": "f"}, 3]', '{"name": "f", "args": [1]}'):
+        made, problem = calls_of(Output(text))
+        assert (made, problem.startswith("no tool calls: ")) == ([], True), text
 
 
 def test_nothing_is_reported_to_the_makers_of_ragas(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,21 +99,6 @@ def test_token_f1_is_what_squads_script_gives(prediction: str, truth: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("output", "answers", "value"),
-    [
-        ("", [], 1.0),
-        ("the", [], 1.0),
-        ("Paris", [], 0.0),
-        ("", ["..."], 0.0),
-        ("", ["", "Paris"], 1.0),
-        ("", ["Paris"], 0.0),
-    ],
-)
-def test_a_question_without_an_answer_has_the_empty_one(output: str, answers: list[str], value: float) -> None:
-    assert scored("token_f1", output, answers).value == value
-
-
-@pytest.mark.parametrize(
     ("type_name", "output", "answers", "score"),
     [
         ("token_f1", "in Paris", ["London", "Paris"], Score(pytest.approx(2 / 3), "against 'Paris'")),
@@ -125,11 +110,17 @@ def test_a_question_without_an_answer_has_the_empty_one(output: str, answers: li
             Score(pytest.approx(2 / 3), "precision 1.000, recall 0.500"),
         ),
         *((type_name, " \n", ["cat"], Score(0.0, "the output is empty")) for type_name in ("rouge", "bleu", "chrf")),
+        # A question without an answer has the empty one.
+        *(
+            ("token_f1", output, answers, Score(value, f"against {answer!r}"))
+            for output, answers, value, answer in [
+                ("", [], 1.0, ""), ("the", [], 1.0, ""), ("Paris", [], 0.0, ""), ("", ["..."], 0.0, "..."),
+                ("", ["", "Paris"], 1.0, ""), ("", ["Paris"], 0.0, "Paris"),
+            ]
+        ),
     ],
-)
-def test_the_best_answer_counts_and_the_rationale_tells_how(
-    type_name: str, output: str, answers: list[str], score: Score
-) -> None:
+)  # fmt: skip
+def test_the_best_answer_counts_and_the_rationale_tells_how(type_name, output, answers, score):
     assert scored(type_name, output, answers) == score
 
 
@@ -162,15 +153,11 @@ def test_rouge_is_what_rouge_score_gives(rouge_type: str, use_stemmer: bool, tok
         ("?", "!", 0.0),
     ],
 )
-def test_rouge_reads_the_words_of_every_script(output: str, answer: str, value: float) -> None:
+def test_rouge_reads_the_words_of_every_script_and_with_googles_tokens_says_that_it_cannot(output, answer, value):
     assert scored("rouge", output, [answer]).value == pytest.approx(value)
-
-
-def test_rouge_with_googles_tokens_says_that_it_cannot_read_another_script() -> None:
-    score = scored("rouge", "Москва", ["Москва"], tokens="google")
-    assert score.value is None
-    assert score.error is not None
-    assert "a–z" in score.error
+    by_google = scored("rouge", "Москва", ["Москва"], tokens="google")
+    assert by_google.value is None
+    assert "a–z" in by_google.error
 
 
 @pytest.mark.parametrize(
@@ -184,24 +171,22 @@ def test_an_empty_answer_is_right_where_it_is_expected_and_wrong_elsewhere(type_
     assert scored(type_name, "Paris", ["", "Paris"]).value == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("tokenize", ["13a", "intl", "char", "zh", "none"])
 @pytest.mark.parametrize("lowercase", [False, True])
-def test_bleu_is_what_sacrebleu_gives(tokenize: str, lowercase: bool) -> None:
-    library = BLEU(tokenize=tokenize, lowercase=lowercase, effective_order=True)
+@pytest.mark.parametrize(
+    ("type_name", "library", "options"),
+    [
+        *(
+            ("bleu", functools.partial(BLEU, effective_order=True), {"tokenize": name})
+            for name in ("13a", "intl", "char", "zh", "none")
+        ),
+        *(("chrf", CHRF, {"word_order": order}) for order in (0, 2)),
+    ],
+)
+def test_bleu_and_chrf_are_what_sacrebleu_gives(type_name, library, options, lowercase):
+    theirs = library(lowercase=lowercase, **options)
     for output, answers in PAIRS:
-        expected = library.sentence_score(output, answers).score / 100
-        score = scored("bleu", output, answers, tokenize=tokenize, lowercase=lowercase)
-        assert score.value == pytest.approx(expected), output
-
-
-@pytest.mark.parametrize("word_order", [0, 2])
-@pytest.mark.parametrize("lowercase", [False, True])
-def test_chrf_is_what_sacrebleu_gives(word_order: int, lowercase: bool) -> None:
-    library = CHRF(word_order=word_order, lowercase=lowercase)
-    for output, answers in PAIRS:
-        expected = library.sentence_score(output, answers).score / 100
-        score = scored("chrf", output, answers, word_order=word_order, lowercase=lowercase)
-        assert score.value == pytest.approx(expected), output
+        score = scored(type_name, output, answers, lowercase=lowercase, **options)
+        assert score.value == pytest.approx(theirs.sentence_score(output, answers).score / 100), output
 
 
 @pytest.mark.parametrize("type_name", ["token_f1", "rouge", "bleu", "chrf"])
@@ -304,21 +289,18 @@ def test_many_rows_give_the_scores_of_one_at_a_time_and_embed_each_text_once(let
     assert scores[3] == Score(0.0, "the output is empty")
 
 
-def test_any_number_of_rows_is_embedded_in_groups(letters: Letters) -> None:
-    scores = SemanticSimilarity("s", embed=letters).score_many([row("a")] * 3000, [Output("a")] * 3000)
-    assert len(scores) == 3000
+def test_any_number_of_rows_is_embedded_in_groups_and_nothing_where_nothing_can_be_scored(letters):
+    scorer = SemanticSimilarity("s", embed=letters)
+    assert scorer.score_many([], []) == []
+    assert scorer.score(row("a"), Output("")).value == 0.0
+    assert letters.asked == []
+    assert len(scorer.score_many([row("a")] * 3000, [Output("a")] * 3000)) == 3000
     assert letters.asked == [["a"]] * 3
 
 
-def test_nothing_is_embedded_where_nothing_can_be_scored_and_a_workflow_binds_the_embedding(letters: Letters) -> None:
+def test_a_workflow_binds_the_embedding_without_which_it_is_not_made_and_a_suite_can_name_none(letters):
     types = {**SCORER_TYPES, "semantic_similarity": functools.partial(SemanticSimilarity, embed=letters)}
-    assert SemanticSimilarity("s", embed=letters).score_many([], []) == []
-    assert SemanticSimilarity("s", embed=letters).score(row("a"), Output("")).value == 0.0
-    assert letters.asked == []
     assert make_scorer("s", "semantic_similarity", {}, types).score(row("a"), Output("a")).value == 1.0
-
-
-def test_without_an_embedding_it_is_not_made_and_a_suite_can_name_none() -> None:
     with pytest.raises(UsageError, match=r"^embed: semantic_similarity needs an embedding model"):
         make_scorer("s", "semantic_similarity", {})
     with pytest.raises(UsageError, match=r"^semantic_similarity: has no option 'embed'"):

@@ -32,7 +32,7 @@ from llmops.evaluation.statistics import (
     sign_test_p,
     wilson_interval,
 )
-from tests.evaluation.samples import few_losses, large_losses, least, most, rare_losses, thirds
+from tests.evaluation.conftest import few_losses, large_losses, least, most, rare_losses, thirds
 
 Pairs = tuple[list[Any], list[Any]]
 RESAMPLES = 199
