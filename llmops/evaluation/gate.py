@@ -296,8 +296,7 @@ def _too_many(missing: int, rows: int, rules: GateRules) -> bool:
 
 
 def _in_no_row(metric: Metric | None) -> str:
-    failed = f" ({metric.n_failed} failed)" if metric is not None and metric.n_failed else ""
-    return f"was scored in no row{failed}"
+    return "was scored in no row" + (f" ({metric.n_failed} failed)" if metric is not None and metric.n_failed else "")
 
 
 def _without_score(metric: Metric) -> str:

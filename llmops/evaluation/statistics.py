@@ -70,9 +70,13 @@ def difference_interval(gained: int, lost: int, pairs: int) -> tuple[float, floa
 
 def _end(gained: int, lost: int, pairs: int) -> float:
     """The upper end."""
+    from scipy import special
     from scipy.optimize import brentq
 
-    z, correction = normal_quantile(), _continuity_correction(gained, lost)
+    # What has to be taken off |gained − lost| so that it is as many standard errors as the exact p has. Far out in the
+    # tail the normal distribution's is the heavier one; nothing near p = 0.05 depends on it.
+    z, exact = normal_quantile(), -float(special.ndtri(sign_test_p(gained, lost) / 2))
+    correction = float(min(1.0, max(0.0, abs(gained - lost) - exact * (gained + lost) ** 0.5)))
 
     def excess(difference: float) -> float:
         beyond = pairs * difference - (gained - lost) - correction
@@ -82,15 +86,6 @@ def _end(gained: int, lost: int, pairs: int) -> float:
         return 1.0
     # Where all pairs went one way, the difference itself is a root as well, and not the one that is meant.
     return float(brentq(excess, (gained - lost) / pairs + 2 * _PRECISION, 1.0, xtol=_PRECISION))
-
-
-def _continuity_correction(gained: int, lost: int) -> float:
-    """What has to be taken off |gained − lost| so that it is as many standard errors as the exact p has."""
-    from scipy import special
-
-    exact = -float(special.ndtri(sign_test_p(gained, lost) / 2))
-    # Far out in the tail the normal distribution's is the heavier one; nothing near p = 0.05 depends on it.
-    return float(min(1.0, max(0.0, abs(gained - lost) - exact * (gained + lost) ** 0.5)))
 
 
 def _error(difference: float, gained: int, lost: int, pairs: int) -> float:
@@ -177,10 +172,8 @@ def no_interval(
     sums, sizes = cluster_sums(np.asarray(values, dtype=float), clusters)
     if not _no_spread(estimate_mean(sums, sizes), values):
         return ""
-    what = (
-        "row has the same value" if len(sums) == len(values) or len(set(values)) == 1 else "cluster has the same mean"
-    )
-    return f"every {what}, of unknown scale"
+    by_row = len(sums) == len(values) or len(set(values)) == 1
+    return f"every {'row has the same value' if by_row else 'cluster has the same mean'}, of unknown scale"
 
 
 def _no_spread(found: MeanEstimate, values: Sequence[float]) -> bool:
@@ -223,8 +216,11 @@ def cluster_sums(values: Any, clusters: Sequence[Hashable] | None) -> tuple[Any,
     """
     import numpy as np
 
-    groups = _groups(clusters, len(values))
-    if groups is None:
+    if clusters is not None and len(clusters) != len(values):
+        raise ValueError("clusters need a name for each row")
+    numbers: dict[Hashable, int] = {}
+    groups = [numbers.setdefault(name, len(numbers)) for name in clusters or ()]
+    if len(numbers) == len(values) or clusters is None:
         return values, np.ones(len(values))
     return np.bincount(groups, weights=values), np.bincount(groups)
 
@@ -260,19 +256,6 @@ def scale(a: Sequence[float], b: Sequence[float], limits: tuple[float, float] = 
         return limits[1] - limits[0]
     scores = np.asarray([a, b], dtype=float)
     return 1.0 if scores.min() >= 0 and scores.max() <= 1 else float(np.ptp(scores))
-
-
-def _groups(clusters: Sequence[Hashable] | None, rows: int) -> Any:
-    """For each row the number of its cluster; None when no two rows share one."""
-    import numpy as np
-
-    if clusters is None:
-        return None
-    if len(clusters) != rows:
-        raise ValueError("clusters need a name for each row")
-    numbers: dict[Hashable, int] = {}
-    groups = np.array([numbers.setdefault(name, len(numbers)) for name in clusters], dtype=int)
-    return None if len(numbers) == rows else groups
 
 
 def _t_quantile(degrees: float) -> float:

@@ -15,6 +15,7 @@ ROW = {"id": "r1", "inputs": {"question": "How many?"}, "expectations": {"answer
 HEAD = 'eval_sets = ["sums"]\nprompt = "qa"\nmodel = "tiny@1"\n'
 SCORERS = '[scorers.correct]\ntype = "contains"\n[scorers.words]\n'
 GATE = '[gate]\nprimary = "correct"\n'
+TEXT = HEAD + SCORERS + GATE
 
 
 @pytest.fixture
@@ -49,31 +50,25 @@ def test_reads_eval_sets_scorers_with_parameters_and_gate(folder: Path) -> None:
     assert [scorer.name for scorer in suite.make_scorers()] == ["correct", "words", "rouge"]
 
 
-def test_an_eval_set_may_be_a_table_beside_names(folder: Path) -> None:
+def test_an_eval_set_may_be_a_table_beside_names_and_a_mistake_in_it_names_its_place_in_the_list(folder):
     (folder / "more.csv").write_text("q,a\nWhy?,4\nWho?,5\n")
     table = '{ name = "more", source = "more.csv", columns = { inputs.question = "q", expectations.answers = "a" } }'
-    (folder / "task.toml").write_text(HEAD.replace('["sums"]', f'["sums", {table}]') + SCORERS + GATE)
+    text = TEXT.replace('["sums"]', f'["sums", {table}]')
+    (folder / "task.toml").write_text(text)
     suite = load_suite(folder, "task")
     assert [eval_set.name for eval_set in suite.eval_sets] == ["sums", "more"]
     assert [row.inputs["question"] for row in suite.rows] == ["How many?", "Why?", "Who?"]
     assert suite.n_rows == len(list(suite.rows)) == 3
     assert [row.id for row in suite.rows.first(1)] == ["r1"]
-
-
-def test_a_mistake_in_a_table_names_its_place_in_the_list(folder: Path) -> None:
-    table = '{ name = "more", source = "more.csv", sampel = 3 }'
-    error = refused(folder, HEAD.replace('["sums"]', f'["sums", {table}]') + SCORERS + GATE)
+    error = refused(folder, text.replace('source = "more.csv"', 'source = "more.csv", sampel = 3'))
     assert (error.path, error.field) == (folder / "task.toml", "eval_sets[1].sampel")
 
 
-def test_a_suite_may_say_what_rows_of_one_source_share(folder: Path) -> None:
-    (folder / "task.toml").write_text('cluster_by = "inputs.question"\n' + HEAD + SCORERS + GATE)
+def test_a_suite_may_say_what_rows_of_one_source_share_and_one_that_no_row_has_is_refused(folder):
+    (folder / "task.toml").write_text('cluster_by = "inputs.question"\n' + TEXT)
     assert load_suite(folder, "task").cluster_by == "inputs.question"
-
-
-@pytest.mark.parametrize("cluster_by", ['"title"', '"tags.title"', "3"])
-def test_a_cluster_that_no_row_has_is_refused(folder: Path, cluster_by: str) -> None:
-    assert refused(folder, f"cluster_by = {cluster_by}\n" + HEAD + SCORERS + GATE).field == "cluster_by"
+    for cluster_by in ('"title"', '"tags.title"', "3"):
+        assert refused(folder, f"cluster_by = {cluster_by}\n" + TEXT).field == "cluster_by"
 
 
 def test_rows_of_several_eval_sets_stand_in_the_order_of_the_suite_each_id_once(folder):
@@ -98,27 +93,27 @@ def test_an_unknown_suite_names_those_there_are(folder, names, told):
         load_suite(folder, "task")
 
 
-@pytest.mark.parametrize(
-    ("content", "problem"),
-    [
+def test_what_is_no_toml_and_a_bad_row_of_an_eval_set_name_their_file(folder):
+    for content, problem in (
         (b"prompt = ", "is not TOML: "),
         (b"[gate", "is not TOML: "),
         (b'prompt = "a"\nprompt = "b"', "is not TOML: "),
         (b'prompt = "\xff"', "cannot be read: "),
-    ],
-)
-def test_what_is_no_toml_names_the_file(folder, content, problem):
-    (folder / "task.toml").write_bytes(content)
-    with pytest.raises(BadFile) as caught:
-        load_suite(folder, "task")
-    assert caught.value.path == folder / "task.toml"
-    assert caught.value.problem.startswith(problem)
+    ):
+        (folder / "task.toml").write_bytes(content)
+        with pytest.raises(BadFile) as caught:
+            load_suite(folder, "task")
+        assert caught.value.path == folder / "task.toml"
+        assert caught.value.problem.startswith(problem)
+    (folder / "sums" / "rows.jsonl").write_text(json.dumps(ROW) + '\n{"id": "r2"}')
+    error = refused(folder, TEXT)
+    assert (error.path, error.line, error.field) == (folder / "sums" / "rows.jsonl", 2, "inputs")
 
 
 @pytest.mark.parametrize(
     ("text", "field"),
     [
-        ("promt = 'qa'\n" + HEAD + SCORERS + GATE, "promt"),
+        ("promt = 'qa'\n" + TEXT, "promt"),
         (HEAD.replace('eval_sets = ["sums"]\n', "") + SCORERS + GATE, "eval_sets"),
         (HEAD.replace('["sums"]', '"sums"') + SCORERS + GATE, "eval_sets"),
         (HEAD.replace('["sums"]', "[]") + SCORERS + GATE, "eval_sets"),
@@ -139,23 +134,23 @@ def test_what_is_no_toml_names_the_file(folder, content, problem):
         ("gate = true\n" + HEAD + SCORERS, "gate"),
         (HEAD + SCORERS, "gate.primary"),
         (HEAD + SCORERS + "[gate]\nprimary = 3\n", "gate.primary"),
-        (HEAD + SCORERS + GATE + "rule = 'best'\n", "gate.rule"),
-        (HEAD + SCORERS + GATE + "margin = -0.1\n", "gate.margin"),
-        (HEAD + SCORERS + GATE + "margin = true\n", "gate.margin"),
-        (HEAD + SCORERS + GATE + "margin = '0.1'\n", "gate.margin"),
-        (HEAD + SCORERS + GATE + "floors = 0.5\n", "gate.floors"),
-        (HEAD + SCORERS + GATE + "[gate.floors]\ncorrect = 'high'\n", "gate.floors.correct"),
-        (HEAD + SCORERS + GATE + "alpha = 0.1\n", "gate.alpha"),
+        (TEXT + "rule = 'best'\n", "gate.rule"),
+        (TEXT + "margin = -0.1\n", "gate.margin"),
+        (TEXT + "margin = true\n", "gate.margin"),
+        (TEXT + "margin = '0.1'\n", "gate.margin"),
+        (TEXT + "floors = 0.5\n", "gate.floors"),
+        (TEXT + "[gate.floors]\ncorrect = 'high'\n", "gate.floors.correct"),
+        (TEXT + "alpha = 0.1\n", "gate.alpha"),
         (HEAD + SCORERS + "[gate]\nprimary = 'right'\n", "gate"),
-        (HEAD + SCORERS + GATE + "[gate.floors]\nright = 0.5\n", "gate"),
-        (HEAD + SCORERS + GATE + "[gate.floors]\ncorrect = 50\n", "gate.floors.correct"),
-        (HEAD + SCORERS + GATE + "[judges.big]\nkappa = 2\n", "judges.big.kappa"),
-        (HEAD + SCORERS + GATE + "[judges.big]\nkappa = true\n", "judges.big.kappa"),
-        ("judges = 3\n" + HEAD + SCORERS + GATE, "judges"),
-        (HEAD + SCORERS + GATE + "[gate.floors]\ncorrect = nan\n", "gate.floors.correct"),
-        (HEAD + SCORERS + GATE + "[gate.ceilings]\nwords = -1\n", "gate.ceilings.words"),
-        (HEAD + SCORERS + GATE + "[gate.slice_floors.'a=b']\ncorrect = 2\n", "gate.slice_floors.a=b.correct"),
-        (HEAD + SCORERS + GATE + "rule = 'better'\nmargin = 0.1\n", "gate.margin"),
+        (TEXT + "[gate.floors]\nright = 0.5\n", "gate"),
+        (TEXT + "[gate.floors]\ncorrect = 50\n", "gate.floors.correct"),
+        (TEXT + "[judges.big]\nkappa = 2\n", "judges.big.kappa"),
+        (TEXT + "[judges.big]\nkappa = true\n", "judges.big.kappa"),
+        ("judges = 3\n" + TEXT, "judges"),
+        (TEXT + "[gate.floors]\ncorrect = nan\n", "gate.floors.correct"),
+        (TEXT + "[gate.ceilings]\nwords = -1\n", "gate.ceilings.words"),
+        (TEXT + "[gate.slice_floors.'a=b']\ncorrect = 2\n", "gate.slice_floors.a=b.correct"),
+        (TEXT + "rule = 'better'\nmargin = 0.1\n", "gate.margin"),
         (HEAD.replace('"qa"', '"qa@1"') + SCORERS + GATE, "prompt"),
     ],
 )  # fmt: skip
@@ -172,24 +167,16 @@ def test_what_a_suite_names_and_does_not_have_is_told_with_what_there_is(folder)
     assert missing == "no folder or file 'sum' beside the suite; did you mean sums?"
 
 
-def test_a_bad_row_of_an_eval_set_is_reported_at_its_own_file_and_line(folder: Path) -> None:
-    (folder / "sums" / "rows.jsonl").write_text(json.dumps(ROW) + '\n{"id": "r2"}')
-    error = refused(folder, HEAD + SCORERS + GATE)
-    assert (error.path, error.line, error.field) == (folder / "sums" / "rows.jsonl", 2, "inputs")
-
-
-def test_a_schema_file_becomes_the_scorers_schema(folder: Path) -> None:
+def test_a_schema_file_becomes_the_scorers_schema_and_one_that_cannot_be_read_is_named(folder):
+    text = HEAD + SCORERS + "[scorers.json_schema]\nschema_file = 'schema.json'\n" + GATE
+    for content in (None, "{"):
+        if content is not None:
+            (folder / "schema.json").write_text(content)
+        error = refused(folder, text)
+        assert (error.path, error.field) == (folder / "schema.json", "scorers.json_schema.schema_file")
     (folder / "schema.json").write_text('{"type": "object"}')
-    (folder / "task.toml").write_text(HEAD + SCORERS + "[scorers.json_schema]\nschema_file = 'schema.json'\n" + GATE)
+    (folder / "task.toml").write_text(text)
     assert load_suite(folder, "task").scorer_specs[-1].parameters == {"schema": {"type": "object"}}
-
-
-@pytest.mark.parametrize("content", [None, "{"])
-def test_a_schema_file_that_cannot_be_read_is_named(folder: Path, content: str | None) -> None:
-    if content is not None:
-        (folder / "schema.json").write_text(content)
-    error = refused(folder, HEAD + SCORERS + "[scorers.json_schema]\nschema_file = 'schema.json'\n" + GATE)
-    assert (error.path, error.field) == (folder / "schema.json", "scorers.json_schema.schema_file")
 
 
 @pytest.mark.parametrize("name", ["extract", "grounded", "qa"])

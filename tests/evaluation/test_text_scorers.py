@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
 from llmops.evaluation.scorers import make_scorer
-from llmops.evaluation.scorers.text_scorers import automated_readability_index, count_sentences, repeated_share
 from llmops.evaluation.scorers.normalisation import normalise
 from llmops.evaluation.scorers.protocol import MissingExpectation
+from llmops.evaluation.scorers.text_scorers import automated_readability_index, count_sentences, repeated_share
 from llmops.text_patterns import REFUSAL_REACH, refusal_phrase
 from monitoring.descriptors.text_kinds import is_refusal
 
@@ -363,31 +363,22 @@ def test_an_answer_is_none_to_the_gate_and_to_the_monitor(text: str) -> None:
     assert not is_refusal(text)
 
 
-def test_only_the_start_of_an_answer_is_read() -> None:
+def test_only_the_start_of_an_answer_is_read_and_a_hostile_text_costs_little():
     assert refusal_phrase("x " * 50 + "I cannot help with that.")
     assert refusal_phrase("x " * REFUSAL_REACH + "I cannot help with that.") is None
+    for text in ("i am " * 200_000, "I'm sorry " * 100_000, '"' * 1_000_000, "it is not " * 100_000):
+        start = time.process_time()
+        refusal_phrase(text)
+        assert time.process_time() - start < 1, text[:10]
 
 
-def test_the_score_tells_the_phrase_and_less_is_better() -> None:
-    scorer = make_scorer("s", "refusal", {})
-    row = EvalRow("r1", {"q": "x"})
+def test_a_refusal_is_told_by_its_phrase_or_by_the_outputs_own_and_less_is_better():
+    scorer, row = make_scorer("s", "refusal", {}), EvalRow("r1", {"q": "x"})
     said = scorer.score(row, Output("I must decline, sorry."))
     assert (said.value, said.rationale) == (True, "says 'I must decline'")
-    assert scorer.score(row, Output("Paris.")).rationale == ""
-    assert (scorer.higher_is_better, scorer.worst) == (False, 1.0)
-
-
-def test_an_output_that_carries_the_models_own_refusal_is_one_whatever_its_text() -> None:
-    scorer, row = make_scorer("s", "refusal", {}), EvalRow("r1", {"q": "x"})
+    assert scorer.score(row, Output("Paris.")) == Score(False, "")
     assert scorer.score(row, Output("", refusal="no")).value is True
-    assert scorer.score(row, Output("Paris.", refusal=None)).value is False
-
-
-@pytest.mark.parametrize("text", ["i am " * 200_000, "I'm sorry " * 100_000, '"' * 1_000_000, "it is not " * 100_000])
-def test_a_hostile_text_costs_little(text: str) -> None:
-    start = time.process_time()
-    refusal_phrase(text)
-    assert time.process_time() - start < 1
+    assert (scorer.higher_is_better, scorer.worst) == (False, 1.0)
 
 
 # What is measured on an output: length, readability, repetition, time, tokens, cost
@@ -397,38 +388,31 @@ EMPTY_ROW = EvalRow("r1", {"q": "x"})
 
 
 @pytest.mark.parametrize(
-    ("type_name", "value"),
+    ("type_name", "value", "options"),
     [
-        ("words", 3.0),
-        ("characters", 13.0),
-        ("sentences", 2.0),
-        ("repetition", 0.0),
-        ("latency_ms", 12.5),
-        ("first_token_ms", 4.5),
-        ("tokens_in", 7.0),
-        ("tokens_out", 5.0),
+        ("words", 3.0, {}),
+        ("characters", 13.0, {}),
+        ("sentences", 2.0, {}),
+        ("repetition", 0.0, {}),
+        ("latency_ms", 12.5, {}),
+        ("first_token_ms", 4.5, {}),
+        ("tokens_in", 7.0, {}),
+        ("tokens_out", 5.0, {}),
+        ("cost", 0.000064, {"per_million_in": 2.0, "per_million_out": 10}),
     ],
 )
-def test_measures_are_read_off_the_output(type_name: str, value: float) -> None:
+def test_measures_are_read_off_the_output_and_what_nobody_counted_or_measured_is_no_score_and_never_0(
+    type_name, value, options
+):
     output = Output("one two\nthree", tokens_in=7, tokens_out=5, latency_ms=12.5, first_token_ms=4.5)
-    score = make_scorer("s", type_name, {}).score(EMPTY_ROW, output)
-    assert score.value == value
+    scorer = make_scorer("s", type_name, options)
+    score = scorer.score(EMPTY_ROW, output)
+    assert score.value == pytest.approx(value, rel=1e-12)
     assert type(score.value) is float
-
-
-@pytest.mark.parametrize(
-    ("type_name", "parameters"),
-    [
-        ("latency_ms", {}), ("first_token_ms", {}), ("tokens_in", {}), ("tokens_out", {}),
-        ("cost", {"per_million_in": 1, "per_million_out": 1}),
-    ],
-)  # fmt: skip
-def test_what_nobody_counted_or_measured_is_a_row_without_a_score_and_never_0(
-    type_name: str, parameters: dict[str, float]
-) -> None:
-    score = make_scorer("s", type_name, parameters).score(EMPTY_ROW, Output("an answer"))
-    assert score.value is None
-    assert score.error is not None
+    unknown = scorer.score(EMPTY_ROW, Output("an answer"))
+    if type_name not in ("words", "characters", "sentences", "repetition"):
+        assert unknown.value is None
+        assert unknown.error is not None
 
 
 @pytest.mark.parametrize(
@@ -450,19 +434,14 @@ def test_sentences_end_at_marks_before_white_space_and_at_lines(text: str, n: in
     assert count_sentences(text) == n
 
 
-def test_readability_is_the_formula() -> None:
+def test_readability_is_the_formula_and_a_text_without_words_has_none():
     # 7 words of 26 letters in 2 sentences.
-    text = "The cat sat on the mat. Wonderful!"
+    text, scorer = "The cat sat on the mat. Wonderful!", make_scorer("s", "readability", {})
     expected = 4.71 * 26 / 7 + 0.5 * 7 / 2 - 21.43
     assert automated_readability_index(text) == pytest.approx(expected)
-    assert make_scorer("s", "readability", {}).score(EMPTY_ROW, Output(text)).value == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("text", ["", "...", " – "])
-def test_a_text_without_words_has_no_readability(text: str) -> None:
-    assert make_scorer("s", "readability", {}).score(EMPTY_ROW, Output(text)) == Score(
-        error="the output holds no words"
-    )
+    assert scorer.score(EMPTY_ROW, Output(text)).value == pytest.approx(expected)
+    for blank in ("", "...", " – "):
+        assert scorer.score(EMPTY_ROW, Output(blank)) == Score(error="the output holds no words")
 
 
 @given(st.text())
@@ -484,12 +463,6 @@ def test_readability_is_there_exactly_where_words_are(text: str) -> None:
 def test_repetition_is_the_share_of_n_grams_seen_before(text: str, n: int, share: float) -> None:
     assert repeated_share(text, n) == pytest.approx(share)
     assert make_scorer("s", "repetition", {"n": n}).score(EMPTY_ROW, Output(text)).value == pytest.approx(share)
-
-
-def test_cost_is_tokens_by_price_of_a_million() -> None:
-    scorer = make_scorer("s", "cost", {"per_million_in": 2.0, "per_million_out": 10})
-    assert scorer.score(EMPTY_ROW, Output("x", tokens_in=1000, tokens_out=50)).value == pytest.approx(0.0025)
-    assert (scorer.higher_is_better, scorer.worst) == (False, None)
 
 
 @pytest.mark.parametrize(

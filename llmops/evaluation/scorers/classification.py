@@ -28,11 +28,8 @@ from llmops.evaluation.scorers.protocol import (
 )
 
 NO_LABEL = "(none)"
-
 # Without a list of labels the output is itself the class; what is longer than this is prose that names none.
 _LONGEST_LABEL = 100
-
-
 _ARTICLE = re.compile(r"(?<![\w(])a\s+(?=\w)")
 
 
@@ -74,9 +71,7 @@ class Labels:
         return self._by_folded.get(fold(text))
 
 
-@functools.lru_cache(maxsize=256)
-def _row_labels(choices: tuple[str, ...]) -> Labels:
-    return Labels(choices)
+_labels_of_row = functools.lru_cache(maxsize=256)(Labels)
 
 
 class Label(Correctness):
@@ -123,7 +118,7 @@ class Label(Correctness):
         if self._labels is not None or "choices" not in row.expectations:
             return self._labels
         try:
-            return _row_labels(row_choices(row))
+            return _labels_of_row(row_choices(row))
         except UsageError as error:
             raise MissingExpectation(f"row {row.id}: choices read as {error}") from error
 
@@ -176,14 +171,23 @@ class ClassificationReport:
         for (expected, label), n in pairs.items():
             support[expected] += n
             said[label] += n
-        classes = {name: _class_figures(pairs.get((name, name), 0), said[name], support[name]) for name in support}
+        hits = {name: pairs.get((name, name), 0) for name in sorted(support)}
+        classes = {
+            name: {
+                "precision": hits[name] / said[name] if said[name] else 0.0,
+                "recall": hits[name] / support[name],
+                "f1": 2 * hits[name] / (said[name] + support[name]),
+                "support": support[name],
+            }
+            for name in hits
+        }
         wrong = sorted(((*pair, n) for pair, n in pairs.items() if pair[0] != pair[1]), key=lambda it: (-it[2], it[:2]))
         return cls(
-            accuracy=sum(pairs.get((name, name), 0) for name in support) / support.total(),
-            macro_f1=sum(figures["f1"] for figures in classes.values()) / len(classes),
+            accuracy=sum(hits.values()) / support.total(),
+            macro_f1=sum(classes[name]["f1"] for name in support) / len(classes),  # in the order of the pairs
             n_rows=support.total(),
             n_unparsed=said[NO_LABEL],
-            classes=dict(sorted(classes.items())),
+            classes=classes,
             confusions=wrong,
         )
 
@@ -191,16 +195,6 @@ class ClassificationReport:
         """Plain JSON values."""
         confusions = [{"expected": expected, "said": said, "rows": n} for expected, said, n in self.confusions]
         return {**asdict(self), "confusions": confusions}
-
-
-def _class_figures(hits: int, said: int, support: int) -> dict[str, float]:
-    """A ratio without a denominator is 0."""
-    return {
-        "precision": hits / said if said else 0.0,
-        "recall": hits / support,
-        "f1": 2 * hits / (said + support),
-        "support": support,
-    }
 
 
 def row_choices(row: EvalRow) -> tuple[str, ...]:
@@ -297,8 +291,11 @@ def confusion_figure(pairs: Pairs) -> Any:
     axes = figure.add_subplot()
     shares = [[n / max(sum(line), 1) for n in line] for line in counts]
     axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0, aspect="equal")
-    axes.set_xticks(range(len(columns)), [_short(name) for name in columns], rotation=90, **_NAMES)
-    axes.set_yticks(range(len(rows)), [_short(name) for name in rows], **_NAMES)
+    short = {
+        name: name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…" for name in (*rows, *columns)
+    }
+    axes.set_xticks(range(len(columns)), [short[name] for name in columns], rotation=90, **_NAMES)
+    axes.set_yticks(range(len(rows)), [short[name] for name in rows], **_NAMES)
     axes.set_xlabel("said")
     axes.set_ylabel("expected")
     axes.set_title(title, fontsize=9)
@@ -339,10 +336,6 @@ def _counts(pairs: Pairs, rows: list[str], columns: list[str]) -> list[list[int]
         if wanted in row_of:
             counts[row_of[wanted]][column_of.get(said, len(columns) - 1)] += n
     return counts
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
 
 
 TYPES: dict[str, Callable[..., Scorer]] = {

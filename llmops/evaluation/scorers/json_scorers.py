@@ -89,18 +89,16 @@ def aligned(got: Any, expected: Any) -> tuple[Any, Any]:
         )
     if not isinstance(got, list) or not isinstance(expected, list):
         return got, expected
-    chosen: list[tuple[int, int]] = []
     left, right = set(range(len(got))), set(range(len(expected)))
+    first, second = [], []
     for _, i, j in sorted(_alike(got, expected), key=lambda pair: -pair[0]):
         if i in left and j in right:
-            chosen.append((i, j))
             left.remove(i)
             right.remove(j)
-    matched = [aligned(got[i], expected[j]) for i, j in chosen]
-    return (
-        [one for one, _ in matched] + [got[i] for i in sorted(left)],
-        [other for _, other in matched] + [expected[j] for j in sorted(right)],
-    )
+            one, other = aligned(got[i], expected[j])
+            first.append(one)
+            second.append(other)
+    return first + [got[i] for i in sorted(left)], second + [expected[j] for j in sorted(right)]
 
 
 def _alike(got: list[Any], expected: list[Any]) -> Iterator[tuple[float, int, int]]:
@@ -131,9 +129,7 @@ def _comparable(leaf: Any, text: Callable[[str], str]) -> tuple[str, Any]:
         return "text", text(leaf)
     if isinstance(leaf, bool) or leaf is None:
         return "boolean" if leaf is not None else "null", leaf
-    if isinstance(leaf, int | float):
-        return "number", leaf
-    return type(leaf).__name__, None
+    return ("number", leaf) if isinstance(leaf, int | float) else (type(leaf).__name__, None)
 
 
 class JsonValid(Correctness):
@@ -197,10 +193,10 @@ class JsonF1(Correctness):
     def score(self, row: EvalRow, output: Output) -> Score:
         got, expected, problem = self._leaves(output, self._expected(row))
         shared = (got & expected).total()
-        amiss = {"missing or wrong": expected - got, "not expected": got - expected}
+        amiss = (("missing or wrong", expected - got), ("not expected", got - expected))
         told = [
             f"{what}: {', '.join(sorted({path_text(path) for path, _, _ in counted}))}"
-            for what, counted in amiss.items()
+            for what, counted in amiss
             if counted
         ]
         return Score(2 * shared / (got.total() + expected.total()), problem or "; ".join(told))
@@ -214,13 +210,8 @@ class JsonF1(Correctness):
             n_got, n_expected = n_got + got.total(), n_expected + expected.total()
         if not n_expected:
             return RunFindings()
-        return RunFindings(
-            {
-                "micro_precision": shared / n_got if n_got else 0.0,
-                "micro_recall": shared / n_expected,
-                "micro_f1": 2 * shared / (n_got + n_expected),
-            }
-        )
+        precision, f1 = shared / n_got if n_got else 0.0, 2 * shared / (n_got + n_expected)
+        return RunFindings({"micro_precision": precision, "micro_recall": shared / n_expected, "micro_f1": f1})
 
     def _expected(self, row: EvalRow) -> Any:
         expected = row.expectations.get("expected_json")
@@ -272,10 +263,8 @@ def _in_order(got: Sequence[Hashable], expected: Sequence[Hashable]) -> int:
     for call in got:
         before = 0
         for place, wanted in enumerate(expected, 1):
-            before, lengths[place] = (
-                lengths[place],
-                (before + 1 if call == wanted else max(lengths[place], lengths[place - 1])),
-            )
+            longer = before + 1 if call == wanted else max(lengths[place], lengths[place - 1])
+            before, lengths[place] = lengths[place], longer
     return lengths[-1]
 
 

@@ -152,7 +152,9 @@ def read_numbers(text: str) -> list[ReadNumber]:
         if found.start() < end:
             continue  # a part of a fraction that was read already
         if (fraction := fractions.get(found.start())) is not None:
-            numbers.append(_read_fraction(fraction))
+            part = EXACT.divide(Decimal(fraction["over"]), Decimal(fraction["under"]))
+            value = Decimal(fraction["whole"] or 0) + part
+            numbers.append(ReadNumber(value.copy_negate() if fraction["sign"] == "-" else value, _power(fraction)))
             end = fraction.end()
         else:
             numbers.append(_read(found))
@@ -186,11 +188,6 @@ def _spelled_out(found: re.Match[str]) -> str:
     """`½` as 1/2, with a space between it and the number before it."""
     fraction = unicodedata.normalize("NFKC", found["sign"]).replace("\u2044", "/")
     return fraction if found["after"] is None else f" {fraction}"
-
-
-def _read_fraction(found: re.Match[str]) -> ReadNumber:
-    value = Decimal(found["whole"] or 0) + EXACT.divide(Decimal(found["over"]), Decimal(found["under"]))
-    return ReadNumber(value.copy_negate() if found["sign"] == "-" else value, _power(found))
 
 
 def _read(found: re.Match[str]) -> ReadNumber:
