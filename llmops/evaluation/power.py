@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, Protocol
+from typing import Any
 
 from llmops.errors import UsageError
 from llmops.evaluation import statistics
@@ -22,16 +22,6 @@ _EXACT_UP_TO = 4096  # discordant pairs; above, Connor's formula gives the same 
 _TABLE = 2 * _EXACT_UP_TO
 _MOST_ROWS = 10**12
 _PRECISION = 1e-4  # of a detectable difference, relative
-
-
-class Noise(Protocol):
-    """What hides a difference."""
-
-    def power(self, rows: float, difference: float) -> float:
-        """The chance that the test finds a true difference. rows: independent ones."""
-
-    def detectable(self, rows: float) -> float:
-        """The smallest true difference found with the chance `POWER`; infinite where none is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +52,7 @@ class Discordance:
         return float((chance * np.where(critical >= 0, found, 0.0)).sum())
 
     def detectable(self, rows: float) -> float:
+        """The smallest true difference found with the chance `POWER`; infinite where none is."""
         if self.power(rows, 1.0) < POWER:
             return math.inf
         return _smallest(lambda difference: self.power(rows, difference) >= POWER, 1.0)
@@ -120,11 +111,16 @@ class Spread:
         return float(chance @ np.nan_to_num(special.stdtr(degrees, effect * moved**0.5 / error - critical)))
 
     def detectable(self, rows: float) -> float:
+        """As for `Discordance`."""
         if self.power(rows, 1e9 * self.deviation or 1.0) < POWER:
             return math.inf
         if not self.deviation:
             return 0.0
         return _smallest(lambda difference: self.power(rows, difference) >= POWER, self.deviation)
+
+
+Noise = Discordance | Spread
+"""What hides a difference."""
 
 
 def _counts(clusters: float, share: float) -> tuple[Any, Any]:

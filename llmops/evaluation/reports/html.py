@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,7 +77,7 @@ def _pieces(report: Report, most_rows: int) -> Iterator[str]:
         slice_tables=_slice_tables(report),
         changes={name: changes for name, changes in selection.changes.items() if any(changes)},
         directions=directions,
-        versions=sorted(_versions(a, b), key=lambda entry: entry[1] == entry[2]),
+        versions=_versions(a, b),
         measured=[*_usage(a, b), *_uncompared(report)],
         prompt_diff=diff,
         prompt_changed=any(isinstance(part, Line) and part.side != "both" for part in diff or ()),
@@ -141,7 +142,8 @@ def _versions(a: Side, b: Side) -> list[Entry]:
     names = {"name": "name", "prompt": "prompt", "model": "model", "release": "release", "run": "run_id"}
     entries = [(label, _shown(getattr(a, name)), _shown(getattr(b, name))) for label, name in names.items()]
     params = dict.fromkeys((*a.params, *b.params))
-    return entries + [(name, _shown(a.params.get(name)), _shown(b.params.get(name))) for name in params]
+    entries += [(name, _shown(a.params.get(name)), _shown(b.params.get(name))) for name in params]
+    return sorted(entries, key=lambda entry: entry[1] == entry[2])  # those that differ first
 
 
 def _usage(a: Side, b: Side) -> list[Entry]:
@@ -279,47 +281,31 @@ def prompt_diff(a: Sequence[Message], b: Sequence[Message]) -> list[Line | Gap]:
     operations = SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
     found: list[Line | Gap] = []
     for position, (kind, low_a, high_a, low_b, high_b) in enumerate(operations):
+        lost, gained = before[low_a:high_a], after[low_b:high_b]
         if kind == "equal":
-            found.extend(_unchanged(before[low_a:high_a], position > 0, position < len(operations) - 1))
+            head = _UNCHANGED_AROUND if position > 0 else 0
+            tail = max(head, len(lost) - (_UNCHANGED_AROUND if position < len(operations) - 1 else 0))
+            if tail - head <= _UNCHANGED_AROUND:
+                head = tail  # as short as this, the lines say no less than their number
+            found += [Line("both", ((line, False),)) for line in lost[:head]]
+            if head < tail:
+                found.append(Gap(tuple(lost[head:tail])))
+            found += [Line("both", ((line, False),)) for line in lost[tail:]]
         else:
-            found.extend(_changed(before[low_a:high_a], after[low_b:high_b]))
+            pairs = [_marked(left or "", right or "") for left, right in zip_longest(lost, gained)]
+            found += [Line("a", parts) for parts, _ in pairs[: len(lost)]]
+            found += [Line("b", parts) for _, parts in pairs[: len(gained)]]
     return found
 
 
-def _unchanged(lines: Sequence[str], after_change: bool, before_change: bool) -> Iterator[Line | Gap]:
-    head = _UNCHANGED_AROUND if after_change else 0
-    tail = max(head, len(lines) - (_UNCHANGED_AROUND if before_change else 0))
-    if tail - head <= _UNCHANGED_AROUND:
-        head = tail  # as short as this, the lines say no less than their number
-    yield from (_whole("both", line) for line in lines[:head])
-    if lines[head:tail]:
-        yield Gap(tuple(lines[head:tail]))
-    yield from (_whole("both", line) for line in lines[tail:])
-
-
-def _changed(before: Sequence[str], after: Sequence[str]) -> Iterator[Line]:
-    """What was lost, then what came in its place; words are marked where a line has a likeness opposite."""
-    marked_a: dict[int, Parts] = {}
-    marked_b: dict[int, Parts] = {}
-    for position, (left, right) in enumerate(zip(before, after, strict=False)):
-        marked = _marked(_WORDS.findall(left), _WORDS.findall(right))
-        if marked:
-            marked_a[position], marked_b[position] = marked
-    yield from (Line("a", marked_a.get(position, ((line, False),))) for position, line in enumerate(before))
-    yield from (Line("b", marked_b.get(position, ((line, False),))) for position, line in enumerate(after))
-
-
-def _marked(words_a: Sequence[str], words_b: Sequence[str]) -> tuple[Parts, Parts] | None:
-    """Both lines in pieces, with the words marked that only one of them has; None when they are not alike."""
+def _marked(line_a: str, line_b: str) -> tuple[Parts, Parts]:
+    """Both lines in pieces, with the words marked that only one of them has; each whole when they are not alike."""
+    words_a, words_b = _WORDS.findall(line_a), _WORDS.findall(line_b)
     matcher = SequenceMatcher(None, words_a, words_b, autojunk=False)
-    if matcher.ratio() < _ALIKE:
-        return None
+    if not (words_a and words_b) or matcher.ratio() < _ALIKE:
+        return ((line_a, False),), ((line_b, False),)
     parts_a, parts_b = [], []
     for kind, low_a, high_a, low_b, high_b in matcher.get_opcodes():
         parts_a.append(("".join(words_a[low_a:high_a]), kind != "equal"))
         parts_b.append(("".join(words_b[low_b:high_b]), kind != "equal"))
     return tuple(part for part in parts_a if part[0]), tuple(part for part in parts_b if part[0])
-
-
-def _whole(side: Literal["both", "a", "b"], line: str) -> Line:
-    return Line(side, ((line, False),))

@@ -81,12 +81,9 @@ def _add_row(case: Element, report: Report, row: Row) -> None:
     elif score is not None and score.value is None:
         _problem(case, "error", "no-score", f"{primary} gave no score of B's answer")
     elif row.change is not None and (gain(row.change, report.primary_direction) or 0.0) < 0:
-        answers = f"A: {_answer(row.a.output.text)}\nB: {_answer(row.b.output.text)}"
+        texts = [shortened(side.output.text, _LONGEST_TEXT) for side in (row.a, row.b)]
+        answers = "A: {}\nB: {}".format(*texts)
         _problem(case, "failure", "worse", f"{primary} changed by {signed(row.change)}", answers)
-
-
-def _answer(text: str) -> str:
-    return shortened(text, _LONGEST_TEXT)
 
 
 def _suite(root: Element, report: Judged, name: str) -> Element:
@@ -98,7 +95,7 @@ def _case(suite: Element, class_name: str, name: str) -> Element:
 
 
 def _problem(case: Element, tag: str, kind: str, message: str, text: str = "") -> None:
-    _element(tag, case, type=kind, message=_answer(message)).text = printable(text or message)
+    _element(tag, case, type=kind, message=shortened(message, _LONGEST_TEXT)).text = printable(text or message)
 
 
 def _element(tag: str, parent: Element | None = None, **attributes: str) -> Element:
