@@ -37,17 +37,12 @@ def metric_of(a: Values, b: Values, scorer: Any, **more: Any) -> MetricCompariso
     return compare("a", run(a, scorer.name), "b", run(b, scorer.name), [scorer], **more).metrics[scorer.name]
 
 
-def test_rows_are_joined_by_id_and_not_by_place(scorer):
-    a, b = run([0.0, 0.5, 1.0, 0.25]), run([0.0, 0.5, 1.0, 0.25])[::-1]
-    found = compare("a", a, "b", b, [scorer("right")])
-    assert (found.rows, found.metrics["right"].difference) == (4, 0)
-    assert (found.metrics["right"].wins, found.metrics["right"].losses, found.metrics["right"].ties) == (0, 0, 4)
-
-
 @pytest.mark.parametrize(("a", "b", "unmatched"), [(6, 4, (2, 0)), (4, 6, (0, 2)), (5, 5, (0, 0))])
-def test_only_rows_of_both_runs_are_compared_and_the_others_counted(scorer, a, b, unmatched):
-    found = compare("a", run([True] * a), "b", run([True] * b)[::-1], [scorer("right")])
-    assert found.rows == found.metrics["right"].n == min(a, b)
+def test_rows_of_both_runs_are_joined_by_id_and_not_by_place_and_the_others_counted(scorer, a, b, unmatched):
+    found = compare("a", run([i / 8 for i in range(a)]), "b", run([i / 8 for i in range(b)])[::-1], [scorer("right")])
+    metric = found.metrics["right"]
+    assert found.rows == metric.n == metric.ties == min(a, b)
+    assert (metric.difference, metric.wins, metric.losses) == (0, 0, 0)
     assert (found.unmatched_a, found.unmatched_b) == unmatched
     assert (found.to_json()["unmatched_a"], found.to_json()["unmatched_b"]) == unmatched
 
@@ -377,20 +372,16 @@ def test_the_ends_of_what_failed_rows_could_have_scored_are_compared_too(scorer,
     assert found.at_best.difference == pytest.approx(sign * 4 / 40)
 
 
-def test_without_failed_rows_or_known_limits_there_are_no_ends(scorer: Any) -> None:
+def test_without_failed_rows_or_known_limits_there_are_no_ends_and_a_failed_row_counts_as_the_worst_score_given(scorer):
     whole = compare("a", run([1.0] * 9), "b", run([0.5] * 9), [scorer("right")]).metrics["right"]
     boundless = scorer("right", higher_is_better=False, worst=None, limits=(0.0, math.inf))
     cut = compare("a", run([1.0] * 9), "b", run([None, *[0.5] * 8]), [boundless]).metrics["right"]
     assert (whole.at_worst, whole.at_best) == (None, None)
     assert cut.at_worst is None  # a failed row may have taken any time
     assert cut.at_best is not None  # but no less than none
-
-
-def test_a_failed_row_never_counts_more_than_the_worst_score_that_was_given(scorer) -> None:
-    """A similarity of 0 is its worst by name, and one below 0 occurs."""
-    similarity = scorer("similar", limits=(-1.0, 1.0))
-    found = compare("a", run([-0.4] * 8, "similar"), "b", run([-0.4] * 6 + [None] * 2, "similar"), [similarity])
-    assert (found.metrics["similar"].failed_as, found.metrics["similar"].difference) == (-0.4, 0.0)
+    # A similarity of 0 is its worst by name, and one below 0 occurs.
+    found = metric_of([-0.4] * 8, [-0.4] * 6 + [None] * 2, scorer("similar", limits=(-1.0, 1.0)))
+    assert (found.failed_as, found.difference) == (-0.4, 0.0)
 
 
 def test_metrics_that_are_to_be_kept_apart_are_not_compared_and_say_why(scorer: Any) -> None:
@@ -425,11 +416,6 @@ def test_pairs_stand_in_an_order_that_is_the_same_in_every_process():
     a = [f"{kind}{number}" for number in range(40) for kind in "xy"]
     b = [f"{kind}{number}" for number in range(40) for kind in "yx"]
     assert joined(a, b) == b
-
-
-@pytest.mark.parametrize(("a", "b"), [("abcdef", "abc"), ("abc", "abcdef"), ("xaybzc", "abc"), ("cab", "bca")])
-def test_only_rows_of_both_runs_are_joined_whatever_their_order(a, b):
-    assert sorted(joined(a, b)) == list("abc")
 
 
 def test_rows_of_one_order_never_wait():

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -89,7 +90,11 @@ def test_neighbouring_rows_on_one_passage_go_together_up_to_a_bound(texts, group
     assert groups(texts) == grouped
 
 
-def test_a_passage_counts_beyond_the_templates_own_text():
+def test_a_passage_counts_beyond_the_templates_own_text_which_ends_where_rows_begin_to_differ():
+    texts = ["\n".join(f"{m['role']}\n{m['content']}" for m in TEMPLATE.render({"question": q})) for q in ("x", "y")]
+    head_length = task([]).head_length
+    assert texts[0][:head_length] == texts[1][:head_length]
+    assert texts[0][head_length] != texts[1][head_length]
     head = f"---\ninput_variable: question\n---\n# system\n{'Rules. ' * 100}\n\n# user\n"
     bare = task(
         [EvalRow(text, {"question": text}) for text in ("Who?", "When?")], parse_prompt(head + "{{ question }}\n")
@@ -99,13 +104,6 @@ def test_a_passage_counts_beyond_the_templates_own_text():
     on_passages = task(given, parse_prompt(head + "{{ passage }}\n\n{{ question }}\n"))
     for one, sizes in ((bare, [1, 1]), (on_passages, [3, 1])):
         assert [len(group) for group in prefix_groups(one.jobs(), one.head_length)] == sizes
-
-
-def test_the_head_ends_where_rows_begin_to_differ() -> None:
-    one = task([])
-    texts = ["\n".join(f"{m['role']}\n{m['content']}" for m in TEMPLATE.render({"question": q})) for q in ("x", "y")]
-    assert texts[0][: one.head_length] == texts[1][: one.head_length]
-    assert texts[0][one.head_length] != texts[1][one.head_length]
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 260), st.integers(0, 9)), max_size=50), st.integers(0, 100))
@@ -231,21 +229,11 @@ def test_a_row_that_does_not_fit_the_prompt_or_has_no_choices_is_a_bad_file_befo
         asyncio.run(generate_all([task(given, choices=True)], never, cache))
 
 
-def test_an_engine_without_likelihoods_leaves_a_record(cache: GenerationCache) -> None:
-    class TextOnly:
-        """An engine that can only write."""
-
-        def __init__(self) -> None:
-            self._engine = FakeEngine(slots=2)
-            self.identity, self.slots, self.stream = self._engine.identity, 2, self._engine.stream
-
-        async def close(self) -> None:
-            """Nothing to free."""
-
+def test_an_engine_without_likelihoods_leaves_a_record(cache):
+    fake = FakeEngine(slots=2)
+    text_only = SimpleNamespace(identity=fake.identity, slots=2, stream=fake.stream, close=fake.close)
     one = task(rows(2, expectations={"choices": ["a", "b"]}), choices=True)
-
-    generate(TextOnly(), cache, one)
-
+    generate(text_only, cache, one)
     assert {output.error for output in outputs(one, cache)} == {
         "the fake engine gives no log-probabilities, which choices need"
     }
@@ -366,7 +354,7 @@ def test_noise_counts_the_answers_that_change_and_keeps_the_slots_and_those_that
     assert {output.text for output in outputs(one, cache)} == {"answer 1"}
 
 
-def test_noise_is_measured_on_a_sample_of_all_cells(cache: GenerationCache) -> None:
+def test_noise_is_measured_on_a_sample_of_all_cells_and_void_where_the_engine_fails_meanwhile(cache):
     engine = FakeEngine(slots=8)
     tasks = [task(rows(50, name)) for name in ("first", "second")]
     generate(engine, cache, *tasks)
@@ -375,6 +363,8 @@ def test_noise_is_measured_on_a_sample_of_all_cells(cache: GenerationCache) -> N
     again = {question(request) for request in engine.requests[before:]}
     assert len(again) == 32
     assert {text.split()[0] for text in again} == {"first", "second"}
+    with pytest.raises(EngineUnavailable, match="gone"):
+        noise(FakeEngine(slots=4, failure=EngineUnavailable("gone")), cache, *tasks)
 
 
 def test_too_few_answers_tell_nothing_of_noise_and_failed_ones_and_choices_are_no_sample(cache):
@@ -387,13 +377,6 @@ def test_too_few_answers_tell_nothing_of_noise_and_failed_ones_and_choices_are_n
     before = len(engine.requests)
     assert noise(engine, cache, texts, choices) is None
     assert len(engine.requests) == before
-
-
-def test_an_engine_that_fails_meanwhile_makes_the_measurement_void(cache: GenerationCache) -> None:
-    one = task(rows(20))
-    generate(FakeEngine(slots=4), cache, one)
-    with pytest.raises(EngineUnavailable, match="gone"):
-        noise(FakeEngine(slots=4, failure=EngineUnavailable("gone")), cache, one)
 
 
 # Asking again: what fails for a moment with growing waits, what fails for good not at all
