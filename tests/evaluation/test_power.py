@@ -33,37 +33,29 @@ def test_power_for_truth_values_is_that_of_every_outcome_of_the_exact_test(rows:
     assert Discordance(share).power(rows, -gap) == pytest.approx(expected, abs=1e-9)
 
 
-def test_many_rows_by_the_exact_power_are_close_to_connors_formula_and_go_on_without_a_jump_above_the_table():
-    # n = (z₁₋α/₂ √ψ + z₁₋β √(ψ − δ²))² / δ², here with ψ = 0.1, δ = 0.02, 80 % power.
+def test_power_is_close_to_the_textbooks_and_goes_on_without_a_jump_above_the_table():
+    # n = (z₁₋α/₂ √ψ + z₁₋β √(ψ − δ²))² / δ² (Connor), here with ψ = 0.1, δ = 0.02, 80 % power.
     connor = (1.95996 * 0.1**0.5 + 0.84162 * (0.1 - 0.02**2) ** 0.5) ** 2 / 0.02**2
     assert connor < rows_needed(0.02, Discordance(0.1)) < 1.05 * connor
     below, above = (Discordance(0.2).power(rows, 0.009) for rows in (20_400, 20_500))
     assert above == pytest.approx(below, abs=0.01)
-
-
-def test_rows_for_numbers_are_those_of_the_textbook():
     # A paired t test of a difference of half a standard deviation at 80 % power needs 34 pairs.
     assert rows_needed(0.5, Spread(1.0)) in (34, 35, 36)
     assert rows_needed(0.5, Spread(2.0**0.5, rows_each=2.0)) in (68, 70, 72)
 
 
-@given(st.floats(0.02, 1), st.integers(10, 2000))
+@given(st.floats(0.02, 1), st.integers(10, 2000), st.floats(0.02, 0.3))
 @quick
-def test_the_detectable_difference_has_the_power_asked_for_and_less_has_less(share: float, rows: int) -> None:
+def test_the_detectable_difference_and_the_rows_needed_have_the_power_asked_for_and_less_has_less(share, rows, gap):
     for noise in (Discordance(share), Spread(share)):
-        gap = noise.detectable(rows)
-        assert noise.power(rows, gap) == pytest.approx(0.8, abs=0.02) or isinstance(noise, Discordance)
-        assert noise.power(rows, gap) >= 0.8 - 1e-9
-        assert noise.power(rows, 0.95 * gap) < 0.8
-
-
-@given(st.floats(0.02, 0.3), st.floats(0.01, 0.5))
-@quick
-def test_the_rows_needed_suffice_and_half_of_them_do_not(gap: float, share: float) -> None:
-    for noise in (Discordance(share), Spread(share)):
-        rows = rows_needed(gap, noise)
-        assert noise.power(rows, gap) >= 0.8
-        assert noise.power(rows // 2, gap) < 0.8
+        seen = noise.detectable(rows)
+        assert noise.power(rows, seen) == pytest.approx(0.8, abs=0.02) or isinstance(noise, Discordance)
+        assert noise.power(rows, seen) >= 0.8 - 1e-9
+        assert noise.power(rows, 0.95 * seen) < 0.8
+    for noise in (Discordance(share / 2), Spread(share / 2)):
+        needed = rows_needed(gap, noise)
+        assert noise.power(needed, gap) >= 0.8
+        assert noise.power(needed // 2, gap) < 0.8
 
 
 @pytest.mark.parametrize(("rows", "share"), [(40, 0.5), (100, 0.15), (400, 0.05)])
@@ -113,15 +105,12 @@ def test_clustered_numbers_differ_significantly_as_often_as_predicted() -> None:
     assert least(repetitions, 0.8) - 0.02 <= found / repetitions <= most(repetitions, 0.8) + 0.02
 
 
-def test_power_is_planned_from_the_pairs_that_differ() -> None:
+def test_power_is_planned_from_the_pairs_that_differ_whatever_the_order_of_samples_and_clusters_of_one_row():
     a, b = [False] * 10 + [True] * 90, [True] * 10 + [False] * 5 + [True] * 85
     found = power_of(a, b, targets=(0.05,))
     assert found.detectable == pytest.approx(Discordance(0.15).detectable(100))
     assert found.rows_for == {0.05: rows_needed(0.05, Discordance(0.15))}
     assert (found.rows, found.design_effect) == (100, 1.0)
-
-
-def test_neither_swapping_the_samples_nor_clusters_of_one_row_change_a_power():
     a, b = np.random.default_rng(3).random((2, 50)).tolist()
     assert power_of(a, b) == power_of(b, a) == power_of(a, b, clusters=list(range(50)))
 
@@ -234,36 +223,24 @@ def after(differences: Any, **bounds: float) -> SequentialTest:
     return test
 
 
-@given(within_one, st.lists(st.integers(1, 20), min_size=1, max_size=5))
+@given(within_one, st.lists(st.integers(1, 20), min_size=1, max_size=5), st.sampled_from([0.01, 5.0, 1e6]))
+@example([0.25, -1.0], [1], 5.0)  # two rows with the same evidence, but for the last bits
 @quick
-def test_how_rows_are_cut_into_calls_does_not_matter(differences: list[float], cuts: list[int]) -> None:
+def test_neither_calls_nor_units_matter_and_swapping_the_releases_mirrors_everything_but_p(differences, cuts, unit):
     whole, pieces, start = after(differences), SequentialTest(), 0
-    for cut in cuts:
+    for cut in (*cuts, len(differences)):
         pieces.update(differences[start : start + cut])
         start += cut
-    pieces.update(differences[start:])
+    back = after([-value for value in differences])
+    scaled = after([unit * value for value in differences], low=-unit, high=unit)
+    for other in (pieces, back, scaled):
+        assert other.p_value == pytest.approx(whole.p_value)
     assert pieces.n == whole.n == len(differences)
     assert pieces.mean == pytest.approx(whole.mean)
-    assert pieces.p_value == pytest.approx(whole.p_value)
+    assert back.mean == pytest.approx(-whole.mean)
     assert pieces.interval == pytest.approx(whole.interval)
-
-
-@given(within_one)
-@example([0.25, -1.0])  # two rows with the same evidence, but for the last bits
-@quick
-def test_swapping_the_releases_mirrors_everything_but_p(differences: list[float]) -> None:
-    there, back = after(differences), after([-value for value in differences])
-    assert back.mean == pytest.approx(-there.mean)
-    assert back.p_value == pytest.approx(there.p_value)
-    assert (-back.interval[1], -back.interval[0]) == pytest.approx(there.interval, abs=1e-9)
-
-
-@given(within_one, st.sampled_from([0.01, 5.0, 1e6]))
-@quick
-def test_the_unit_of_the_differences_does_not_matter(differences: list[float], unit: float) -> None:
-    plain, scaled = after(differences), after([unit * value for value in differences], low=-unit, high=unit)
-    assert scaled.p_value == pytest.approx(plain.p_value)
-    assert scaled.interval == pytest.approx(tuple(unit * end for end in plain.interval), rel=1e-6, abs=1e-9 * unit)
+    assert (-back.interval[1], -back.interval[0]) == pytest.approx(whole.interval, abs=1e-9)
+    assert scaled.interval == pytest.approx(tuple(unit * end for end in whole.interval), rel=1e-6, abs=1e-9 * unit)
 
 
 @given(within_one)
@@ -295,13 +272,10 @@ def test_the_interval_leaves_0_out_exactly_when_the_test_has_decided(differences
         assert low > 0 or high < 0
 
 
-def test_before_the_first_row_everything_is_open() -> None:
+def test_before_the_first_row_everything_is_open_rows_at_a_bound_decide_soon_and_ties_narrow_the_interval_around_0():
     test = SequentialTest(low=-2, high=3)
     test.update([])
     assert (test.n, test.mean, test.p_value, test.interval, test.decided) == (0, 0.0, 1.0, (-2, 3), False)
-
-
-def test_rows_at_a_bound_decide_soon_and_rows_without_a_difference_narrow_the_interval_around_0():
     test = after([1.0] * 10)
     assert test.decided
     assert test.interval[1] == 1
