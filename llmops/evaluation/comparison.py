@@ -166,7 +166,7 @@ def compare(
     """
     scores, reasons = {scorer.name: PairedScores(scorer, cluster_by) for scorer in scorers}, apart or {}
     primary = scores.get(slice_by or "") if slice_by not in reasons else None
-    slices, changed = _Slices(primary, cluster_by), _Changed()
+    slices, changed = _Slices(primary, cluster_by) if primary else None, _Changed()
     rows = changed_texts = 0
     run_a, run_b = _Counted(a), _Counted(b)
     pairs: Iterable[Pair] = paired(run_a, run_b)
@@ -177,9 +177,9 @@ def compare(
         changed_texts += left.output.text != right.output.text
         for metric in scores.values():
             metric.add(left, right)
-        if primary is not None:
+        if slices is not None:
             slices.add(left, right)
-            changed.add(left, right, primary.scorer)
+            changed.add(left, right, slices.primary.scorer)
     sequential = sequential_seed is not None
     compared = {
         name: metric.compared(sequential=sequential, targets=None)
@@ -188,7 +188,7 @@ def compare(
         for name, metric in scores.items()
     }
     metrics, not_compared = _adjusted(compared)
-    in_slices, slices_apart = slices.compared(sequential)
+    in_slices, slices_apart = slices.compared(sequential) if slices else ({}, {})
     return Comparison(
         a=name_a,
         b=name_b,
@@ -239,19 +239,18 @@ def _adjusted(
 class _Slices:
     """The primary metric within each slice. Slices are looked at together, so their p-values are adjusted together."""
 
-    def __init__(self, primary: PairedScores | None, cluster_by: str | None) -> None:
-        self._primary, self._cluster_by = primary, cluster_by
+    def __init__(self, primary: PairedScores, cluster_by: str | None) -> None:
+        self.primary, self._cluster_by = primary, cluster_by
         self._by_tag: dict[str, dict[str, PairedScores]] = {}
         self._no_slices: set[str] = set()
 
     def add(self, left: RowResult, right: RowResult) -> None:
-        assert self._primary is not None  # noqa: S101 - asked for only with a primary
         for tag, value in left.row.tags.items():
             if tag in self._no_slices:
                 continue
             slices = self._by_tag.setdefault(tag, {})
             if value not in slices:
-                slices[value] = PairedScores(self._primary.scorer, self._cluster_by)
+                slices[value] = PairedScores(self.primary.scorer, self._cluster_by)
             slices[value].add(left, right)
             if len(slices) > _MOST_SLICES:
                 self._no_slices.add(tag)
@@ -259,9 +258,7 @@ class _Slices:
 
     def compared(self, sequential: bool) -> tuple[dict[str, dict[str, MetricComparison]], dict[str, NotCompared]]:
         """By slice; and those that cannot be compared, by what they are called then."""
-        if self._primary is None:
-            return {}, {}
-        failed_as, name = self._primary.failed_as, self._primary.scorer.name
+        failed_as, name = self.primary.failed_as, self.primary.scorer.name
         metrics, apart = _adjusted(
             {
                 f"{tag}={value}": scores.compared(sequential=sequential, failed_as=failed_as)

@@ -207,32 +207,27 @@ class _Lanes:
             raise failures.exceptions[0] from failures
 
     async def _one(self, made: Generated, job: Job) -> None:
+        """An engine that is gone ends the run; a request that fails by itself becomes a record."""
         self.begun.add(job.key)
         made.began = made.began or time.perf_counter()
-        output = await self._output(job)
-        self.cache.put(job.key, output)
-        self.begun.discard(job.key)
-        made.n += 1
-        if output.error is None:
-            made.tokens_out = known_sum(made.tokens_out, output.tokens_out)
-        made.ended = time.perf_counter()
-        self.done += 1
-        if self.progress is not None:
-            self.progress(self.done, self.total)
-
-    async def _output(self, job: Job) -> Output:
-        """An engine that is gone ends the run; a request that fails by itself becomes a record."""
         try:
             output = await with_retries(lambda: answer(self.engine, job), self.retries)
+            self.turned_away, self.answered = 0, True
+            made.tokens_out = known_sum(made.tokens_out, output.tokens_out)
         except EngineError as error:
             if isinstance(error, EngineUnavailable):
                 self.turned_away += 1
                 if error.lasting or self.turned_away > self.engine.slots:
                     raise
                 self.unavailable = error
-            return Output("", finish_reason="error", error=str(error))
-        self.turned_away, self.answered = 0, True
-        return output
+            output = Output("", finish_reason="error", error=str(error))
+        self.cache.put(job.key, output)
+        self.begun.discard(job.key)
+        made.n += 1
+        made.ended = time.perf_counter()
+        self.done += 1
+        if self.progress is not None:
+            self.progress(self.done, self.total)
 
 
 async def answer(engine: Engine, job: Job) -> Output:

@@ -83,7 +83,11 @@ def paired_test(
     differences = paired_differences(a, b, limits)
     sums, sizes = cluster_sums(differences, clusters)
     if len(sums) == len(a) and is_binary(a, limits) and is_binary(b, limits):
-        return _mcnemar(differences)
+        # The exact McNemar test: a binomial test of the pairs that differ; and the interval that agrees with it.
+        gained, lost, n = int((differences > 0).sum()), int((differences < 0).sum()), len(a)
+        ci95 = difference_interval(gained, lost, n) if n > 1 else None
+        note = "" if n > 1 else "one pair says nothing about others"
+        return PairedTest((gained - lost) / n, ci95, sign_test_p(gained, lost), "mcnemar-exact", note)
     unit = scale(a, b, limits)
     generator = np.random.default_rng(seed)
     flips = sign_flips(sums / (unit or 1.0), sizes, alpha=ALPHA, resamples=resamples, generator=generator)
@@ -120,24 +124,18 @@ def _with_interval(
     return replace(tested, ci95=(low, high) if told else None, note=note)
 
 
-def _mcnemar(differences: Any) -> PairedTest:
-    """Exact McNemar test (a binomial test of the pairs that differ), and the interval that agrees with it."""
-    gained, lost, n = int((differences > 0).sum()), int((differences < 0).sum()), len(differences)
-    tested = PairedTest((gained - lost) / n, None, sign_test_p(gained, lost), "mcnemar-exact")
-    if n == 1:
-        return replace(tested, note="one pair says nothing about others")
-    return replace(tested, ci95=difference_interval(gained, lost, n))
-
-
 @dataclass(frozen=True, slots=True)
-class _Bootstrap:
+class Evidence:
+    """What one of the tests says. p_value: two-sided, of no difference. low, high: ends of the interval at 1 − alpha,
+    infinite where so few pairs could never give a p below alpha. acceleration: the bootstrap's."""
+
     p_value: float
     low: float
     high: float
     acceleration: float = 0.0
 
 
-def _bootstrap(sums: Any, sizes: Any) -> _Bootstrap:
+def _bootstrap(sums: Any, sizes: Any) -> Evidence:
     """Test and 95 % interval of a mean difference by ABC (DiCiccio and Efron, "More accurate confidence intervals in
     exponential families", 1992): the bootstrap's BCa interval without the bootstrap. sums, sizes: of the differences in
     each pair, or cluster, none of them larger than 1.
@@ -158,7 +156,7 @@ def _bootstrap(sums: Any, sizes: Any) -> _Bootstrap:
     if not moved.any():
         # No pair differs: up to so many would go unseen, and each could differ by 1.
         unseen = wilson_interval(0.0, len(sums), z)[1]
-        return _Bootstrap(1.0, -unseen, unseen)
+        return Evidence(1.0, -unseen, unseen)
 
     residuals = sums - sizes * (sums.sum() / sizes.sum())
     squares = float((residuals**2).sum())
@@ -177,20 +175,10 @@ def _bootstrap(sums: Any, sizes: Any) -> _Bootstrap:
     reached = 1 + 4 * acceleration * away
     end = 2 * away / (1 + 2 * acceleration * away + reached**0.5) if reached > 0 else -1 / acceleration
     p_value = max(sys.float_info.min, 2 * float(special.ndtr(-abs(end - acceleration))))
-    return _Bootstrap(p_value, low, high, acceleration)
+    return Evidence(p_value, low, high, acceleration)
 
 
-@dataclass(frozen=True, slots=True)
-class SignFlips:
-    """What the flips showed. p_value: two-sided, of no difference. low, high: ends of the interval at 1 − alpha,
-    infinite where so few pairs could never give a p below alpha."""
-
-    p_value: float
-    low: float
-    high: float
-
-
-def sign_flips(sums: Any, sizes: Any, *, alpha: float, resamples: int, generator: Any) -> SignFlips:
+def sign_flips(sums: Any, sizes: Any, *, alpha: float, resamples: int, generator: Any) -> Evidence:
     """Flips pairs, or whole clusters of them. sums, sizes: of the differences in each; sizes of pairs are 1.
 
     All flips are counted when those of the pairs that differ number no more than `resamples` twice over; otherwise as
@@ -202,10 +190,8 @@ def sign_flips(sums: Any, sizes: Any, *, alpha: float, resamples: int, generator
     sums, sizes = sums[order], sizes[order]
     moved = int((np.abs(sums) > ROUNDING * np.abs(sums).max(initial=0.0)).sum())
     counted = 2**moved <= 2 * resamples
-    if counted:
-        part_sums, part_sizes = _all_parts(sums[:moved], sizes[:moved], sizes[moved:], resamples, generator)
-    else:
-        part_sums, part_sizes = _drawn_parts(sums[:moved], sizes[:moved], sizes[moved:], resamples, generator)
+    parts = _all_parts if counted else _drawn_parts
+    part_sums, part_sizes = parts(sums[:moved], sizes[:moved], sizes[moved:], resamples, generator)
     part_sums[np.abs(part_sums) <= 10 * ROUNDING * np.abs(sums).sum()] = 0.0
     with np.errstate(invalid="ignore", divide="ignore"):
         means = part_sums / part_sizes
@@ -220,9 +206,9 @@ def sign_flips(sums: Any, sizes: Any, *, alpha: float, resamples: int, generator
         p_value = max(sys.float_info.min, 2.0 ** (1 - moved))
     fewest = next(k for k in range(len(means) + 1) if (seen + k) / (seen + flips) >= alpha)
     if not fewest:
-        return SignFlips(p_value, -math.inf, math.inf)
+        return Evidence(p_value, -math.inf, math.inf)
     low, high = np.partition(below, fewest - 1)[fewest - 1], np.partition(above, -fewest)[-fewest]
-    return SignFlips(p_value, float(low), float(high))
+    return Evidence(p_value, float(low), float(high))
 
 
 def _all_parts(sums: Any, sizes: Any, tied: Any, resamples: int, generator: Any) -> tuple[Any, Any]:

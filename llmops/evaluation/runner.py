@@ -224,17 +224,3 @@ def answered(task: Task, cache: GenerationCache) -> Iterator[Answered]:
         output = cache.outcome(job.key)
         assert output is not None, f"row {job.row.id} was passed over"  # noqa: S101 - generate_all makes all or raises
         yield job.row, output
-
-
-async def evaluate(
-    task: Task,
-    engine: GiveEngine,
-    scorers: Sequence[Scorer],
-    cache: GenerationCache,
-    progress: Progress | None = None,
-    retries: Retries = RETRIES,
-    cluster_by: str | None = None,
-) -> EvalReport:
-    """One cell alone: `generate_all`, then `score_all`."""
-    made = await generate_all([task], engine, cache, progress, retries)
-    return await score_all(task, made[0], scorers, cache, cluster_by)

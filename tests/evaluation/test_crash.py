@@ -24,7 +24,7 @@ from llmops.generation import GenerationParameters
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.generating import Task
 from llmops.evaluation.generation_cache import GenerationCache
-from llmops.evaluation.runner import evaluate
+from llmops.evaluation.runner import generate_all, score_all
 from llmops.evaluation.scorers import make_scorer
 from llmops.prompt_file import parse_prompt
 
@@ -37,7 +37,9 @@ async def main():
     async def give():
         return engine
     task = Task(template, GenerationParameters(), "sha", engine.identity, rows)
-    report = await evaluate(task, give, [make_scorer("right", "exact_match", {})], GenerationCache(folder))
+    cache = GenerationCache(folder)
+    [made] = await generate_all([task], give, cache)
+    report = await score_all(task, made, [make_scorer("right", "exact_match", {})], cache)
     await engine.close()
     for result in report.results:
         print(json.dumps([result.row.id, result.output.text, result.output.error, result.scores["right"].value]))

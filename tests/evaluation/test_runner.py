@@ -20,7 +20,7 @@ from llmops.evaluation.eval_set import EvalRow, Rows
 from llmops.evaluation.generating import Retries, Task
 from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.results import EvalReport, Metric, Output, RowResult, RunFindings, Score, StoredResults
-from llmops.evaluation.runner import Answered, Summary, evaluate, findings, score_rows
+from llmops.evaluation.runner import Answered, Summary, findings, generate_all, score_all, score_rows
 from llmops.generation import GenerationParameters, GenerationRequest
 from llmops.prompt_file import parse_prompt
 
@@ -48,8 +48,14 @@ async def never() -> FakeEngine:
     raise AssertionError("the engine was asked for")
 
 
+async def evaluate(one: Task, give: Any, scorers: Any, cache: Any, *progress: Any, by: Any = None) -> EvalReport:
+    """One cell alone."""
+    [made] = await generate_all([one], give, cache, *progress, retries=QUICK)
+    return await score_all(one, made, scorers, cache, by)
+
+
 def run(engine: FakeEngine, given: Iterable[EvalRow], scorers: Sequence[Any], cache: GenerationCache) -> EvalReport:
-    return asyncio.run(evaluate(task(engine, given), giving(engine), scorers, cache, retries=QUICK))
+    return asyncio.run(evaluate(task(engine, given), giving(engine), scorers, cache))
 
 
 def failing_on(*questions: str, error: Exception) -> Callable[[GenerationRequest], str]:
@@ -210,7 +216,7 @@ def test_clusters_widen_the_intervals(cache, scorer):
     right = scorer("right", lambda row, _output: Score(truths[int(row.id[1:])]))
     engine = FakeEngine()
     alone, together = (
-        asyncio.run(evaluate(task(engine, given), giving(engine), [right], cache, cluster_by=by)).metrics["right"]
+        asyncio.run(evaluate(task(engine, given), giving(engine), [right], cache, by=by)).metrics["right"]
         for by in (None, "tags.passage")
     )
     assert alone.mean == together.mean == 0.5
