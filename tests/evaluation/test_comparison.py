@@ -89,12 +89,6 @@ def test_where_no_value_is_the_worst_it_is_the_worst_seen_and_without_a_directio
     assert (found.a, found.b) == (((7 + worst) / 3, (11 + worst) / 3) if worst else (3.0, 5.0))
 
 
-def test_failing_never_makes_a_run_faster(scorer):
-    seconds = scorer("seconds", worst=None, higher_is_better=False)
-    found = metric_of([2.0] * 120, [*([1.0] * 30), *([None] * 90)], seconds)
-    assert (found.n, found.wins, found.ties) == (120, 30, 90)
-
-
 @pytest.mark.parametrize("order", [1, -1])
 @pytest.mark.parametrize(
     ("what", "row"),
@@ -120,12 +114,14 @@ def test_scores_that_differ_by_rounding_are_ties_and_no_changed_rows(scorer: Any
     assert found.changed_rows == []
 
 
-def test_a_failed_row_counts_within_a_slice_as_it_does_in_the_whole(scorer: Any) -> None:
-    made = scorer("seconds", worst=None, higher_is_better=False)
+def test_a_failed_row_counts_within_a_slice_as_it_does_in_the_whole_and_failing_never_makes_a_run_faster(scorer):
+    seconds = scorer("seconds", worst=None, higher_is_better=False)
     tags = [{"topic": "sums"}] * 5 + [{"topic": "words"}] * 5
     a, b = [1.0] * 5 + [9.0] * 5, [1.0, 1.0, 1.0, 1.0, None] + [9.0] * 5
-    found = compare("a", run(a, "seconds", tags), "b", run(b, "seconds", tags), [made], "seconds")
+    found = compare("a", run(a, "seconds", tags), "b", run(b, "seconds", tags), [seconds], "seconds")
     assert found.slices["topic=sums"]["seconds"].b == pytest.approx(13 / 5)
+    failing = metric_of([2.0] * 120, [*([1.0] * 30), *([None] * 90)], seconds)
+    assert (failing.n, failing.wins, failing.ties) == (120, 30, 90)
 
 
 @pytest.mark.parametrize("worst", [0.0, None])
@@ -305,16 +301,12 @@ def test_a_run_that_was_stopped_early_is_tested_anytime_valid_for_metrics_within
     assert compare("a", a, "b", b, [scorer("right")], sequential_seed=1).metrics == {}
 
 
-def test_rows_are_tested_in_the_order_of_their_draw(scorer: Any) -> None:
+def test_rows_are_tested_in_the_order_of_their_draw_which_is_by_chance_and_always_the_same(scorer):
     a, b = run([False] * 40), run([i % 3 != 0 for i in range(40)])
     expected = SequentialTest()
     expected.update([float(i % 3 != 0) for i in sorted(range(40), key=lambda i: draw(5, f"r{i}"))])
     metric = compare("a", a[::-1], "b", b[::-1], [scorer("right")], sequential_seed=5).metrics["right"]
-    assert metric.p_value == expected.p_value
-    assert metric.ci95 == expected.interval
-
-
-def test_the_draw_is_by_chance_and_always_the_same() -> None:
+    assert (metric.p_value, metric.ci95) == (expected.p_value, expected.interval)
     drawn = [draw(1, f"r{i}") for i in range(2000)]
     assert drawn == [draw(1, f"r{i}") for i in range(2000)]
     assert drawn != [draw(2, f"r{i}") for i in range(2000)]

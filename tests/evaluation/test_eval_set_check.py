@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from rapidfuzz import fuzz
 
 from llmops.evaluation.eval_set import EvalRow
-from llmops.evaluation.eval_set_check import Finding, check_rows
-from llmops.evaluation.eval_set_check import folded, near_duplicates
+from llmops.evaluation.eval_set_check import Finding, check_rows, folded, near_duplicates
 from llmops.prompt_file import parse_prompt
 
 
@@ -38,8 +37,10 @@ PROMPT = parse_prompt(
 PLAIN = [row("r1", "What is the capital of France?", "Paris"), row("r2", "Who wrote Hamlet?", "Shakespeare")]
 
 
-def test_sound_rows_have_nothing_to_tell() -> None:
+def test_sound_rows_and_expectations_that_are_no_answers_have_nothing_to_tell():
     assert check_rows(PLAIN, prompts={"qa@1": PROMPT}) == []
+    expected = {"expected_json": {"product": "desk lamps"}}
+    assert check_rows([EvalRow("r1", {"text": "Two desk lamps, please."}, expected)]) == []
 
 
 CHOICES = {"choices": ["Paris", "Rome"]}
@@ -143,34 +144,23 @@ def test_an_answer_in_a_context_is_only_noted(place: str) -> None:
     assert [(finding.kind, finding.severity) for finding in check_rows(rows)] == [("answer_in_context", "note")]
 
 
-def test_a_label_that_texts_happen_to_name_is_only_noted() -> None:
+def test_a_label_that_texts_or_the_prompts_examples_happen_to_name_is_only_noted_and_an_answer_there_a_warning():
     starts = ("Please check", "Where is", "I wait for", "No sign of", "Who got")
     rows = [row(f"r{number}", f"{start}: the refund {number * 7919}", "refund") for number, start in enumerate(starts)]
     assert only("label_in_inputs", rows, near=1.0).severity == "note"
     assert not found("answer_in_inputs", rows)
-
-
-def test_an_answer_among_the_prompts_examples_is_a_warning_and_a_shared_label_a_note() -> None:
-    rows = [row("r1", "Who was the Scottish scientist?", "Alexander Fleming")]
-    words = ("why", "how", "when", "who", "what")
-    labels = [row(f"l{number}", f"{word} {number * 7919}", "hello") for number, word in enumerate(words)]
-    assert only("answer_in_prompt", rows, prompts={"qa@1": PROMPT}).severity == "warning"
+    answered = [row("r1", "Who was the Scottish scientist?", "Alexander Fleming")]
+    labels = [row(f"l{number}", f"{word} {number * 7919}", "hello") for number, word in enumerate(starts)]
+    assert only("answer_in_prompt", answered, prompts={"qa@1": PROMPT}).severity == "warning"
     assert only("answer_in_prompt", labels, prompts={"qa@1": PROMPT}).severity == "note"
 
 
-def test_expectations_that_are_no_answers_are_left_alone() -> None:
-    expected = {"expected_json": {"product": "desk lamps"}}
-    assert check_rows([EvalRow("r1", {"text": "Two desk lamps, please."}, expected)]) == []
-
-
-def test_errors_come_first_and_notes_last() -> None:
+def test_errors_come_first_and_notes_last_each_as_plain_json():
     rows = [*PLAIN, row("r3", "Who wrote Hamlet?", "Marlowe", tags={"topic": "x"}), row("r4", "Is it Oslo?", "Oslo")]
     assert [finding.severity for finding in check_rows(rows)] == ["error", "warning", "note"]
-
-
-def test_a_finding_is_plain_json() -> None:
-    assert Finding("duplicate", ("r1",), "why", "warning").to_json() == {
-        "kind": "duplicate", "rows": ["r1"], "detail": "why", "severity": "warning",
+    assert check_rows(rows)[0].to_json() == {
+        "kind": "conflicting_duplicate", "rows": ["r2", "r3"], "detail": "same inputs, different expectations",
+        "severity": "error",
     }  # fmt: skip
 
 
@@ -181,14 +171,11 @@ def sentence(chance: random.Random, words: int = 9) -> str:
     return " ".join("".join(chance.choices("abcdefghijklmnop", k=chance.randint(2, 9))) for _ in range(words))
 
 
-def test_a_changed_character_is_a_near_duplicate_and_another_question_is_not() -> None:
+def test_a_changed_character_is_a_near_duplicate_another_question_is_not_and_case_and_white_space_do_not_count():
     texts = ["Who designed the footbridge?", "Where do the children swim?", "Who designed the foot bridge?"]
     [(left, right, similarity)] = near_duplicates(texts, 0.9)
     assert (left, right) == (0, 2)
     assert similarity == pytest.approx(fuzz.ratio(*(folded(texts[i]) for i in (0, 2))) / 100)
-
-
-def test_case_and_white_space_do_not_count() -> None:
     assert list(near_duplicates(["Who  IS it?\n", "who is it?"], 1.0)) == [(0, 1, 1.0)]
 
 

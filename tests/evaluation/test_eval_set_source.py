@@ -136,15 +136,12 @@ def test_a_sample_of_many_draws_from_all_of_them(tmp_path: Path) -> None:
     assert min(quarters) > 60  # 100 expected; five standard deviations below are 57
 
 
-def test_the_default_split_is_the_first_of_test_validation_and_train(folder):
+def test_the_default_split_is_the_first_of_test_validation_and_train_and_code_and_pickles_are_not_run(folder):
     assert ids(loaded(folder, "data")) == [record["key"] for record in RECORDS[5:]]
     assert ids(loaded(folder, "data", split="train")) == [record["key"] for record in RECORDS[:5]]
     error = refused(folder, "data", split="dev")
     assert (error.field, error.problem) == ("split", "no split dev; there are train, validation")
     assert (folder / "kept" / "datasets").is_dir()  # what `datasets` keeps stays in the folder given
-
-
-def test_code_and_pickles_are_no_source_and_are_not_run(folder):
     (folder / "data" / "data.py").write_text(f"open({str(folder / 'ran')!r}, 'w')")
     assert "no longer supported" in refused(folder, "data").problem
     assert not (folder / "ran").exists()

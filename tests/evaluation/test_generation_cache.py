@@ -109,21 +109,20 @@ def test_what_cannot_be_opened_or_written_is_an_unavailable_store(tmp_path):
 FAILED = Output("", finish_reason="error", error="gone")
 
 
-def test_a_failure_is_an_outcome_of_this_process_alone_until_an_answer_takes_its_place(cache, elsewhere):
+def test_a_failure_is_an_outcome_of_this_process_alone_until_it_is_forgotten_or_an_answer_takes_its_place(
+    cache, elsewhere
+):
     assert (cache.outcome("k"), cache.holds("k")) == (None, False)
-    cache.put("k", FAILED)
+    for name in ("k", "failed"):
+        cache.put(name, FAILED)
     assert (cache.outcome("k"), cache.get("k"), cache.holds("k"), elsewhere.outcome("k")) == (FAILED, None, False, None)
     cache.put("k", OUTPUT)
     assert cache.outcome("k") == cache.get("k") == OUTPUT
+    cache.put("failed too", FAILED)
+    for name in ("failed", "k"):
+        cache.forget_failure(name)
+    assert [cache.outcome(name) for name in ("failed", "failed too", "k")] == [None, FAILED, OUTPUT]
     assert cache.holds("k")
-
-
-def test_a_failure_is_forgotten_when_asked(cache):
-    for key_, output in (("failed", FAILED), ("failed too", FAILED), ("finished", OUTPUT)):
-        cache.put(key_, output)
-    for key_ in ("failed", "finished"):
-        cache.forget_failure(key_)
-    assert [cache.outcome(key_) for key_ in ("failed", "failed too", "finished")] == [None, FAILED, OUTPUT]
 
 
 # Scores

@@ -86,9 +86,13 @@ def test_any_text_anywhere_leaves_the_page_with_the_same_elements(text):
     assert Reading(page(text)).tags == Reading(page("plain")).tags
 
 
-def test_the_same_report_gives_the_same_page_which_is_written_as_it_is_returned(tmp_path):
+def test_a_page_is_written_as_it_is_returned_the_same_every_time_or_the_failure_says_where(board, tmp_path):
     write_html(report(), tmp_path / "report.html")
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == html(report())
+    write_leaderboard_html(board, tmp_path / "board.html")
+    assert (tmp_path / "board.html").read_text(encoding="utf-8") == leaderboard_html(board)
+    with pytest.raises(CannotRun, match="cannot write the report to"):
+        write_leaderboard_html(board, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -233,15 +237,13 @@ def test_cells_stand_with_rank_range_mean_and_interval_and_each_difference_from_
     assert "<b>small</b>" in found.texts["bdi"]
 
 
-def test_a_difference_that_is_not_that_of_the_means_says_how_failed_rows_count(board):
+def test_a_leaderboard_says_how_many_rows_failed_and_how_they_count_in_differences(board):
     assert FAILED_IN_DIFFERENCES in Reading(leaderboard_html(board)).texts["p"]
     assert "a mean of one run alone is that of its scored rows" in leaderboard_markdown(board)
     whole = {**board, "cells": [cell | {"n_failed": 0} for cell in board["cells"]]}
     assert FAILED_IN_DIFFERENCES not in Reading(leaderboard_html(whole)).texts["p"]
     assert "scored rows" not in leaderboard_markdown(whole)
-
-
-def test_rows_that_only_the_scorer_failed_on_stand_as_failed_in_every_leaderboard(board):
+    # Rows that only the scorer failed on stand as failed too.
     board["cells"][0] |= {"n_scored": 16, "n_failed": 4, "mean": 0.8}
     assert board["cells"][0]["answers"]["failed"] == 0
     assert "4 (20.0 %)" in Reading(leaderboard_html(board)).texts["td"]
@@ -253,10 +255,3 @@ def test_a_cell_without_any_score_has_no_plot_and_a_single_one_nothing_to_differ
     assert Reading(leaderboard_html(alone)).texts["h2"] == ["Standings"]
     board["cells"][0] |= {"mean": None, "ci95": None}
     assert Reading(leaderboard_html(board)).tags.count("svg") == 3
-
-
-def test_the_page_is_written_or_the_failure_says_where(board, tmp_path):
-    write_leaderboard_html(board, tmp_path / "board.html")
-    assert (tmp_path / "board.html").read_text(encoding="utf-8") == leaderboard_html(board)
-    with pytest.raises(CannotRun, match="cannot write the report to"):
-        write_leaderboard_html(board, tmp_path)
