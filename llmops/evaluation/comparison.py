@@ -166,7 +166,7 @@ def compare(
     """
     scores, reasons = {scorer.name: PairedScores(scorer, cluster_by) for scorer in scorers}, apart or {}
     primary = scores.get(slice_by or "") if slice_by not in reasons else None
-    slices, changed = _Slices(primary, cluster_by) if primary else None, _Changed()
+    slices, changed = _Slices(primary, cluster_by) if primary is not None else None, _Changed()
     rows = changed_texts = 0
     run_a, run_b = _Counted(a), _Counted(b)
     pairs: Iterable[Pair] = paired(run_a, run_b)

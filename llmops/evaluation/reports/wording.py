@@ -35,6 +35,7 @@ class Standing(Enum):
 
     @property
     def mark(self) -> str:
+        """In front of the difference."""
         return {"BETTER": "▲", "WORSE": "▼", "CHANGED": "◆", "UNDECIDED": "○"}[self.name]
 
 
@@ -72,12 +73,10 @@ def interval_told(metric: MetricComparison) -> str:
 
 def summary(name: str, metric: MetricComparison, *, chosen_beforehand: bool) -> str:
     """One metric in a sentence."""
-    p_value = metric.p_value if chosen_beforehand else metric.p_adjusted
-    return (
-        f"{name} {number(metric.a)} → {number(metric.b)}: {signed(metric.difference)}, 95 % interval "
-        f"{interval_told(metric)}, {probability(p_value)}: "
-        f"{standing(metric, chosen_beforehand=chosen_beforehand).value}"
-    )
+    p_value = probability(metric.p_value if chosen_beforehand else metric.p_adjusted)
+    told = standing(metric, chosen_beforehand=chosen_beforehand).value
+    means = f"{name} {number(metric.a)} → {number(metric.b)}: {signed(metric.difference)}"
+    return f"{means}, 95 % interval {interval_told(metric)}, {p_value}: {told}"
 
 
 def outcomes(metric: MetricComparison) -> str:
@@ -121,15 +120,12 @@ def further_reasons(verdict: Verdict) -> list[str]:
     return [reason for reason in verdict.reasons if reason not in told]
 
 
-def cell_figures(cell: LeaderboardCell) -> tuple[str, str, str]:
+def cell_figures(cell: LeaderboardCell) -> list[str]:
     """Rows that failed (have no score, with an answer or without), answers that were cut off, and empty ones, each with
     its share of all rows."""
     answers = cell["answers"]
-    rows = answers["rows"] or 1
     amounts = (cell["n_failed"], answers["cut_off"], answers["empty"])
-    figures = (f"{count(amount)} ({share(amount / rows)})" if amount else "0" for amount in amounts)
-    failed, cut_off, empty = figures
-    return failed, cut_off, empty
+    return [f"{count(amount)} ({share(amount / (answers['rows'] or 1))})" if amount else "0" for amount in amounts]
 
 
 def rank(rank_range: Sequence[int]) -> str:
@@ -164,12 +160,9 @@ def most_changed(row: Row) -> float:
 
 def worst_first(higher_is_better: bool | None) -> Callable[[Row], float]:
     """Orders rows by loss in the primary metric, the greatest first; by size when neither direction is better."""
-
-    def order(row: Row) -> float:
-        gained = gain(row.change, higher_is_better)
-        return most_changed(row) if gained is None else gained
-
-    return order
+    if higher_is_better is None:
+        return most_changed
+    return lambda row: gain(row.change, higher_is_better) or 0.0
 
 
 def select(rows: Iterable[Row], limit: int, order: Callable[[Row], float]) -> Selection:
