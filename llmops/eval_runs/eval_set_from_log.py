@@ -18,8 +18,8 @@ from typing import Any
 
 from llmops.errors import BadFile, CannotRun, UsageError
 from llmops.evaluation.eval_set import ROWS_FILE, EvalRow, load_eval_set, row_from_values
-from llmops.evaluation.eval_set_source import SOURCE_FILE
 from llmops.evaluation.eval_set_check import folded
+from llmops.evaluation.eval_set_source import SOURCE_FILE
 from llmops.hashing import content_hash
 from llmops.production_log import LogRecord
 from llmops.text_io import json_object, numbered_lines
