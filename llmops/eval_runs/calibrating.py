@@ -15,6 +15,7 @@ from llmops.eval_runs.scorer_factory import ScorerFactory, distrust
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.results import Output
+from llmops.evaluation.runner import ScoreCache
 from llmops.evaluation.suite import KAPPA_ASKED, Suite
 from llmops.hashing import content_hash
 from llmops.judges import JudgeEndpoint
@@ -216,7 +217,7 @@ def load_pair_labels(path: Path) -> list[LabelledPair]:
 
 
 def calibrate_pairs(
-    labelled: Sequence[LabelledPair], judge: PairJudge, *, cache: GenerationCache, progress: Progress
+    labelled: Sequence[LabelledPair], judge: PairJudge, *, cache: ScoreCache, progress: Progress
 ) -> tuple[Calibration, PositionBias | None]:
     """Asks the judge about every pair in both orders and compares what it finds better with what people do.
 

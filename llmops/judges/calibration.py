@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from llmops.errors import BadFile, UsageError
 from llmops.evaluation.eval_set import EvalRow, row_from_values
-from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.results import Output, Score
-from llmops.evaluation.runner import kept_score, one_score, score_key
+from llmops.evaluation.runner import ScoreCache, kept_score, one_score, score_key
 from llmops.evaluation.scorers.protocol import KeptScorer
 from llmops.hashing import content_hash
 from llmops.text_io import json_object, numbered_lines
@@ -144,7 +143,7 @@ def calibrate(
     scorer: KeptScorer,
     *,
     threshold: float = 0.5,
-    cache: GenerationCache | None = None,
+    cache: ScoreCache | None = None,
     progress: Progress | None = None,
 ) -> Calibration:
     """Asks the judge about every labelled row, `side_by_side` at a time, and compares.

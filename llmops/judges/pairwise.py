@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from llmops.errors import EngineError, UsageError
 from llmops.evaluation.eval_set import EvalRow
-from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.results import Output, Score
-from llmops.evaluation.runner import kept_score
+from llmops.evaluation.runner import ScoreCache, kept_score
 from llmops.evaluation.scorers.protocol import MissingExpectation, answer_forms
 from llmops.evaluation.statistics import sign_test_interval, sign_test_p
 from llmops.generation import Message
@@ -54,7 +53,7 @@ class AskedFirst:
     """A cache whose first miss asks the judge whether it is there: before a row is judged, and not where every score is
     kept. That miss raises EngineUnavailable when the judge has no key or cannot be reached."""
 
-    def __init__(self, cache: GenerationCache, endpoint: JudgeEndpoint) -> None:
+    def __init__(self, cache: ScoreCache, endpoint: JudgeEndpoint) -> None:
         self._cache, self._endpoint = cache, endpoint
         self._lock, self._is_there = threading.Lock(), False
 
@@ -188,7 +187,7 @@ class PairSummary:
         return {**asdict(self), "interval": list(self.interval) if self.interval else None, "position_bias": bias}
 
 
-def judge_pair(judge: PairJudge, pair: Pair, cache: GenerationCache | None = None) -> PairVerdict:
+def judge_pair(judge: PairJudge, pair: Pair, cache: ScoreCache | None = None) -> PairVerdict:
     """Both verdicts on one pair, and what follows from them. An output that was never generated fails the pair."""
     if (error := pair.a.error or pair.b.error) is not None:
         failed = Score(error=f"generation failed: {error}")
@@ -204,7 +203,7 @@ def judge_pair(judge: PairJudge, pair: Pair, cache: GenerationCache | None = Non
 
 
 def judge_pairs(
-    judge: PairJudge, pairs: Sequence[Pair], *, cache: GenerationCache | None = None, progress: Progress | None = None
+    judge: PairJudge, pairs: Sequence[Pair], *, cache: ScoreCache | None = None, progress: Progress | None = None
 ) -> tuple[list[PairVerdict], PairSummary]:
     """Verdicts in the order of the pairs, and their summary. progress: called with pairs done and their number."""
     verdicts: list[PairVerdict] = []
