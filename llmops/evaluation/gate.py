@@ -206,14 +206,13 @@ def _bounded(bound: _Bound, metric: Metric | None, rules: GateRules, facts: Fact
 def _measured(scorer: str, rules: GateRules, facts: Facts) -> Check:
     """Of a first release, which nothing is compared with yet: that there are scores at all."""
     metric = facts.metrics.get(scorer)
-    outcome: Outcome = "pass"
+    name = f"{scorer} measured"
     if metric is None or metric.mean is None:
-        outcome, detail = "inconclusive", f"{scorer} {_in_no_row(metric)}"
-    else:
-        detail = f"{scorer} is {metric.mean:.3f} over {metric.n_scored} rows{_without_score(metric)}"
-        if _too_many(metric.n_failed, metric.rows, rules):
-            outcome, detail = "inconclusive", f"{detail}, at most {_percent(rules.most_failed)} may"
-    return Check(f"{scorer} measured", "measured", scorer, outcome, detail)
+        return Check(name, "measured", scorer, "inconclusive", f"{scorer} {_in_no_row(metric)}")
+    detail = f"{scorer} is {metric.mean:.3f} over {metric.n_scored} rows{_without_score(metric)}"
+    if _too_many(metric.n_failed, metric.rows, rules):
+        return Check(name, "measured", scorer, "inconclusive", f"{detail}, at most {_percent(rules.most_failed)} may")
+    return Check(name, "measured", scorer, "pass", detail)
 
 
 def _compared(scorer: str, margin: float | None, rules: GateRules, facts: Facts, comparison: Comparison) -> Check:

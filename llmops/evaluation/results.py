@@ -163,16 +163,13 @@ class AnswerCounts:
 
     def sentence(self) -> str:
         """`of 100 rows 3 failed, 86 answers cut off at max_tokens (86 %), 2 empty (2 %)`; or that all is well."""
-        said = [
-            f"{count} {words} ({100 * self.share(count):.3g} %)"
-            for count, words in (
-                (self.failed, "failed"),
-                (self.cut_off, "cut off at max_tokens"),
-                (self.empty, "empty"),
-                (self.off_format, "not in the format asked for"),
-            )
-            if count
-        ]
+        counts = (
+            (self.failed, "failed"),
+            (self.cut_off, "cut off at max_tokens"),
+            (self.empty, "empty"),
+            (self.off_format, "not in the format asked for"),
+        )
+        said = [f"{count} {words} ({100 * self.share(count):.3g} %)" for count, words in counts if count]
         rows = f"{self.rows} row{'' if self.rows == 1 else 's'}"
         return f"of {rows} {', '.join(said)}" if said else f"{rows}, none failed, cut off or empty"
 

@@ -78,7 +78,7 @@ def _pieces(report: Report, most_rows: int) -> Iterator[str]:
         changes={name: changes for name, changes in selection.changes.items() if any(changes)},
         directions=directions,
         versions=_versions(a, b),
-        measured=[*_usage(a, b), *_uncompared(report)],
+        measured=_measured(report),
         prompt_diff=diff,
         prompt_changed=any(isinstance(part, Line) and part.side != "both" for part in diff or ()),
         cut=selection.sentence("those that changed most"),
@@ -97,20 +97,16 @@ def _metric_tables(report: Report) -> list[Table]:
     shares: list[Difference] = []
     others: list[Difference] = []
     for name, metric in report.comparison.metrics.items():
+        notes = ["decides"] if name == report.primary else []
+        notes.append(wording.direction(metric.higher_is_better))
+        for letter, side in (("A", report.a), ("B", report.b)):
+            found = side.metrics.get(name)
+            if found and found.n_failed:
+                notes.append(f"no score in {counted(found.n_failed, 'row')} of {letter}")
         is_share = 0 <= metric.a <= 1 and 0 <= metric.b <= 1
-        (shares if is_share else others).append((name, _metric_note(report, name, metric), metric))
+        (shares if is_share else others).append((name, "; ".join(notes), metric))
     tables = [("Metrics from 0 to 1", _axis(shares), shares), ("Metrics each on a scale of its own", None, others)]
     return [table for table in tables if table[-1]]
-
-
-def _metric_note(report: Report, name: str, metric: MetricComparison) -> str:
-    notes = ["decides"] if name == report.primary else []
-    notes.append(wording.direction(metric.higher_is_better))
-    for letter, side in (("A", report.a), ("B", report.b)):
-        found = side.metrics.get(name)
-        if found and found.n_failed:
-            notes.append(f"no score in {counted(found.n_failed, 'row')} of {letter}")
-    return "; ".join(notes)
 
 
 def _slice_tables(report: Report) -> list[Table]:
@@ -146,8 +142,10 @@ def _versions(a: Side, b: Side) -> list[Entry]:
     return sorted(entries, key=lambda entry: entry[1] == entry[2])  # those that differ first
 
 
-def _usage(a: Side, b: Side) -> list[Entry]:
-    """What the runs used, as far as either says."""
+def _measured(report: Report) -> list[Entry]:
+    """What the runs used, as far as either says; and metrics of whole runs, which have no value for each row and hence
+    no paired comparison."""
+    a, b = report.a, report.b
     measures: tuple[tuple[str, float | None, float | None, Callable[[float], str], str], ...] = (
         ("tokens read", a.tokens_in, b.tokens_in, count, ""),
         ("tokens written", a.tokens_out, b.tokens_out, count, ""),
@@ -159,15 +157,11 @@ def _usage(a: Side, b: Side) -> list[Entry]:
         left, right = (NOTHING if value is None else write(value) + unit for value in (of_a, of_b))
         if (left, right) != (NOTHING, NOTHING):
             entries.append((label, left, right))
+    for name in dict.fromkeys((*a.metrics, *b.metrics)):
+        if name not in report.comparison.metrics:
+            means = [side.metrics[name].mean if name in side.metrics else None for side in (a, b)]
+            entries.append((name, number(means[0]), number(means[1])))
     return entries
-
-
-def _uncompared(report: Report) -> list[Entry]:
-    """Metrics of whole runs, which have no value for each row and hence no paired comparison."""
-    a, b = report.a.metrics, report.b.metrics
-    names = [name for name in dict.fromkeys((*a, *b)) if name not in report.comparison.metrics]
-    means = [[side[name].mean if name in side else None for side in (a, b)] for name in names]
-    return [(name, number(left), number(right)) for name, (left, right) in zip(names, means, strict=True)]
 
 
 def _shown(value: Any) -> str:

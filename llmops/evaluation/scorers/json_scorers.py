@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from types import UnionType
 from typing import Any
 
 from pydantic import Field
@@ -162,6 +163,13 @@ class JsonSchema(Correctness):
         return Score(problem is None, problem or "")
 
 
+def _expected_json(row: EvalRow, kinds: type | UnionType = dict | list) -> Any:
+    expected = row.expectations.get("expected_json")
+    if not isinstance(expected, kinds) or not expected:
+        raise MissingExpectation(f"row {row.id}: expectations hold no expected_json")
+    return expected
+
+
 class JsonFields(Correctness):
     """Share of the fields of `expected_json` that the output has with the same value, from 0 to 1.
 
@@ -170,9 +178,7 @@ class JsonFields(Correctness):
     """
 
     def score(self, row: EvalRow, output: Output) -> Score:
-        expected = row.expectations.get("expected_json")
-        if not isinstance(expected, dict) or not expected:
-            raise MissingExpectation(f"row {row.id}: expectations hold no expected_json")
+        expected = _expected_json(row, dict)
         value, problem = read_json(output.text)
         if not isinstance(value, dict):
             return Score(0.0, problem or "not a JSON object")
@@ -191,7 +197,7 @@ class JsonF1(Correctness):
     ordered: bool = True
 
     def score(self, row: EvalRow, output: Output) -> Score:
-        got, expected, problem = self._leaves(output, self._expected(row))
+        got, expected, problem = self._leaves(output, _expected_json(row))
         shared = (got & expected).total()
         amiss = (("missing or wrong", expected - got), ("not expected", got - expected))
         told = [
@@ -204,7 +210,7 @@ class JsonF1(Correctness):
     def findings(self, results: Iterable[RowResult]) -> RunFindings:
         """micro_precision, micro_recall, micro_f1: over the leaves of all rows together."""
         shared = n_got = n_expected = 0
-        for result, wanted in expected_rows(results, self._expected):
+        for result, wanted in expected_rows(results, _expected_json):
             got, expected, _ = self._leaves(result.output, wanted)
             shared += (got & expected).total()
             n_got, n_expected = n_got + got.total(), n_expected + expected.total()
@@ -212,12 +218,6 @@ class JsonF1(Correctness):
             return RunFindings()
         precision, f1 = shared / n_got if n_got else 0.0, 2 * shared / (n_got + n_expected)
         return RunFindings({"micro_precision": precision, "micro_recall": shared / n_expected, "micro_f1": f1})
-
-    def _expected(self, row: EvalRow) -> Any:
-        expected = row.expectations.get("expected_json")
-        if not isinstance(expected, dict | list) or not expected:
-            raise MissingExpectation(f"row {row.id}: expectations hold no expected_json")
-        return expected
 
     def _leaves(self, output: Output, expected: Any) -> tuple[Counter[Leaf], Counter[Leaf], str | None]:
         value, problem = read_json(output.text)
