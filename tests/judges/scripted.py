@@ -20,7 +20,7 @@ Answer = Callable[[dict[str, Any]], Reply]
 
 def completion(text: str, finish_reason: str = "stop") -> str:
     """The body of a chat completion that says `text`."""
-    said = whole(text)
+    said = whole(text, id="scripted", created=0, model="scripted")  # as MLflow asks for
     said["choices"][0]["finish_reason"] = finish_reason
     return json.dumps(said)
 
