@@ -132,7 +132,7 @@ def compare(a: str, b: str, suite: str | None, as_json: bool, **files: Path | No
     of_suite, run_a, run_b = evaluations.resolve_pair(a, b, suite)
     comparison = evaluations.compare_runs(of_suite, a, run_a, b, run_b)
     if any(files.values()):
-        _write_reports(report_contents(evaluations, of_suite, comparison, run_a, run_b), files)
+        _write_reports(report_contents(evaluations, of_suite, {"a": run_a, "b": run_b}, b, comparison), files)
     releases = [found for found in (evaluations.release(a), evaluations.release(b)) if found is not None]
     votes = None
     try:
@@ -165,7 +165,7 @@ def gate(
     \b
     Example: llmops eval gate assistant@2 --against assistant@1 --suite qa --junit gate.xml
     """
-    from llmops.eval_runs.report_contents import judged_contents, report_contents
+    from llmops.eval_runs.report_contents import report_contents
     from llmops.recording import record_report
 
     evaluations = open_evaluations()
@@ -173,13 +173,9 @@ def gate(
     verdict, comparison, run, loaded = gated.verdict, gated.comparison, gated.runs["b"], evaluations.suite(suite)
     # The page is kept among the challenger's artifacts too; without a champion it has the challenger's means.
     with tempfile.TemporaryDirectory() as folder:
-        if comparison is None:
-            page, report = "verdict.html", judged_contents(evaluations, loaded, challenger, run, verdict)
-        else:
-            page = "comparison.html"
-            report = report_contents(evaluations, loaded, comparison, gated.runs["a"], run, verdict)
-        _write_reports(report, files, Path(folder) / page)
-        record_report(evaluations.registry.store, run.run_id, Path(folder) / page)
+        page = Path(folder) / ("verdict.html" if comparison is None else "comparison.html")
+        _write_reports(report_contents(evaluations, loaded, gated.runs, challenger, comparison, verdict), files, page)
+        record_report(evaluations.registry.store, run.run_id, page)
 
     def table() -> None:
         if comparison is not None:

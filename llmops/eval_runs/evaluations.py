@@ -157,7 +157,14 @@ class Evaluations:
         if _SHORT_RUN_ID.match(text) and not (text in self.registry.apps() or self.registry.prompts.versions(text)):
             begun = self._recorder.beginning_with(text, limit=MOST_NAMED + 1)
             return self._recorder.get(whole_id(text, begun, "run" if begun else "run, app or prompt"))
-        suite, cell = self._named_cell(text, suite_name)
+        if (release := self.release(text)) is not None:
+            suite = self._suite_of(release.prompt.name, suite_name)
+            cell = Cell(release.prompt, release.model, release.parameters, release)
+        else:
+            prompt_ref, _, model_ref = text.partition(",")
+            prompt = self.registry.prompts.get(prompt_ref)
+            suite = self._suite_of(prompt.name, suite_name)
+            cell = Cell(prompt, self.registry.models.get(model_ref or suite.model), prompt.template.parameters)
         # The fast run, or where there is none the repeatable one.
         for options in (RunOptions(), RunOptions(repeatable=True)):
             identity = cell_identity(suite, cell, self.settings, options, RowChoice())
@@ -279,16 +286,6 @@ class Evaluations:
             suite_rows=suite.n_rows,
             other_rows=[each.run_id for each in runs.values() if _has_other_rows(suite, each)],
         )
-
-    def _named_cell(self, text: str, suite_name: str | None) -> tuple[Suite, Cell]:
-        if (release := self.release(text)) is not None:
-            suite = self._suite_of(release.prompt.name, suite_name)
-            return suite, Cell(release.prompt, release.model, release.parameters, release)
-        prompt_ref, _, model_ref = text.partition(",")
-        prompt = self.registry.prompts.get(prompt_ref)
-        suite = self._suite_of(prompt.name, suite_name)
-        model = self.registry.models.get(model_ref or suite.model)
-        return suite, Cell(prompt, model, prompt.template.parameters)
 
     def _suite_of(self, prompt_name: str, suite_name: str | None) -> Suite:
         if suite_name is not None:

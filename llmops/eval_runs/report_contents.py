@@ -38,41 +38,37 @@ from llmops.recording import EvalRun, RecordedRows
 def report_contents(
     evaluations: Evaluations,
     suite: Suite,
-    comparison: Comparison,
-    run_a: EvalRun,
-    run_b: EvalRun,
+    runs: Mapping[str, EvalRun],
+    name: str,
+    comparison: Comparison | None,
     verdict: Verdict | None = None,
-) -> Report:
-    """Two runs of a suite, compared. Rows are read from local copies, each time a report goes through them.
+) -> Judged:
+    """A run with its verdict: compared with another one it is a `Report`; alone, all there is of an app's first
+    release. Rows are read from local copies, each time a report goes through them.
+
+    runs: `b`, and the one it was compared with as `a`. name: of b.
 
     Raises:
         StoreUnavailable: the rows cannot be fetched.
     """
+    judged: dict[str, Any] = {
+        "suite": suite.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "primary": suite.gate.primary,
+        "b": _side(evaluations, name, runs["b"]),
+        "verdict": verdict,
+    }
+    if comparison is None:
+        return Judged(title=name, **judged)
     decides = comparison.metrics.get(suite.gate.primary)
     failed_as = decides.failed_as if decides is not None else None
-    judged = judged_contents(evaluations, suite, comparison.b, run_b, verdict)
+    a, b = (evaluations.rows(runs[side]) for side in "ab")
     return Report(
         title=f"{comparison.a} → {comparison.b}",
-        suite=judged.suite,
-        created=judged.created,
-        primary=judged.primary,
-        b=judged.b,
-        verdict=verdict,
-        a=_side(evaluations, comparison.a, run_a),
+        **judged,
+        a=_side(evaluations, comparison.a, runs["a"]),
         comparison=comparison,
-        rows=_Rows(evaluations.rows(run_a), evaluations.rows(run_b), primary_scorer(suite), failed_as),
-    )
-
-
-def judged_contents(evaluations: Evaluations, suite: Suite, name: str, run: EvalRun, verdict: Verdict | None) -> Judged:
-    """A run with its verdict: all there is of an app's first release. Raises StoreUnavailable."""
-    return Judged(
-        title=name,
-        suite=suite.name,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        primary=suite.gate.primary,
-        b=_side(evaluations, name, run),
-        verdict=verdict,
+        rows=_Rows(a, b, primary_scorer(suite), failed_as),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import sqlalchemy as sa
@@ -35,17 +34,15 @@ class Traces:
             return {"traces": 0, "assessments": 0}
         from mlflow.tracing.client import TracingClient
 
-        client = TracingClient(self._store.uri)
+        client, traces, own = TracingClient(self._store.uri), 0, found.all_keys
         with translated("production traces"):
-            find = self._store.client.get_experiment_by_name
-            experiments = {app: find(experiment_of(app)) for app in found.keys}
-        traces = sum(
-            self._delete_traces(client, experiment.experiment_id, found.keys[app])
-            for app, experiment in experiments.items()
-            if experiment is not None
-        )
-        own = found.all_keys
-        others = [(key, record_key) for key, record_key in sorted(found.opinions) if record_key not in own]
+            for app, keys in found.keys.items():
+                experiment = self._store.client.get_experiment_by_name(experiment_of(app))
+                if experiment is None:
+                    continue
+                for ids in in_batches(map(trace_id_of, sorted(keys)), _AT_ONCE):
+                    traces += client.delete_traces(experiment_id=experiment.experiment_id, trace_ids=ids)
+        others = [(key, trace_id_of(record_key)) for key, record_key in sorted(found.opinions) if record_key not in own]
         return {"traces": traces, "assessments": sum(self._delete_opinions(client, *each) for each in others)}
 
     def erase(self, found: Belongings) -> bool:
@@ -64,15 +61,7 @@ class Traces:
             engine.dispose()
         return True
 
-    def _delete_traces(self, client: Any, experiment_id: str, keys: Iterable[str]) -> int:
-        deleted = 0
-        with translated("production traces"):
-            for ids in in_batches([trace_id_of(key) for key in sorted(keys)], _AT_ONCE):
-                deleted += client.delete_traces(experiment_id=experiment_id, trace_ids=ids)
-        return deleted
-
-    def _delete_opinions(self, client: Any, key: str, record_key: str) -> int:
-        trace_id = trace_id_of(record_key)
+    def _delete_opinions(self, client: Any, key: str, trace_id: str) -> int:
         try:
             with translated(f"trace {trace_id}"):
                 said = client.get_trace_info(trace_id).assessments

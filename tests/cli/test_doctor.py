@@ -1,7 +1,5 @@
 """`llmops doctor` finds what is broken in a home, and commands that would build on it refuse it by name."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

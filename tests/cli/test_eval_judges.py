@@ -1,7 +1,5 @@
 """`llmops eval calibrate-judge` and `pairwise`: what they print, and their exit codes."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`llmops eval compare` and `gate`: tables, files, and exit codes that a pipeline can act on."""
 
-from __future__ import annotations
-
 import json
 import xml.etree.ElementTree as ElementTree
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """`llmops eval-set`: checks by name, path and suite; adding from a real log."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

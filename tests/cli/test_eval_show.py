@@ -1,7 +1,5 @@
 """`llmops eval show`: a run row by row."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

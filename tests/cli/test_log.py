@@ -1,7 +1,5 @@
 """`llmops log`: the contract's shape, import and export."""
 
-from __future__ import annotations
-
 import json
 import sqlite3
 import time

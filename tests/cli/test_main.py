@@ -1,7 +1,5 @@
 """Exit codes, `--json` and errors, alike for every command."""
 
-from __future__ import annotations
-
 import ast
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The commands of the main path, in order, with the fake engine and a real store."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`llmops audit` and `llmops factsheet`: what they print and write, and their exit codes."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import signal

@@ -1,7 +1,5 @@
 """`llmops traffic`, and guards and challengers of `llmops release`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

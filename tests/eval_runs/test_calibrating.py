@@ -1,7 +1,5 @@
 """A judge gates only after it was measured against people, as that very judge; what was measured is on record."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 

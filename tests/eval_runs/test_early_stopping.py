@@ -1,7 +1,5 @@
 """Two cells on as few rows as it takes: decided early where they differ clearly, undecided after all rows else."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

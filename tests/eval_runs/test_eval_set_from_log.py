@@ -1,7 +1,5 @@
 """Production requests become rows of an eval set only through a person, and all of a review or nothing."""
 
-from __future__ import annotations
-
 import json
 from datetime import timedelta
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Runs, comparisons and gates end to end: fake engine, real MLflow store."""
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """A verdict never hides a failure, on every surface that tells it: fake engine, real MLflow store and audit log."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -70,9 +68,8 @@ def test_a_champion_whose_every_row_failed_lets_nobody_pass(workshop, evaluation
     with pytest.raises(GateRefused, match="short: inconclusive"):
         books.promote(two)
     assert gated.comparison is not None
-    report = report_contents(
-        evaluations, evaluations.suite("short"), gated.comparison, gated.runs["a"], gated.runs["b"], gated.verdict
-    )
+    suite = evaluations.suite("short")
+    report = report_contents(evaluations, suite, gated.runs, two.ref, gated.comparison, gated.verdict)
     assert "30 failed" in junit(report)
     sheet = factsheet_markdown(make_factsheet(workshop.registry, two.ref))
     assert "was scored in no row (30 failed)" in sheet

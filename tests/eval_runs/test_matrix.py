@@ -1,7 +1,5 @@
 """Cells of a suite: what changed is made, and only that; noise, cost and missing judges are on record."""
 
-from __future__ import annotations
-
 import json
 import socket
 from collections import Counter

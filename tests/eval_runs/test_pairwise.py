@@ -1,8 +1,6 @@
 """Two recorded runs before a judge: both orders, counted from the second run's side, and never asked twice; and votes
 between two releases, counted from a real log."""
 
-from __future__ import annotations
-
 import json
 from contextlib import closing
 from dataclasses import replace

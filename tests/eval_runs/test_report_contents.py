@@ -1,7 +1,5 @@
 """Reports of runs that were really recorded: pages, Markdown, JUnit, and ranks that real differences allow."""
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import replace
@@ -62,7 +60,7 @@ def report(workshop: Workshop, done: list[CellRun]) -> Any:
     gated = evaluations.gate("board@2", "board@1", "board")
     suite = evaluations.suite("board")
     assert gated.comparison is not None
-    return report_contents(evaluations, suite, gated.comparison, gated.runs["a"], gated.runs["b"], gated.verdict)
+    return report_contents(evaluations, suite, gated.runs, "board@2", gated.comparison, gated.verdict)
 
 
 def test_a_report_tells_of_both_runs_and_its_rows_start_anew_each_time(report, done):
@@ -88,7 +86,8 @@ def test_a_report_tells_of_both_runs_and_its_rows_start_anew_each_time(report, d
 def test_a_report_without_a_verdict_says_none(workshop, done):
     evaluations = workshop.evaluations
     comparison = evaluations.compare("board@1", "board@3")
-    found = report_contents(evaluations, evaluations.suite("board"), comparison, done[0].run, done[2].run)
+    runs = {"a": done[0].run, "b": done[2].run}
+    found = report_contents(evaluations, evaluations.suite("board"), runs, "board@3", comparison)
     assert found.verdict is None
     assert {row.change for row in found.rows} == {0.0}
 

@@ -1,7 +1,5 @@
 """Judges of a suite, from its tables or from the setting, asked once for each answer and never again."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from typing import Any

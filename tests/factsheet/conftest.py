@@ -1,7 +1,5 @@
 """Sheets made up in memory."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Fact sheets of what a real registry holds: fake engine, real MLflow store and audit log."""
 
-from __future__ import annotations
-
 import json
 import sqlite3
 from dataclasses import replace

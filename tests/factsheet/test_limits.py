@@ -1,7 +1,5 @@
 """What a sheet admits, its slices, and its times as champion."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pytest
@@ -70,9 +68,6 @@ def test_limits_follow_from_what_is_there_and_from_nothing_else():
     assert model is not None
     assert "the server may change them unseen" in said(sheet(model=dataclasses.replace(model, format="openai")))
     assert "inconclusive" not in said(sheet(gates=(gate(), gate(verdict="inconclusive", current=False))))
-
-
-def test_a_forced_promotion_and_a_rollback_are_told():
     period = Period(AT, LATER, began="promote", ended="rollback", why="hot fix", forced=True, then="assistant@1")
     told = said(sheet(history=dataclasses.replace(NOBODY, periods=(period,))))
     assert f"It was promoted without a passing gate ({when(AT)}): hot fix" in told
@@ -116,7 +111,7 @@ def row(number: int, value: bool | None, **tags: str) -> RowResult:
     return RowResult(EvalRow(str(number), {"question": "?"}, tags=tags), Output("text"), {"correct": score})
 
 
-def test_each_slice_has_its_mean_interval_and_failures():
+def test_each_slice_has_its_mean_interval_and_failures_and_rows_of_one_source_count_as_what_they_are():
     rows = [row(n, n % 2 == 0, topic="geo" if n < 6 else "art") for n in range(10)] + [row(10, None, topic="geo")]
     art, geo = slices_of(rows, ["correct"])
     assert (art.name, geo.name) == ("topic=art", "topic=geo")
@@ -127,9 +122,6 @@ def test_each_slice_has_its_mean_interval_and_failures():
     rows = [row(n, True, id=str(n), language="en") for n in range(MOST_SLICES + 1)]
     assert slices_of(rows, ["correct"]) == ()
     assert slices_of([row(0, True, topic="geo"), row(1, True, topic="art")], []) == ()
-
-
-def test_rows_of_one_source_count_as_what_they_are():
     rows = [row(n, n < 10, topic="geo" if n % 2 else "art", page="p" if n < 10 else "q") for n in range(20)]
     alone = {part.name: part.metric.ci95 for part in slices_of(rows, ["correct"])}
     together = {part.name: part.metric.ci95 for part in slices_of(rows, ["correct"], "tags.page")}

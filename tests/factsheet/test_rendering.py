@@ -1,7 +1,5 @@
 """A sheet as JSON, as Markdown and as a page."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re
@@ -73,13 +71,20 @@ def test_names_and_numbers_stay_readable():
     assert cell("ask @everyone") == "ask &#64;everyone"
 
 
-def test_the_sheet_has_every_part_in_order():
+def test_the_sheet_has_every_part_in_order_and_says_what_is_not_on_record():
     for made in (sheet(), tabular_sheet()):
         headings = re.findall(r"^## (.*)$", markdown(made), re.MULTILINE)
         assert headings == [
             "At a glance", "What it is", "Data", "Who, what, when", "Evaluation", "Gates", "Deployments", "Monitoring",
             "Known limits", "Not on record",
         ]  # fmt: skip
+    text = markdown(
+        tabular_sheet(data=(Data("training", "bike", None),), aliases=(), history=sheet().history, registered=())
+    )
+    assert "| training | bike | – | not on record | not on record | not on record |" in text
+    assert "No evaluation is on record." in text
+    assert "No gate is on record." in text
+    assert "No monitoring run is on record" in text
 
 
 def test_what_matters_is_told_in_words_and_figures():
@@ -111,16 +116,6 @@ def test_what_matters_is_told_in_words_and_figures():
     over = dataclasses.replace(sheet().history.periods[0], lasts=False)
     ended = sheet(history=dataclasses.replace(sheet().history, periods=(over,)))
     assert "| state | champion |" in markdown(ended), "by its alias alone"
-
-
-def test_nothing_is_said_to_be_not_on_record_rather_than_left_out():
-    text = markdown(
-        tabular_sheet(data=(Data("training", "bike", None),), aliases=(), history=sheet().history, registered=())
-    )
-    assert "| training | bike | – | not on record | not on record | not on record |" in text
-    assert "No evaluation is on record." in text
-    assert "No gate is on record." in text
-    assert "No monitoring run is on record" in text
 
 
 def test_a_prompt_cannot_end_the_block_that_quotes_it_and_a_reason_is_no_markup():
@@ -227,7 +222,7 @@ def test_the_page_asks_nothing_of_any_network_follows_light_and_dark_and_is_writ
         write_html(made, tmp_path)
 
 
-def test_every_interval_on_the_scale_is_drawn_and_said():
+def test_every_interval_on_the_scale_is_drawn_and_said_and_the_gate_colours_the_head():
     page = Reading(html(sheet()))
     labels = [attributes.get("aria-label") for tag, attributes in page.elements if tag == "svg"]
     assert "0.610, 95 % interval 0.550 to 0.670" in labels
@@ -236,9 +231,6 @@ def test_every_interval_on_the_scale_is_drawn_and_said():
     (words,) = [metric for metric in evaluation().metrics if metric.name == "words"]
     page = Reading(html(sheet(evaluations=(evaluation(metrics=(words,), slices=()),))))
     assert "svg" not in page.tags
-
-
-def test_the_gate_colours_the_head():
     for verdicts, standing in (
         (("pass",), "pass"), (("pass", "fail"), "fail"), (("pass", "inconclusive"), "none"), ((), "none"),
     ):  # fmt: skip

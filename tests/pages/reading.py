@@ -1,7 +1,5 @@
 """Pages as a browser's parser takes them."""
 
-from __future__ import annotations
-
 from html.parser import HTMLParser
 
 

@@ -174,10 +174,18 @@ def test_an_interval_is_drawn_with_a_mark_of_its_standing_and_the_band_of_what_c
     assert float(band.get("width")) == pytest.approx(axis.at(0.1) - axis.at(-0.1))
 
 
-def test_the_parts_of_the_outcome_bar_are_the_shares_of_the_rows():
+def test_outcomes_and_changes_are_drawn_by_their_shares_whichever_direction_is_better():
     drawing = outcome_bar([("losses", 10), ("ties", 5), ("wins", 5)], "10 lost")
     widths = [float(shapes(drawing, "rect", kind)[0].get("width")) for kind in ("losses", "ties", "wins")]
     assert widths == [66, 33, 33]
+
+    def tall(drawing, kind):
+        return sum(float(bar.get("height")) for bar in shapes(drawing, "rect", kind))
+
+    assert tall(histogram([-1.0, -0.5], higher_is_better=True), "losses") > 0
+    assert tall(histogram([-1.0, -0.5], higher_is_better=True), "wins") == 0
+    assert tall(histogram([-1.0, -0.5], higher_is_better=False), "wins") > 0
+    assert tall(histogram([-1.0, -0.5], higher_is_better=False), "losses") == 0
 
 
 @quick
@@ -190,16 +198,6 @@ def test_a_histogram_is_wellformed_and_says_how_many_went_where(changes, higher)
     )  # fmt: skip
 
 
-def test_a_loss_is_drawn_as_a_loss_whichever_direction_is_better():
-    def tall(drawing, kind):
-        return sum(float(bar.get("height")) for bar in shapes(drawing, "rect", kind))
-
-    assert tall(histogram([-1.0, -0.5], higher_is_better=True), "losses") > 0
-    assert tall(histogram([-1.0, -0.5], higher_is_better=True), "wins") == 0
-    assert tall(histogram([-1.0, -0.5], higher_is_better=False), "wins") > 0
-    assert tall(histogram([-1.0, -0.5], higher_is_better=False), "losses") == 0
-
-
 def test_a_mean_says_what_it_is_and_without_an_interval_is_a_dot_on_a_labelled_axis():
     drawing = interval_plot(0.5, None, Axis(0, 1))
     assert len(shapes(drawing, "circle", "plain")) == 1
@@ -209,15 +207,12 @@ def test_a_mean_says_what_it_is_and_without_an_interval_is_a_dot_on_a_labelled_a
     assert parsed(interval_plot(0.5, (0.4, 0.6), Axis(0, 1))).get("aria-label") == "0.500, 95 % interval 0.400 to 0.600"
 
 
-def test_bars_of_before_and_after_stand_side_by_side_and_say_their_range():
+def test_before_and_after_stand_side_by_side_and_what_is_not_known_is_a_gap():
     drawing = paired_bars([0.25, 0.75], [0.5, 0.5], ["<0 to 1", "1 to 2"], "words")
     (left, _), (right, _) = shapes(drawing, "rect", "before"), shapes(drawing, "rect", "after")
     assert float(left.get("x")) + float(left.get("width")) <= float(right.get("x"))
     assert float(right.get("height")) == pytest.approx(2 * float(left.get("height")), abs=0.1)
     assert [title.text for title in parsed(drawing).iter("title")][:2] == ["<0 to 1: 25.0%", "<0 to 1: 50.0%"]
-
-
-def test_a_level_that_is_not_known_is_a_gap_in_its_line_and_no_zero():
     points = [(hour, level, f"{hour}") for hour, level in enumerate([1.0, 2.0, float("nan"), 3.0, 4.0])]
     drawing = level_line(points, 2, "words over time")
     assert len(list(parsed(drawing).iter("polyline"))) == 2

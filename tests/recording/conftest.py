@@ -1,7 +1,5 @@
 """A real MLflow store on SQLite for the whole room (opening one takes seconds), and made-up reports."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

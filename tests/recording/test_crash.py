@@ -1,7 +1,5 @@
 """A process killed at any moment leaves nothing that looks like a run, and recording again gives the run, whole."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

@@ -1,7 +1,5 @@
 """An eval set is one MLflow evaluation dataset for each content; of a large one it is the same sample in every run."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json

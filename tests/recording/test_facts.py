@@ -1,7 +1,5 @@
 """What is put on record about runs, and what fact sheets read of a store."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

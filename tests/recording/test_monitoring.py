@@ -1,7 +1,5 @@
 """Runs of the monitor and of pipelines in MLflow."""
 
-from __future__ import annotations
-
 import json
 from datetime import UTC, datetime
 from pathlib import Path

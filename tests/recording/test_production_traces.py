@@ -1,7 +1,5 @@
 """The production log's sample in a real MLflow store: what arrives, once, and linked to what."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import threading

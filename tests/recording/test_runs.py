@@ -1,7 +1,5 @@
 """Both recorders write the same run, whole or not at all, and it reads back as it was."""
 
-from __future__ import annotations
-
 import gc
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Training runs of tabular models in MLflow, and what can be done with the models there."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
