@@ -82,12 +82,9 @@ def test_a_canary_is_stopped_and_its_challenger_withdrawn(releases, app, actuato
     assert "no challenger any more" in again["note"]
     assert releases.policy(app) == TrafficPolicy(sticky="key")
     assert actuator.situation(app).challenger is None
-
-
-def test_another_challenger_keeps_its_traffic(releases, app, actuator):
     challenge(releases, app, 3, TrafficPolicy(canary=0.2))
     actuator.carry_out(action(app, "stop-canary", 2))
-    assert actuator.situation(app).canary == 0.2
+    assert actuator.situation(app).canary == 0.2, "another challenger keeps its traffic"
 
 
 def test_a_rollback_moves_the_alias_once_and_never_to_and_fro(releases, app, actuator):
