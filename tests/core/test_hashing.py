@@ -33,13 +33,11 @@ def test_a_content_hash_stays_what_it_was_in_earlier_versions():
     assert content_hash({"a": 1}) == "015abd7f5cc57a2dd94b7590f04ad8084273905ee33ec5cebeae62276a97f862"
 
 
-@pytest.mark.parametrize(
-    ("one", "other"),
+def test_values_that_differ_have_other_hashes():
     # JSON files can hold half of a surrogate pair, so evaluation rows can.
-    [(1, "1"), (None, "null"), ([], {}), ([1, 2], [2, 1]), (True, 1), ({"text": "\ud800"}, {"text": "\ud801"})],
-)
-def test_values_that_differ_have_other_hashes(one, other):
-    assert content_hash(one) != content_hash(other)
+    halves = ({"text": "\ud800"}, {"text": "\ud801"})
+    for one, other in ((1, "1"), (None, "null"), ([], {}), ([1, 2], [2, 1]), (True, 1), halves):
+        assert content_hash(one) != content_hash(other)
 
 
 def folder_of(folder, files):
