@@ -1,7 +1,7 @@
 """The demo, run once on the real small model and a real store, shared by all end-to-end tests.
 
-It runs on the first rows of each eval set, as many as the monitor needs in each half of the traffic, and the prompt
-that answers at length is cut short; everything else is as `make demo`.
+It runs on the first rows of each eval set, the monitor asks for fewer rows than by default, and the prompt that answers
+at length is cut short; everything else is as `make demo`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from llmops.cli import main
 from tests.command_line import Result
 
 ROOT = Path(__file__).parent.parent.parent
-ROWS = {"qa": 40, "grounded": 8, "extract": 4}
+ROWS = {"qa": 24, "grounded": 8, "extract": 4}
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Workplace:
     def environment(self) -> dict[str, str]:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("LLMOPS_")}
         places = {"HOME": self.home, "PROMPTS": self.folder / "prompts", "EVAL_SETS": self.folder / "eval_sets"}
+        places["MONITOR_CONFIG"] = self.folder / "fewer-rows.toml"
         # One thread: other tests run on the other cores, and decoding threads that outnumber the idle ones crawl.
         alone = {"HF_HUB_OFFLINE": "1", "LLMOPS_ENGINE_THREADS": "1"}
         return {**clean, **{f"LLMOPS_{name}": str(path) for name, path in places.items()}, **alone}
@@ -81,6 +82,7 @@ def make_workplace(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], 
         for eval_set, rows in ROWS.items():
             path = folder / "eval_sets" / eval_set / "rows.jsonl"
             path.write_text("".join(path.read_text("utf-8").splitlines(keepends=True)[:rows]), "utf-8")
+        (folder / "fewer-rows.toml").write_text(f"[rules]\nminimum_rows = {ROWS['qa'] // 2}\n")
         at_length = folder / "prompts" / "qa" / "v1.md"
         at_length.write_text(at_length.read_text("utf-8").replace("max_tokens: 32", "max_tokens: 8"), "utf-8")
         return Workplace(folder)
