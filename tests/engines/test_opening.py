@@ -265,12 +265,8 @@ def opener():
     return Opener()
 
 
-@pytest.fixture
-def model_version():
-    def make(name="tiny", version=1, sha256=None):
-        return ModelVersion(name, version, "file:none", "gguf", sha256 or f"sha-{name}-{version}")
-
-    return make
+def model_version(name="tiny", version=1, sha256=None):
+    return ModelVersion(name, version, "file:none", "gguf", sha256 or f"sha-{name}-{version}")
 
 
 async def use(pool, model):
@@ -279,7 +275,7 @@ async def use(pool, model):
 
 
 @pytest.mark.anyio
-async def test_many_waiters_share_one_load(opener, model_version):
+async def test_many_waiters_share_one_load(opener):
     pool = EnginePool(opener)
     opener.gate.clear()
     waiters = [asyncio.create_task(use(pool, model_version())) for _ in range(20)]
@@ -294,14 +290,14 @@ async def test_many_waiters_share_one_load(opener, model_version):
 
 
 @pytest.mark.anyio
-async def test_two_names_of_the_same_weights_share_an_engine(opener, model_version):
+async def test_two_names_of_the_same_weights_share_an_engine(opener):
     pool = EnginePool(opener)
     same = [model_version("a", sha256="s"), model_version("b", sha256="s")]
     assert await use(pool, same[0]) is await use(pool, same[1])
 
 
 @pytest.mark.anyio
-async def test_the_least_recently_used_idle_engine_is_closed(opener, model_version):
+async def test_the_least_recently_used_idle_engine_is_closed(opener):
     pool = EnginePool(opener, most_idle=2)
     first, second, third = (model_version(version=number) for number in (1, 2, 3))
     engines = [await use(pool, first), await use(pool, second)]
@@ -313,7 +309,7 @@ async def test_the_least_recently_used_idle_engine_is_closed(opener, model_versi
 
 
 @pytest.mark.anyio
-async def test_an_engine_in_use_or_pinned_is_never_closed(opener, model_version):
+async def test_an_engine_in_use_or_pinned_is_never_closed(opener):
     pool = EnginePool(opener, most_idle=0)
     pinned, used, other = (model_version(version=number) for number in (1, 2, 3))
     pool.pin([pinned])
@@ -329,7 +325,7 @@ async def test_an_engine_in_use_or_pinned_is_never_closed(opener, model_version)
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("failure", [EngineUnavailable("no weights"), ZeroDivisionError("a bug")])
-async def test_a_failed_load_is_tried_again_by_the_next_request(opener, model_version, failure):
+async def test_a_failed_load_is_tried_again_by_the_next_request(opener, failure):
     pool = EnginePool(opener)
     opener.failure = failure
     with pytest.raises(EngineUnavailable) as raised:
@@ -342,7 +338,7 @@ async def test_a_failed_load_is_tried_again_by_the_next_request(opener, model_ve
 
 
 @pytest.mark.anyio
-async def test_preloading_tells_when_it_ended_and_pauses_after_a_failure(opener, model_version):
+async def test_preloading_tells_when_it_ended_and_pauses_after_a_failure(opener):
     ended = asyncio.Event()
     pool = EnginePool(opener, on_load=ended.set)
     opener.failure = EngineUnavailable("no weights")
@@ -355,7 +351,7 @@ async def test_preloading_tells_when_it_ended_and_pauses_after_a_failure(opener,
 
 
 @pytest.mark.anyio
-async def test_closing_gives_up_a_load_under_way(opener, model_version):
+async def test_closing_gives_up_a_load_under_way(opener):
     pool = EnginePool(opener)
     opener.gate.clear()
     pool.preload(model_version())

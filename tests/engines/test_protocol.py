@@ -93,11 +93,6 @@ def test_stored_parameters_do_not_follow_later_changes_of_the_mapping():
     assert parameters.response_format == {"type": "json_object"}
 
 
-def test_an_identity_is_plain_json():
-    identity = EngineIdentity("fake", "1", {"slots": 4})
-    assert json.loads(json.dumps(identity.to_mapping())) == {"name": "fake", "build": "1", "settings": {"slots": 4}}
-
-
 class Scripted(FakeEngine):
     """Plays chunks, numbers (seconds to sleep) and exceptions."""
 
@@ -132,14 +127,11 @@ async def test_generate_joins_the_chunks_and_times_the_first_and_the_whole(ask):
     assert (empty.text, empty.usage, empty.first_token_s) == ("", Usage(None, None), None)
 
 
-async def test_generate_passes_an_error_on_that_comes_after_text(ask):
+async def test_an_error_after_text_passes_through_generate_and_cancelling_it_closes_the_stream_at_once(ask):
     engine = Scripted(Chunk("a"), EngineTimeout("late"))
     with pytest.raises(EngineTimeout, match="late"):
         await generate(engine, ask())
     assert engine.left
-
-
-async def test_cancelling_generate_closes_the_stream_at_once(ask):
     engine = Scripted(Chunk("a"), 60, Chunk("b"))
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(generate(engine, ask()), 0.05)
@@ -192,10 +184,12 @@ async def test_a_stream_closed_early_and_a_cancelled_task_count_as_cancelled(ask
     assert (engine.cancelled, engine.in_flight, engine.closed) == (1, 0, True)
 
 
-def test_its_identity_names_slots_and_name():
+def test_its_identity_names_slots_and_name_and_is_plain_json():
     engine = FakeEngine(slots=3, name="fake-b")
     assert engine.slots == 3
     assert engine.identity == EngineIdentity("fake-b", "1", {"slots": 3})
+    told = json.loads(json.dumps(engine.identity.to_mapping()))
+    assert told == {"name": "fake-b", "build": "1", "settings": {"slots": 3}}
 
 
 async def test_with_n_it_says_its_answer_so_often_and_only_the_last_chunk_has_usage(ask):

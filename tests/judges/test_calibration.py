@@ -55,25 +55,20 @@ def test_labels_are_read_with_rows_and_outputs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "field"),
+    ("wrong", "field"),
     [
-        ({**GOOD, "labels": True}, "labels"),
-        ({**GOOD, "label": None}, "label"),
-        ({**GOOD, "label": [True]}, "label"),
-        ({**GOOD, "label": ""}, "label"),
-        ({**GOOD, "label": float("inf")}, "label"),
-        ({**GOOD, "label": 1}, "label"),
-        ({**GOOD, "label": "good"}, "label"),
-        ({**GOOD, "output": None}, "output"),
-        ({**GOOD, "inputs": {}}, "inputs"),
-        ({**GOOD, "inputs": {"q": [1]}}, "inputs.q"),
-        ({**GOOD, "contexts": "c"}, "contexts"),
-        ({**GOOD, "id": "first"}, "id"),
-        ({**GOOD, "tags": {}}, "tags"),
+        *(({"label": label}, "label") for label in (None, [True], "", float("inf"), 1, "good")),
+        ({"labels": True}, "labels"),
+        ({"output": None}, "output"),
+        ({"inputs": {}}, "inputs"),
+        ({"inputs": {"q": [1]}}, "inputs.q"),
+        ({"contexts": "c"}, "contexts"),
+        ({"id": "first"}, "id"),
+        ({"tags": {}}, "tags"),
     ],
 )
-def test_a_wrong_row_is_named_by_file_line_and_field(row: dict[str, Any], field: str, tmp_path: Path) -> None:
-    path = write(tmp_path / "LABELS.jsonl", {**GOOD, "id": "first"}, row)
+def test_a_wrong_row_is_named_by_file_line_and_field(wrong: dict[str, Any], field: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "LABELS.jsonl", {**GOOD, "id": "first"}, {**GOOD, **wrong})
     with pytest.raises(BadFile) as refused:
         load_labels(path)
     assert (refused.value.path, refused.value.line, refused.value.field) == (path, 2, field)

@@ -66,50 +66,37 @@ def test_the_key_is_sent_as_bearer_and_stands_in_no_error(script, monkeypatch: p
     assert len(asked.requests) == 1
 
 
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        ("I think it is a 3.", "not JSON"),
-        ('{"rationale": "it', "not JSON"),
-        ('{"rationale": "x", "score": NaN}', "NaN is not JSON"),
-        ('{"rationale": "x", "score": 7}', "does not follow the schema"),
-        ('{"rationale": "x", "score": 1.5}', "does not follow the schema"),
-        ('{"rationale": "x", "score": 1e999}', "does not follow the schema"),
-        ('{"rationale": "x", "score": "3"}', "does not follow the schema"),
-        ('{"rationale": "x", "score": true}', "does not follow the schema"),
-        ('{"score": 3}', "does not follow the schema"),
-        ('{"rationale": "x", "score": 3, "more": 1}', "does not follow the schema"),
-        ("[3]", "does not follow the schema"),
-        ("", "not JSON"),
-    ],
-)
-def test_an_answer_that_is_no_verdict_is_an_error(text: str, problem: str, script) -> None:
-    with pytest.raises(EngineError, match=problem) as refused:
-        ask(script(text).endpoint)
-    assert type(refused.value) is EngineError
-
-
 REFUSED = '{"choices": [{"message": {"content": null, "refusal": "I will not."}}]}'
 GIVEN_UP = '{"choices": [{"message": {"content": "1"}, "finish_reason": "error"}]}'
+OFF_SCHEMA = [
+    *(f'{{"rationale": "x", "score": {score}}}' for score in ("7", "1.5", "1e999", '"3"', "true")),
+    '{"score": 3}',
+    '{"rationale": "x", "score": 3, "more": 1}',
+    "[3]",
+]
+NO_VERDICTS: list[tuple[Any, str]] = [
+    ("I think it is a 3.", "not JSON"),
+    ('{"rationale": "it', "not JSON"),
+    ('{"rationale": "x", "score": NaN}', "NaN is not JSON"),
+    ("", "not JSON"),
+    *((text, "does not follow the schema") for text in OFF_SCHEMA),
+    ((200, {}, "<html>"), "is not JSON"),
+    ((200, {}, "[]"), "is no answer: the upstream sent a reply that is not an object"),
+    ((200, {}, '{"choices": []}'), "is no answer: the upstream sent no answer"),
+    ((200, {}, completion(GOOD, finish_reason="length")), "cut off at max_tokens 512"),
+    ((200, {}, '{"error": {"message": "no room", "code": 502}}'), "is no answer: the upstream failed: no room"),
+    ((200, {}, GIVEN_UP), "is no answer: .* gave the answer up"),
+    ((200, {}, '{"choices": [{"message": null}]}'), "an answer without a message"),
+    ((200, {}, '{"choices": [{"message": {"content": null}}]}'), "holds no text"),
+    ((200, {}, REFUSED), "the judge refused: I will not."),
+]
 
 
-@pytest.mark.parametrize(
-    ("body", "problem"),
-    [
-        ("<html>", "is not JSON"),
-        ("[]", "is no answer: the upstream sent a reply that is not an object"),
-        ('{"choices": []}', "is no answer: the upstream sent no answer"),
-        (completion(GOOD, finish_reason="length"), "cut off at max_tokens 512"),
-        ('{"error": {"message": "no room", "code": 502}}', "is no answer: the upstream failed: no room"),
-        (GIVEN_UP, "is no answer: .* gave the answer up"),
-        ('{"choices": [{"message": null}]}', "an answer without a message"),
-        ('{"choices": [{"message": {"content": null}}]}', "holds no text"),
-        (REFUSED, "the judge refused: I will not."),
-    ],
-)
-def test_a_reply_of_another_shape_is_an_error(body: str, problem: str, script) -> None:
-    with pytest.raises(EngineError, match=problem):
-        ask(script((200, {}, body)).endpoint)
+@pytest.mark.parametrize(("reply", "problem"), NO_VERDICTS)
+def test_an_answer_that_is_no_verdict_and_a_reply_of_another_shape_are_errors(reply: Any, problem: str, script) -> None:
+    with pytest.raises(EngineError, match=problem) as refused:
+        ask(script(lambda _: reply).endpoint)
+    assert type(refused.value) is EngineError
 
 
 def test_the_formats_of_a_verdicts_schema_are_checked(script) -> None:
@@ -272,31 +259,20 @@ def test_the_least_is_a_name_an_address_and_a_model_and_what_is_null_takes_its_d
     assert JudgeEndpoint.from_mapping({**LEAST, "base_url": "http://127.0.0.1:8000/v1/"}).identity == endpoint.identity
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("name", ""),
-        ("name", 3),
-        ("model", " "),
-        ("base_url", "127.0.0.1:8000"),
-        ("base_url", "file:///etc/passwd"),
-        ("base_url", "http://user:secret@host/v1"),
-        ("base_url", "http://host/v1?key=secret"),
-        ("base_url", "http://[broken/v1"),
-        ("base_url", 8000),
-        ("key_variable", ""),
-        ("timeout", 0),
-        ("timeout", float("inf")),
-        ("timeout", float("nan")),
-        ("timeout", True),
-        ("timeout", "60"),
-        ("max_tokens", 0),
-        ("max_tokens", 1.5),
-        ("side_by_side", 0),
-        ("side_by_side", True),
-        ("retries", -1),
-    ],
-)
+BAD_ADDRESSES = ["127.0.0.1:8000", "file:///etc/passwd", "http://user:secret@host/v1", "http://host/v1?key=secret"]
+OUT_OF_RANGE: dict[str, list[Any]] = {
+    "name": ["", 3],
+    "model": [" "],
+    "base_url": [*BAD_ADDRESSES, "http://[broken/v1", 8000],
+    "key_variable": [""],
+    "timeout": [0, float("inf"), float("nan"), True, "60"],
+    "max_tokens": [0, 1.5],
+    "side_by_side": [0, True],
+    "retries": [-1],
+}
+
+
+@pytest.mark.parametrize(("field", "value"), [(name, value) for name in OUT_OF_RANGE for value in OUT_OF_RANGE[name]])
 def test_a_value_out_of_range_is_refused_by_its_fields_name(field: str, value: Any) -> None:
     with pytest.raises(UsageError, match=f"^{field}: must be ") as refused:
         JudgeEndpoint.from_mapping({**LEAST, field: value})
