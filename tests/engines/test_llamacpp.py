@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from llmops.engines import llamacpp
 from llmops.engines.llamacpp import LlamaCppEngine
 from llmops.engines.protocol import generate
 from llmops.errors import ContextTooLong, Corrupted, EngineRejected
@@ -26,19 +25,6 @@ def engine(tiny_gguf):
     engine = LlamaCppEngine(tiny_gguf, slots=2, context=CONTEXT, threads=1)
     yield engine
     asyncio.run(engine.close())
-
-
-async def test_a_greedy_answer_is_the_same_again_whatever_was_asked_before(engine, ask):
-    first = await generate(engine, ask("one"))
-    other = await generate(engine, ask("one and two"))
-    again = await generate(engine, ask("one"))
-    assert again.text == first.text != other.text
-
-
-@pytest.mark.parametrize("seed", [-1, 2**32 - 1, 2**63 - 1])
-async def test_every_seed_repeats_a_sample(engine, ask, seed):
-    texts = [(await generate(engine, ask(temperature=1.5, seed=seed))).text for _ in range(2)]
-    assert texts[0] == texts[1]
 
 
 async def test_a_prompt_beyond_the_context_is_too_long_and_closing_ends_the_threads(tiny_gguf, ask):
@@ -73,21 +59,6 @@ def asking(ask, text="hello", *, extras, **parameters):
     return dataclasses.replace(ask(text, **parameters), extras=extras)
 
 
-async def test_log_probabilities_come_with_their_tokens_and_as_many_rivals_as_asked_for_in_openais_shape(engine, ask):
-    chunks = [chunk async for chunk in engine.stream(asking(ask, extras={"logprobs": True}, max_tokens=20))]
-    assert {entry["top_logprobs"] == [] for chunk in chunks for entry in chunk.logprobs} == {True}
-    for chunk in chunks[:-1]:
-        (entry,) = chunk.logprobs
-        assert set(entry) == {"token", "logprob", "bytes", "top_logprobs"}
-        assert (entry["token"], entry["logprob"] < 0) == (chunk.text, True)
-    assert chunks[-1].logprobs == ()
-    first = await anext(engine.stream(asking(ask, extras={"logprobs": True, "top_logprobs": 3})))
-    rivals = first.logprobs[0]["top_logprobs"]
-    assert [set(rival) for rival in rivals] == [{"token", "logprob", "bytes"}] * 3
-    assert rivals[0]["token"] == first.text
-    assert [rival["logprob"] for rival in rivals] == sorted((rival["logprob"] for rival in rivals), reverse=True)
-
-
 async def test_n_answers_come_side_by_side_and_each_ends(engine, ask):
     request = asking(ask, extras={"n": 2}, max_tokens=6, temperature=1.5, seed=1)
     chunks = [chunk async for chunk in engine.stream(request)]
@@ -106,23 +77,6 @@ async def test_more_answers_than_slots_are_rejected_by_name_and_n_that_are_left_
     async with aclosing(engine.stream(asking(ask, extras={"n": 2}, max_tokens=LONG))) as chunks:
         await anext(chunks)
     assert (await generate(engine, ask(max_tokens=2))).latency_s < 2  # LONG takes more
-
-
-async def test_a_biased_token_is_chosen_or_avoided(engine, ask):
-    plain = (await generate(engine, ask(max_tokens=1))).text
-    letter = 259 + ord("~") - 33  # the place of ~ in the tiny model's vocabulary
-    biased = [
-        (await generate(engine, asking(ask, extras={"logit_bias": {str(token): bias}}, max_tokens=1))).text
-        for token, bias in ((letter, 100), (letter, -100))
-    ]
-    assert biased == ["~", plain]
-
-
-@pytest.mark.parametrize("name", ["presence_penalty", "frequency_penalty"])
-async def test_a_penalty_makes_an_answer_repeat_itself_less(engine, ask, name):
-    plain = (await generate(engine, ask(max_tokens=60))).text
-    penalised = (await generate(engine, asking(ask, extras={name: 2.0}, max_tokens=60))).text
-    assert len(set(penalised)) > len(set(plain))
 
 
 class Watched:
@@ -172,14 +126,6 @@ async def test_a_queued_request_that_is_left_never_runs(engine, ask, watched):
         await asyncio.gather(queued, return_exceptions=True)
     await generate(engine, ask("after"))
     assert list(watched.chunks) == ["a", "b", "after"]
-
-
-def test_the_identity_is_known_before_loading(engine):
-    assert engine.identity == llamacpp.identity(2, CONTEXT)
-    assert engine.slots == 2
-    assert engine.identity.name == "llamacpp"
-    assert "xllamacpp" in engine.identity.build
-    assert engine.identity != llamacpp.identity(3, CONTEXT)
 
 
 @pytest.mark.parametrize("part", [0, 0.001, 0.05, 0.5, 0.99])

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmops.engines import openvino
+from llmops.engines import llamacpp, openvino, transformers
 from llmops.engines.fake import FakeEngine
 from llmops.engines.llamacpp import LlamaCppEngine
 from llmops.engines.local import AnswerText, check_gguf, from_thread
@@ -69,7 +69,8 @@ async def stop_cuts_it(say: Say) -> bool:
 
 
 async def temperature_changes_it(say: Say) -> bool:
-    return text(await say()) != text(await say(temperature=2.0, seed=1))
+    greedy, sampled, again = [text(await say(**more)) for more in ({}, {"temperature": 2.0, "seed": 1}, {})]
+    return greedy == again != sampled
 
 
 async def top_p_narrows_it(say: Say) -> bool:
@@ -77,8 +78,9 @@ async def top_p_narrows_it(say: Say) -> bool:
 
 
 async def seed_repeats_it(say: Say) -> bool:
-    one, again, other = [text(await say(temperature=1.5, seed=seed)) for seed in (-1, -1, 2)]
-    return one == again != other
+    seeds = (-1, 2, 2**32 - 1, 2**63 - 1)
+    first, again = [[text(await say(temperature=1.5, seed=seed)) for seed in seeds] for _ in range(2)]
+    return first == again and first[0] != first[1]
 
 
 async def response_format_shapes_it(say: Say) -> bool:
@@ -93,22 +95,37 @@ async def n_gives_several(say: Say) -> bool:
 
 
 async def logprobs_come(say: Say) -> bool:
-    return all(chunk.logprobs for chunk in (await say({"logprobs": True}))[:-1])
+    *chunks, last = await say({"logprobs": True})
+    for chunk in chunks:
+        (entry,) = chunk.logprobs
+        assert set(entry) == {"token", "logprob", "bytes", "top_logprobs"}
+        assert (entry["token"], entry["logprob"] < 0, entry["top_logprobs"]) == (chunk.text, True, [])
+    return last.logprobs == ()
 
 
 async def rivals_come(say: Say) -> bool:
-    return len((await say({"logprobs": True, "top_logprobs": 3}))[0].logprobs[0]["top_logprobs"]) == 3
+    first, *_ = await say({"logprobs": True, "top_logprobs": 3})
+    rivals = first.logprobs[0]["top_logprobs"]
+    assert [set(rival) for rival in rivals] == [{"token", "logprob", "bytes"}] * 3
+    logprobs = [rival["logprob"] for rival in rivals]
+    return rivals[0]["token"] == first.text and logprobs == sorted(logprobs, reverse=True)
 
 
 def penalty(name: str) -> Callable[[Say], Awaitable[bool]]:
-    async def changes_it(say: Say) -> bool:
-        return text(await say(max_tokens=100)) != text(await say({name: 2.0}, max_tokens=100))
+    async def makes_it_repeat_itself_less(say: Say) -> bool:
+        plain, penalised = text(await say(max_tokens=60)), text(await say({name: 2.0}, max_tokens=60))
+        return len(set(penalised)) > len(set(plain))
 
-    return changes_it
+    return makes_it_repeat_itself_less
 
 
-async def a_bias_changes_it(say: Say) -> bool:
-    return text(await say()) != text(await say({"logit_bias": {"70": 100}}))
+async def a_bias_chooses_or_avoids(say: Say) -> bool:
+    letter = str(259 + ord("~") - 33)  # the place of ~ in the tiny model's vocabulary
+    plain, wanted, avoided = [
+        text(await say(extras, max_tokens=1))
+        for extras in ({}, {"logit_bias": {letter: 100}}, {"logit_bias": {letter: -100}})
+    ]
+    return (wanted, avoided) == ("~", plain)
 
 
 PROBES: dict[str, Callable[[Say], Awaitable[bool]]] = {
@@ -123,7 +140,7 @@ PROBES: dict[str, Callable[[Say], Awaitable[bool]]] = {
     "top_logprobs": rivals_come,
     "presence_penalty": penalty("presence_penalty"),
     "frequency_penalty": penalty("frequency_penalty"),
-    "logit_bias": a_bias_changes_it,
+    "logit_bias": a_bias_chooses_or_avoids,
 }
 SAYS_THE_SAME = {("fake", name) for name in ("temperature", "top_p", "seed")}
 """There is nothing to draw in an answer that is always the same; the class says so."""
@@ -151,6 +168,19 @@ async def test_it_streams_text_and_ends_with_usage_only_in_the_last_chunk(engine
     assert all(chunk.text and chunk.finish_reason is None and chunk.usage is None for chunk in chunks[:-1])
     assert (chunks[-1].text, chunks[-1].finish_reason) == ("", "length")
     assert (chunks[-1].usage.tokens_in, chunks[-1].usage.tokens_out) == (len("<user>hello<assistant>"), 20)
+
+
+@pytest.mark.parametrize("engine", LOCAL, indirect=True)
+def test_the_identity_is_known_before_loading_and_names_the_build_and_what_can_change_an_answer(engine):
+    of_gguf = {"context": CONTEXT, "cache": "no", "weights": "stored"}
+    foretold, build, settings = {
+        "llamacpp": (llamacpp.identity(2, CONTEXT), "xllamacpp ", of_gguf),
+        "openvino": (openvino.identity(2, CONTEXT), "openvino-genai 20", of_gguf),
+        "transformers": (transformers.identity(2), "transformers 5", {"dtype": "float32"}),
+    }[engine.identity.name]
+    assert engine.identity == foretold
+    assert engine.identity.build.startswith(build)
+    assert {"slots": engine.slots, **settings}.items() <= engine.identity.settings.items()
 
 
 @pytest.mark.parametrize("engine", LOCAL, indirect=True)
@@ -228,13 +258,6 @@ def test_a_file_that_is_no_gguf_or_of_a_kind_openvino_does_not_read_is_corrupted
     for path, message in ((other, "not a GGUF file"), (tiny_gguf, "cannot load")):
         with pytest.raises(Corrupted, match=message):
             OpenVinoEngine(path, slots=1, context=100, threads=1)
-
-
-def test_the_identity_names_the_build_and_what_can_change_an_answer():
-    found = openvino.identity(4, 512, "slots")
-    assert found.name == "openvino"
-    assert found.build.startswith("openvino-genai 20")
-    assert found.settings == {"slots": 4, "context": 512, "cache": "slots", "weights": "stored"}
 
 
 # ---- pieces of answers

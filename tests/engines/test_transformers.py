@@ -11,7 +11,6 @@ from contextlib import aclosing
 
 import pytest
 
-from llmops.engines import transformers
 from llmops.engines.protocol import generate
 from llmops.engines.transformers import TransformersEngine
 from llmops.errors import ContextTooLong, Corrupted, EngineRejected
@@ -229,13 +228,6 @@ async def test_a_failing_model_fails_every_open_row_and_the_engine_lives_on(engi
     assert short.usage.tokens_out == 2  # it ended before
     assert [str(failure) for failure in long] == ["transformers failed: RuntimeError: out of memory"] * 2
     assert (await generate(engine, ask())).usage.tokens_out == 16
-
-
-def test_the_identity_is_known_before_loading(engine):
-    assert engine.identity == transformers.identity(SLOTS)
-    assert engine.slots == SLOTS
-    assert engine.identity.settings["dtype"] == "float32"
-    assert "transformers 5" in engine.identity.build
 
 
 @pytest.mark.parametrize(
