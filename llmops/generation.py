@@ -57,11 +57,8 @@ class GenerationParameters:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> GenerationParameters:
-        """Checked construction from a file, a command line or stored JSON.
-
-        Raises:
-            UsageError: an unknown name or a value out of range; the text starts with the parameter's name.
-        """
+        """Checked construction from a file, a command line or stored JSON. Raises UsageError: an unknown name or a
+        value out of range; the text starts with the parameter's name."""
         known = cls.__dataclass_fields__
         for name in values:
             if name not in known:
@@ -162,8 +159,6 @@ class Usage:
 
 UNKNOWN_USAGE = Usage(None, None)
 """Of an answer whose tokens nobody counted."""
-
-
 NO_FIELDS: Mapping[str, Any] = MappingProxyType({})
 
 UNSAID = ""

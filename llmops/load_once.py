@@ -124,11 +124,8 @@ class ModelCache(Generic[Version, Model]):
         return entry
 
     async def _loaded(self, entry: Entry[Version, Model], *, retry: bool = True) -> Model:
-        """The entry's model, once its load has ended. retry: at once, where the last load failed a moment ago.
-
-        Raises:
-            EngineUnavailable: it cannot be loaded.
-        """
+        """The entry's model, once its load has ended. retry: at once, where the last load failed a moment ago. Raises
+        EngineUnavailable: it cannot be loaded."""
         if entry.model is None and (retry or not entry.failed_lately):
             # Shielded: a client that leaves must not end a load which others wait for.
             await asyncio.shield(entry.loading or self._begin_load(entry))

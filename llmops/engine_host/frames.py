@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 MAX_FRAME_BYTES = 64 * 2**20
 """Largest frame either side takes: far above any request that the gateway lets in."""
-
 Frame = Mapping[str, Any]
 T = TypeVar("T")
 

@@ -67,10 +67,7 @@ class RequestQueue:
     @contextmanager
     def place(self, width: int = 1) -> Iterator[QueuedRequest]:
         """A place at the end of the line, left when the block ends. One wider than the engine takes all its slots.
-
-        Raises:
-            EngineBusy: too many wait already.
-        """
+        Raises EngineBusy: too many wait already."""
         place = QueuedRequest(width)
         self._waiting.append(place)
         self._admit()

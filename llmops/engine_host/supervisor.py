@@ -23,20 +23,15 @@ logger = logging.getLogger("llmops.engine_host")
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
 GOOD_LIFE_SECONDS = 60.0
 """A process that lived so long gets the shortest pause again."""
-
 STOP_SECONDS = 5.0
 """Beyond draining: how long closing the engines may take before the process is killed."""
-
 PING_PAUSE_SECONDS = 5.0
 HUNG_SECONDS = 60.0
 """A process that has answered no ping for so long is killed."""
-
 LONGEST_SOCKET_PATH = 100
 """Bytes; the system's own limit is 108, or 104."""
-
 POLL_SECONDS = 0.05
 """Pause between two looks whether the process lives."""
-
 COMMAND = (sys.executable, "-m", "llmops.engine_host")
 
 

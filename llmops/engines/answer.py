@@ -11,7 +11,6 @@ from llmops.json_schema import AnswerSchema, schema_of
 
 MOST_TOOL_CALLS = 128
 """Calls in one answer, or offered tools in one request."""
-
 _NAMES_OF_REASONING = ("reasoning_content", "reasoning", "thinking")
 _SAID_ONCE = frozenset({"role", "id", "index", "type", "format"})
 """Fields whose later value is the same again, where other texts are the next piece."""

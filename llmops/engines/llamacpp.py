@@ -32,7 +32,6 @@ HONOURS = frozenset({"n", "logprobs", "top_logprobs", "presence_penalty", "frequ
 """What it was seen to obey. `n` is at most the slots. Penalties look back over 64 tokens, the prompt's among them.
 Tokens that end in the middle of a character have no entry in `logprobs`. Not tools: a call that was required came as
 prose."""
-
 _MICRO_BATCH, _UNIFIED_CACHE = 512, False
 """Tokens of a prompt read together, and whether slots share one key-value cache: said to llama.cpp, since both change
 the order of sums, and by that greedy answers where two tokens are almost equally likely."""
@@ -59,11 +58,8 @@ class LlamaCppEngine:
     def __init__(
         self, path: Path, *, slots: int, context: int, threads: int, prompt_cache: str = "no", weights: str = "stored"
     ) -> None:
-        """Loads the file. weights: `wide` when `wide_path` chose it, else `stored`; for the identity alone.
-
-        Raises:
-            Corrupted: it is no readable GGUF file. EngineUnavailable: xllamacpp is missing.
-        """
+        """Loads the file. weights: `wide` when `wide_path` chose it, else `stored`; for the identity alone. Raises
+        Corrupted: it is no readable GGUF file. EngineUnavailable: xllamacpp is missing."""
         try:
             import xllamacpp
         except ImportError as error:

@@ -126,11 +126,8 @@ class AnswerReader:
         return None
 
     def end(self, *, said: bool = True) -> list[Chunk]:
-        """The last chunks, one for each answer. said: the server has said that it is at the end.
-
-        Raises:
-            EngineUnavailable: the events ended before every answer did. EngineError: there is no answer.
-        """
+        """The last chunks, one for each answer. said: the server has said that it is at the end. Raises
+        EngineUnavailable: the events ended before every answer did. EngineError: there is no answer."""
         readers = [self._choices[index] for index in sorted(self._choices)]
         if not said and not (readers and all(reader.finish_reason for reader in readers)):
             message = "the stream ended before the answer did"

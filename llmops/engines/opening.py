@@ -151,11 +151,8 @@ ENGINE_NAMES = tuple(_ENGINES)
 
 
 def engine_name(model: ModelVersion, settings: Settings, engine: str | None = None) -> str:
-    """Which engine opens `model`: the one asked for, else the setting where it can, else its format's default.
-
-    Raises:
-        UsageError: no such engine, or it was asked for and cannot open the model's format.
-    """
+    """Which engine opens `model`: the one asked for, else the setting where it can, else its format's default. Raises
+    UsageError: no such engine, or it was asked for and cannot open the model's format."""
     default = next((name for name, (formats, _) in _ENGINES.items() if model.format in formats), None)
     if default is None:
         raise UsageError(f"no engine opens {model.ref}, whose format is {model.format}")
@@ -230,11 +227,8 @@ class EnginePool(ModelCache[ModelVersion, Engine]):
 
     @asynccontextmanager
     async def lease(self, model: ModelVersion) -> AsyncIterator[Engine]:
-        """The model's engine, loaded when it is not yet; it stays open until the block ends.
-
-        Raises:
-            EngineUnavailable: it cannot be loaded; the next lease tries again.
-        """
+        """The model's engine, loaded when it is not yet; it stays open until the block ends. Raises EngineUnavailable:
+        it cannot be loaded; the next lease tries again."""
         entry = self._entry(model)
         entry.users += 1
         try:

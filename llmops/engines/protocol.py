@@ -47,11 +47,8 @@ class Engine(Protocol):
         ...
 
     def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
-        """Chunks of the answer as they are made; ends with one that has `finish_reason` and `usage`.
-
-        Raises:
-            EngineError: any of its kinds, before the first chunk or in between.
-        """
+        """Chunks of the answer as they are made; ends with one that has `finish_reason` and `usage`. Raises
+        EngineError: any of its kinds, before the first chunk or in between."""
         ...
 
     async def close(self) -> None:
@@ -110,10 +107,7 @@ class ScoringEngine(Engine, Protocol):
         self, messages: Sequence[Message], continuations: Sequence[str]
     ) -> tuple[list[float], Usage]:
         """Natural log of the probability of each continuation as the assistant's next words, summed over its tokens.
-
-        Raises:
-            EngineError: any of its kinds; a continuation of no tokens is rejected.
-        """
+        Raises EngineError: any of its kinds; a continuation of no tokens is rejected."""
         ...
 
 

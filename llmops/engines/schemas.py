@@ -48,7 +48,6 @@ _LOWER, _UPPER = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum"
 _WHITESPACE = r"( |\n{1,2}[ \t]{0,20})?"  # else a small model writes blank lines up to `max_tokens`
 _LARGEST_STEP = 10_000
 """Of `multipleOf`, in units of its last digit: llguidance has a state for each, and a million take it 7 seconds."""
-
 _HEADER = "%llguidance {}\nstart: %json "
 _PLACE = re.compile(r"^(at \d+\(\d+\): )?(failed to compile JSON schema: )?")
 
@@ -268,11 +267,8 @@ _PATTERN = re.compile(
 
 
 def enforced_schema(response_format: Mapping[str, Any]) -> tuple[str, AnswerSchema]:
-    """The schema to hand over, and what to hold answers against.
-
-    Raises:
-        EngineRejected: it is not valid, too large, or OpenVINO does not enforce the whole of it.
-    """
+    """The schema to hand over, and what to hold answers against. Raises EngineRejected: it is not valid, too large, or
+    OpenVINO does not enforce the whole of it."""
     schema = schema_of(response_format)
     refuse_keywords(schema, _ENFORCED, "openvino")
     # What llguidance finds, XGrammar would have to find too: parts that nothing satisfies, alternatives that overlap,

@@ -234,11 +234,8 @@ class TransformersEngine:
         row.send(None)
 
     def _loglikelihoods(self, request: GenerationRequest, continuations: Sequence[str]) -> tuple[list[float], Usage]:
-        """The tokens of a continuation are those that it adds to the prompt's. All are read in one padded batch.
-
-        Raises:
-            EngineRejected: a continuation has no token. ContextTooLong: the model's positions do not hold one.
-        """
+        """The tokens of a continuation are those that it adds to the prompt's. All are read in one padded batch. Raises
+        EngineRejected: a continuation has no token. ContextTooLong: the model's positions do not hold one."""
         import torch
 
         prompt = self._prompt(request)

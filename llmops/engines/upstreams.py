@@ -18,7 +18,6 @@ logger = logging.getLogger("llmops.engines")
 
 FAILURES_IN_A_ROW = 3
 """After so many an upstream rests. One that names a time to come back, or refuses our key, rests at once."""
-
 FIRST_REST_SECONDS, LONGEST_REST_SECONDS = 1.0, 60.0
 """How long: doubled with every rest in a row, since a request that tries a dead upstream waits for its time-out."""
 

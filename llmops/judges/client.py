@@ -75,11 +75,8 @@ class JudgeEndpoint:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> JudgeEndpoint:
-        """Construction from a file or a command line; what is None takes its default.
-
-        Raises:
-            UsageError: an unknown or missing field or a value out of range; the text starts with the field's name.
-        """
+        """Construction from a file or a command line; what is None takes its default. Raises UsageError: an unknown or
+        missing field or a value out of range; the text starts with the field's name."""
         return checked(cls, {name: value for name, value in values.items() if value is not None})
 
     @property
@@ -88,19 +85,13 @@ class JudgeEndpoint:
         return {"base_url": self.base_url, "model": self.model}
 
     def check(self) -> None:
-        """Asks the server something short, before a run relies on it.
-
-        Raises:
-            EngineUnavailable: there is no key, or the server cannot be reached; names its address and why.
-        """
+        """Asks the server something short, before a run relies on it. Raises EngineUnavailable: there is no key, or the
+        server cannot be reached; names its address and why."""
         check_reachable(f"judge {self.name}", self.base_url, self.read_key())
 
     def read_key(self) -> str | None:
-        """The API key from its environment variable; None when the endpoint has no `key_variable`.
-
-        Raises:
-            EngineUnavailable: the variable holds no key. Call it before a run to fail before the first row.
-        """
+        """The API key from its environment variable; None when the endpoint has no `key_variable`. Raises
+        EngineUnavailable: the variable holds no key. Call it before a run to fail before the first row."""
         return None if self.key_variable is None else read_key(self.key_variable, f"judge {self.name}")
 
 

@@ -103,18 +103,14 @@ def bounded_schema(
             if name in values and field.get("type") == "integer":
                 field["enum"] = list(values[name])
             elif field.get("type") == "array":
-                _bound_list(name, field, asked_about)
+                of_texts = field["items"].get("type") == "string"
+                if name == "answers" and of_texts:
+                    field["items"] = {"type": "string", "enum": ["0", "1"]}
+                if name in _VERDICT_LISTS and asked_about and not (of_texts and name in _STATEMENT_LISTS):
+                    field["minItems"], field["maxItems"] = min(asked_about), max(asked_about)
+                elif name in _STATEMENT_LISTS | _VERDICT_LISTS:
+                    field["minItems"] = 1
     return bounded
-
-
-def _bound_list(name: str, field: dict[str, Any], asked_about: Sequence[int]) -> None:
-    of_texts = field["items"].get("type") == "string"
-    if name == "answers" and of_texts:
-        field["items"] = {"type": "string", "enum": ["0", "1"]}
-    if name in _VERDICT_LISTS and asked_about and not (of_texts and name in _STATEMENT_LISTS):
-        field["minItems"], field["maxItems"] = min(asked_about), max(asked_about)
-    elif name in _STATEMENT_LISTS | _VERDICT_LISTS:
-        field["minItems"] = 1
 
 
 def reasons(answers: Sequence[Mapping[str, Any]]) -> str:

@@ -53,11 +53,8 @@ class JudgeScorer(Correctness):
         return self.endpoint.side_by_side
 
     def score(self, row: EvalRow, output: Output) -> Score:
-        """The judge's score; an error when it cannot be asked or its answer cannot be believed.
-
-        Raises:
-            MissingExpectation: the row lacks something that the judge has to see; nothing was asked.
-        """
+        """The judge's score; an error when it cannot be asked or its answer cannot be believed. Raises
+        MissingExpectation: the row lacks something that the judge has to see; nothing was asked."""
         try:
             return self.judge(row, output)
         except EngineError as error:

@@ -153,8 +153,7 @@ SHAPES: dict[str, Shape] = {
     ),
     "logprobs": Shape(
         {**message(), "choices": [{**message()["choices"][0], "logprobs": {"content": [_LOGPROB], "refusal": None}}]},
-        (piece(**START), piece(content="Hello", choice={"logprobs": {"content": [_LOGPROB], "refusal": None}}),
-         piece("stop"), USED, DONE),
+        _text(piece(content="Hello", choice={"logprobs": {"content": [_LOGPROB], "refusal": None}})),
     ),
     "fields of vLLM": Shape(
         {**message(refusal=None, annotations=None, audio=None), "service_tier": None, "system_fingerprint": None,
@@ -189,13 +188,8 @@ SHAPES: dict[str, Shape] = {
         (piece(role="assistant", audio={"id": "audio_1", "data": "AA"}),
          piece(audio={"data": "AA", "transcript": "Hello"}), piece("stop"), USED, DONE),
     ),
-    "empty events": Shape(
-        None,
-        (piece(**START), piece(), FILTERED, *HELLO, piece("stop"), USED, DONE),
-    ),
-    "text with the finish": Shape(
-        None, (piece(**START), piece(content="Hel"), piece("stop", content="lo"), USED, DONE)
-    ),
+    "empty events": Shape(None, _text(piece(), FILTERED, *HELLO)),
+    "text with the finish": Shape(None, _text(piece(content="Hel"), content="lo")),
     "line separators": Shape(message(LINES), _text(piece(content=LINES))),
     "carriage returns": Shape(
         None,
