@@ -45,23 +45,19 @@ def test_a_winner_wins_in_both_orders(ab: str, ba: str, winner: str, consistent:
 
 
 def test_the_second_question_shows_the_same_with_the_order_swapped(script) -> None:
-    asked = script([says("first"), says("second")])
+    asked = script(lambda _: says("tie"))
     judge_pair(PairJudge(asked.endpoint, instructions="Be right."), PAIR)
 
-    one, other = (request.body["messages"][1]["content"] for request in asked.requests)
+    judge_pair(PairJudge(asked.endpoint), Pair(EvalRow("r1", {"q": "x"}), Output("a"), Output("b")))
+
+    one, other, lacking, _ = (request.body["messages"][1]["content"] for request in asked.requests)
+    assert not {"<expected>", "<contexts>"} & set(lacking.split())  # what a row lacks is not shown
     shown = (
         "<criteria>\nBe right.\n</criteria>\n\n<request>\nuser: Capital of France?\n</request>\n\n"
         "<expected>\nParis\n</expected>\n\n<contexts>\nFrance has Paris.\n</contexts>\n\n"
     )
     assert one == f"{shown}<first>\nParis\n</first>\n\n<second>\nRome\n</second>"
     assert other == f"{shown}<first>\nRome\n</first>\n\n<second>\nParis\n</second>"
-
-
-def test_what_a_row_lacks_is_not_shown(script) -> None:
-    asked = script([says("tie"), says("tie")])
-    judge_pair(PairJudge(asked.endpoint), Pair(EvalRow("r1", {"q": "x"}), Output("a"), Output("b")))
-    assert "<expected>" not in asked.requests[0].text
-    assert "<contexts>" not in asked.requests[0].text
 
 
 @pytest.mark.parametrize("replies", [[says("first"), "nonsense"], ["nonsense", says("first")], [says("third")] * 2])
@@ -96,6 +92,8 @@ def test_a_verdict_is_asked_for_once_by_content_and_criteria(script) -> None:
     assert len(asked.requests) == len(cache) == 2
     judge_pair(PairJudge(asked.endpoint, instructions="Be kind."), PAIR, cache)
     assert len(asked.requests) == 4
+    with pytest.raises(UsageError, match=r"^instructions: "):
+        PairJudge(asked.endpoint, instructions=" ")
 
 
 def test_a_judge_that_is_away_is_told_at_the_first_question_and_not_missed_where_verdicts_are_kept() -> None:
@@ -164,8 +162,3 @@ def test_swapping_the_sides_swaps_wins_and_losses_and_nothing_else(pairs: list[t
     assert (summary.wins, summary.losses, summary.ties) == (other.losses, other.wins, other.ties)
     assert summary.wins + summary.losses + summary.ties == len(pairs)
     assert summary.p_value == pytest.approx(other.p_value)
-
-
-def test_empty_criteria_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"^instructions: "):
-        PairJudge(JudgeEndpoint("n", "http://127.0.0.1:9/v1", "m"), instructions=" ")
