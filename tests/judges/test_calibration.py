@@ -138,12 +138,15 @@ def test_a_verdict_is_compared_in_terms_of_the_label(
     assert (found.length_bias is None) is isinstance(labels[0], str)
 
 
-def test_misses_by_far_weigh_more() -> None:
+def test_misses_by_far_weigh_more_and_labels_of_several_kinds_or_none_are_refused() -> None:
     rows = labelled(("a", 1), ("b", 2), ("c", 5))
     near = MadeUpJudge({"a": Score(0.0, label="1"), "b": Score(0.25, label="2"), "c": Score(0.75, label="4")})
     far = MadeUpJudge({"a": Score(1.0, label="5"), "b": Score(0.25, label="2"), "c": Score(1.0, label="5")})
     one, other = (calibrate(rows, judge).to_json()["kappa"]["kappa"] for judge in (near, far))
     assert one > 0.8 > other
+    for mixed in (labelled(("a", True), ("a", "good")), []):
+        with pytest.raises(UsageError, match=r"^labels: must be of one kind"):
+            calibrate(mixed, near)
 
 
 def test_a_judge_that_is_kind_to_long_answers_is_found_out_and_many_labels_make_no_table() -> None:
@@ -155,14 +158,6 @@ def test_a_judge_that_is_kind_to_long_answers_is_found_out_and_many_labels_make_
     assert found.length_bias.correlation > 0.3
     many = MadeUpJudge({str(i): Score(i / 40) for i in range(40)})
     assert calibrate(labelled(*((str(i), i / 40) for i in range(40))), many).confusion is None
-
-
-def test_labels_of_several_kinds_or_none_are_refused() -> None:
-    judge = MadeUpJudge({"a": Score(True)})
-    with pytest.raises(UsageError, match=r"^labels: must be of one kind"):
-        calibrate(labelled(("a", True), ("a", "good")), judge)
-    with pytest.raises(UsageError, match=r"^labels: must be of one kind"):
-        calibrate([], judge)
 
 
 def test_the_same_judge_on_the_same_labels_has_the_same_identity() -> None:

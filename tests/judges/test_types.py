@@ -174,12 +174,9 @@ def test_the_best_verdicts_on_the_expected_answer_give_the_best_value(type_name:
         assert score.value == pytest.approx(best_of(judge), abs=1e-6)
 
 
-def test_names_stand_for_one_scorer_each() -> None:
+def test_names_stand_for_one_scorer_each_and_making_scorers_loads_nothing_heavy() -> None:
     assert not TYPES.keys() & SCORER_TYPES.keys()
     assert TYPES.keys() >= NEEDS_EMBEDDINGS | NEEDS_NO_JUDGE
-
-
-def test_making_scorers_loads_nothing_heavy() -> None:
     code = (
         "import sys; from llmops.judges import TYPES, JudgeEndpoint;"
         "e = JudgeEndpoint('n', 'http://localhost/v1', 'm');"
@@ -239,18 +236,15 @@ def test_a_judges_answer_that_looks_like_a_placeholder_is_shown_as_it_is_in_the_
     assert sent(judge, "word", LOOKALIKES) == plain.replace(PLAIN, LOOKALIKES)
 
 
-def test_two_answers_that_are_compared_are_shown_as_they_are() -> None:
+def test_two_answers_that_are_compared_and_a_prompts_variables_are_put_in_once_and_as_they_are() -> None:
     judge = PairJudge(NOWHERE)
     [_, question] = judge.messages(row(LOOKALIKES), f"first {LOOKALIKES}", f"second {LOOKALIKES}")
     [_, plain] = judge.messages(row(PLAIN), f"first {PLAIN}", f"second {PLAIN}")
     assert question["content"] == plain["content"].replace(PLAIN, LOOKALIKES)
-
-
-def test_a_prompts_variables_are_put_in_once_and_as_they_are() -> None:
     turns = (Message(role="user", content="{{ question }} by {{ context }}"),)
-    question, context = f"{LOOKALIKES} {{{{ context }}}}", f"{LOOKALIKES} {{{{ question }}}}"
-    [message] = PromptTemplate(turns, "question").render({"question": question, "context": context})
-    assert message["content"] == f"{question} by {context}"
+    asked, context = f"{LOOKALIKES} {{{{ context }}}}", f"{LOOKALIKES} {{{{ question }}}}"
+    [message] = PromptTemplate(turns, "question").render({"question": asked, "context": context})
+    assert message["content"] == f"{asked} by {context}"
 
 
 def test_a_mark_that_a_value_holds_is_not_taken_for_a_brace() -> None:
