@@ -64,8 +64,15 @@ class FakeEngine:
             self.cancelled += not finished
 
     def _say(self, request: GenerationRequest) -> Iterator[Chunk]:
-        words, limit = self._said(request).split(" "), request.parameters.max_tokens
-        times = request.extras.get("n") or 1
+        """The answer as far as a stop string lets it come. Raises EngineRejected: it is not in the format asked for."""
+        parameters, said = request.parameters, self._answer(request)
+        said = said[: min((end for stop in parameters.stop if (end := said.find(stop)) >= 0), default=len(said))]
+        if parameters.response_format is not None:
+            problem = AnswerSchema(schema_of(parameters.response_format)).problem(said)
+            if problem is not None:
+                message = f"the fake engine says what it says, and {problem}: it cannot enforce a response format"
+                raise EngineRejected(message, param="response_format")
+        words, limit, times = said.split(" "), parameters.max_tokens, request.extras.get("n") or 1
         tokens_in = sum(len(message["content"].split()) for message in request.messages)
         usage = Usage(tokens_in, times * min(len(words), limit))
         for index in range(times):
@@ -73,19 +80,6 @@ class FakeEngine:
                 yield Chunk(word if position == 0 else f" {word}", index=index)
             ended = "length" if len(words) > limit else "stop"
             yield Chunk("", ended, usage if index == times - 1 else None, index=index)
-
-    def _said(self, request: GenerationRequest) -> str:
-        """The answer as far as a stop string lets it come. Raises EngineRejected: it is not in the format asked for."""
-        parameters, said = request.parameters, self._answer(request)
-        said = said[: min((end for stop in parameters.stop if (end := said.find(stop)) >= 0), default=len(said))]
-        if parameters.response_format is not None:
-            problem = AnswerSchema(schema_of(parameters.response_format)).problem(said)
-            if problem is not None:
-                raise EngineRejected(
-                    f"the fake engine says what it says, and {problem}: it cannot enforce a response format",
-                    param="response_format",
-                )
-        return said
 
     async def loglikelihoods(
         self, messages: Sequence[Message], continuations: Sequence[str]
