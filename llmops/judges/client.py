@@ -153,46 +153,46 @@ class JudgeClient:
         unanswered = self._unanswered
         if unanswered >= _GIVEN_UP_AFTER and self._clock() - self._given_up < _ASKED_AGAIN_AFTER:
             raise EngineUnavailable(f"not asked, after several questions in a row without an answer: {self._why}")
+        http = self._http  # without a key nothing is tried
         retries = 0 if unanswered else self.endpoint.retries
         for failures in range(retries + 1):
-            reply = self._post(body)
-            if isinstance(reply, httpx.Response):
-                if reply.status_code not in _FAILING:
+            try:
+                reply = self._post(http, body)
+            except EngineError as error:
+                failure, is_unanswered = error, True
+            else:
+                is_unanswered = reply.status_code in _FAILING
+                if not is_unanswered:
                     self._unanswered = 0
                 if reply.status_code == 200:
                     return reply
                 failure = refusal(reply.status_code, reply.headers, reply.content, self._place)
                 if reply.status_code not in _TRANSIENT:
                     raise failure
-            else:
-                failure = reply
             # What the server asked for, else twice as long each time.
             asked: float | None = getattr(failure, "retry_after", None)
             pause = asked if asked is not None else min(_FIRST_PAUSE * 2**failures, _LONGEST_PAUSE)
             if failures == retries or pause > _LONGEST_PAUSE:
                 break
             self._sleep(pause)
-        if not isinstance(reply, httpx.Response) or reply.status_code in _FAILING:
+        if is_unanswered:
             with self._counting:
                 self._unanswered, self._given_up, self._why = self._unanswered + 1, self._clock(), str(failure)
         raise failure
 
-    def _post(self, body: Mapping[str, Any]) -> httpx.Response | EngineError:
-        """One try: a reply of any status, or the failure to get one."""
+    def _post(self, http: httpx.Client, body: Mapping[str, Any]) -> httpx.Response:
+        """One try: a reply of any status. Raises EngineTimeout, EngineUnavailable: there is none."""
         try:
             with self._places:
                 while True:
                     sent = self._fields.fitted(body)
-                    reply = self._http.post(f"{self.endpoint.base_url}/chat/completions", json=sent)
+                    reply = http.post(f"{self.endpoint.base_url}/chat/completions", json=sent)
                     if not self._fields.learn(sent, reply.status_code, reply.content):
                         return reply
         except httpx.TimeoutException as error:
-            failure: EngineError = EngineTimeout(f"{self._place}: no answer within {self.endpoint.timeout:g} s")
-            failure.__cause__ = error
+            raise EngineTimeout(f"{self._place}: no answer within {self.endpoint.timeout:g} s") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            failure = EngineUnavailable(f"{self._place}: {type(error).__name__}: {error}")
-            failure.__cause__ = error
-        return failure
+            raise EngineUnavailable(f"{self._place}: {type(error).__name__}: {error}") from error
 
     @functools.cached_property
     def _http(self) -> httpx.Client:
