@@ -13,13 +13,12 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from llmops.engines.openai_errors import SentFields, failure, refusal
+from llmops.engines.openai_errors import SentFields, failure, read_key, refusal
 from llmops.engines.openai_format import AnswerReader, chat_body, sent_message, whole_answer
 from llmops.engines.protocol import EngineIdentity
 from llmops.engines.upstream_wire import EventParser, SentEvent, UpstreamJson, misshapen
 from llmops.errors import EngineError, EngineRejected, EngineTimeout, EngineUnavailable
 from llmops.generation import EXTRAS, Chunk, GenerationRequest
-from llmops.reachable import read_key
 
 LONGEST_EVENT = LONGEST_REPLY = 64 * 1024 * 1024
 """Bytes of one event, or of a reply that is not streamed, beyond which an upstream is taken for broken."""

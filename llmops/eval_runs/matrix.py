@@ -13,6 +13,7 @@ from functools import partial
 from itertools import groupby
 from typing import Any
 
+from llmops.engines.openai_errors import check_reachable
 from llmops.engines.opening import check_parameters, engine_identity, engine_name, open_engine
 from llmops.engines.protocol import Engine
 from llmops.errors import CannotRun, EngineUnavailable, UsageError
@@ -40,7 +41,6 @@ from llmops.evaluation.sequential import SequentialTest
 from llmops.evaluation.suite import Suite, primary_scorer
 from llmops.hashing import canonical_json
 from llmops.models.sources import UpstreamSource
-from llmops.reachable import check_reachable
 from llmops.recording import CellIdentity, EvalRecorder, register_eval_set
 from llmops.recording.cell import SUITE_ROWS_PARAM
 from llmops.registry import Registry

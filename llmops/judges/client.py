@@ -21,14 +21,13 @@ from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from llmops.engines.answer import Answer, is_cut_off
-from llmops.engines.openai_errors import SentFields, refusal
+from llmops.engines.openai_errors import SentFields, check_reachable, read_key, refusal
 from llmops.engines.openai_format import whole_answer
 from llmops.errors import EngineError, EngineTimeout, EngineUnavailable
 from llmops.evaluation.scorers.json_scorers import read_json
 from llmops.evaluation.scorers.protocol import Text
 from llmops.generation import Message
 from llmops.json_schema import schema_validator
-from llmops.reachable import check_reachable, read_key
 from llmops.text_io import checked
 
 SEED = 7

@@ -6,8 +6,8 @@ import socket
 
 import pytest
 
+from llmops.engines.openai_errors import check_reachable
 from llmops.errors import EngineUnavailable
-from llmops.reachable import check_reachable
 from tests.engines.upstream_server import reply, serving
 
 
