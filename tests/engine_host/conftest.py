@@ -6,8 +6,7 @@ import asyncio
 import shutil
 import sys
 import tempfile
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,11 +47,6 @@ class Running:
     async def open(self, version: int = 1) -> RemoteEngine:
         self.opened.append(await asyncio.to_thread(RemoteEngine, self.socket_path, model_version(version), WAIT))
         return self.opened[-1]
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
 
 
 @pytest.fixture
@@ -106,19 +100,3 @@ def process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     yield start
     for one in started:
         one.stop()
-
-
-@pytest.fixture
-def eventually() -> Callable[..., Awaitable[None]]:
-    """`await eventually(condition)` polls until it holds; the condition may be a coroutine function."""
-
-    async def wait(condition: Callable[[], Any], seconds: float = WAIT) -> None:
-        deadline = time.monotonic() + seconds
-        while True:
-            held = condition()
-            if await held if asyncio.iscoroutine(held) else held:
-                return
-            assert time.monotonic() < deadline, "waited too long"
-            await asyncio.sleep(0.005)
-
-    return wait

@@ -4,8 +4,7 @@ them."""
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +26,6 @@ POSITIONS = 256
 MakeRequest = Callable[..., GenerationRequest]
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture(scope="session")
 def ask() -> MakeRequest:
     """`ask("text", max_tokens=3)` a request of one user message."""
@@ -41,20 +35,6 @@ def ask() -> MakeRequest:
         return GenerationRequest(({"role": "user", "content": text},), chosen)
 
     return make
-
-
-@pytest.fixture(scope="session")
-def eventually() -> Callable[..., Awaitable[None]]:
-    """`await eventually(condition)` polls until it holds."""
-    import asyncio
-
-    async def wait(condition: Callable[[], object], seconds: float = 10.0) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, "waited too long"
-            await asyncio.sleep(0.005)
-
-    return wait
 
 
 @pytest.fixture(scope="session")
