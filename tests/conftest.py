@@ -14,10 +14,10 @@ import hypothesis
 import pytest
 import sqlalchemy as sa
 
+from deploy.services.servers import PostgresServer, postgres_server
 from llmops.production_log import ProductionLog
 from llmops.registry import store
 from tests.command_line import home, llmops
-from tests.postgres import PostgresServer, postgres_server
 from tests.registered_home import workshop
 
 __all__ = ["home", "llmops", "workshop"]  # fixtures
