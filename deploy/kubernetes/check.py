@@ -467,12 +467,12 @@ def _quantity(text: str | int | None) -> float | None:
 def _parse(arguments: list[str]) -> None:
     """Reads a command line as click would, without running it. Raises click.ClickException."""
     command: click.Command = cli
-    context = click.Context(command, info_name="llmops")
+    context = click.Context(command, info_name="llmops", **command.context_settings)
     while isinstance(command, click.Group):
         name, found, arguments = command.resolve_command(context, arguments)
         if found is None:
             raise click.UsageError("no such command")
-        command, context = found, click.Context(found, info_name=name, parent=context)
+        command, context = found, click.Context(found, info_name=name, parent=context, **found.context_settings)
     command.parse_args(context, arguments)
 
 

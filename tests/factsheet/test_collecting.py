@@ -10,6 +10,7 @@ from llmops.audit import AuditLog
 from llmops.errors import UnknownVersion
 from llmops.factsheet.collecting import make_factsheet
 from llmops.factsheet.rendering import html, markdown
+from llmops.factsheet.tabular import of_tabular_model
 from llmops.generation import GenerationParameters
 from llmops.recording import UsedData, record_monitoring_run, record_training, record_verdict
 from llmops.recording.monitoring import monitoring_experiment, record_action
@@ -235,6 +236,12 @@ def test_a_tabular_model_is_told_by_signature_training_data_and_held_out_metrics
         ("max_error", 200.0, None),
     ]
     assert "Without an interval in bike-2011-12: max_error." in bike.limits
+
+
+def test_a_training_run_that_is_gone_is_named(story, bike):
+    version = story.registry.tabular_versions.get(bike.ref)
+    with pytest.raises(UnknownVersion, match="0" * 32):
+        of_tabular_model(story.registry, replace(version, run_id="0" * 32))
 
 
 def test_its_gate_and_times_as_champion_and_windows_with_their_errors_are_told(bike):
