@@ -37,7 +37,7 @@ bench: $(VENV)/.test ## reproduce the speed claims of the docs
 docs: $(VENV)/.test ## write the generated pages of docs/
 	$(BIN)/python docs/generate.py
 
-lock: ## resolve the dependencies anew into the two lock files
+lock: ## resolve the dependencies anew into the lock files
 	sh deploy/lock.sh
 
 clean: ## remove the environment and all local state

@@ -20,11 +20,19 @@ PAGES = sorted(
         *(ROOT / "docs").rglob("*.md"),
         *(ROOT / "service").glob("*.md"),
         *(ROOT / "monitoring").glob("*.md"),
+        *(ROOT / "deploy").rglob("*.md"),
     ]
 )
 
 
 pages = functools.cache(generate.pages)
+
+
+@functools.cache
+def modules() -> set[str]:
+    """Paths of all modules, each after a slash."""
+    rooms = ("llmops", "service", "monitoring", "labs", "tests", "docs", "deploy", "benchmarks")
+    return {f"/{path.relative_to(ROOT)}" for room in rooms for path in (ROOT / room).rglob("*.py")}
 
 
 @pytest.mark.parametrize("page", ["cli.md", "settings.md", "labs/bike.ipynb", "labs/wine.ipynb"])
@@ -38,6 +46,14 @@ def test_every_relative_link_leads_to_a_file(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_module_named_exists(page: Path) -> None:
+    if page.name in ("extending.md", "CHANGELOG.md") or page.parent.name == "adr":  # new ones, or those of a time
+        return
+    for name in re.findall(r"(?<![\w/.:-])[\w/]+\.py\b", page.read_text("utf-8")):
+        assert any(path.endswith(f"/{name}") for path in modules()), f"{page}: {name}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))

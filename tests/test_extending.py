@@ -26,23 +26,32 @@ assert [scorer.score(row, Output(text)).value for text in ("One.", "One. Two.")]
 """,
     "An engine": """
 import asyncio
-from llmops.engines.opening import ENGINE_NAMES, open_engine
+from llmops.engines.opening import ENGINE_NAMES, engine_name, open_engine
 from llmops.engines.protocol import generate
-from llmops.generation import GenerationRequest, Message
+from llmops.generation import GenerationParameters, GenerationRequest, Message
 from llmops.settings import Settings
 from llmops.versions import ModelVersion
 model = ModelVersion("tiny", 1, "file:tiny.gguf", "gguf", "0" * 64)
 engine = open_engine(model, Settings(), "shout")
 asked = GenerationRequest((Message(role="user", content="say it"),))
 assert asyncio.run(generate(engine, asked)).text == "SAY IT "
-assert "shout" in ENGINE_NAMES
+short = GenerationRequest(asked.messages, GenerationParameters(max_tokens=1))
+assert asyncio.run(generate(engine, short)).finish_reason == "length"
+assert "shout" in ENGINE_NAMES and engine_name(model, Settings()) == "llamacpp"
 """,
     "A route": """
 from pathlib import Path
 from tempfile import mkdtemp
+from llmops.keys import KeyStore
 from tests.service.conftest import serving
 with serving(Path(mkdtemp())) as gateway:
     assert gateway.http.get("/v1/champions").json() == {"assistant": "assistant@1"}
+store = KeyStore("sqlite:///" + mkdtemp() + "/log.db")
+for app, seen in (("assistant", {"assistant": "assistant@1"}), ("another", {})):
+    key = store.create(apps=[app])[1]
+    with serving(Path(mkdtemp()), keys=store) as gateway:
+        reply = gateway.http.get("/v1/champions", headers={"authorization": f"Bearer {key}"})
+        assert reply.json() == seen
 """,
     "A descriptor": """
 from datetime import UTC, datetime
@@ -56,10 +65,13 @@ assert declared.compute([record]) == [40.0]
     "A gate rule": """
 from llmops.evaluation.results import AnswerCounts, Metric
 from llmops.evaluation.gate import Facts, decide
-from llmops.evaluation.gate_rules import GateRules
+from llmops.evaluation.gate_rules import GateRules, loosened
 rules = GateRules.from_mapping({"primary": "correct", "least_rows": 50})
 verdict = decide(rules, Facts({"correct": Metric.of([True] * 20, 0)}, None, AnswerCounts(20)))
 assert verdict.verdict == "inconclusive" and "20 rows, 50 asked for" in verdict.reasons
+assert "at least 50 rows" in rules.sentence()
+dropped = loosened(rules, GateRules.from_mapping({"primary": "correct"}))
+assert dropped == {"least_rows": "least_rows lowered from 50 to 0"}
 """,
 }
 
@@ -119,7 +131,7 @@ def failed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def test_the_page_has_an_example_for_each_door() -> None:
-    assert list(sections()) == list(TRIED)
+    assert list(sections()) == [*TRIED, "Afterwards"]
 
 
 @pytest.mark.parametrize("door", TRIED)

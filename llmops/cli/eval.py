@@ -106,7 +106,8 @@ def run(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Answer and score every row with every cell; finished generations are reused.
+    """Answer and score every row with every cell (prompt version × model version); finished generations
+    are reused.
 
     Exit 1 if a scorer has no score at all for a cell: no row was answered, or every score failed (an unreachable
     judge). The next run tries again.

@@ -153,7 +153,7 @@ def compare(a: str, b: str, suite: str | None, as_json: bool, **files: Path | No
 @click.command()
 @click.argument("challenger")
 @click.option("--against", metavar="CHAMPION", help="Release, cell or run; default: the app's champion.")
-@click.option("--suite", required=True)
+@click.option("--suite", required=True, help="The suite whose `[gate]` decides.")
 @report_options
 @json_option
 @click.pass_context

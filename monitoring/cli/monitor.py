@@ -176,9 +176,7 @@ def pin(app: str, since: datetime, until: datetime, release: str | None, why: st
 @command.command()
 @click.option("--app", help="Only this app's records.")
 @click.option("--until", callback=read_time, metavar="TIME", help="End of the quiet past; default: now.")
-@click.option(
-    "--months", default=100, show_default=True, type=click.IntRange(0), help="Months to resample; 0 for none."
-)
+@click.option("--months", default=100, show_default=True, type=click.IntRange(0), help="Simulated months; 0 for none.")
 @json_option
 def replay(app: str | None, until: datetime | None, months: int, as_json: bool) -> None:
     """Measure false alarms on the log's past after the reference, and compare them with the stated budget.
