@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Starts the gateway's image as it would run in a cluster (not root, read-only root file system) and calls it:
-# deploy/container/smoke.sh [TAG]. The home with a model and a release is made by the worker's image.
+# Starts the gateway's image with the user it has in a cluster and calls it: deploy/container/smoke.sh [TAG]. The home,
+# with a model and a release, is made by the worker's image.
 set -euo pipefail
 export STORAGE_DRIVER=${STORAGE_DRIVER:-vfs} BUILDAH_ISOLATION=${BUILDAH_ISOLATION:-chroot}
 tag=${1:-dev} port=${PORT:-18080} work=$(mktemp -d)
 serving="" worker="" gateway=""
 stop() {
-    [ -z "$serving" ] || kill "$serving" 2> /dev/null || true
-    [ -z "$serving" ] || wait "$serving" || true
+    if [ -n "$serving" ]; then # buildah passes no signal on; without a daemon, the process is one of this machine's
+        kill "$(cat "$work/tmp/pid")" || true
+        wait "$serving" || true
+    fi
     for container in $worker $gateway; do buildah rm "$container" > "$work/removed"; done
     rm -rf "$work"
 }
@@ -35,10 +37,11 @@ for package in torch evidently ragas; do
 done
 [ "$(inside "$gateway" id -u)" = 10001 ]
 
-inside "$gateway" llmops serve --port "$port" &
+inside "$gateway" sh -c "echo \$\$ > /tmp/pid && exec llmops serve --port $port" &
 serving=$!
 for _ in $(seq 120); do
     curl -sf "http://127.0.0.1:$port/readyz" > "$work/ready" && break
+    kill -0 "$serving" || exit 1
     sleep 1
 done
 answer=$(curl -sf "http://127.0.0.1:$port/v1/chat/completions" -H 'content-type: application/json' \
