@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -56,6 +58,7 @@ class Gateway:
 
 def main() -> None:
     """Runs the command given, or the demo. Exits as the command does; 1 where a replica broke a promise."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers end too
     with services() as variables:
         environment = {**os.environ, **variables, "LLMOPS_HOME": str(HOME.absolute())}
         if sys.argv[1:]:
@@ -107,7 +110,7 @@ def limits_hold(gateways: Sequence[Gateway], client: httpx.Client, key: str) -> 
 def alias_is_seen(gateways: Sequence[Gateway], client: httpx.Client, key: str, environment: Environment) -> str:
     """A rollback, from the end of its command until each gateway serves it."""
     release = ("release", "create", "assistant", "--prompt", "qa@1", "--model", "smollm2-135m-instruct@1", "--json")
-    created = json.loads(_llmops_run(environment, *release))["ref"]
+    created = f"assistant@{json.loads(_llmops_run(environment, *release))['version']}"
     _llmops_run(environment, "promote", created, "--force", "--why", "to see it served")
     seen = []
     since = time.monotonic()
@@ -147,8 +150,10 @@ def nothing_acknowledged_is_lost(gateways: Sequence[Gateway], key: str, environm
         ended.set()
         for each in running:
             each.result()
-    logged = _llmops_run(environment, "log", "export", "--app", "assistant", "--out", "/dev/stdout")
-    ids = {json.loads(line)["request_id"] for line in logged.splitlines()}
+    with tempfile.TemporaryDirectory() as folder:
+        exported = Path(folder) / "log.jsonl"
+        _llmops_run(environment, "log", "export", "--app", "assistant", "--out", str(exported))
+        ids = {json.loads(line)["request_id"] for line in exported.read_text(encoding="utf-8").splitlines()}
     lost = set(answered) - ids
     return f"{_verdict(not lost)} a gateway was killed: {len(answered)} requests answered, {len(lost)} not in the log"
 
@@ -164,7 +169,7 @@ def _llmops() -> str:
 
 def _llmops_run(environment: Environment, *arguments: str, check: bool = True) -> Any:
     done = subprocess.run([_llmops(), *arguments], env=environment, check=check, stdout=subprocess.PIPE, text=True)
-    if "--json" not in arguments and "/dev/stdout" not in arguments:
+    if "--json" not in arguments:
         _say(done.stdout.rstrip())
     return done.stdout
 
