@@ -40,7 +40,8 @@ class Gateway:
     def __init__(self, environment: Environment) -> None:
         self.url = f"http://127.0.0.1:{(port := free_port())}"
         command = [_llmops(), "serve", "--port", str(port)]
-        self.process = subprocess.Popen(command, env=environment, start_new_session=True)
+        with (HOME / f"gateway-{port}.log").open("wb") as log:
+            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
 
     def ready(self) -> bool:
         if self.process.poll() is not None:
