@@ -54,7 +54,7 @@ Manifest = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Workload:
-    """A manifest that makes pods. spec: the pod's. labels: the pod's. runs_on: False for jobs, which end."""
+    """A manifest that makes pods. spec, labels: those of its pods."""
 
     name: str
     kind: str

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from deploy.services.servers import free_port
 from llmops.recording.recorders import stored_traces, this_process
 from llmops.settings import Settings
 
@@ -157,12 +157,6 @@ def test_only_a_run_whose_writer_is_gone_is_taken_up(desk, report, writer, taken
 
 
 ROWS = 230
-
-
-def free_port() -> int:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return int(bound.getsockname()[1])
 
 
 def wait_until_healthy(uri: str, server: subprocess.Popen[bytes], seconds: float = 120) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ import psutil
 import pytest
 import uvicorn
 
+from deploy.services.servers import free_port
 from llmops.errors import CannotRun, UsageError
 from llmops.production_log import ProductionLog
 from service.server import Workers, listen
@@ -155,11 +155,6 @@ def test_a_taken_port_is_said_clearly_and_a_wrong_one_too():
             listen("127.0.0.1", port)
     with pytest.raises(UsageError, match="--port"):
         listen("127.0.0.1", 70000)
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
 
 
 def test_sigterm_lets_open_requests_end(tmp_path, wait_until):
