@@ -123,9 +123,13 @@ class KeyStore:
     """
 
     def __init__(self, log_url: str, *, home: Path | None = None, file: FileIdentity | None = None) -> None:
-        """log_url: SQLAlchemy URL of the production log. home: where it is remembered that keys exist, in a file with a
-        line for each database; None: nowhere. file: as `open_engine`. Raises StoreUnavailable when the URL cannot be
-        one."""
+        """
+        log_url: SQLAlchemy URL of the production log.
+        home: where it is remembered that keys exist, in a file with a line for each database; None: nowhere.
+        file: as `open_engine`.
+
+        Raises StoreUnavailable when the URL cannot be one.
+        """
         self.url = log_url
         self._engine = open_engine(log_url, file)
         self._marker = None if home is None else home / "databases-with-keys"

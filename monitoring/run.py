@@ -59,10 +59,12 @@ def run_monitor(
     Rows that were not described yet are, and their values kept. A proposed reference with fewer rows than
     `rules.minimum_rows` is not pinned. A window that ends `ok` is remembered as accepted.
 
-    rules: instead of the configuration's. config: instead of the settings' file. champion: the release that is served,
-    where the caller knows; it decides which pinned reference counts (see `references`). scheduled: `since` is where a
-    schedule's window begins, and nobody chose the rows before it: they become the reference only when there are as
-    many as of a first window.
+    rules: instead of the configuration's.
+    config: instead of the settings' file.
+    champion: the release that is served, where the caller knows; it decides which pinned reference counts (see
+        `references`).
+    scheduled: `since` is where a schedule's window begins, and nobody chose the rows before it: they become the
+        reference only when there are as many as of a first window.
 
     Raises:
         BadFile: the configuration is wrong.
@@ -188,9 +190,12 @@ def pin_at_promotion(
 ) -> PinnedReference | Awaited:
     """What a promotion does to the app's reference, as the configuration's `reference.at_promotion` says.
 
-    release, previous: the new champion and the old one. gate_answers: called for `gate` only. at: when it was
-    promoted; now when None. Where `gate` has no answers, or `previous-window` no accepted window, the first window is
-    awaited. Raises BadFile, StoreUnavailable, and what `gate_answers` raises.
+    release, previous: the new champion and the old one.
+    gate_answers: called for `gate` only.
+    at: when it was promoted; now when None.
+
+    Where `gate` has no answers, or `previous-window` no accepted window, the first window is awaited. Raises BadFile,
+    StoreUnavailable, and what `gate_answers` raises.
     """
     app, at = release.partition("@")[0], at or datetime.now(UTC)
     with opened(settings, config) as stores:

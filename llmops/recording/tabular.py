@@ -64,10 +64,12 @@ def record_training(
 ) -> LoggedTabular:
     """Writes one training run with the model it made.
 
-    estimator: fitted on a frame with the schema's inputs. example: a frame of a few such rows. metrics: as they are
-    named here; of an interval the ends are metrics too (`rmse_low`, `rmse_high`). figures: matplotlib's, by file name.
-    files: texts, or paths of files to copy, by the name they get. parent_run_id: the run this one stands below, such as
-    that of a search.
+    estimator: fitted on a frame with the schema's inputs.
+    example: a frame of a few such rows.
+    metrics: by name; the ends of an interval are metrics too (`rmse_low`, `rmse_high`).
+    figures: matplotlib's, by file name.
+    files: texts, or paths of files to copy, by the name they get.
+    parent_run_id: the run that this one stands below, such as that of a search.
 
     Raises:
         CannotRun: the estimator cannot be written as skops, or could not be served.
