@@ -24,7 +24,7 @@ import sqlalchemy as sa
 
 from llmops.errors import StoreUnavailable, UnknownVersion, UsageError
 from llmops.production_log.database import database_url, open_engine, translated
-from llmops.production_log.tables import storable
+from llmops.production_log.tables import is_complete, make_tables, storable
 from llmops.state_files import FileIdentity, make_private_folder, shown
 
 __all__ = ["Key", "KeyStore", "parse_key", "secret_hash"]
@@ -36,10 +36,10 @@ _ID_BYTES, _SECRET_BYTES = 6, 32
 LARGEST_LIMIT = 10**12
 
 _LIMITS = ("requests_per_minute", "tokens_per_minute", "tokens_per_day")
-_metadata = sa.MetaData()
+metadata = sa.MetaData()
 _keys = sa.Table(
     "gateway_keys",
-    _metadata,
+    metadata,
     sa.Column("id", sa.String(32), primary_key=True),
     sa.Column("name", sa.String(255), nullable=False),
     sa.Column("hash", sa.String(64), nullable=False),
@@ -253,15 +253,13 @@ class KeyStore:
     def _transaction(self, *, writes: bool = False) -> Iterator[sa.Connection]:
         """Makes the table at first use, because the store may be down when it is opened."""
         with translated(self.url):
-            if not self._is_made and not sa.inspect(self._engine).has_table(_keys.name):
-                try:
-                    with self._engine.begin() as connection:
-                        connection.execute(sa.schema.CreateTable(_keys, if_not_exists=True))
-                except sa.exc.SQLAlchemyError:
-                    # PostgreSQL's IF NOT EXISTS fails when another process makes the table at the same moment.
-                    if not sa.inspect(self._engine).has_table(_keys.name):
-                        raise
-            self._is_made = True
+            if not self._is_made:
+                with self._engine.begin() as connection:
+                    self._is_made = is_complete(connection, metadata)
+            if not self._is_made:
+                with self._engine.execution_options(writes=True).begin() as connection:
+                    make_tables(connection, metadata)
+                self._is_made = True
             with self._engine.execution_options(writes=writes).begin() as connection:
                 yield connection
 

@@ -69,6 +69,7 @@ FLOORS = (
     "llmops.audit",
     "llmops.registry",
     "llmops.pipelines",
+    "llmops.migration",
     "llmops.recording",
     "llmops.eval_runs",
     "llmops.factsheet",

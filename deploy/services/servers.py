@@ -19,7 +19,8 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,22 @@ CREDENTIALS = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local", "
 
 
 class PostgresServer:
-    """A running server. `new_schema` gives each test a place of its own."""
+    """A server, which may be stopped and started again. `new_schema` gives each test a place of its own.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    process: runs it as long as the block lasts.
+    """
+
+    def __init__(self, folder: Path, process: Callable[[PostgresServer], AbstractContextManager[None]]) -> None:
+        self._folder, self._process = folder, process
+        self._running = contextlib.ExitStack()
+
+    def start(self) -> None:
+        """Returns when it answers."""
+        self._running.enter_context(self._process(self))
+
+    def stop(self) -> None:
+        """At once, as if it had crashed: clients lose their connections."""
+        self._running.close()
 
     def url(self, database: str = "postgres") -> str:
         """Of a database on this server, for SQLAlchemy and psycopg alike."""
@@ -82,10 +95,14 @@ def postgres_server() -> Iterator[PostgresServer]:
         subprocess.run(made, check=True, capture_output=True, cwd=folder, **as_user)
         # Writers are killed in tests, never the machine: the server need not wait for the disk.
         options = ["-c", "listen_addresses=", "-c", "fsync=off", "-c", "max_connections=100", "-k", str(folder)]
-        running = PostgresServer(folder)
         command = [postgres, "-D", data, *options]
-        with _process(command, running.answers, folder / "log", stop=signal.SIGQUIT, cwd=folder, **as_user):
-            yield running
+        process = partial(_process, command, log=folder / "log", stop=signal.SIGQUIT, cwd=folder, **as_user)
+        server = PostgresServer(folder, lambda server: process(ready=server.answers))
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
     finally:
         shutil.rmtree(folder)
 

@@ -63,6 +63,14 @@ _POSTGRESQL = [
 ]
 
 
+def make_table(connection: sa.Connection) -> None:
+    """Makes the audit log's table, with the triggers that guard it, where it is absent."""
+    if not sa.inspect(connection).has_table(audit_log.name):
+        connection.execute(sa.schema.CreateTable(audit_log))
+        for statement in _POSTGRESQL if connection.dialect.name == "postgresql" else _SQLITE:
+            connection.exec_driver_sql(statement)
+
+
 class AuditLog:
     """One chain of entries. Safe to share between threads and processes: a chain never forks.
 
@@ -131,13 +139,11 @@ class AuditLog:
         """Writes entries, all or none; durable when it returns."""
         made: list[AuditEntry] = []
         with self._transaction(writes=True) as connection:
-            is_postgresql = connection.dialect.name == "postgresql"
-            if is_postgresql:  # from here on no other writer continues the chain; SQLite's writers are alone anyway
+            if (
+                connection.dialect.name == "postgresql"
+            ):  # from here on no other writer continues the chain; SQLite's writers are alone anyway
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_CHAIN_LOCK})")
-            if not sa.inspect(connection).has_table(audit_log.name):
-                connection.execute(sa.schema.CreateTable(audit_log))
-                for statement in _POSTGRESQL if is_postgresql else _SQLITE:
-                    connection.exec_driver_sql(statement)
+            make_table(connection)
             newest = sa.select(audit_log).order_by(audit_log.c.seq.desc()).limit(1)
             row = connection.execute(newest).mappings().one_or_none()
             # Only the place in the chain is needed of the last entry, which may have been tampered with.

@@ -62,6 +62,22 @@ def prepare(url: URL) -> None:
             write_ahead(connection.connection.driver_connection)
 
 
+def ensure_tables(url: URL) -> None:
+    """DBOS makes its tables, or brings those of an older version up to date. Raises StoreUnavailable."""
+    from dbos import DBOS
+
+    prepare(url)
+    with translated(url):
+        DBOS.migrate(url.render_as_string(hide_password=False), schema=SCHEMA)
+
+
+def tables_of(connection: sa.Connection) -> dict[str, sa.Table]:
+    """DBOS's tables by name, each after those that it refers to; without the number of their version."""
+    found = sa.MetaData()
+    found.reflect(connection, schema=SCHEMA if connection.dialect.name == "postgresql" else None)
+    return {table.name: table for table in found.sorted_tables if table.name != "dbos_migrations"}
+
+
 @contextmanager
 def only_one(url: URL, name: str, waiting: Callable[[], None]) -> Iterator[None]:
     """Holds the lock of that name, which ends with the process at the latest, also by `kill -9`.

@@ -25,6 +25,7 @@ from llmops.production_log.record import (
     parse_time,
 )
 from llmops.production_log.replies import ClaimedKey, IdempotentReplies, KeyInUse, ReplyRow, StoredReply
+from llmops.production_log.tables import make_tables
 
 __all__ = [
     "MOST_USER_CHARACTERS",
@@ -52,6 +53,7 @@ __all__ = [
     "hidden_user",
     "in_batches",
     "is_prediction",
+    "make_tables",
     "open_engine",
     "parse_time",
     "read_predictions",

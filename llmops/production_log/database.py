@@ -15,6 +15,7 @@ from llmops.errors import StoreUnavailable
 from llmops.processes import ProcessLock
 from llmops.production_log.tables import bring_up_to_date, is_complete, json_or_text
 from llmops.state_files import (
+    BUSY_SECONDS,
     FileIdentity,
     WatchedFile,
     advised,
@@ -26,6 +27,9 @@ from llmops.state_files import (
 
 _WRITING_LOCK = 0x6C6C6D02  # one of PostgreSQL's advisory locks, which are named by numbers
 _UNREACHABLE_SECONDS = 30
+LOCK_SECONDS = int(BUSY_SECONDS)
+"""How long PostgreSQL waits for a lock that somebody holds, as long as SQLite waits for another writer."""
+_READ_ONLY = "25006"  # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _CHECK = "llmops check"  # where SQLAlchemy keeps what raises StoreUnavailable once a connection's file is another
 _Inserter = tuple[Any, Callable[[], object]]
 """A connection for inserting, and what raises StoreUnavailable once it is open on another file than the log's."""
@@ -68,11 +72,18 @@ def open_engine(url: str, file: FileIdentity | None = None) -> sa.Engine:
             _prepare_sqlite(engine, path, file)
             return engine
         if kind == "postgresql":
-            limits = {"connect_timeout": 10, "tcp_user_timeout": _UNREACHABLE_SECONDS * 1000}
-            given = {name: value for name, value in limits.items() if name not in parsed.query}
+            defaults = {
+                "connect_timeout": 10,
+                "tcp_user_timeout": _UNREACHABLE_SECONDS * 1000,
+                "fallback_application_name": "llmops",  # by which `llmops migrate` finds who uses the database
+            }
+            given = {name: value for name, value in defaults.items() if name not in parsed.query}
             # A server that was restarted must not cost the next record: connections are tried before they are used.
             more: dict[str, Any] = {"connect_args": given, "json_deserializer": json_or_text}
-            return sa.create_engine(parsed, pool_pre_ping=True, **more)
+            engine = sa.create_engine(parsed, pool_pre_ping=True, **more)
+            sa.event.listen(engine, "connect", _limit_waits)
+            sa.event.listen(engine, "handle_error", _leave_read_only)
+            return engine
     raise StoreUnavailable(f"production log {shown(url)}: must be SQLite or PostgreSQL")
 
 
@@ -218,6 +229,17 @@ def translated(url: str) -> Iterator[None]:
 
 def _first_line(error: BaseException) -> str:
     return advised((str(getattr(error, "orig", None) or error).splitlines() or [type(error).__name__])[0])
+
+
+def _limit_waits(connection: Any, _: object) -> None:
+    connection.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
+    connection.commit()
+
+
+def _leave_read_only(context: sa.engine.ExceptionContext) -> None:
+    """After a fail-over the pool's connections may lead to what is a standby now, or were opened while it was one."""
+    if getattr(context.original_exception, "sqlstate", None) == _READ_ONLY:
+        context.is_disconnect = True
 
 
 def _prepare_sqlite(engine: sa.Engine, path: Path | None, expected: FileIdentity | None) -> None:

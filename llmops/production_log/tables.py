@@ -221,14 +221,30 @@ _SCHEMA_LOCK = 0x6C6C6D01  # one of PostgreSQL's advisory locks, which are named
 _BATCH = 1000
 
 
-def is_complete(connection: sa.Connection) -> bool:
+def is_complete(connection: sa.Connection, tables: sa.MetaData = metadata) -> bool:
     """Whether every table is there and none is of an older version."""
-    names, grown = set(sa.inspect(connection).get_table_names()), (log_records, feedback)
-    return names.issuperset(metadata.tables) and not any(any(_outdated(connection, table)) for table in grown)
+    names = set(sa.inspect(connection).get_table_names())
+    return names.issuperset(tables.tables) and not any(
+        any(_outdated(connection, table)) for table in tables.sorted_tables
+    )
+
+
+def make_tables(connection: sa.Connection, tables: sa.MetaData) -> None:
+    """Makes the tables, columns and indexes that are absent; several processes may do so at once, and all but one wait.
+
+    So a table of ours may get a column in a later version, if that may be null or has a default of the server.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})")
+    for table in tables.sorted_tables:
+        _add_columns(connection, table, _outdated(connection, table)[0])
+        connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
+        for index in sorted(table.indexes, key=lambda index: str(index.name)):
+            connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
 
 
 def bring_up_to_date(connection: sa.Connection) -> None:
-    """Several workers may open a new log, or one of an older version, at the same moment: one does it, all wait.
+    """As `make_tables`, for the log's own, of which older versions had other keys and kept more in `details`.
 
     Takes about 15 s for each million records of an older version.
     """
@@ -242,16 +258,12 @@ def bring_up_to_date(connection: sa.Connection) -> None:
         _add_columns(connection, log_records, missing)
         for name in sorted(required):
             connection.exec_driver_sql(f'ALTER TABLE log_records ALTER COLUMN "{name}" DROP NOT NULL')
-    _add_columns(connection, feedback, _outdated(connection, feedback)[0])
-    for table in metadata.sorted_tables:
-        connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
     if copied:
+        connection.execute(sa.schema.CreateTable(log_records))
         _copy_older(connection, missing)
     if missing.intersection(("route", "caller", "user", "text_deleted_at")):
         _fill_from_details(connection)
-    for table in metadata.sorted_tables:
-        for index in sorted(table.indexes, key=lambda index: str(index.name)):
-            connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
+    make_tables(connection, metadata)
 
 
 def _outdated(connection: sa.Connection, table: sa.Table) -> tuple[set[str], set[str]]:
@@ -268,9 +280,9 @@ def _outdated(connection: sa.Connection, table: sa.Table) -> tuple[set[str], set
 
 def _add_columns(connection: sa.Connection, table: sa.Table, names: set[str]) -> None:
     for name in sorted(names):
-        kind = table.columns[name].type.compile(connection.dialect)
-        kind = "BIGSERIAL UNIQUE" if name == "seq" else kind
-        connection.exec_driver_sql(f'ALTER TABLE {table.name} ADD COLUMN "{name}" {kind}')
+        made = sa.schema.CreateColumn(table.columns[name]).compile(dialect=connection.dialect)
+        kind = '"seq" BIGSERIAL UNIQUE' if name == "seq" else made
+        connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {kind}")
 
 
 def _copy_older(connection: sa.Connection, missing: set[str]) -> None:

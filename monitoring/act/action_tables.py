@@ -15,7 +15,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from monitoring.store.database import make_tables, writing_alone
+from llmops.production_log import make_tables
+from monitoring.store.database import writing_alone
 
 metadata = sa.MetaData()
 

@@ -25,8 +25,9 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from llmops.errors import UsageError
+from llmops.production_log import make_tables
 from monitoring.decide.pinned_summaries import PinnedSummaries
-from monitoring.store.database import Moment, make_tables, translated, writing_alone
+from monitoring.store.database import Moment, translated, writing_alone
 from monitoring.store.summaries import Summary
 
 # The tables of references and accepted windows, in the production log's database, beside the monitor's others.

@@ -13,13 +13,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from llmops.production_log import make_tables
 from monitoring.decide.alarms import Alarm, EvidenceQuery
 from monitoring.decide.detectors import DAY, Batch, Crossing, DetectorState, FlagDetector
 from monitoring.decide.pinned_summaries import PinnedSummaries, comparable
 from monitoring.decide.references import PinnedReference
 from monitoring.decide.rules import DriftRules
 from monitoring.descriptors import Descriptor
-from monitoring.store.database import make_tables, reading, translated, upsert, writing
+from monitoring.store.database import reading, translated, upsert, writing
 from monitoring.store.hourly import APP
 from monitoring.store.summaries import OTHER, FlagSummary, Summary
 from monitoring.store.windows import WindowReader
@@ -34,7 +35,7 @@ MOST_PLACES = 50
 Key = tuple[str, str, str]
 """Dimension, value, descriptor. The whole app has the dimension `app` and an empty value."""
 
-_metadata = sa.MetaData()
+metadata = sa.MetaData()
 _KEY = ("dimension", "value", "descriptor")
 
 
@@ -46,7 +47,7 @@ def _key_columns() -> Iterator[sa.Column[Any]]:
 # One row for each month that a detector lived in: the newest is its state, the others show how it stood at their ends.
 detector_states = sa.Table(
     "detector_states",
-    _metadata,
+    metadata,
     *_key_columns(),
     sa.Column("month", sa.String(7), primary_key=True),
     sa.Column("state", sa.JSON, nullable=False),
@@ -55,7 +56,7 @@ detector_states = sa.Table(
 # How far an app's detectors have counted. revision: grows with each advance, so that of two monitors one counts.
 detector_progress = sa.Table(
     "detector_progress",
-    _metadata,
+    metadata,
     sa.Column("app", sa.String(255), primary_key=True),
     sa.Column("revision", sa.Integer, nullable=False),
     sa.Column("progress", sa.JSON, nullable=False),
@@ -63,7 +64,7 @@ detector_progress = sa.Table(
 
 detector_alarms = sa.Table(
     "detector_alarms",
-    _metadata,
+    metadata,
     *_key_columns(),
     sa.Column("at", sa.Float, primary_key=True),
     sa.Column("crossing", sa.JSON, nullable=False),
@@ -93,7 +94,7 @@ class DetectorStore:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         with translated("open"), writing(engine) as connection:
-            make_tables(connection, _metadata)
+            make_tables(connection, metadata)
 
     def load(self, app: str) -> Progress | None:
         """Where the app's detectors stand; None before their first advance."""

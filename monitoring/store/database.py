@@ -11,9 +11,9 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from llmops.errors import StoreUnavailable
-from llmops.production_log import PREDICT, open_engine
+from llmops.production_log import PREDICT, make_tables, open_engine
 
-_metadata = sa.MetaData()
+metadata = sa.MetaData()
 _NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
@@ -34,7 +34,7 @@ class Moment(sa.TypeDecorator[datetime]):
 # the next segment begins in the same batch. data: an Arrow stream, see `segments`. at_min, at_max: of its rows.
 descriptor_segments = sa.Table(
     "descriptor_segments",
-    _metadata,
+    metadata,
     sa.Column("id", _NUMBER, primary_key=True),
     sa.Column("app", sa.String(255), nullable=False),
     sa.Column("version", sa.String(16), nullable=False),
@@ -52,7 +52,7 @@ descriptor_segments = sa.Table(
 # hour: whole hours since the epoch. value: of the dimension; empty for the whole app. rows: as in data.
 hourly_summaries = sa.Table(
     "hourly_summaries",
-    _metadata,
+    metadata,
     sa.Column("version", sa.String(16), primary_key=True),
     sa.Column("app", sa.String(255), primary_key=True),
     sa.Column("dimension", sa.String(32), primary_key=True),
@@ -67,7 +67,7 @@ hourly_summaries = sa.Table(
 # described, unfit: rows with values, and feedback that belongs to none.
 ingest_cursors = sa.Table(
     "ingest_cursors",
-    _metadata,
+    metadata,
     sa.Column("id", _NUMBER, primary_key=True),
     sa.Column("version", sa.String(16), nullable=False, unique=True),
     sa.Column("descriptors", sa.String(16), nullable=False),
@@ -84,7 +84,7 @@ ingest_cursors = sa.Table(
 # Values that could not be computed. hour: of the newest row of the batch. reason: why the first one failed.
 ingest_failures = sa.Table(
     "ingest_failures",
-    _metadata,
+    metadata,
     sa.Column("version", sa.String(16), primary_key=True),
     sa.Column("app", sa.String(255), primary_key=True),
     sa.Column("hour", sa.BigInteger, primary_key=True),
@@ -106,16 +106,8 @@ def open_database(url: str) -> sa.Engine:
     with translated("open"):
         engine = open_engine(url)
         with writing(engine) as connection:
-            make_tables(connection, _metadata)
+            make_tables(connection, metadata)
     return engine
-
-
-def make_tables(connection: sa.Connection, metadata: sa.MetaData) -> None:
-    """Makes tables and indexes that are absent. Not `create_all`: two monitors may start at the same moment."""
-    for table in metadata.sorted_tables:
-        connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
-        for index in sorted(table.indexes, key=lambda index: str(index.name)):
-            connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
 
 
 def writing(engine: sa.Engine) -> AbstractContextManager[sa.Connection]:

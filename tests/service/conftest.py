@@ -147,6 +147,7 @@ def serving(
     ping: Ping | None = None,
     tabular: Sequence[TabularVersion] = (),
     open_tabular: TabularOpener | None = None,
+    log_url: str | None = None,
     **settings: Any,
 ) -> Iterator[Running]:
     """A running gateway of the given releases (by default `assistant@1`, champion), or of tabular models alone."""
@@ -158,8 +159,8 @@ def serving(
         engines[model.ref] = opened = engine(model)
         return opened
 
-    log = ProductionLog(f"sqlite:///{folder / 'log.db'}")
-    made = Settings(home=folder, **{"registry_poll": 0.05, **settings})
+    made = Settings(home=folder, log_url=log_url, **{"registry_poll": 0.05, **settings})
+    log = ProductionLog(made.resolved_log_url)
     options = {"embed": embed, "keys": keys, "ping": ping, "open_tabular": open_tabular}
     app = create_app(made, source, open_engine, log, **options)
     with served(app) as url, httpx.Client(base_url=url, timeout=20) as http:

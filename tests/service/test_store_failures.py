@@ -1,0 +1,196 @@
+"""A gateway whose log stands on a real PostgreSQL server that is lost, read-only, full or held up, and comes back.
+
+What holds in each case: every request that was answered is in the log, and all works again without a restart.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+
+from deploy.services.servers import PostgresServer
+from llmops.keys import KeyStore
+from llmops.production_log import ProductionLog, database
+from tests.at_once import at_once
+from tests.service.conftest import Running, bearer, serving, wait_until
+
+Breaks = Callable[[PostgresServer, str], AbstractContextManager[None]]
+_TERMINATE = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()"
+_FULL = """CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100'; END $$"""
+
+
+def run(server: PostgresServer, name: str, *statements: str) -> None:
+    with psycopg.connect(server.url(name), autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement.encode())
+
+
+@contextmanager
+def lost(server: PostgresServer, name: str) -> Iterator[None]:
+    server.stop()
+    try:
+        yield
+    finally:
+        server.start()
+
+
+@contextmanager
+def read_only(server: PostgresServer, name: str) -> Iterator[None]:
+    """As after a fail-over to a standby."""
+    run(server, "postgres", f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute(_TERMINATE, (name,))
+    yield
+    run(server, "postgres", f"ALTER DATABASE {name} RESET default_transaction_read_only")
+
+
+@contextmanager
+def full(server: PostgresServer, name: str) -> Iterator[None]:
+    """With the SQLSTATE of a full disk, as PostgreSQL reports it."""
+    tables = ("log_records", "idempotent_replies", "feedback")
+    made = [f"CREATE TRIGGER full_disk BEFORE INSERT ON {t} EXECUTE FUNCTION full_disk()" for t in tables]
+    run(server, name, _FULL, *made)
+    yield
+    run(server, name, "DROP FUNCTION full_disk() CASCADE")
+
+
+@contextmanager
+def locked(server: PostgresServer, name: str) -> Iterator[None]:
+    """By somebody's forgotten session."""
+    with psycopg.connect(server.url(name)) as connection:
+        connection.execute("LOCK TABLE log_records, idempotent_replies, feedback IN ACCESS EXCLUSIVE MODE")
+        yield
+
+
+@pytest.fixture
+def name(postgres: PostgresServer, request: pytest.FixtureRequest) -> str:
+    """The name of a new database."""
+    made = "".join(c if c.isalnum() else "_" for c in request.node.name.lower())[-60:]
+    postgres.new_database(made)
+    return made
+
+
+@contextmanager
+def asking(gateway: Running, replies: list[httpx.Response]) -> Iterator[None]:
+    """Clients that ask all the while, every third one with an Idempotency-Key."""
+    ended = threading.Event()
+
+    def client(number: int) -> None:
+        with httpx.Client(base_url=gateway.url, timeout=60) as http:
+            body = {"model": "assistant", "messages": [{"role": "user", "content": f"client {number}"}]}
+            while not ended.is_set():
+                key = {"idempotency-key": f"{number}-{len(replies)}"} if number % 3 == 0 else {}
+                replies.append(http.post("/v1/chat/completions", json=body, headers=key))
+
+    clients = [threading.Thread(target=client, args=(number,)) for number in range(6)]
+    for each in clients:
+        each.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        for each in clients:
+            each.join(60)
+
+
+def answered(replies: list[httpx.Response]) -> list[str]:
+    return [reply.headers["x-request-id"] for reply in replies if reply.status_code == 200]
+
+
+@pytest.mark.parametrize("breaks", [lost, read_only, full, locked], ids=lambda breaks: breaks.__name__)
+def test_nothing_acknowledged_is_lost_and_the_gateway_serves_again_by_itself(
+    breaks: Breaks, postgres: PostgresServer, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "LOCK_SECONDS", 1)
+    replies: list[httpx.Response] = []
+    with serving(tmp_path, log_url=postgres.url(name)) as gateway:
+        request_id = gateway.chat().headers["x-request-id"]
+        vote = {"request_id": request_id, "score": 1}
+        with asking(gateway, replies):
+            wait_until(lambda: len(answered(replies)) > 20)
+            with breaks(postgres, name):
+                wait_until(lambda: any(reply.status_code == 503 for reply in replies))
+                refused = next(reply for reply in replies if reply.status_code == 503)
+                assert refused.json()["error"]["code"] == "store_unavailable"
+                assert int(refused.headers["retry-after"]) >= 1
+                assert gateway.http.get("/livez").status_code == 200
+                wait_until(lambda: gateway.http.get("/readyz").status_code == 503)
+                assert gateway.chat(headers={"idempotency-key": "during"}).status_code == 503
+                assert gateway.http.post("/v1/feedback", json=vote).status_code == 503
+            wait_until(gateway.ready, 60)
+            wait_until(lambda: gateway.chat(headers={"idempotency-key": "after"}).status_code == 200)
+            wait_until(lambda: gateway.http.post("/v1/feedback", json=vote).status_code in (200, 201))
+            before = len(answered(replies))
+            wait_until(lambda: len(answered(replies)) > before + 20)
+    assert {reply.status_code for reply in replies} == {200, 503}
+    with closing(ProductionLog(postgres.url(name))) as log:
+        logged = Counter(record.request_id for record in log.iterate())
+    assert {request: logged[request] for request in answered(replies)} == dict.fromkeys(answered(replies), 1)
+
+
+def test_requests_wait_for_a_slow_log_up_to_the_limit_and_the_others_are_refused_at_once(
+    postgres: PostgresServer, name: str, tmp_path: Path
+) -> None:
+    replies: list[httpx.Response] = []
+    with serving(tmp_path, log_url=postgres.url(name), max_waiting=3) as gateway:
+
+        def ask() -> None:
+            with httpx.Client(base_url=gateway.url, timeout=60) as http:
+                body = {"model": "assistant", "messages": [{"role": "user", "content": "hi"}]}
+                replies.append(http.post("/v1/chat/completions", json=body))
+
+        with locked(postgres, name):
+            waiting = [threading.Thread(target=ask) for _ in range(8)]
+            for each in waiting:
+                each.start()
+            wait_until(lambda: len(replies) == 5)
+            assert {reply.status_code for reply in replies} == {429}
+            assert gateway.http.get("/livez").status_code == 200
+        for each in waiting:
+            each.join(60)
+        assert Counter(reply.status_code for reply in replies) == {429: 5, 200: 3}
+        assert sorted(record.request_id for record in gateway.records()) == sorted(answered(replies))
+
+
+def test_keys_read_last_stay_good_while_their_database_is_lost(
+    postgres: PostgresServer, name: str, tmp_path: Path
+) -> None:
+    with closing(KeyStore(postgres.url(name))) as keys:
+        _, key = keys.create("website")
+        with serving(tmp_path, log_url=postgres.url(name), keys=keys, log_failure="serve", keys_poll=0.05) as gateway:
+            with lost(postgres, name):
+                wait_until(lambda: "keys" in str(gateway.http.get("/readyz", headers=bearer(key)).json()))
+                assert gateway.chat(headers=bearer(key)).status_code == 200
+                assert gateway.chat(headers=bearer("llmops_x_y")).status_code == 401
+            wait_until(gateway.ready, 60)
+            revoked, _ = keys.create("other")
+            keys.revoke(revoked.id)
+
+
+def test_two_gateways_on_one_log_take_one_idempotency_key_once(
+    postgres: PostgresServer, name: str, tmp_path: Path
+) -> None:
+    replies: list[Any] = []
+    url = postgres.url(name)
+    with (
+        serving(tmp_path / "a", log_url=url) as first,
+        serving(tmp_path / "b", log_url=url) as second,
+    ):
+        at_once(
+            *(
+                lambda gateway=gateway: replies.append(gateway.chat(headers={"idempotency-key": "k"}))
+                for gateway in (first, second) * 4
+            )
+        )
+        assert {reply.status_code for reply in replies} <= {200, 409}
+        assert len({reply.text for reply in replies if reply.status_code == 200}) == 1
+        assert len(first.records()) == 1
