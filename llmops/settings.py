@@ -133,6 +133,9 @@ class Settings:
     retention_days: _Count | None = _setting(
         None, "days after which the texts of logged requests are deleted; default: never"
     )
+    archive_retention_days: _Count | None = _setting(
+        None, "days after which archived hours of the log are deleted; default: LLMOPS_RETENTION_DAYS"
+    )
     server_log: Literal["auto", "json", "text"] = _setting(
         "auto", "format of the server's log: json; text; auto (text on a terminal)"
     )

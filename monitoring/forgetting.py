@@ -1,4 +1,5 @@
-"""Forgets a user or a request everywhere, and proves it: log, monitor, MLflow's traces, and the files' bytes.
+"""Forgets a user or a request everywhere, and proves it: log, its archives, monitor, MLflow's traces, and the files'
+bytes.
 
 In the monitor's tables rows leave the segments, and hours that had them are summed up anew. Request ids leave alarms,
 alerts, actions and verdicts, and so do slices of that user. Counts that are part of a frozen reference stay: they name
@@ -12,16 +13,18 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from llmops.audit import AuditLog, Draft
 from llmops.errors import CannotRun
 from llmops.production_log import Belongings, Erased, ProductionLog, open_engine
+from llmops.production_log.forgetting import names_of
 from llmops.recording.forgetting import Traces
 from llmops.settings import Settings
 from monitoring.act.action_tables import ID_COLUMNS, alarm_book
@@ -31,6 +34,11 @@ from monitoring.store.database import descriptor_segments, hourly_summaries, ing
 from monitoring.store.ingest import rebuild_hours
 from monitoring.store.rows import HOUR
 from monitoring.store.segments import holds, rewrite_without
+from monitoring.stores import opened_archives
+
+if TYPE_CHECKING:
+    from llmops.production_log.archive import Archive
+    from llmops.production_log.archive_layout import Partition
 
 _LOG_TABLES = frozenset(("log_records", "feedback", "idempotent_replies"))
 _USER = "user"
@@ -81,43 +89,95 @@ class Receipt:
 
 
 def forget(
-    settings: Settings, *, user: str | None = None, request_id: str | None = None, dry_run: bool = False
+    settings: Settings,
+    *,
+    user: str | None = None,
+    request_id: str | None = None,
+    dry_run: bool = False,
+    waiting: Callable[[], None] = lambda: None,
 ) -> Receipt:
     """Deletes all of a user's records, or of a request's, and everything made of them.
 
-    First MLflow's traces, then log and monitor in one transaction: a forgetting that is cut short finds everything
-    again. Then it looks a second time, and deletes what a request, an ingest or an export under way has written since.
+    First MLflow's traces, then the log's archives, then log and monitor in one transaction: a forgetting that is cut
+    short finds everything again. Then it looks a second time, and deletes what a request, an ingest or an export under
+    way has written since. The audit log gets the counts, and no name.
+
+    waiting: called when another process writes to the archives, which is waited for.
 
     Raises:
-        StoreUnavailable: the log or MLflow cannot be reached.
+        StoreUnavailable: the log, an archive or MLflow cannot be reached.
         CannotRun: the database's files are in use all the time.
     """
     asked = {name: value for name, value in (("user", user), ("request_id", request_id)) if value is not None}
     start, receipt = time.monotonic(), Receipt(asked, dry_run, datetime.now(UTC))
-    with closing(ProductionLog(settings.resolved_log_url)) as log:
-        found = log.belongings(**asked)
+    with closing(ProductionLog(settings.resolved_log_url)) as log, opened_archives(log, waiting) as archives:
+        search = _ArchiveSearch(archives, names_of(user), request_id)
+        found = search.completed(log.belongings(user=user, request_id=request_id, archived=search.rows))
         if dry_run:
-            receipt.deleted.update({**log.still_holds(found), **_monitor_holds(settings, found)})
+            receipt.deleted.update({**log.still_holds(found), **_monitor_holds(settings, found), **search.counts})
             receipt.deleted[_EVIDENCE] = _forget_evidence(settings, found, dry_run=True)
         else:
-            _forget(settings, log, found, receipt)
+            _forget(settings, log, found, receipt, search)
+            deleted = {name: count for name, count in receipt.deleted.items() if count}
+            counts = {"asked": sorted(asked), "deleted": deleted, "left": sum(receipt.left.values())}
+            AuditLog(log.url).append(Draft("forget", "production log", counts))
     receipt.seconds = time.monotonic() - start
     return receipt
 
 
-def _forget(settings: Settings, log: ProductionLog, found: Belongings, receipt: Receipt) -> None:
+@dataclass(slots=True)
+class _ArchiveSearch:
+    """What the archives hold of the names and the request."""
+
+    archives: Sequence[Archive]
+    names: frozenset[str]
+    request_id: str | None
+    rows: list[Mapping[str, Any]] = field(init=False)
+    opinions: Belongings = field(init=False)
+    places: list[tuple[Archive, set[Partition]]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.look()
+
+    def look(self, keys: Collection[str] = ()) -> None:
+        """Searches every file. keys: of records that are theirs too, as the log knows."""
+        self.rows, self.opinions, self.places = [], Belongings(), []
+        for archive in self.archives:
+            rows, opinions, partitions = archive.find(self.names, self.request_id, keys)
+            self.rows += rows
+            self.opinions |= opinions
+            self.places.append((archive, partitions))
+
+    def completed(self, found: Belongings) -> Belongings:
+        """With the opinions in the archives, also those that compare with records which only the log has."""
+        if self.archives:
+            self.look(found.all_keys)
+        return found | self.opinions
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What was found, by table of the receipt."""
+        counts = {"archived_records": len(self.rows), "archived_feedback": len(self.opinions.opinions)}
+        return counts if self.archives else {}
+
+
+def _forget(
+    settings: Settings, log: ProductionLog, found: Belongings, receipt: Receipt, search: _ArchiveSearch
+) -> None:
     traces = Traces(settings)
     of_monitor: dict[str, int] = {}
     for _ in range(_PASSES):
         exported = traces.forget(found)
         receipt.deleted.update(exported)
+        for archive, partitions in search.places:
+            receipt.deleted.update(archive.forget(found, partitions))
         with log.forgetting(found) as (connection, deleted):
             receipt.deleted.update(deleted)
             receipt.deleted.update(forget_in_database(connection, found))
         receipt.deleted[_EVIDENCE] += _forget_evidence(settings, found)
-        found = found | log.belongings(**receipt.asked)
+        found = search.completed(found | log.belongings(user=receipt.asked.get("user"), request_id=search.request_id))
         of_monitor = _monitor_holds(settings, found)
-        receipt.left = {**log.still_holds(found), **of_monitor, **traces.forget(found)}
+        receipt.left = {**log.still_holds(found), **of_monitor, **search.counts, **traces.forget(found)}
         receipt.left[_EVIDENCE] = _forget_evidence(settings, found)
         receipt.deleted.update({name: receipt.left[name] for name in exported})
         if not any(receipt.left.values()):

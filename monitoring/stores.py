@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -11,16 +11,19 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from llmops.audit import AuditLog, Draft
+from llmops.pipelines.database import database_url, only_one
 from llmops.production_log import ProductionLog
 from llmops.settings import Settings
 from monitoring.config import MonitorConfig, read_config
 from monitoring.decide.pinned_summaries import PinnedSummaries, freeze
 from monitoring.decide.references import PinnedReference, References
 from monitoring.store.database import ingest_cursors, open_database, reading
-from monitoring.store.ingest import Progress, ingest, ingest_feedback, positions
+from monitoring.store.ingest import Position, Progress, ingest, ingest_feedback, positions
 from monitoring.store.windows import WindowReader
 
 if TYPE_CHECKING:
+    from llmops.production_log.archive import Archive
     from monitoring.decide.rules import DriftRules
 
 
@@ -77,11 +80,16 @@ def described_up_to(engine: sa.Engine) -> int | None:
 
     Raises StoreUnavailable.
     """
+    found = newest_position(engine)
+    return None if found is None else found.cursor
+
+
+def newest_position(engine: sa.Engine) -> Position | None:
+    """How far the newest version has come; None where nothing was ever described. Raises StoreUnavailable."""
     with reading(engine) as connection:
         if not sa.inspect(connection).has_table(ingest_cursors.name):
             return None
-        found = positions(connection)
-    return found[0].cursor if found else None
+        return next(iter(positions(connection)), None)
 
 
 def retain(
@@ -96,3 +104,44 @@ def retain(
     before = (now or datetime.now(UTC)) - timedelta(days=days)
     cursor = described_up_to(engine) or 0  # nothing described yet, such as after an ingest that failed: nothing is due
     return log.delete_texts(before, described_up_to=cursor, dry_run=dry_run)
+
+
+@contextmanager
+def opened_archives(
+    log: ProductionLog, waiting: Callable[[], None] = lambda: None, *, new: Archive | None = None
+) -> Iterator[Sequence[Archive]]:
+    """All archives of the log, alone among the processes that write to them.
+
+    waiting: called when another process does, which is waited for. new: one that the log may not know yet.
+
+    Raises StoreUnavailable: one of them is gone.
+    """
+    if new is None and not log.archives():
+        yield ()
+        return
+    from llmops.production_log.archive import Archive
+
+    with only_one(database_url(log.url), "log archive", waiting):
+        if new is not None:
+            log.add_archive(new.url)
+            yield (new,)
+            return
+        archives = [Archive(url) for url in log.archives()]
+        for archive in archives:
+            archive.check()
+        yield archives
+
+
+def archive_cut(settings: Settings, now: datetime, days: int | None) -> datetime | None:
+    """Hours that ended by then go from archives; None: none does. days: where the settings do not say how many."""
+    kept = days if settings.archive_retention_days is None else settings.archive_retention_days
+    return None if kept is None else now - timedelta(days=kept)
+
+
+def delete_archived(log: ProductionLog, archive: Archive, before: datetime, *, dry_run: bool = False) -> dict[str, int]:
+    """As `Archive.delete_before`; the audit log gets the counts. Raises StoreUnavailable."""
+    deleted = archive.delete_before(before, dry_run=dry_run)
+    if deleted["archived_hours"] and not dry_run:
+        details = {"archive": archive.url, "before": before.isoformat(), "deleted": deleted}
+        AuditLog(log.url).append(Draft("retain", "production log", details))
+    return deleted

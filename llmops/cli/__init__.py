@@ -55,7 +55,12 @@ SUBCOMMANDS: Mapping[str, Mapping[str, str]] = {
         "calibrate-judge": "llmops.cli.eval_judges",
         "pairwise": "llmops.cli.eval_judges",
     },
-    "log": {"retain": "monitoring.cli.log_deletion", "forget": "monitoring.cli.log_deletion"},
+    "log": {
+        "archive": "monitoring.cli.log_archive",
+        "verify": "monitoring.cli.log_archive",
+        "retain": "monitoring.cli.log_deletion",
+        "forget": "monitoring.cli.log_deletion",
+    },
     "monitor": {
         "daemon": "monitoring.cli.daemon",
         "policy": "monitoring.cli.daemon",

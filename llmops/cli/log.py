@@ -1,4 +1,4 @@
-"""`llmops log`: tail, show, export, import; retain and forget are in `log_deletion`."""
+"""`llmops log`: tail, show, export, import; monitoring.cli has archive and verify, retain and forget."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +18,9 @@ from llmops.production_log.record import values_of
 from llmops.settings import Settings
 from llmops.text_io import json_object, numbered_lines, printable_json
 from llmops.versions import MOST_NAMED, whole_id
+
+if TYPE_CHECKING:
+    from llmops.production_log.archive import Archive
 
 _AGO = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 _BATCH = 1000
@@ -58,23 +61,33 @@ def window_options(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
+archive_option = click.option(
+    "--archive", metavar="FOLDER|s3://BUCKET/PREFIX", help="Read this archive, as llmops log archive writes it."
+)
 shadow_option = click.option("--shadow", is_flag=True, help="Include shadow requests, which a challenger answered too.")
 
 
 @command.command()
 @window_options
 @shadow_option
+@archive_option
 @click.option("-n", "--limit", default=20, show_default=True, type=click.IntRange(1))
 @json_option
 def tail(
-    app: str | None, since: datetime | None, until: datetime | None, shadow: bool, limit: int, as_json: bool
+    app: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    shadow: bool,
+    archive: str | None,
+    limit: int,
+    as_json: bool,
 ) -> None:
     """Show the newest records.
 
     \b
     Example: llmops log tail -n 5 --app assistant
     """
-    log = _open()
+    log = _reading(archive)
     window: dict[str, Any] = {"app": app, "since": since, "until": until, "shadow": shadow}
     records, total = log.read(limit=limit, newest=True, feedback=True, **window), log.count(**window)
     value = {"records": [_shown(record) for record in records], "total": total}
@@ -86,15 +99,16 @@ def tail(
 
 @command.command()
 @click.argument("request_id")
+@archive_option
 @json_option
-def show(request_id: str, as_json: bool) -> None:
+def show(request_id: str, archive: str | None, as_json: bool) -> None:
     """Show every record of one request id in full, with feedback. The beginning of the id, as `log tail` shows it, is
     enough.
 
     \b
     Example: llmops log show req_5f0c2a1b
     """
-    log = _open()
+    log = _reading(archive)
     found = whole_id(request_id, log.request_ids(request_id, limit=MOST_NAMED + 1), "request", "llmops log tail")
     records = log.read(request_id=found, feedback=True)
     value = {"records": [_shown(record) for record in records], "total": len(records)}
@@ -104,10 +118,17 @@ def show(request_id: str, as_json: bool) -> None:
 @command.command()
 @window_options
 @shadow_option
+@archive_option
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="FILE.jsonl or FILE.parquet.")
 @json_option
 def export(
-    app: str | None, since: datetime | None, until: datetime | None, shadow: bool, out: Path, as_json: bool
+    app: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    shadow: bool,
+    archive: str | None,
+    out: Path,
+    as_json: bool,
 ) -> None:
     """Write records to a file, with bounded memory use.
 
@@ -118,7 +139,7 @@ def export(
     if out.suffix not in writers:
         raise UsageError("--out: must end in .jsonl or .parquet")
     try:
-        records = _open().iterate(app=app, since=since, until=until, shadow=shadow, feedback=True)
+        records = _reading(archive).iterate(app=app, since=since, until=until, shadow=shadow, feedback=True)
         total = writers[out.suffix](records, out)
     except OSError as error:
         raise CannotRun(f"{out} cannot be written: {error.strerror}") from error
@@ -177,6 +198,17 @@ def _read_jsonl(file: Path) -> Iterator[LogRecord | BadFile]:
 
 def _open() -> ProductionLog:
     return ProductionLog(Settings.from_environment().resolved_log_url)
+
+
+def _reading(archive: str | None) -> ProductionLog | Archive:
+    """The log, or an archive, which is read alike."""
+    if archive is None:
+        return _open()
+    from llmops.production_log.archive import Archive
+
+    opened = Archive(archive)
+    opened.check()
+    return opened
 
 
 def _shown(record: LogRecord) -> dict[str, Any]:

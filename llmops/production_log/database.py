@@ -170,6 +170,11 @@ class LogDatabase:
         if self.is_postgresql:
             connection.exec_driver_sql(self._begin_insert)
 
+    def hold_writers(self, connection: sa.Connection) -> None:
+        """Waits for transactions that insert, and has new ones wait for this one's end; on SQLite they do anyway."""
+        if self.is_postgresql:
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITING_LOCK})")
+
     def settled(self, table: sa.Table) -> int:
         """The highest number up to which every row of the table is written for good.
 

@@ -144,13 +144,18 @@ class Belongings:
         )
 
 
-def belongings_of(connection: sa.Connection, user: str | None, request_id: str | None) -> Belongings:
+def names_of(user: str | None) -> frozenset[str]:
+    """How records name a user: by name, and hidden where a guard has kept the name out."""
+    return frozenset() if user is None else frozenset((user, hidden_user(user)))
+
+
+def belongings_of(
+    connection: sa.Connection, user: str | None, request_id: str | None, archived: Sequence[Mapping[str, Any]] = ()
+) -> Belongings:
     """Records that name the user, or have the request id; what is bound to them; feedback that the user gave, and what
-    challengers answered to the request unseen."""
-    table = log_records.c
-    # By name, and hidden where a guard has kept the name out.
-    names = frozenset() if user is None else frozenset((user, hidden_user(user)))
-    rows: list[sa.RowMapping] = []
+    challengers answered to the request unseen. archived: rows of such records in an archive."""
+    table, names = log_records.c, names_of(user)
+    rows: list[Mapping[Any, Any]] = list(archived)
     if user is not None:
         rows += _records(connection, table.user.in_(names))
         # An older gateway, still at work while the log has been brought up to date, fills the details alone.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
@@ -38,11 +38,12 @@ from llmops.production_log.record import (
     prediction_of,
 )
 from llmops.production_log.replies import IdempotentReplies, ReplyRow
-from llmops.production_log.tables import RecordInsert, feedback_of_row, record_of_row
+from llmops.production_log.tables import RecordInsert, feedback_of_row, log_archives, record_of_row
 from llmops.production_log.tables import feedback as feedback_table
 from llmops.production_log.tables import log_records as records_table
 from llmops.state_files import FileIdentity, identity_of
 
+HOUR_SECONDS = 3600
 _MOST_NAMED = 500  # values in one query's list
 _PREDICTIONS_AT_ONCE = 50  # each may hold ten thousand rows
 _WITHOUT_TEXTS: Mapping[str, Any] = MappingProxyType({"input": "", "output": "", "details": {}})
@@ -220,10 +221,77 @@ class ProductionLog:
         """
         return delete_texts(self._database, before, described_up_to=described_up_to, batch=batch, dry_run=dry_run)
 
-    def belongings(self, *, user: str | None = None, request_id: str | None = None) -> Belongings:
-        """What the log holds of a user, or of a request. Reads the whole log once."""
+    def hours(
+        self, *, app: str | None = None, since: datetime | None = None, until: datetime | None = None
+    ) -> dict[tuple[int, str], tuple[int, ...]]:
+        """Hours (since the epoch) with records of the window, by app, from 1970 on, in order of time.
+
+        Values change whenever a record or feedback on one comes or goes; the first is the number of records.
+        """
+        table, said = records_table.c, feedback_table.c
+        since = max(since or datetime.min.replace(tzinfo=UTC), datetime.fromtimestamp(0, UTC))
+        hour = sa.cast(sa.func.floor(table.at / HOUR_SECONDS), sa.BigInteger).label("hour")
+        found: dict[tuple[int, str], tuple[int, ...]] = {}
+        of_feedback = records_table.join(feedback_table, said.record_key == table.key)
+        for source, column in ((records_table, table.seq), (of_feedback, said.seq)):
+            query = sa.select(hour, table.app, sa.func.count(), sa.func.sum(column)).select_from(source)
+            query = _within(query, app=app, since=since, until=until, shadow=True).group_by(hour, table.app)
+            with self._database.reading() as connection:
+                for number, of_app, count, total in connection.execute(query):
+                    place = (int(number), str(of_app))
+                    found[place] = (*found.get(place, ()), int(count), int(total))
+        return dict(sorted(found.items()))
+
+    def delete_archived(
+        self,
+        archived: Mapping[str, Collection[str]],
+        *,
+        described_up_to: int | None = None,
+        feedback_up_to: int | None = None,
+    ) -> int:
+        """Deletes records and their feedback; returns how many records. One whose feedback is not all archived stays.
+
+        archived: keys of the feedback in the archive, by the record's key. described_up_to, feedback_up_to: only what
+        was written up to these cursors of records and feedback, as far as the monitor has come.
+        """
+        table, said = records_table.c, feedback_table.c
+        keys = list(archived)
+        with self._database.writing() as connection:
+            self._database.hold_writers(connection)  # feedback under way would be left without its record
+            due = [table.key.in_(keys)] + ([] if described_up_to is None else [table.seq <= described_up_to])
+            gone = set(connection.execute(sa.select(table.key).where(*due)).scalars())
+            for key, record_key, seq in connection.execute(
+                sa.select(said.key, said.record_key, said.seq).where(said.record_key.in_(keys))
+            ):
+                if key not in archived[record_key] or (feedback_up_to is not None and seq > feedback_up_to):
+                    gone.discard(record_key)
+            connection.execute(sa.delete(feedback_table).where(said.record_key.in_(gone)))
+            connection.execute(sa.delete(records_table).where(table.key.in_(gone)))
+        return len(gone)
+
+    def archives(self) -> list[str]:
+        """Where records were archived, and where deletion must reach."""
         with self._database.reading() as connection:
-            return belongings_of(connection, user, request_id)
+            return list(connection.execute(sa.select(log_archives.c.url).order_by(log_archives.c.url)).scalars())
+
+    def add_archive(self, url: str) -> None:
+        """Remembers it; do so before anything is written there."""
+        if url not in self.archives():
+            with self._database.writing() as connection:
+                connection.execute(sa.insert(log_archives).values(url=url))
+
+    def drop_archive(self, url: str) -> bool:
+        """Remembers it no longer; whether it did."""
+        with self._database.writing() as connection:
+            return connection.execute(sa.delete(log_archives).where(log_archives.c.url == url)).rowcount == 1
+
+    def belongings(
+        self, *, user: str | None = None, request_id: str | None = None, archived: Sequence[Mapping[str, Any]] = ()
+    ) -> Belongings:
+        """What the log holds of a user, or of a request. Reads the whole log once. archived: rows of records that are
+        theirs and may be in the log no longer, as `Archive.find` gives them."""
+        with self._database.reading() as connection:
+            return belongings_of(connection, user, request_id, archived)
 
     @contextmanager
     def forgetting(self, found: Belongings) -> Iterator[tuple[sa.Connection, dict[str, int]]]:

@@ -139,6 +139,9 @@ token_reservations = sa.Table(
 )
 
 
+# Folders and buckets that records were archived to: deleting must reach them.
+log_archives = sa.Table("log_archives", metadata, sa.Column("url", sa.Text, primary_key=True))
+
 _COLUMNS = tuple(column.name for column in log_records.columns if column.name != "seq")
 _AT, _DETAILS, _DELETED_AT = (_COLUMNS.index(name) for name in ("at", "details", "text_deleted_at"))
 _values_of = operator.attrgetter(*_COLUMNS)

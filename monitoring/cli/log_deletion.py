@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,6 +13,7 @@ from llmops.cli.output import echo, emit, json_option, print_table, say
 from llmops.errors import UsageError
 from llmops.settings import Settings
 from llmops.versions import MOST_NAMED, whole_id
+from monitoring.cli.log_archive import say_waiting
 
 dry_run_option = click.option("--dry-run", is_flag=True, help="Only show what would be deleted.")
 
@@ -24,29 +26,37 @@ dry_run_option = click.option("--dry-run", is_flag=True, help="Only show what wo
 def retain(days: int | None, undescribed: bool, dry_run: bool, as_json: bool) -> None:
     """Delete the texts of old records. Release, status, tokens, times and computed descriptors stay.
 
+    Archived hours that ended before then go whole; LLMOPS_ARCHIVE_RETENTION_DAYS keeps them longer.
+
     \b
     Example: llmops log retain --days 30
     """
     from llmops.production_log import ProductionLog, open_engine
-    from monitoring.stores import described_up_to
+    from monitoring.stores import archive_cut, delete_archived, described_up_to, opened_archives
 
     settings = Settings.from_environment()
     kept = settings.retention_days if days is None else days
     if kept is None:
         raise UsageError("--days: say how many, or set LLMOPS_RETENTION_DAYS")
-    before = datetime.now(UTC) - timedelta(days=kept)
+    now = datetime.now(UTC)
+    before = now - timedelta(days=kept)
     log, engine = ProductionLog(settings.resolved_log_url), open_engine(settings.resolved_log_url)
     try:
         cursor = None if undescribed else described_up_to(engine)
         deleted = log.delete_texts(before, described_up_to=cursor, dry_run=dry_run)
         due = log.delete_texts(before, dry_run=True)
+        archived: Counter[str] = Counter()
+        with opened_archives(log, say_waiting) as archives:
+            for archive in archives:
+                archived.update(delete_archived(log, archive, archive_cut(settings, now, kept) or now, dry_run=dry_run))
     finally:
         engine.dispose()
         log.close()
     waiting = due - deleted if dry_run else due
-    value = {"before": before.isoformat(), "dry_run": dry_run, "deleted": deleted, "waiting": waiting}
+    value = {"before": before.isoformat(), "dry_run": dry_run, "deleted": deleted, "waiting": waiting, **archived}
     done = "would be deleted" if dry_run else "were deleted"
-    emit(as_json, value, lambda: echo(f"the texts of {deleted} records from before {before:%F %R} UTC {done}"))
+    hours = f"; {archived['archived_hours']} archived hours, whole" if archived["archived_hours"] else ""
+    emit(as_json, value, lambda: echo(f"the texts of {deleted} records from before {before:%F %R} UTC {done}{hours}"))
     if waiting:
         say(f"{waiting} more wait until the monitor has described them (llmops monitor run), or for --undescribed")
 
@@ -58,7 +68,7 @@ def retain(days: int | None, undescribed: bool, dry_run: bool, as_json: bool) ->
 @json_option
 def forget(user: str | None, request_id: str | None, dry_run: bool, as_json: bool) -> None:
     """Delete everything about one user or request: records, feedback, stored replies, descriptors, summaries, MLflow
-    traces. Then search every table and the database files again, and print a receipt.
+    traces, and the rows of archives. Then search every table and file again, and print a receipt.
 
     Exit code 1: something is left.
 
@@ -79,7 +89,7 @@ def forget(user: str | None, request_id: str | None, dry_run: bool, as_json: boo
             log.close()
         # What is not in the log may be elsewhere, and stays as it was given.
         request_id = whole_id(request_id, found, "request") if found else request_id
-    receipt = forget(settings, user=user or None, request_id=request_id or None, dry_run=dry_run)
+    receipt = forget(settings, user=user or None, request_id=request_id or None, dry_run=dry_run, waiting=say_waiting)
 
     def table() -> None:
         shown: dict[str, dict[str, int]] = receipt.to_json()["tables"]
