@@ -226,9 +226,9 @@ _BATCH = 1000
 
 def is_complete(connection: sa.Connection, tables: sa.MetaData = metadata) -> bool:
     """Whether every table is there and none is of an older version."""
-    names = set(sa.inspect(connection).get_table_names())
-    return names.issuperset(tables.tables) and not any(
-        any(_outdated(connection, table)) for table in tables.sorted_tables
+    there = _columns(connection, tables)
+    return len(there) == len(tables.tables) and not any(
+        any(_outdated(there, table)) for table in tables.tables.values()
     )
 
 
@@ -239,9 +239,11 @@ def make_tables(connection: sa.Connection, tables: sa.MetaData) -> None:
     """
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})")
+    there = _columns(connection, tables)
     for table in tables.sorted_tables:
-        _add_columns(connection, table, _outdated(connection, table)[0])
-        connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
+        if table.name not in there:
+            connection.execute(sa.schema.CreateTable(table))
+        _add_columns(connection, table, _outdated(there, table)[0])
         for index in sorted(table.indexes, key=lambda index: str(index.name)):
             connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
 
@@ -253,7 +255,7 @@ def bring_up_to_date(connection: sa.Connection) -> None:
     """
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})")
-    missing, required = _outdated(connection, log_records)
+    missing, required = _outdated(_columns(connection, metadata), log_records)
     copied = ("seq" in missing or bool(required)) and connection.dialect.name == "sqlite"
     if copied:
         connection.exec_driver_sql("ALTER TABLE log_records RENAME TO log_records_before")
@@ -269,16 +271,20 @@ def bring_up_to_date(connection: sa.Connection) -> None:
     make_tables(connection, metadata)
 
 
-def _outdated(connection: sa.Connection, table: sa.Table) -> tuple[set[str], set[str]]:
+def _columns(connection: sa.Connection, tables: sa.MetaData) -> dict[str, dict[str, bool]]:
+    """Of those tables that are there, the columns, and whether each may be null."""
+    found = sa.inspect(connection).get_multi_columns(filter_names=list(tables.tables))
+    return {name: {each["name"]: each["nullable"] for each in columns} for (_, name), columns in found.items()}
+
+
+def _outdated(there: Mapping[str, Mapping[str, bool]], table: sa.Table) -> tuple[set[str], set[str]]:
     """Of a log of an older version, the columns that its table has not, and those that may not be null there and may
     be here; none where the table itself is missing."""
-    inspector = sa.inspect(connection)
-    if not inspector.has_table(table.name):
+    columns, ours = there.get(table.name), table.columns
+    if columns is None:
         return set(), set()
-    there = {column["name"]: column["nullable"] for column in inspector.get_columns(table.name)}
-    ours = table.columns
-    required = {name for name, nullable in there.items() if not nullable and name in ours and ours[name].nullable}
-    return set(ours.keys()) - there.keys(), required
+    required = {name for name, nullable in columns.items() if not nullable and name in ours and ours[name].nullable}
+    return set(ours.keys()) - columns.keys(), required
 
 
 def _add_columns(connection: sa.Connection, table: sa.Table, names: set[str]) -> None:

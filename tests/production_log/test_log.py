@@ -321,3 +321,24 @@ def test_a_log_that_lost_its_table_says_so_on_every_call(log):
         with pytest.raises(StoreUnavailable, match="log_records"):
             call()
     log.check()  # the database itself is there
+
+
+def test_a_full_disk_refuses_records_and_loses_none_and_writing_goes_on_when_there_is_room(tmp_path):
+    pages = [40]
+    with closing(ProductionLog(f"sqlite:///{tmp_path}/log.db")) as log:
+        log.close()  # every connection from now on has this limit, beyond which SQLite says that the disk is full
+        sa.event.listen(
+            log._database.engine, "connect", lambda opened, _: opened.execute(f"PRAGMA max_page_count={pages[0]}")
+        )
+        written = []
+
+        def fill():
+            while len(written) < 1000:
+                log.append([record(len(written), input="x" * 2000)])
+                written.append(f"r{len(written)}")
+
+        with pytest.raises(StoreUnavailable, match="disk is full"):
+            fill()
+        pages[0] = 10_000
+        log.append([record(len(written))])
+        assert ids(log.read()) == [*written, f"r{len(written)}"]
