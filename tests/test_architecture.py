@@ -61,6 +61,7 @@ FLOORS = (
     "llmops.models",
     "llmops.engines",
     "llmops.engine_host",
+    "llmops.engine_check",
     "llmops.evaluation",
     "llmops.judges",
     "llmops.tabular",

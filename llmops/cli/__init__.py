@@ -23,6 +23,7 @@ from llmops.settings import given_home
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "doctor": ("llmops.cli.doctor", "check the environment, store, model, engine and gateway"),
     "models": ("llmops.cli.registry:models", "pull, register, requantise and list model versions"),
+    "engine": ("llmops.cli.engine", "check what an OpenAI-compatible server can do, and how fast it is"),
     "prompts": ("llmops.cli.registry:prompts", "register, list, show and diff prompt versions"),
     "release": (
         "llmops.cli.release:release",
