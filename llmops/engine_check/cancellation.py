@@ -22,7 +22,7 @@ from llmops.engine_check.session import Observation, Reply, Session
 NAMES = {"cancel, streamed": False, "cancel, whole": True}
 """What is observed, and whether the answers are whole ones."""
 _LONG = "Write the numbers from 1 to 1000 as digits, one after another, beginning with 1 2 3. List"
-_LONG_SECONDS, _FEWEST, _MOST = 4.0, 64, 1024
+_LONG_SECONDS, _FEWEST, _MOST = 4.0, 24, 1024
 _REQUESTS = 4
 _LATENCY = "the seconds of a short request"
 _GAUGE = re.compile("running|processing|batch_current_size")

@@ -18,7 +18,7 @@ from llmops.generation import Message
 from llmops.json_schema import AnswerSchema
 
 _DEFINITIONS = {"count": {"type": "integer"}, "node": {
-    "type": "object", "properties": {"next": {"$ref": "#/$defs/node"}}, "additionalProperties": False,
+    "type": "object", "properties": {"n": {"type": "integer"}, "next": {"$ref": "#/$defs/node"}},
 }}  # fmt: skip
 _OPEN = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}}
 _EXAMPLES = ({"value": "tree"}, {"value": [1, 2]})
@@ -61,7 +61,7 @@ KEYWORDS = (
     _of("array", "maxItems", 2, [1, 2, 3, 4], [5, 6, 7], items={"type": "integer"}),
     _of("array", "uniqueItems", True, [1, 1, 1], [2, 5, 5], items={"type": "integer"}),
     _of("array", "contains", {"const": 9}, [1, 2], [5], items={"type": "integer"}),
-    _of("string", "minLength", 12, "abc", "red"),
+    _of("string", "minLength", 12, "abc", "red", maxLength=24),
     _of("string", "maxLength", 5, "abcdefghijklm", "elephants"),
     _of("string", "pattern", "^[0-9]{3}$", "abcdef", "red", case="anchored"),
     _of("string", "pattern", "[0-9]{3}", "abcdef", "red", case="not anchored"),
@@ -85,7 +85,7 @@ KEYWORDS = (
     _of("string", "not", {"const": "blue"}, "blue", "blue"),
     _of("object", "if", {"required": ["a"]}, {"a": 1}, {"a": 5}, then={"required": ["b"]}, case="then", **_OPEN),
     Keyword("$ref", {"$ref": "#/$defs/count"}, ("seven", "many")),
-    Keyword("$ref", {"$ref": "#/$defs/node"}, ({"next": {"other": 1}}, {"next": {"next": 5}}), "recursive"),
+    Keyword("$ref", {"$ref": "#/$defs/node"}, ({"next": {"n": "seven"}}, {"n": 1, "next": {"n": "many"}}), "recursive"),
 )  # fmt: skip
 
 
