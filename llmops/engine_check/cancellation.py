@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import statistics
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -35,7 +36,8 @@ _LATE = 0.8
 
 @dataclass(frozen=True, slots=True)
 class _Measure:
-    """A number that tells whether requests are under way. quiet: the highest without, busy: the lowest with them."""
+    """A number that tells whether requests are under way. quiet: the highest without them, busy: the median
+    beside them, since the last sample may outlast them."""
 
     name: str
     quiet: float
@@ -55,11 +57,13 @@ async def cancellation(session: Session, tokens_per_second: float) -> dict[str, 
         first_s = time.perf_counter() - start
         while not all(task.done() for task in tasks):
             busy.append(await _sample(session))
-        await asyncio.gather(*tasks)
+        await asyncio.gather(*tasks, return_exceptions=True)  # one that took too long has shown as much
     duration = time.perf_counter() - start
     quiet.append(await _sample(session))
+    if not busy:
+        return dict.fromkeys(NAMES, Observation("unknown", "long requests ended at once"))
     names = [name for name in quiet[0] if all(name in each for each in (*quiet, *busy))]
-    measures = [_Measure(name, max(q[name] for q in quiet), min((b[name] for b in busy), default=0)) for name in names]
+    measures = [_Measure(name, max(q[name] for q in quiet), statistics.median(b[name] for b in busy)) for name in names]
     shows = [each for each in measures if each.busy > _VISIBLE * each.quiet]
     if duration * _LATE < 4 * max(each[_LATENCY] for each in quiet):
         return dict.fromkeys(NAMES, Observation("unknown", f"the longest answers end too soon, after {duration:.1f} s"))
