@@ -102,6 +102,7 @@ def _begin_alone(connection: sa.Connection) -> None:
 def refuse_others(connection: sa.Connection) -> None:
     """Raises CannotRun while llmops has other sessions in a PostgreSQL database: a gateway, a monitor, a pipeline."""
     if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SELECT pg_stat_clear_snapshot()")  # what was seen is kept for the transaction
         query = """SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
             AND application_name IN ('llmops', 'dbos_transact')"""
         if sessions := connection.exec_driver_sql(query).scalar_one():
@@ -125,15 +126,23 @@ def copy_tables(
 ) -> list[CopiedTable]:
     """Copies all rows, the next number that each table gives, and reads them back.
 
+    A target that holds the same already, as after an earlier call, is only compared.
+
     tables: of the source, each with the one of the target, which has the same columns.
 
-    Raises CannotRun: a target's table holds rows, or cannot take one; StoreUnavailable.
+    Raises CannotRun: the target holds something else, or cannot take a row.
     """
     any_row = {table.name: sa.select(sa.literal(1)).select_from(table).limit(1) for table in tables.values()}
     filled = [name for name, query in any_row.items() if target.execute(query).first()]
     if filled:
+        found = [
+            CopiedTable(table.name, content(source, table), content(target, of_target), 0)
+            for table, of_target in tables.items()
+        ]
+        if all(table.is_equal for table in found):
+            return found
         where = shown(str(target.engine.url))
-        raise CannotRun(f"{where} holds data already, in {', '.join(filled)}: name an empty database, or drop them")
+        raise CannotRun(f"{where} holds other data already, in {', '.join(filled)}: name an empty database")
     return [_copy(source, target, table, of_target, progress) for table, of_target in tables.items()]
 
 

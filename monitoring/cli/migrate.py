@@ -41,14 +41,16 @@ def command(
     """
     from llmops.keys import KeyStore
     from llmops.pipelines.database import database_url, ensure_tables, has_tables
+    from llmops.production_log import database_url as log_database_url
 
     settings = Settings.from_environment()
     log_from, pipelines_from = log_from or settings.resolved_log_url, pipelines_from or settings.resolved_pipelines_url
     file = sqlite_path(log_to)
     pipelines_to = pipelines_to or (log_to if file is None else f"sqlite:///{file.with_name('pipelines.db')}")
-    if (log_from, pipelines_from) == (log_to, pipelines_to):
+    if log_database_url(log_from) == log_database_url(log_to):
         raise UsageError(f"--to {shown(log_to)}: source and target are the same database")
-    have_run = has_tables(database_url(pipelines_from))
+    moves_pipelines = log_database_url(pipelines_from) != log_database_url(pipelines_to)
+    have_run = moves_pipelines and has_tables(database_url(pipelines_from))
     for url in (pipelines_from, pipelines_to) if have_run else ():
         ensure_tables(database_url(url))  # before anything is opened: it waits for open transactions
     with ExitStack() as stack:
@@ -75,7 +77,7 @@ def command(
     say(f"to use it: LLMOPS_LOG_URL={shown(log_to)}")
     if have_run:
         say(f"           LLMOPS_PIPELINES_URL={shown(pipelines_to)}")
-    else:
+    elif moves_pipelines:
         say(f"no pipeline ever ran in {shown(pipelines_from)}")
 
 

@@ -96,10 +96,14 @@ def make_records() -> MakeRecords:
     return make
 
 
+on_both_stores = pytest.mark.parametrize("log_url", ["sqlite", "postgresql"], indirect=True)
+"""For tests of what databases do differently, such as two writers at once: they are run on PostgreSQL every time."""
+
+
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def log_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of a production log yet to be made, on each database in turn. PostgreSQL takes a minute over this room's
-    tests; what is said to it is the production log's, which is tested on both every time."""
+    tests, so only those `on_both_stores` are not slow."""
     if request.param == "postgresql":
         url: str = request.getfixturevalue("postgres_url")
         return url

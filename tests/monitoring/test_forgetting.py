@@ -18,6 +18,7 @@ from monitoring.store.ingest import ingest, ingest_feedback
 from monitoring.store.summaries import Summary
 from monitoring.store.windows import WindowReader
 from monitoring.stores import described_up_to, retain
+from tests.monitoring.conftest import on_both_stores
 from tests.monitoring.described import APP, START, cheap_set, record, records
 
 SLICES = ("release", "user", "language")
@@ -113,6 +114,7 @@ def alarm(**values):
     return sa.insert(action_tables.alarm_book).values(filled)
 
 
+@on_both_stores
 def test_alarms_lose_the_users_rows_and_slices(described, engine, left, forget):
     action_tables.ensure_tables(engine)
     result = {

@@ -16,8 +16,9 @@ import sqlalchemy as sa
 from llmops import keys
 from llmops.audit import AuditLog
 from llmops.audit.entries import Draft
+from llmops.errors import CannotRun
 from llmops.keys import KeyStore
-from llmops.migration import content, opened_alone
+from llmops.migration import content, opened_alone, refuse_others
 from llmops.pipelines import Pipeline, Pipelines
 from llmops.production_log import LogRecord, ProductionLog, make_tables, open_engine
 from llmops.production_log import tables as log_tables
@@ -208,9 +209,16 @@ def test_a_target_with_data_and_databases_in_use_are_refused(llmops, home: Path,
     with closing(ProductionLog(target)) as log:
         log.count()
         llmops("migrate", "--to", target).refused(3, "is in use, by 1 sessions")
+    with opened_alone(target) as connection, closing(ProductionLog(target)) as log:  # one that comes later
+        log.count()
+        with pytest.raises(CannotRun, match="in use, by 1 sessions"):
+            refuse_others(connection)
     assert llmops("migrate", "--to", target).code == 0
-    llmops("migrate", "--to", target).refused(3, "holds data already, in log_records")
-    llmops("migrate", "--from", target, "--to", source).refused(3, "holds data already, in log_records")
+    assert llmops("migrate", "--to", target, "--json").json["equal"]  # nothing is left to do
+    with closing(ProductionLog(source)) as log:
+        log.append([LogRecord("r2", datetime.now(UTC), 200, "ok")])
+    llmops("migrate", "--to", target).refused(3, "holds other data already, in log_records")
+    llmops("migrate", "--from", target, "--to", source).refused(3, "holds other data already, in log_records")
     llmops("migrate", "--from", f"sqlite:///{home}/none.db", "--to", target).refused(3, "none.db does not exist")
     llmops("migrate", "--to", source).refused(2, "same database")
 

@@ -23,6 +23,7 @@ from monitoring.store.segments import rewrite_without
 from monitoring.store.summaries import OTHER, Summary
 from monitoring.store.windows import WindowReader
 from tests.at_once import at_once
+from tests.monitoring.conftest import on_both_stores
 from tests.monitoring.described import APP, START, cheap_set, declare, record, records
 
 SLICES = ("release", "user", "language")
@@ -167,6 +168,7 @@ def test_what_older_versions_left_is_deleted_when_the_new_one_has_caught_up(any_
     assert_complete(engine, changed, 1500)
 
 
+@on_both_stores
 def test_two_ingests_at_once_lose_and_repeat_nothing(any_log, engine):
     any_log.append(records(range(1500)))
     done = []
@@ -336,6 +338,7 @@ def test_feedback_is_added_again_for_another_version_and_after_rows_were_forgott
     assert whole(engine, changed).numbers["feedback.score"].total == 28
 
 
+@on_both_stores
 def test_two_at_once_add_no_feedback_twice(any_log, engine):
     any_log.append(records(range(50)))
     ingest(any_log, engine, SET)
