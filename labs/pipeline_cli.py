@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmops.cli.output import echo, emit, json_option, json_values, print_table, say, say_folder
+from llmops.cli.output import echo, emit, json_option, json_values, print_table, say
 from llmops.errors import LlmopsError, UsageError
-from llmops.settings import Settings, eval_sets_folder, prompts_folder
+from llmops.settings import Settings, data_folder, describe_folder
 from llmops.text_io import printable_json
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ def _opened(name: str, settings: Settings) -> Iterator[Pipelines]:
 
     A step runs in a thread, which Ctrl-C would wait for. It ends the process at once: every pipeline is made for it.
     """
-    for folder in (prompts_folder(settings), eval_sets_folder(settings)) if name == "llm" else ():
-        say_folder(folder)
+    for folder in (data_folder(settings, "prompts"), data_folder(settings, "eval_sets")) if name == "llm" else ():
+        say(describe_folder(folder))
     in_main_thread = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGINT, signal.SIG_DFL) if in_main_thread else None
     try:

@@ -20,6 +20,7 @@ from llmops.errors import CannotRun, UsageError
 
 PREFIX = "LLMOPS_"
 _PACKAGE = Path(__file__).parent
+_SAMPLES = (_PACKAGE / "_data", _PACKAGE.parent)  # inside the installed package, or beside it in a checkout
 _FOLDERS = {"prompts": "LLMOPS_PROMPTS", "eval_sets": "LLMOPS_EVAL_SETS"}  # folder of data files → variable
 
 
@@ -231,14 +232,24 @@ def named_variables(names: Iterable[str]) -> dict[str, str]:
     return {name: os.environ[name] for name in names if name in os.environ}
 
 
-def prompts_folder(settings: Settings) -> Path:
-    """Folder of the prompt files. Raises CannotRun when there is none."""
-    return _find(settings.prompts, "prompts")
+def data_folder(settings: Settings, name: Literal["prompts", "eval_sets"]) -> Path:
+    """Folder of the prompt files, or of the eval sets and suites: the one that is set, else the working folder's own,
+    else llmops' samples. Raises CannotRun when there is none.
 
-
-def eval_sets_folder(settings: Settings) -> Path:
-    """Folder of the eval sets and suites. Raises CannotRun when there is none."""
-    return _find(settings.eval_sets, "eval_sets")
+    Samples never fill up a project: a working folder that has one of the two folders is one, and lacks the other.
+    """
+    explicit: Path | None = getattr(settings, name)
+    variable, own = _FOLDERS[name], Path.cwd() / name
+    if explicit is not None:
+        if explicit.is_dir():
+            return explicit
+        raise CannotRun(f"{variable}={explicit}: no such folder")
+    if own.is_dir():
+        return own
+    for other in _FOLDERS:
+        if own.with_name(other).is_dir():
+            raise CannotRun(f"{own.parent} has {other}/ but no {name}/: make it, or set {variable}")
+    return _samples(name)
 
 
 def with_samples(settings: Settings) -> Settings:
@@ -253,36 +264,13 @@ def with_samples(settings: Settings) -> Settings:
 def describe_folder(folder: Path) -> str:
     """A folder that was found here, in words: which it is, and whether it holds llmops' own samples."""
     name = folder.name
-    if folder.parent == Path.cwd() or folder not in _sample_folders(name):
+    if folder.parent == Path.cwd() or folder.parent not in _SAMPLES:
         return f"{name}: {folder}"
     return f"{name}: llmops' own samples, {folder} (there is no {Path.cwd() / name}; {_FOLDERS[name]} names another)"
 
 
-def _find(explicit: Path | None, name: str) -> Path:
-    """The explicit setting, else the working folder's own, else llmops' samples.
-
-    Samples never fill up a project: a working folder that has one of the two folders is one, and lacks the other.
-    """
-    variable, own = _FOLDERS[name], Path.cwd() / name
-    if explicit is not None:
-        if explicit.is_dir():
-            return explicit
-        raise CannotRun(f"{variable}={explicit}: no such folder")
-    if own.is_dir():
-        return own
-    for other in _FOLDERS:
-        if own.with_name(other).is_dir():
-            raise CannotRun(f"{own.parent} has {other}/ but no {name}/: make it, or set {variable}")
-    return _samples(name)
-
-
 def _samples(name: str) -> Path:
-    for folder in _sample_folders(name):
-        if folder.is_dir():
-            return folder
+    for place in _SAMPLES:
+        if (place / name).is_dir():
+            return place / name
     raise CannotRun(f"no folder {name!r} found beside or inside the package; set {_FOLDERS[name]}")
-
-
-def _sample_folders(name: str) -> tuple[Path, Path]:
-    """Inside the installed package, and beside it in a checkout, where the package holds none."""
-    return _PACKAGE / "_data" / name, _PACKAGE.parent / name

@@ -16,6 +16,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -134,28 +135,29 @@ def identity_of(path: Path) -> FileIdentity | None:
     return found.st_dev, found.st_ino
 
 
+@dataclass
 class WatchedFile:
     """A SQLite file that must stay the one it was when it was first opened here, and whole.
 
     path: leads to it. expected: which file that must be; None: the one that is there when `opened` is called first.
     """
 
-    def __init__(self, path: Path, expected: FileIdentity | None = None) -> None:
-        self._path, self._expected = path, expected
-        self._size = 0
-        self._cut_short = False
-        self._is_held = False
+    path: Path
+    expected: FileIdentity | None = None
+    _size: int = 0
+    _cut_short: bool = False
+    _is_held: bool = False
 
     def opened(self) -> Callable[[], None]:
         """Call when a connection has opened the file. Gives what checks, as long as that is open, the file as `check`
         does and the connection's write-ahead log: what is written to another one is lost. Raises StoreUnavailable: it
         is another file than before."""
-        self._expected = self._expected or identity_of(self._path)
+        self.expected = self.expected or identity_of(self.path)
         self.check()
         if not self._is_held:
             self._is_held = True
-            weakref.finalize(self, os.close, hold(self._path))
-        log = Path(f"{self._path}-wal")
+            weakref.finalize(self, os.close, hold(self.path))
+        log = Path(f"{self.path}-wal")
         log_opened = identity_of(log)  # none on disks that cannot have one
 
         def check() -> None:
@@ -168,18 +170,18 @@ class WatchedFile:
     def check(self) -> None:
         """Costs one look at the file's entry in its folder. Raises StoreUnavailable: it was taken away, replaced or cut
         short. What was cut short stays so: writing on would hide it."""
-        if self._expected is None:
+        if self.expected is None:
             return
         try:
-            found = self._path.stat()
+            found = self.path.stat()
         except OSError as error:
-            raise StoreUnavailable(f"{self._path} was taken away ({error.strerror}) {_ADVICE}") from error
-        if (found.st_dev, found.st_ino) != self._expected:
-            raise StoreUnavailable(f"{self._path} was replaced {_ADVICE}")
+            raise StoreUnavailable(f"{self.path} was taken away ({error.strerror}) {_ADVICE}") from error
+        if (found.st_dev, found.st_ino) != self.expected:
+            raise StoreUnavailable(f"{self.path} was replaced {_ADVICE}")
         # VACUUM makes it smaller too, and the header says so.
-        if self._cut_short or (found.st_size < self._size and not _is_whole(self._path)):
+        if self._cut_short or (found.st_size < self._size and not _is_whole(self.path)):
             self._cut_short = True
-            raise StoreUnavailable(f"{self._path} was cut short {_ADVICE}")
+            raise StoreUnavailable(f"{self.path} was cut short {_ADVICE}")
         self._size = found.st_size
 
 

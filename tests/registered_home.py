@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from llmops.eval_runs.cells import CellRun, RunOptions
 from llmops.eval_runs.evaluations import Evaluations
+from llmops.eval_runs.matrix import CellRun, RunOptions
 from llmops.prompt_file import parse_prompt
 from llmops.registry import Registry
 from llmops.registry import model_registration as models

@@ -17,7 +17,7 @@ from llmops.engines.opening import check_parameters
 from llmops.errors import CannotRun, UnknownVersion, UsageError
 from llmops.pipelines import Pipeline, Steps
 from llmops.prompt_file import load_prompt_folder
-from llmops.settings import Settings, prompts_folder
+from llmops.settings import Settings, data_folder
 from llmops.traffic_policy import TrafficPolicy, parse_share
 from llmops.versions import CHALLENGER, Ref
 
@@ -159,7 +159,7 @@ class LlmSteps:
         from llmops.registry import model_registration, rolled_back
 
         suite, registry = self._evaluations.suite(suite_name), self._registry
-        folder = prompts_folder(self._settings) / suite.prompt
+        folder = data_folder(self._settings, "prompts") / suite.prompt
         for _, template in load_prompt_folder(folder) if folder.is_dir() else ():
             registry.prompts.register(suite.prompt, template)
         if prompt is not None:
@@ -274,7 +274,8 @@ class LlmSteps:
         return {"withdrawn": withdrawn, "traffic": self._restore_traffic(plan)}
 
     def _holder(self, app: str, alias: str) -> str | None:
-        return next((release.ref for release in self._registry.releases(app) if alias in release.aliases), None)
+        releases = self._registry.release_versions.versions(app)
+        return next((release.ref for release in releases if alias in release.aliases), None)
 
     def _restore_traffic(self, plan: Plan) -> Any:
         before = plan["traffic"]

@@ -4,6 +4,6 @@ production log's database."""
 from __future__ import annotations
 
 from llmops.audit.entries import AliasState, AuditEntry, Draft, Move, Verification, check_chain
-from llmops.audit.log import AuditLog, verify
+from llmops.audit.log import AuditLog, os_user, verify
 
-__all__ = ["AliasState", "AuditEntry", "AuditLog", "Draft", "Move", "Verification", "check_chain", "verify"]
+__all__ = ["AliasState", "AuditEntry", "AuditLog", "Draft", "Move", "Verification", "check_chain", "os_user", "verify"]

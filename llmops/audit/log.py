@@ -71,6 +71,7 @@ def make_table(connection: sa.Connection) -> None:
             connection.exec_driver_sql(statement)
 
 
+@dataclasses.dataclass(eq=False)
 class AuditLog:
     """One chain of entries. Safe to share between threads and processes: a chain never forks.
 
@@ -80,10 +81,11 @@ class AuditLog:
     actor: on whose behalf entries are made; None: the user of the operating system. patience: seconds `turn` waits.
     """
 
-    def __init__(self, url: str, actor: str | None = None, *, patience: float = 60.0) -> None:
-        self.url, self.actor, self._patience = url, actor or os_user(), patience
-        self._threads = threading.RLock()
-        self._depth = 0
+    url: str
+    actor: str | None = None
+    patience: float = dataclasses.field(default=60.0, kw_only=True)
+    _threads: Any = dataclasses.field(default_factory=threading.RLock, init=False, repr=False)
+    _depth: int = dataclasses.field(default=0, init=False)
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -92,10 +94,10 @@ class AuditLog:
         take it again while it holds it. Raises StoreUnavailable also where another one holds it for too long.
         """
         too_long = StoreUnavailable(
-            f"another process has been moving aliases or registering for {self._patience:g} s; try again when it ends"
+            f"another process has been moving aliases or registering for {self.patience:g} s; try again when it ends"
         )
-        deadline = time.monotonic() + self._patience
-        if not self._threads.acquire(timeout=self._patience):
+        deadline = time.monotonic() + self.patience
+        if not self._threads.acquire(timeout=self.patience):
             raise too_long
         try:
             with contextlib.ExitStack() as held:
@@ -149,7 +151,7 @@ class AuditLog:
             # Only the place in the chain is needed of the last entry, which may have been tampered with.
             last = None if row is None else AuditEntry(**{**row, "details": {}})
             for draft in drafts:
-                last = AuditEntry.chained(last, datetime.now(UTC).isoformat(), self.actor, draft)
+                last = AuditEntry.chained(last, datetime.now(UTC).isoformat(), self.actor or os_user(), draft)
                 made.append(last)
             connection.execute(sa.insert(audit_log), [entry.to_row() for entry in made])
         return made

@@ -119,14 +119,15 @@ def _store(settings: Settings) -> Check:
     from llmops.registry import Registry
 
     registry = Registry(settings)
-    prompts, models, apps = registry.prompts.list_versions(), registry.model_versions(), registry.apps()
+    prompts, models = registry.prompts.list_versions(), registry.model_versions()
+    apps = registry.release_versions.names()
     detail = f"{registry.store.uri}: {len(prompts)} prompt versions, {len(models)} model versions, {len(apps)} apps"
     return Check("store", "ok", detail)
 
 
 def _serving(settings: Settings) -> Check:
     """Champions are served by the engine, and in the mode, that their gate has read answers of."""
-    from llmops.eval_runs.cells import mode_change
+    from llmops.eval_runs.evaluations import mode_change
     from llmops.registry import Registry
 
     versions = Registry(settings).release_versions

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmops.cli import CommandGroup
-from llmops.cli.output import echo, emit, json_option, print_table, progress_bar, row_count, say, say_folder, write_file
+from llmops.cli.output import echo, emit, json_option, print_table, progress_bar, row_count, say, write_file
 from llmops.engines.opening import ENGINE_NAMES
 from llmops.pages.numbers import count, interval, number
-from llmops.settings import Settings
+from llmops.settings import Settings, data_folder, describe_folder
 
 if TYPE_CHECKING:
+    from llmops.eval_runs.early_stopping import EarlyStop
     from llmops.eval_runs.evaluations import CellRun, Evaluations
-    from llmops.eval_runs.matrix import EarlyStop
     from llmops.evaluation.record_files import SourceAccess
     from llmops.evaluation.reports.contents import Leaderboard
 
@@ -39,11 +39,10 @@ def list_suites(as_json: bool) -> None:
     """
     from llmops.eval_runs.scorer_factory import ScorerFactory
     from llmops.evaluation.suite import load_suite, readable_suites
-    from llmops.settings import eval_sets_folder
 
     settings = Settings.from_environment()
-    folder = eval_sets_folder(settings)
-    say_folder(folder)
+    folder = data_folder(settings, "eval_sets")
+    say(describe_folder(folder))
     make = ScorerFactory(settings).make
     access = source_access(settings)
     suites, broken = readable_suites(folder, lambda name: load_suite(folder, name, access, make, try_scorers=False))
@@ -129,10 +128,11 @@ def run(
         else:
             done = evaluations.run(loaded, cells, chosen, show)
     board = leaderboard(evaluations, loaded, done) if len(done) > 1 and stop is None else None
-    for name in loaded.left_out():
+    for name in loaded.left_out:
         say(f"note: {name} is left out, it needs a judge; set LLMOPS_JUDGE or give the suite a [judges] table")
-    for name, text in loaded.not_counted().items():
-        say(f"note: {name} does not count {text}; see docs/scorers.md")
+    for scorer in loaded.make_scorers():
+        if text := getattr(scorer, "not_counted", ""):  # of scorers that come from elsewhere
+            say(f"note: {scorer.name} does not count {text}; see docs/scorers.md")
     failures = [evaluations.failures(item) for item in done]
     scoreless = {
         item.cell.name: [name for name, metric in item.run.metrics.items() if not metric.n_scored] for item in done
@@ -144,9 +144,8 @@ def run(
             say(f"note: {item.cell.name}: {scorers}: {rows}: {failure.why}")
         if (left := len(found) - _MOST_REASONS) > 0:
             say(f"note: {item.cell.name}: {left} further reasons; `llmops eval show {item.run.run_id} --failed`")
-    for cell, without in scoreless.items():
-        if without:
-            say(f"warning: {cell} has no score at all of {', '.join(without)}; mend the reason and run the suite again")
+        if without := ", ".join(scoreless[item.cell.name]):
+            say(f"warning: {item.cell.name} has no score at all of {without}; mend the reason and run the suite again")
     value = {
         "suite": suite,
         "runs": [
@@ -171,7 +170,7 @@ def open_evaluations() -> Evaluations:
 
     settings = Settings.from_environment()
     evaluations = Evaluations(settings, Registry(settings))
-    say_folder(evaluations.folder)
+    say(describe_folder(evaluations.folder))
     return evaluations
 
 

@@ -12,10 +12,10 @@ import click
 
 from llmops.cli.eval import source_access
 from llmops.cli.log import window_options
-from llmops.cli.output import echo, emit, json_option, print_table, row_count, say, say_folder
+from llmops.cli.output import echo, emit, json_option, print_table, row_count, say
 from llmops.cli.registry import open_registry
 from llmops.errors import UnknownVersion, UsageError
-from llmops.settings import Settings, eval_sets_folder
+from llmops.settings import Settings, data_folder, describe_folder
 
 if TYPE_CHECKING:
     from llmops.evaluation.eval_set import EvalSet
@@ -137,8 +137,8 @@ def add(
     if from_log == (reviewed is not None):
         raise UsageError("give one of --from-log and --reviewed")
     settings = Settings.from_environment()
-    eval_sets = eval_sets_folder(settings)
-    say_folder(eval_sets)
+    eval_sets = data_folder(settings, "eval_sets")
+    say(describe_folder(eval_sets))
     folder = eval_sets / name
     if reviewed is not None:
         _add_reviewed(name, folder, reviewed, as_json)
@@ -177,8 +177,8 @@ def _find(text: str, settings: Settings) -> list[EvalSet]:
     path = Path(text)
     if path.is_file() and path.suffix != ".toml":
         return [find_eval_set(path, access)]
-    folder, name = (path.parent, path.stem) if path.is_file() else (eval_sets_folder(settings), text)
-    say_folder(folder)
+    folder, name = (path.parent, path.stem) if path.is_file() else (data_folder(settings, "eval_sets"), text)
+    say(describe_folder(folder))
     if name in suite_names(folder):
         suite = load_suite(folder, name, access, ScorerFactory(settings).make, try_scorers=False)
         say(f"trying the scorers of {name} on a made-up row")  # loads their libraries: ragas takes seconds

@@ -45,13 +45,6 @@ def say(text: str) -> None:
     click.echo(printable(text), err=True)
 
 
-def say_folder(folder: Path) -> None:
-    """Which prompts or eval sets are read, so that nobody takes llmops' samples for their own."""
-    from llmops.settings import describe_folder
-
-    say(describe_folder(folder))
-
-
 def json_values(option: str, texts: Sequence[str]) -> dict[str, Any]:
     """The `KEY=VALUE` texts of an option; a value is read as JSON, else as text. Raises UsageError."""
     values: dict[str, Any] = {}

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmops.cli.output import echo, emit, json_option, print_table, say, say_folder, write_file
+from llmops.cli.output import echo, emit, json_option, print_table, say, write_file
 from llmops.errors import BadFile, CannotRun, UsageError
 from llmops.models.sources import DEFAULT_MODEL
 from llmops.prompt_file import PromptTemplate, load_prompt_folder
-from llmops.settings import Settings, prompts_folder
+from llmops.settings import Settings, data_folder, describe_folder
 from llmops.versions import ModelVersion, PromptVersion
 
 if TYPE_CHECKING:
@@ -233,8 +233,8 @@ def load_prompts(
 ) -> tuple[list[tuple[Path, PromptTemplate]], dict[str, BadFile]]:
     """Every prompt file of the prompts folder, or of the prompts named, in order; and by the name of each prompt with a
     file that cannot be read, what is wrong with it. Raises CannotRun."""
-    folder = prompts_folder(settings)
-    say_folder(folder)
+    folder = data_folder(settings, "prompts")
+    say(describe_folder(folder))
     wanted = list(names) or sorted(item.name for item in folder.iterdir() if item.is_dir())
     loaded, broken = list[tuple[Path, PromptTemplate]](), dict[str, BadFile]()
     for name in wanted:

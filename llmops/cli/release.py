@@ -72,10 +72,10 @@ def list_releases(app: str, as_json: bool) -> None:
     from llmops.registry import rolled_back
 
     registry = open_registry()
-    releases, left = registry.releases(app), rolled_back(registry.release_versions.history(app))
+    releases, left = registry.release_versions.versions(app), rolled_back(registry.release_versions.history(app))
     shown = [{**to_json(each), "rolled_back": each.ref in left} for each in releases]
     if not releases:
-        apps = registry.apps()
+        apps = registry.release_versions.names()
         say(f"no app {app}; {'there are ' + ', '.join(apps) if apps else 'no app has a release yet'}")
     emit(as_json, {"releases": shown}, lambda: _table(releases, left))
 
@@ -210,7 +210,7 @@ def show_traffic(app: str, as_json: bool) -> None:
     Example: llmops traffic show assistant
     """
     registry = open_registry()
-    _show_traffic(app, registry.release_versions.policy(app), list(registry.releases(app)), as_json)
+    _show_traffic(app, registry.release_versions.policy(app), registry.release_versions.versions(app), as_json)
 
 
 @traffic.command("set")
@@ -239,7 +239,7 @@ def set_policy(app: str, canary: str | None, shadow: str | None, sticky: Sticky 
     old = registry.release_versions.policy(app) or TrafficPolicy()
     policy = TrafficPolicy.from_mapping({**old.to_mapping(), **shares, "sticky": sticky or old.sticky})
     registry.release_versions.set_policy(app, policy)
-    _show_traffic(app, policy, list(registry.releases(app)), as_json)
+    _show_traffic(app, policy, registry.release_versions.versions(app), as_json)
 
 
 @traffic.command()
@@ -253,7 +253,7 @@ def clear(app: str, as_json: bool) -> None:
     """
     registry = open_registry()
     say(f"{app}: {'policy cleared' if registry.release_versions.set_policy(app, None) else 'there was no policy'}")
-    _show_traffic(app, None, list(registry.releases(app)), as_json)
+    _show_traffic(app, None, registry.release_versions.versions(app), as_json)
 
 
 def _show_traffic(app: str, policy: TrafficPolicy | None, releases: list[Release], as_json: bool) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -166,13 +167,9 @@ def engine_name(model: ModelVersion, settings: Settings, engine: str | None = No
     raise UsageError(f"the {asked} engine cannot open {model.ref}, whose format is {model.format}")
 
 
-def _opening(model: ModelVersion, settings: Settings, engine: str | None) -> _Opening:
-    return _ENGINES[engine_name(model, settings, engine)][1](model, settings)
-
-
 def engine_identity(model: ModelVersion, settings: Settings, engine: str | None = None) -> EngineIdentity:
     """The identity that the engine for `model` will have, without loading it. Raises UsageError."""
-    return _opening(model, settings, engine).identify()
+    return _ENGINES[engine_name(model, settings, engine)][1](model, settings).identify()
 
 
 def check_parameters(
@@ -184,7 +181,7 @@ def check_parameters(
     """
     if parameters.response_format is not None:
         try:
-            _opening(model, settings, engine).check(parameters.response_format)
+            _ENGINES[engine_name(model, settings, engine)][1](model, settings).check(parameters.response_format)
         except EngineRejected as error:
             raise UsageError(str(error)) from error
 
@@ -242,7 +239,7 @@ class EnginePool(ModelCache[ModelVersion, Engine]):
     def modes(self) -> dict[str, dict[str, Any]]:
         """Model ref → what its open engine is, with every setting that can change a greedy answer."""
         entries = self._entries.values()
-        return {entry.version.ref: entry.model.identity.to_mapping() for entry in entries if entry.model is not None}
+        return {entry.version.ref: asdict(entry.model.identity) for entry in entries if entry.model is not None}
 
     @property
     def problems(self) -> list[str]:

@@ -28,9 +28,6 @@ class EngineIdentity:
     build: str
     settings: Mapping[str, Any]
 
-    def to_mapping(self) -> dict[str, Any]:
-        return {"name": self.name, "build": self.build, "settings": dict(self.settings)}
-
 
 class Engine(Protocol):
     """A loaded model that answers requests, up to `slots` of them side by side."""

@@ -82,7 +82,7 @@ def judge_scorer(suite: Suite, name: str | None, asked: JudgeEndpoint | None) ->
         return found[0]
     which = f"that asks {judge_name(asked)}" if asked else "that asks a judge"
     names = ", ".join(scorer.name for scorer in fitting) or "none"
-    hint = "; without a judge are " + ", ".join(suite.left_out()) if suite.left_out() else ""
+    hint = "; without a judge are " + ", ".join(suite.left_out) if suite.left_out else ""
     raise UsageError(f"--scorer must name a scorer of suite {suite.name} {which}; it has {names}{hint}")
 
 

@@ -8,28 +8,32 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from llmops import __version__
+from llmops.engines.opening import engine_identity
+from llmops.engines.protocol import EngineIdentity
 from llmops.errors import CannotRun, UnknownVersion, UsageError
-from llmops.eval_runs.cells import (
+from llmops.eval_runs.early_stopping import EarlyStop, run_until_decided
+from llmops.eval_runs.matrix import (
     NOISE_PARAM,
+    SERVED_PARAM,
     STOPPED_PARAM,
     Cell,
+    CellProgress,
     CellRun,
     Failure,
+    Matrix,
     RowChoice,
     RunOptions,
     cell_identity,
     definitions_in,
-    evaluated_by,
     failures_of,
     scored_by,
-    served_mode,
 )
-from llmops.eval_runs.matrix import CellProgress, EarlyStop, Matrix, run_until_decided
 from llmops.eval_runs.scorer_factory import ScorerFactory, untrusted
 from llmops.evaluation.comparison import Comparison, compare
 from llmops.evaluation.eval_set import measure
@@ -40,13 +44,14 @@ from llmops.evaluation.scorers.protocol import limits_of
 from llmops.evaluation.suite import Suite, load_suite, readable_suites
 from llmops.recording import EvalRecorder, EvalRun, RecordedRows, record_verdict
 from llmops.registry import Registry
-from llmops.settings import Settings, eval_sets_folder
-from llmops.versions import MOST_NAMED, Ref, Release, whole_id
+from llmops.settings import Settings, data_folder
+from llmops.versions import MOST_NAMED, ModelVersion, Ref, Release, whole_id
 
 __all__ = ["Cell", "CellRun", "Evaluations", "Gated", "RunOptions"]
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}\Z")
 _SHORT_RUN_ID = re.compile(r"[0-9a-f]{1,31}\Z")
+_THEIR_OWN = ("openai", "fake")  # engines with no mode of ours: an upstream's is its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +76,7 @@ class Evaluations:
     @functools.cached_property
     def folder(self) -> Path:
         """Where the suites are. Raises CannotRun when there is no such folder."""
-        return eval_sets_folder(self.settings)
+        return data_folder(self.settings, "eval_sets")
 
     def suite(self, name: str) -> Suite:
         """Read once. Raises UnknownVersion, BadFile."""
@@ -154,7 +159,9 @@ class Evaluations:
         if _RUN_ID.match(text):
             return self._recorder.get(text)
         # An app or a prompt may have a name that looks like the beginning of a run's id.
-        if _SHORT_RUN_ID.match(text) and not (text in self.registry.apps() or self.registry.prompts.versions(text)):
+        if _SHORT_RUN_ID.match(text) and not (
+            text in self.registry.release_versions.names() or self.registry.prompts.versions(text)
+        ):
             begun = self._recorder.beginning_with(text, limit=MOST_NAMED + 1)
             return self._recorder.get(whole_id(text, begun, "run" if begun else "run, app or prompt"))
         if (release := self.release(text)) is not None:
@@ -242,7 +249,7 @@ class Evaluations:
             "runs": {side: run.run_id for side, run in runs.items()},
             "alpha": ALPHA,
             "llmops": __version__,
-            "engine": engine.to_mapping() if (engine := evaluated_by(runs["b"])) is not None else None,
+            "engine": asdict(engine) if (engine := evaluated_by(runs["b"])) is not None else None,
         }
         if release is not None:
             loosened = self.registry.release_versions.loosened(release, suite_name, record["rules"])
@@ -300,7 +307,7 @@ class Evaluations:
 
     def release(self, text: str) -> Release | None:
         """The release that `text` names, or None when it names something else."""
-        if _RUN_ID.match(text) or "," in text or Ref.parse(text).name not in self.registry.apps():
+        if _RUN_ID.match(text) or "," in text or Ref.parse(text).name not in self.registry.release_versions.names():
             return None
         return self.registry.release_versions.get(text)
 
@@ -311,4 +318,57 @@ def _has_other_rows(suite: Suite, run: EvalRun) -> bool:
     known = run.content.get("rows")
     if known in (None, suite.rows_hash) or STOPPED_PARAM in run.params:
         return False
-    return run.rows >= suite.n_rows or measure(suite.rows.first(run.rows))[1] != known
+    return run.rows >= suite.n_rows or measure(islice(suite.rows, run.rows))[1] != known
+
+
+def evaluated_by(run: EvalRun) -> EngineIdentity | None:
+    """The engine that made a run's answers; None for a run that does not say."""
+    try:
+        shown = {name: run.params[f"engine.{name}"] for name in ("name", "build", "settings")}
+        return EngineIdentity(shown["name"], shown["build"], json.loads(shown["settings"]))
+    except (KeyError, ValueError):
+        return None
+
+
+def served_mode(run: EvalRun, model: ModelVersion, settings: Settings) -> str | None:
+    """What a reader of a verdict must know of the answers that will be served; None when there is nothing to say.
+
+    That they were made in another mode; and how many of a sample are others than those evaluated when they are made as
+    the gateway makes them, where that is not none. Engines are opened from the same settings for both, so that the
+    modes differ only where a run asked for something else (`--repeatable`, `--engine`), or a setting was changed since.
+    """
+    evaluated, served = evaluated_by(run), engine_identity(model, settings)
+    if evaluated is None or (evaluated == served and served.name in _THEIR_OWN):
+        return None
+    measured = json.loads(run.params.get(NOISE_PARAM if evaluated == served else SERVED_PARAM, "null"))
+    if measured is None or measured.pop("served", asdict(served)) != asdict(served):
+        noise, differ = None, "is not known"  # not measured, or before the settings were changed
+    else:
+        noise = Noise(**measured)
+        differ = "{} of {} answers differ ({:.0%} to {:.0%} of all)".format(noise.flips, noise.n, *noise.ci95)
+    if evaluated != served:
+        counted = differ if noise is not None else f"how many answers differ {differ}"
+        return f"evaluated by {_differences(evaluated, served)}: {counted}"
+    if noise is None:
+        return f"how many answers differ when they are made again, as they are served, {differ}"
+    return f"made again, as they are served, {differ}" if noise.flips else None
+
+
+def mode_change(evaluated: Mapping[str, Any], model: ModelVersion, settings: Settings) -> str | None:
+    """How the engine that would serve differs from the one a gate read, as its fields' JSON."""
+    before, served = EngineIdentity(**evaluated), engine_identity(model, settings)
+    return None if before == served else f"evaluated by {_differences(before, served)}"
+
+
+def _differences(evaluated: EngineIdentity, served: EngineIdentity) -> str:
+    """`llamacpp with slots 1, served by llamacpp with slots 16`: what differs, on both sides."""
+    if evaluated.name != served.name:
+        return f"{evaluated.name}, served by {served.name}"
+    names = {**evaluated.settings, **served.settings}
+    both = [{name: side.settings.get(name, "unknown") for name in names} for side in (evaluated, served)]
+    sides = []
+    for side, settings in zip((evaluated, served), both, strict=True):
+        parts = [f"{name} {value}" for name, value in settings.items() if both[0][name] != both[1][name]]
+        parts += [side.build] if evaluated.build != served.build else []
+        sides.append(f"{side.name} with {', '.join(parts)}")
+    return ", served by ".join(sides)

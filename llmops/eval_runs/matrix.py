@@ -1,53 +1,47 @@
 """Runs the cells of a suite: generates what is missing model by model, then scores and records each cell.
 
-Two cells can also be run on more and more rows, drawn by chance, until the primary metric tells them apart.
+A cell is what is run, with what; by its identity a run of it is known again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any
+
+import psutil
 
 from llmops.engines.openai_errors import check_reachable
 from llmops.engines.opening import check_parameters, engine_identity, engine_name, open_engine
 from llmops.engines.protocol import Engine
-from llmops.errors import CannotRun, EngineUnavailable, UsageError
-from llmops.eval_runs.cells import (
-    NOISE_PARAM,
-    SERVED_PARAM,
-    STOPPED_PARAM,
-    Cell,
-    CellRun,
-    RowChoice,
-    RunOptions,
-    cell_identity,
-    cost_of,
-    failures_of,
-)
+from llmops.errors import CannotRun, EngineUnavailable
 from llmops.eval_runs.scorer_factory import ScorerFactory
 from llmops.evaluation.comparison import draw
+from llmops.evaluation.eval_set import Rows, measure
 from llmops.evaluation.generating import Generated, Task, measure_noise
 from llmops.evaluation.generation_cache import GenerationCache, noise_key
-from llmops.evaluation.metric_comparison import number_of
 from llmops.evaluation.results import EvalReport, RowResult
-from llmops.evaluation.runner import answered, generate_all, score_all, score_rows, scorers_with_work
-from llmops.evaluation.scorers import Scorer
-from llmops.evaluation.sequential import SequentialTest
-from llmops.evaluation.suite import Suite, primary_scorer
-from llmops.hashing import canonical_json
+from llmops.evaluation.runner import generate_all, score_all, scorers_with_work
+from llmops.evaluation.scorers.protocol import IdentifiedScorer
+from llmops.evaluation.suite import Suite
+from llmops.generation import GenerationParameters
+from llmops.hashing import canonical_json, content_hash
 from llmops.models.sources import UpstreamSource
-from llmops.recording import CellIdentity, EvalRecorder, register_eval_set
-from llmops.recording.cell import SUITE_ROWS_PARAM
+from llmops.recording import CellIdentity, EvalRecorder, EvalRun, register_eval_set
+from llmops.recording.runs import RecorderName
 from llmops.registry import Registry
 from llmops.settings import Settings, named_variables
-from llmops.versions import ModelVersion
+from llmops.versions import ModelVersion, PromptVersion, Release
+
+NOISE_PARAM, SERVED_PARAM, STOPPED_PARAM = "noise", "served", "stopped_early"  # of a recorded run
 
 CellProgress = Callable[[str, int, int], None]
+
+# Raised when a change to scorers or to recording makes older runs incomparable: they are then run again.
+_RUN_FORMAT = 3
 
 # As `JudgeScorer` names them. EngineRejected and ContextTooLong are left out: they will be the same again.
 _PASSING = frozenset({"EngineUnavailable", "EngineBusy", "EngineTimeout", "EngineError"})
@@ -55,8 +49,176 @@ _PASSING = frozenset({"EngineUnavailable", "EngineBusy", "EngineTimeout", "Engin
 # Engines of this machine, whose noise is measured: asking an upstream again costs money, or somebody else's time.
 _LOCAL_ENGINES = ("llamacpp", "openvino", "transformers")
 
-_LOOKS = 20  # at most, at equal distances
-_FEWEST_ROWS = 10  # a look
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One thing to evaluate: a prompt version on a model version with parameters, perhaps as a release."""
+
+    prompt: PromptVersion
+    model: ModelVersion
+    parameters: GenerationParameters
+    release: Release | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.prompt.ref} on {self.model.ref}"
+
+    @property
+    def asks_upstream(self) -> bool:
+        """Whether its answers come from another server, whose failures may pass."""
+        return self.model.source.startswith("openai:")
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How a suite is run.
+
+    limit: rows.
+    engine: by name.
+    seed: makes an independent run.
+    repeatable: requests that cannot influence each other, so that answers repeat exactly.
+    force: run again although a complete run exists (finished generations are still not made twice).
+    recorder: how runs get into MLflow.
+    """
+
+    limit: int | None = None
+    engine: str | None = None
+    seed: int | None = None
+    repeatable: bool = False
+    force: bool = False
+    recorder: RecorderName = "auto"
+
+    def engine_settings(self, settings: Settings) -> Settings:
+        """As the gateway opens the model, so that what is served is what was evaluated. Repeatable: each request alone
+        on an engine of its own, as many of them as there are cores, from the state that the template left."""
+        if not self.repeatable:
+            return settings
+        replicas = max(1, settings.engine_threads or psutil.cpu_count() or 1)
+        return replace(settings, engine_slots=1, engine_prompt_cache="template", engine_replicas=replicas)
+
+
+@dataclass(frozen=True, slots=True)
+class RowChoice:
+    """Which rows of a suite a run takes: the first `limit`; and, for a run that was stopped early, of these the share
+    `drawn`, in the order that `seed` draws."""
+
+    limit: int | None = None
+    drawn: float | None = None
+    seed: int = 0
+
+    def of(self, suite: Suite) -> Rows:
+        """The rows of that suite."""
+        share, seed = self.drawn, self.seed
+        rows = Rows(lambda: islice(suite.rows, self.limit))
+        return rows if share is None else Rows(lambda: (row for row in rows if draw(seed, row.id) < share))
+
+
+@dataclass(slots=True)
+class Failure:
+    """Why some rows have no score. first: the id of the first such row. scorers: those that gave none."""
+
+    why: str
+    rows: int
+    first: str
+    scorers: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def failures_of(results: Iterable[RowResult]) -> tuple[Failure, ...]:
+    """Why rows have no score, most frequent first. Reasons that differ only by the row that they name are one."""
+    found: dict[str, Failure] = {}
+    for result in results:
+        named = f"row {result.row.id}: "
+        failed = {
+            name: score.error.replace(named, "") for name, score in result.scores.items() if score.error is not None
+        }
+        for why in dict.fromkeys(failed.values()):
+            failure = found.setdefault(why, Failure(why, 0, result.row.id))
+            failure.rows += 1
+            failure.scorers += [n for n, error in failed.items() if error == why and n not in failure.scorers]
+    return tuple(sorted(found.values(), key=lambda failure: -failure.rows))
+
+
+@dataclass(frozen=True, slots=True)
+class CellRun:
+    """A cell's recorded run, and what this call did for it.
+
+    failed_again: why rows failed in this call, where the run is an earlier one that stands because no fewer failed now.
+    """
+
+    cell: Cell
+    run: EvalRun
+    generated: int
+    from_cache: int
+    failed_again: tuple[Failure, ...] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "run_id": self.run.run_id,
+            "prompt": self.cell.prompt.ref,
+            "model": self.cell.model.ref,
+            "release": self.cell.release.ref if self.cell.release else None,
+            "rows": self.run.rows,
+            "suite_rows": self.run.suite_rows,
+            "answers": self.run.answers.to_json(),
+            "metrics": {name: metric.to_json() for name, metric in self.run.metrics.items()},
+            "generated": self.generated,
+            "from_cache": self.from_cache,
+            "seconds": self.run.seconds,
+            "tokens_per_second": self.run.tokens_per_second,
+            **{name: self.run.usage.get(name) for name in ("tokens_in", "tokens_out", "cost")},
+        }
+
+
+def cell_identity(suite: Suite, cell: Cell, settings: Settings, options: RunOptions, chosen: RowChoice) -> CellIdentity:
+    """Everything that makes two eval runs the same run."""
+    eval_sets = {eval_set.name: eval_set.content_hash for eval_set in suite.eval_sets}
+    whole = chosen.limit is None and chosen.drawn is None
+    content: dict[str, Any] = {
+        **scored_by(suite),
+        "suite": suite.name,
+        "rows": suite.rows_hash if whole else measure(chosen.of(suite))[1],
+        "cluster_by": suite.cluster_by,
+        "choices": suite.choices,
+        "prompt": [cell.prompt.ref, cell.prompt.template.content_hash],
+        "model": [cell.model.ref, cell.model.sha256],
+        "parameters": cell.parameters.to_mapping(),
+        "engine": asdict(engine_identity(cell.model, options.engine_settings(settings), options.engine)),
+        "seed": options.seed,
+        "stopped_early": None if chosen.drawn is None else chosen.seed,
+    }
+    return CellIdentity(suite.name, cell.prompt, cell.model, content, content_hash(content), eval_sets)
+
+
+def scored_by(suite: Suite) -> dict[str, Any]:
+    """The suite's scorers, and the models that score: another judge or embedding model gives other scores."""
+    identified = (scorer for scorer in suite.make_scorers() if isinstance(scorer, IdentifiedScorer))
+    return {
+        "format": _RUN_FORMAT,
+        "scorers": [spec.to_json() for spec in suite.scorer_specs],
+        "judges": {scorer.name: dict(scorer.identity) for scorer in identified},
+    }
+
+
+def definitions_in(content: Mapping[str, Any]) -> dict[str, str]:
+    """What each scorer is, with its judge: a hash by name. content: what `scored_by` gave, as it is now or as a run's
+    cell holds it; none where that is not known."""
+    judges = content.get("judges", {})
+    return {
+        spec["name"]: content_hash([content.get("format"), spec, judges.get(spec["name"])])
+        for spec in content.get("scorers", ())
+    }
+
+
+def cost_of(model: ModelVersion, tokens_in: int | None, tokens_out: int | None) -> float | None:
+    """Price of so many tokens, in the currency that the model was registered with; None where it has no price, or
+    where nobody counted the tokens."""
+    prices = model.provenance.get("prices")
+    if not prices or tokens_in is None or tokens_out is None:
+        return None
+    return float(tokens_in * prices["per_million_in"] + tokens_out * prices["per_million_out"]) / 1e6
 
 
 class Matrix:
@@ -68,14 +230,19 @@ class Matrix:
         self._settings, self._registry, self._suite = settings, registry, suite
         self.options, self._progress = options, progress
         self._recorder, self._scorer_factory = EvalRecorder(registry.store), ScorerFactory(settings)
-        self._judged = {spec.name for spec in suite.scorer_specs if self._scorer_factory.needs_judge(spec)}
         self.cache = GenerationCache(settings.generation_cache_dir)
-        self._engine = _LazyEngine(options.engine_settings(settings), options.engine)
+        self._engine_settings = options.engine_settings(settings)
+        self._engine: tuple[tuple[str, bool], Engine] | None = None  # of which model, and whether as it is served
         self._checked: set[str] = set()
 
     async def aclose(self) -> None:
-        await self._engine.close()
+        await self._close_engine()
         self.cache.close()
+
+    async def _close_engine(self) -> None:
+        if self._engine is not None:
+            await self._engine[1].close()
+            self._engine = None
 
     async def run(self, cells: Sequence[Cell], chosen: RowChoice, shown: str | None = None) -> list[CellRun]:
         """Every cell's run, in the order of the cells; a complete identical run is reused, unless rows failed in it
@@ -93,26 +260,33 @@ class Matrix:
         identities = [cell_identity(self._suite, cell, self._settings, self.options, chosen) for cell in cells]
         done: dict[int, CellRun] = {}
         failed: dict[int, tuple[CellRun, int]] = {}  # runs in which so many rows failed in a way that may pass
-        for position, (cell, identity) in enumerate(zip(cells, identities, strict=True)):
-            known = None if self.options.force else self._recorder.find(self._suite.name, identity.hash)
-            if known is None:
-                continue
-            found = CellRun(cell, known, 0, known.rows)
-            results = self._recorder.rows(known) if any(metric.n_failed for metric in known.metrics.values()) else ()
-            if n_failed := passing_failures(results, self._judged, asks_upstream=cell.asks_upstream):
-                failed[position] = (found, n_failed)
-            else:
-                done[position] = found
+        if not self.options.force:
+            for position, (cell, identity) in enumerate(zip(cells, identities, strict=True)):
+                if (known := self._recorder.find(self._suite.name, identity.hash)) is not None:
+                    found = CellRun(cell, known, 0, known.rows)
+                    has_failed = any(metric.n_failed for metric in known.metrics.values())
+                    if has_failed and (n_failed := self._passing_failures(cell, self._recorder.rows(known))):
+                        failed[position] = (found, n_failed)
+                    else:
+                        done[position] = found
         left = [position for position in range(len(cells)) if position not in done]
         for _, group in groupby(left, key=lambda position: cells[position].model.ref):
             positions = list(group)
             made = await self.generate([cells[position] for position in positions], chosen)
             for position, generated in zip(positions, made, strict=True):
                 cell = cells[position]
-                report = await self._score(cell, chosen, generated)
+                report = await score_all(
+                    self.task(cell, chosen),
+                    generated,
+                    self._suite.make_scorers(),
+                    self.cache,
+                    self._suite.cluster_by,
+                    partial(self._progress, f"scoring {cell.name}"),
+                    self._suite.n_rows,
+                )
                 if position in failed:
                     found, n_failed = failed[position]
-                    if passing_failures(report.results, self._judged, asks_upstream=cell.asks_upstream) >= n_failed:
+                    if self._passing_failures(cell, report.results) >= n_failed:
                         done[position] = replace(found, failed_again=failures_of(report.results))
                         continue
                 done[position] = await asyncio.to_thread(self._record, cell, identities[position], report, shown)
@@ -131,9 +305,20 @@ class Matrix:
 
         await asyncio.to_thread(check)
         name = cells[0].name if len(cells) == 1 else f"{len(cells)} cells on {model.ref}"
-        made = await generate_all(tasks, lambda: self._engine.of(model), self.cache, partial(self._progress, name))
-        await self._measure_noise(model, tasks)
+        made = await generate_all(tasks, lambda: self._loaded(model), self.cache, partial(self._progress, name))
+        if self._engine is not None:
+            await self._measure_noise(model, tasks)
         return made
+
+    async def _loaded(self, model: ModelVersion, *, as_served: bool = False) -> Engine:
+        """The engine of that model, as this run asks it or as the gateway opens it; one at a time is kept."""
+        if self._engine is None or self._engine[0] != (model.ref, as_served):
+            await self._close_engine()
+            settings, name = (self._settings, None) if as_served else (self._engine_settings, self.options.engine)
+            if engine_name(model, settings, name) == "openai":
+                await asyncio.to_thread(_check_upstream, model)
+            self._engine = (model.ref, as_served), await asyncio.to_thread(open_engine, model, settings, name)
+        return self._engine[1]
 
     def task(self, cell: Cell, chosen: RowChoice) -> Task:
         """The cell's work for the runner."""
@@ -141,7 +326,7 @@ class Matrix:
             template=cell.prompt.template,
             parameters=cell.parameters,
             model_sha256=cell.model.sha256,
-            identity=self.options.engine_identity(cell.model, self._settings),
+            identity=engine_identity(cell.model, self._engine_settings, self.options.engine),
             rows=chosen.of(self._suite),
             seed=self.options.seed,
             choices=self._suite.choices,
@@ -152,51 +337,34 @@ class Matrix:
         its model's weights, and the two engines' settings, the same but for `--repeatable` and `--engine`."""
         identity, served = tasks[0].identity, engine_identity(model, self._settings)
         key = noise_key(model.sha256, identity, served, self._suite.rows_hash)
-        local = {identity.name, served.name} <= set(_LOCAL_ENGINES)
-        if not local or self._engine.loaded is None or self.cache.get_noise(key) is not None:
+        if not {identity.name, served.name} <= set(_LOCAL_ENGINES) or self.cache.get_noise(key) is not None:
             return
-        engine = self._engine
-        if served != identity:
-            await engine.close()
-            engine = _LazyEngine(self._settings, None)
         self._progress("measuring how many answers are others when they are served", 0, 0)
         try:
-            noise = await measure_noise(tasks, await engine.of(model), self.cache)
+            engine = await self._loaded(model, as_served=served != identity)
+            noise = await measure_noise(tasks, engine, self.cache)
         except CannotRun as error:  # the answers are there; only what is known of them is less
             self._progress(f"not measured: {error}", 0, 0)
-            return
-        finally:
-            if engine is not self._engine:
-                await engine.close()
-        if noise is not None:
-            self.cache.put_noise(key, noise)
-
-    async def _score(self, cell: Cell, chosen: RowChoice, made: Generated) -> EvalReport:
-        return await score_all(
-            self.task(cell, chosen),
-            made,
-            self._suite.make_scorers(),
-            self.cache,
-            self._suite.cluster_by,
-            lambda done, _: self._progress(f"scoring {cell.name}", done, self._suite.n_rows),
-        )
+        else:
+            if noise is not None:
+                self.cache.put_noise(key, noise)
 
     def _record(self, cell: Cell, identity: CellIdentity, report: EvalReport, shown: str | None) -> CellRun:
         """Records what a run shows besides its cell, too: noise, cost, scorers left out."""
-        params = {"repeatable": str(self.options.repeatable).lower(), SUITE_ROWS_PARAM: str(self._suite.n_rows)}
+        params = {"repeatable": str(self.options.repeatable).lower(), "suite_rows": str(self._suite.n_rows)}
         metrics: dict[str, float] = {}
-        if left_out := self._suite.left_out():
+        if left_out := self._suite.left_out:
             params["scorers_without_judge"] = ", ".join(left_out)
         if shown is not None:
             params[STOPPED_PARAM] = shown
         served = engine_identity(cell.model, self._settings)
-        evaluated = self.options.engine_identity(cell.model, self._settings)
+        evaluated = engine_identity(cell.model, self._engine_settings, self.options.engine)
         noise = self.cache.get_noise(noise_key(cell.model.sha256, evaluated, served, self._suite.rows_hash))
         if noise is not None and served == evaluated:
             params[NOISE_PARAM] = canonical_json({"n": noise.n, "flips": noise.flips})
             metrics["flip_share"] = noise.share
         elif noise is not None:
-            params[SERVED_PARAM] = canonical_json({"n": noise.n, "flips": noise.flips, "served": served.to_mapping()})
+            params[SERVED_PARAM] = canonical_json({"n": noise.n, "flips": noise.flips, "served": asdict(served)})
         if (cost := cost_of(cell.model, report.tokens_in, report.tokens_out)) is not None:
             metrics["cost"] = cost
         store, suite = self._registry.store, self._suite
@@ -213,41 +381,18 @@ class Matrix:
         self._registry.prompts.show_in_experiment(cell.prompt.name, run.experiment_id)
         return CellRun(cell, run, report.generated, report.from_cache)
 
-
-class _LazyEngine:
-    """Loads an engine when first asked for, and keeps one at a time."""
-
-    def __init__(self, settings: Settings, engine: str | None) -> None:
-        self._settings, self._engine_name = settings, engine
-        self.loaded: tuple[str, Engine] | None = None
-
-    async def of(self, model: ModelVersion) -> Engine:
-        """The engine of that model."""
-        if self.loaded is None or self.loaded[0] != model.ref:
-            await self.close()
-            if engine_name(model, self._settings, self._engine_name) == "openai":
-                await asyncio.to_thread(_check_upstream, model)
-            opened = await asyncio.to_thread(open_engine, model, self._settings, self._engine_name)
-            self.loaded = (model.ref, opened)
-        return self.loaded[1]
-
-    async def close(self) -> None:
-        if self.loaded is not None:
-            await self.loaded[1].close()
-            self.loaded = None
-
-
-def passing_failures(results: Iterable[RowResult], judged: Collection[str], *, asks_upstream: bool) -> int:
-    """How many answers and scores failed in a way that may pass: an upstream's or a judge's, unless it said that the
-    request can never succeed. judged: scorers that ask a judge."""
-    failed = 0
-    for result in results:
-        if result.output.error is not None:
-            failed += asks_upstream
-        else:
-            errors = (result.scores[name].error for name in judged if name in result.scores)
-            failed += sum(error is not None and error.partition(":")[0] in _PASSING for error in errors)
-    return failed
+    def _passing_failures(self, cell: Cell, results: Iterable[RowResult]) -> int:
+        """How many answers and scores failed in a way that may pass: an upstream's or a judge's, unless it said that
+        the request can never succeed."""
+        judged = {spec.name for spec in self._suite.scorer_specs if ScorerFactory.needs_judge(spec)}
+        failed = 0
+        for result in results:
+            if result.output.error is not None:
+                failed += cell.asks_upstream
+            else:
+                errors = (result.scores[name].error for name in judged if name in result.scores)
+                failed += sum(error is not None and error.partition(":")[0] in _PASSING for error in errors)
+        return failed
 
 
 def _check_upstream(model: ModelVersion) -> None:
@@ -261,79 +406,3 @@ def _check_upstream(model: ModelVersion) -> None:
         except EngineUnavailable as error:
             failures.append(error)
     raise failures[0] if len(failures) == 1 else EngineUnavailable("; ".join(map(str, failures)))
-
-
-@dataclass(frozen=True, slots=True)
-class EarlyStop:
-    """Why a run ended.
-
-    rows: how many were taken, `of` so many; failed: of them, those that lack a score on one side.
-    p_value, ci95: of the difference b − a in the primary metric, a failed row counted as its worst.
-    decided: it is shown, and would be whatever the failed rows had scored.
-    """
-
-    rows: int
-    of: int
-    decided: bool
-    p_value: float
-    ci95: tuple[float, float]
-    failed: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "ci95": list(self.ci95)}
-
-
-async def run_until_decided(matrix: Matrix, suite: Suite, cells: Sequence[Cell]) -> tuple[list[CellRun], EarlyStop]:
-    """Both cells' runs on the rows that it took, and why it took no more.
-
-    Looking after every step would make an ordinary test cry wolf; this one may be looked at as often as one likes.
-
-    Raises:
-        UsageError: not two cells, or a primary metric that is not within 0 and 1; else as `Matrix.run`.
-    """
-    if len(cells) != 2:
-        raise UsageError(f"stopping early compares two cells; {len(cells)} were given")
-    if suite.cluster_by is not None:
-        raise UsageError("stopping early needs rows that are independent; this suite has cluster_by")
-    limit, seed = matrix.options.limit, matrix.options.seed or 0
-    total = min(suite.n_rows, limit or suite.n_rows)
-    looks = max(1, min(_LOOKS, total // _FEWEST_ROWS))
-    primary = primary_scorer(suite)
-    if primary is None or primary.worst not in (0.0, 1.0):
-        raise UsageError(f"stopping early needs a primary metric from 0 to 1; {suite.gate.primary} is none")
-    # With failed rows at their worst; with those of b at their worst and of a at their best; the other way round.
-    tests = test, least, most = SequentialTest(), SequentialTest(), SequentialTest()
-    share, failed, decided = 0.0, 0, False
-    for look in range(1, looks + 1):
-        before, share = share, look / looks
-        chosen = RowChoice(limit, share, seed)
-        for cell in cells:
-            await matrix.generate([cell], chosen)
-        tasks = [matrix.task(cell, chosen) for cell in cells]
-        found = await asyncio.to_thread(_differences, tasks, primary, matrix.cache, seed, before)
-        for each, differences in zip(tests, zip(*found, strict=True), strict=False):
-            each.update(differences)
-        failed += sum(low != high for _, low, high in found)
-        decided = all(each.decided for each in tests) and least.mean * most.mean > 0
-        if decided:
-            break
-    stop = EarlyStop(test.n, total, decided, test.p_value, test.interval, failed)
-    shown = f"{seed}: after {stop.rows} of {total} rows"
-    return await matrix.run(cells, RowChoice(limit, share, seed), shown), stop
-
-
-def _differences(
-    tasks: Sequence[Task], primary: Scorer, cache: GenerationCache, seed: int, after: float
-) -> list[tuple[float, float, float]]:
-    """b − a of the rows drawn since the look before, in the order of the draw: where one has no score, with that at
-    its worst; and the least and the greatest that it could be."""
-    worst = primary.worst or 0.0
-    found = []
-    for left, right in zip(*(score_rows(answered(task, cache), [primary], cache) for task in tasks), strict=True):
-        place = draw(seed, left.row.id)
-        if place >= after:
-            scores = [number_of(result, primary) for result in (left, right)]
-            a, b = (worst if math.isnan(score) else score for score in scores)
-            best_a, best_b = (1 - worst if math.isnan(score) else score for score in scores)
-            found.append((place, (b - a, *sorted((b - best_a, best_b - a)))))
-    return [(difference, least, most) for _, (difference, least, most) in sorted(found)]

@@ -12,8 +12,8 @@ from statistics import median
 from typing import Any, cast
 
 from llmops.errors import CannotRun
-from llmops.eval_runs.cells import CellRun
 from llmops.eval_runs.evaluations import Evaluations
+from llmops.eval_runs.matrix import CellRun
 from llmops.evaluation import statistics
 from llmops.evaluation.comparison import Comparison, paired
 from llmops.evaluation.eval_set import cluster_name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from llmops.engines.embedding import Embedder, embedding_weights
@@ -22,15 +23,15 @@ DEFAULT_JUDGE = "default"
 _NO_JUDGE = JudgeEndpoint("none", "http://localhost/v1", "none")
 
 
+@dataclass(frozen=True)
 class ScorerFactory:
     """A suite's judges come from its `[judges.NAME]` tables; LLMOPS_JUDGE gives one to suites that name none."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    settings: Settings
 
     @functools.cached_property
     def _embed(self) -> Embedder:
-        return Embedder(self._settings)
+        return Embedder(self.settings)
 
     def make(self, spec: ScorerSpec, judges: Mapping[str, Mapping[str, Any]]) -> Scorer | None:
         """The scorer; None for a judge's when no judge is configured.
@@ -62,11 +63,11 @@ class ScorerFactory:
         if name is not None and name in judges:
             table = {key: value for key, value in judges[name].items() if key != "kappa"}
             return JudgeEndpoint.from_mapping({"name": name, **table})
-        if self._settings.judge is None:
+        if self.settings.judge is None:
             return None
-        url, _, model = self._settings.judge.removeprefix("openai:").rpartition("#")
+        url, _, model = self.settings.judge.removeprefix("openai:").rpartition("#")
         values = {"name": DEFAULT_JUDGE, "base_url": url, "model": model}
-        return JudgeEndpoint.from_mapping({**values, "key_variable": self._settings.judge_key_variable})
+        return JudgeEndpoint.from_mapping({**values, "key_variable": self.settings.judge_key_variable})
 
     def check(self, suite: Suite, scorers: Collection[str]) -> None:
         """Before rows are answered: the judges of these scorers can be reached, and the embedding model is at hand.
@@ -74,14 +75,13 @@ class ScorerFactory:
         Raises:
             EngineUnavailable: a judge has no key or cannot be reached. CannotRun: the embedding model cannot be had.
         """
-        left_out = suite.left_out()
-        used = [spec for spec in suite.scorer_specs if spec.name in scorers and spec.name not in left_out]
+        used = [spec for spec in suite.scorer_specs if spec.name in scorers and spec.name not in suite.left_out]
         judged = [spec.parameters.get("judge") for spec in used if self.needs_judge(spec)]
         for endpoint in dict.fromkeys(self.endpoint(suite.judges, name) for name in judged):
             if endpoint is not None:
                 endpoint.check()
         if any(_needs_embeddings(spec) for spec in used):
-            embedding_weights(self._settings, catalogue_model(EMBEDDING_MODEL))
+            embedding_weights(self.settings, catalogue_model(EMBEDDING_MODEL))
 
     @staticmethod
     def needs_judge(spec: ScorerSpec) -> bool:
@@ -95,7 +95,7 @@ def _needs_embeddings(spec: ScorerSpec) -> bool:
 
 def untrusted(suite: Suite, store: Store, scorer_factory: ScorerFactory) -> dict[str, str]:
     """Judge scorers of the suite that may not gate, and why. Raises StoreUnavailable."""
-    found = dict.fromkeys(suite.left_out(), "no judge is configured")
+    found = dict.fromkeys(suite.left_out, "no judge is configured")
     judged = {spec.name for spec in suite.scorer_specs if scorer_factory.needs_judge(spec)}
     for scorer in suite.make_scorers():
         if scorer.name in judged and isinstance(scorer, KeptScorer):

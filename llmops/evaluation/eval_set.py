@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, time, timedelta
 from decimal import Decimal
-from itertools import islice
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -67,18 +66,14 @@ class EvalRow:
 PlacedRows = Callable[[], Iterator[tuple[RecordLocation, EvalRow]]]
 
 
+@dataclass(frozen=True, eq=False, slots=True)
 class Rows:
     """Rows that can be gone through any number of times and are not held: each pass reads them anew."""
 
-    def __init__(self, read: Callable[[], Iterator[EvalRow]]) -> None:
-        self._read = read
+    read: Callable[[], Iterator[EvalRow]]
 
     def __iter__(self) -> Iterator[EvalRow]:
-        return self._read()
-
-    def first(self, limit: int | None) -> Rows:
-        """The first `limit` of them; all when None."""
-        return self if limit is None else Rows(lambda: islice(self._read(), limit))
+        return self.read()
 
 
 def measure(rows: Iterable[EvalRow]) -> tuple[int, str]:

@@ -42,7 +42,7 @@ def generation_key(
         "messages": [dict(message) for message in request.messages],
         "parameters": request.parameters.to_mapping(),
         "model": model_sha256,
-        "engine": engine.to_mapping(),
+        "engine": asdict(engine),
         "seed": seed,
     }
     return content_hash(content if choices is None else {**content, "choices": list(choices)})
@@ -50,7 +50,7 @@ def generation_key(
 
 def noise_key(model_sha256: str, engine: EngineIdentity, served: EngineIdentity, rows_hash: str) -> str:
     """Identity of a measurement: of answers by `engine` against the same asked of `served`, to a suite's rows."""
-    engines = {"engine": engine.to_mapping(), "served": served.to_mapping()}
+    engines = {"engine": asdict(engine), "served": asdict(served)}
     return content_hash({"model": model_sha256, "rows": rows_hash, **engines})
 
 

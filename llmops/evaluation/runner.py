@@ -201,8 +201,10 @@ async def score_all(
     cache: GenerationCache,
     cluster_by: str | None = None,
     progress: Progress | None = None,
+    total: int = 0,
 ) -> EvalReport:
-    """Scores every answer of a cell whose outputs are all in the cache. made: what `generate_all` said of it."""
+    """Scores every answer of a cell whose outputs are all in the cache. made: what `generate_all` said of it. total:
+    rows, for progress."""
 
     def score() -> EvalReport:
         results, summary = StoredResults(cache.folder), Summary(scorers, cluster_by)
@@ -210,7 +212,7 @@ async def score_all(
             results.append(result)
             summary.add(result)
             if progress is not None:
-                progress(len(results), 0)
+                progress(len(results), total)
         return EvalReport(
             results,
             summary.metrics(),

@@ -48,7 +48,8 @@ class Suite:
     """One evaluation task. `make_scorers` gives fresh scorers.
 
     cluster_by: what rows of one source have in common (`tags.NAME`, `inputs.NAME` or `contexts`), as `cluster_of`
-    reads it. judges: what the suite says of its judges, by name. choices: rows are multiple choice.
+    reads it. judges: what the suite says of its judges, by name. choices: rows are multiple choice. left_out: names of
+    the scorers that need a judge and have none.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Suite:
     choices: bool = False
     make: MakeScorer = make_built_in
     path: Path | None = None
+    left_out: tuple[str, ...] = ()
 
     @property
     def rows(self) -> Rows:
@@ -95,15 +97,6 @@ class Suite:
                     given = ", ".join(f"{name} = {value!r}" for name, value in spec.parameters.items())
                     problem += f"; set here: {given}"
                 raise BadFile(path, problem, field=f"scorers.{spec.name}") from error
-
-    def not_counted(self) -> dict[str, str]:
-        """What scorers that come from elsewhere do not count, by scorer; only those that say it."""
-        said = ((scorer.name, getattr(scorer, "not_counted", "")) for scorer in self.make_scorers())
-        return {name: text for name, text in said if text}
-
-    def left_out(self) -> list[str]:
-        """Names of the scorers that need a judge and have none."""
-        return [spec.name for spec in self.scorer_specs if self.make(spec, self.judges) is None]
 
     def kappa_asked(self, scorer: str) -> float:
         """What the judge of that scorer must agree with people by before it may gate."""
@@ -201,6 +194,7 @@ def load_suite(
         choices=file.choices,
         make=make,
         path=path,
+        left_out=tuple(spec.name for spec, scorer in scorers if scorer is None),
     )
     if suite.cluster_by is not None and not any(cluster_of(row, suite.cluster_by) for row in suite.rows):
         raise BadFile(path, f"no row has {suite.cluster_by}", field="cluster_by")

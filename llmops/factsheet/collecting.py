@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from llmops import __version__
 from llmops.errors import UnknownVersion
-from llmops.eval_runs.cells import NOISE_PARAM
+from llmops.eval_runs.matrix import NOISE_PARAM
 from llmops.evaluation.gate_rules import GateRules
 from llmops.evaluation.results import RowResult, ScoreTally
 from llmops.evaluation.statistics import UNLIMITED
@@ -34,6 +34,7 @@ from llmops.hashing import content_hash
 from llmops.recording import EvalRun, RecordedRows, find_calibration
 from llmops.recording.cell import eval_runs, verdicts_of
 from llmops.registry import Registry
+from llmops.registry.models import KIND_TAG
 from llmops.registry.store import Store, translated
 from llmops.versions import Ref, Release, shown_guards
 
@@ -50,14 +51,15 @@ def make_factsheet(registry: Registry, ref: str) -> Factsheet:
         UsageError: `ref` is no name of one.
         StoreUnavailable, Corrupted.
     """
-    name, apps, models = Ref.parse(ref).name, registry.apps(), registry.tabular_versions.names()
-    if name in apps:
-        sheet = _of_release(registry, registry.release_versions.get(ref))
-    elif name in models:
-        sheet = of_tabular_model(registry, registry.tabular_versions.get(ref))
+    name, apps, tabular = Ref.parse(ref).name, registry.release_versions, registry.tabular_versions
+    kinds = {str(item.name): item.tags.get(KIND_TAG) for item in registry.store.registered_models()}
+    if kinds.get(name) == apps.kind:
+        sheet = _of_release(registry, apps.get(ref))
+    elif kinds.get(name) == tabular.kind:
+        sheet = of_tabular_model(registry, tabular.get(ref))
     else:
-        known = ", ".join([*apps, *models]) or "none"
-        raise UnknownVersion(f"no app or tabular model {name!r} is registered; there are: {known}")
+        known = ", ".join(name for kind in (apps.kind, tabular.kind) for name in sorted(kinds) if kinds[name] == kind)
+        raise UnknownVersion(f"no app or tabular model {name!r} is registered; there are: {known or 'none'}")
     return dataclasses.replace(
         sheet,
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -20,7 +20,7 @@ from typing import Any
 
 from llmops.errors import BadFile, CannotRun, UsageError
 from llmops.models.sources import UpstreamSource
-from llmops.settings import Settings, eval_sets_folder, given_variables, named_variables
+from llmops.settings import Settings, data_folder, given_variables, named_variables
 from llmops.text_io import read_toml
 
 # Read by MLflow, by what reaches its artifacts, and by the hub's client. Some are secret; all are kept as if they were.
@@ -197,7 +197,7 @@ def _key_variables(settings: Settings) -> Iterator[str]:
             source = UpstreamSource.parse(model.source, model.provenance.get("key_variable"))
             yield from (server.key_variable for server in source.servers if server.key_variable)
     try:
-        suites = sorted(eval_sets_folder(settings).glob("*.toml"))
+        suites = sorted(data_folder(settings, "eval_sets").glob("*.toml"))
     except CannotRun:
         suites = []
     for suite in suites:

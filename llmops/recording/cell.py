@@ -23,7 +23,6 @@ from llmops.versions import ModelVersion, PromptVersion
 CELL_TAG, CONTENT_TAG, COMPLETE_TAG = "llmops.cell_hash", "llmops.cell", "llmops.complete"
 SUITE_TAG, PROMPT_TAG, MODEL_TAG = "llmops.suite", "llmops.prompt", "llmops.model"
 RECORDER_TAG, WRITER_TAG, USER_TAG = "llmops.recorder", "llmops.writer", "mlflow.user"
-SUITE_ROWS_PARAM = "suite_rows"
 ROWS_FILE, SUMMARY_FILE = "rows.jsonl", "summary.json"
 
 _LONGEST_PARAM = 500
@@ -90,6 +89,7 @@ class EvalRun:
     answers: what became of the rows.
     content: the cell's identity, as `CellIdentity` has it; empty where it was too long for the store.
     at: seconds since the epoch. by: who made it, where that is known.
+    suite_rows: of the whole suite when it was run; None for older runs.
     """
 
     run_id: str
@@ -108,12 +108,7 @@ class EvalRun:
     at: float = 0.0
     by: str | None = None
     datasets: tuple[DatasetUse, ...] = ()
-
-    @property
-    def suite_rows(self) -> int | None:
-        """Of the whole suite when it was run; None for older runs."""
-        known = self.params.get(SUITE_ROWS_PARAM)
-        return None if known is None else int(known)
+    suite_rows: int | None = None
 
     @property
     def cell(self) -> str:
@@ -148,6 +143,7 @@ def read_run(store: Store, run: Any) -> EvalRun:
         at=run.info.start_time / 1000,
         by=tags.get(USER_TAG) or None,
         datasets=used_datasets(run),
+        suite_rows=int(run.data.params["suite_rows"]) if "suite_rows" in run.data.params else None,
     )
 
 

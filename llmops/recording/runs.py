@@ -104,41 +104,42 @@ Progress = Callable[[int, int], None]
 RecorderName = Literal["auto", "evaluate", "bulk"]
 
 
+@dataclass(frozen=True, slots=True)
 class EvalRecorder:
     """Eval runs in one store; each suite has an experiment of its own name."""
 
-    def __init__(self, store: Store, max_traced_rows: int = MAX_TRACED_ROWS) -> None:
-        self._store, self._max_traced_rows = store, max_traced_rows
+    store: Store
+    max_traced_rows: int = MAX_TRACED_ROWS
 
     def find(self, suite: str, cell_hash: str) -> EvalRun | None:
         """The newest complete run of that cell whose rows are still there. Raises StoreUnavailable."""
-        experiment_id = self._store.experiment(suite)
+        experiment_id = self.store.experiment(suite)
         with translated(f"eval runs of {suite}"):
-            runs = find_runs(self._store, [experiment_id], {CELL_TAG: cell_hash, COMPLETE_TAG: "true"})
-            whole = (run for run in runs if holds_rows(self._store, run.info.run_id))
+            runs = find_runs(self.store, [experiment_id], {CELL_TAG: cell_hash, COMPLETE_TAG: "true"})
+            whole = (run for run in runs if holds_rows(self.store, run.info.run_id))
             found = next(whole, None)
-            return None if found is None else read_run(self._store, found)
+            return None if found is None else read_run(self.store, found)
 
     def get(self, run_id: str) -> EvalRun:
         """A complete run by id. Raises UnknownVersion, StoreUnavailable."""
         with translated(f"run {run_id}"):
-            run = self._store.client.get_run(run_id)
+            run = self.store.client.get_run(run_id)
             if run.data.tags.get(COMPLETE_TAG) != "true":
                 raise UnknownVersion(f"run {run_id} is no complete eval run")
-            return read_run(self._store, run)
+            return read_run(self.store, run)
 
     def beginning_with(self, text: str, *, limit: int) -> list[str]:
         """Ids of complete runs that begin so, at most so many. Raises StoreUnavailable."""
         condition = f"attributes.run_id LIKE '{text}%' and tags.`{COMPLETE_TAG}` = 'true'"
         with translated("eval runs"):
-            experiments = [each.experiment_id for each in self._store.client.search_experiments()]
-            runs = self._store.client.search_runs(experiments, condition, max_results=limit)
+            experiments = [each.experiment_id for each in self.store.client.search_experiments()]
+            runs = self.store.client.search_runs(experiments, condition, max_results=limit)
         return [str(run.info.run_id) for run in runs]
 
     def rows(self, run: EvalRun) -> RecordedRows:
         """Every row of a run, with outputs and scores, from a local copy. Raises StoreUnavailable."""
         with translated(f"run {run.run_id}"):
-            return RecordedRows(self._store, run.run_id, run.rows)
+            return RecordedRows(self.store, run.run_id, run.rows)
 
     def record(
         self,
@@ -163,7 +164,7 @@ class EvalRecorder:
         if recorder == "auto":
             recorder = "evaluate" if len(report.results) <= EVALUATE_UP_TO else "bulk"
         with translated(f"recording {cell.title} on {cell.suite}"):
-            writing = _Writing(self._store, cell, report, recorder, self._max_traced_rows, progress)
+            writing = _Writing(self.store, cell, report, recorder, self.max_traced_rows, progress)
             run_id = writing.write(extra_params or {}, extra_metrics or {})
         return self.get(run_id)
 

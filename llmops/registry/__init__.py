@@ -3,7 +3,6 @@ only importer of MLflow."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,27 +32,13 @@ class Registry:
         Raises StoreUnavailable.
         """
         self.store = Store(settings, file)
-        self.prompts = PromptRegistry(self.store)
-        self.models = ModelRegistry(self.store)
-        self._actor = actor
+        self.audit = AuditLog(settings.resolved_log_url, actor)  # what was moved, gated and registered, and by whom
+        self.prompts, self.models = PromptRegistry(self.store), ModelRegistry(self.store)
+        self.release_versions = ReleaseRegistry(self.store, self.audit, self.prompts, self.models)
+        self.tabular_versions = TabularRegistry(self.store, self.audit)
         self._versions: dict[str, tuple[tuple[int, int], list[Any]]] = {}
         self._marks: Any = None
         self._last: RegisteredVersions | None = None
-
-    @functools.cached_property
-    def audit(self) -> AuditLog:
-        """What was moved, gated and registered, and by whom."""
-        return AuditLog(self.store.settings.resolved_log_url, self._actor)
-
-    @functools.cached_property
-    def release_versions(self) -> ReleaseRegistry:
-        """The releases of every app."""
-        return ReleaseRegistry(self.store, self.audit, self.prompts, self.models)
-
-    @functools.cached_property
-    def tabular_versions(self) -> TabularRegistry:
-        """The versions of tabular models."""
-        return TabularRegistry(self.store, self.audit)
 
     def registered(self) -> RegisteredVersions:
         """Releases, model versions, traffic policies and tabular models as they are now; the very object of the last
@@ -98,14 +83,6 @@ class Registry:
         if kept is None or kept[0] != stamp:
             kept = self._versions[registered.name] = (stamp, self.store.versions_of(registered.name))
         return kept[1]
-
-    def apps(self) -> Sequence[str]:
-        """Names of the apps that have releases. Raises StoreUnavailable."""
-        return self.release_versions.names()
-
-    def releases(self, app: str) -> Sequence[Release]:
-        """Every release of an app with its aliases; cheap when repeated. Raises StoreUnavailable."""
-        return self.release_versions.versions(app)
 
     def model_versions(self) -> Sequence[ModelVersion]:
         """Every version of every model. Raises StoreUnavailable."""

@@ -7,8 +7,9 @@ import json
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from llmops.errors import UnknownVersion, UsageError
 from llmops.generation import GenerationParameters, Message
@@ -25,26 +26,25 @@ _LONGEST_PARAM = 5000
 V = TypeVar("V")
 
 
+@dataclass(eq=False)
 class VersionRegistry(ABC, Generic[V]):
     """Versions of one kind among MLflow's registered models. kind: the value of their `llmops.kind` tag. content_tag:
     the tag of a version that holds its content as JSON."""
 
-    kind: str
-    content_tag: str
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    kind: ClassVar[str]
+    content_tag: ClassVar[str]
+    store: Store
 
     def names(self) -> list[str]:
         """Names of the registered models of this kind. Raises StoreUnavailable."""
-        found = self._store.registered_models()
+        found = self.store.registered_models()
         return sorted(str(item.name) for item in found if item.tags.get(KIND_TAG) == self.kind)
 
     def versions(self, name: str) -> list[V]:
         """Every version with its aliases, oldest first; none when there is nothing of that name. Raises
         StoreUnavailable."""
-        registered = self._store.registered_model(name)
-        return [] if registered is None else self.of_registered(registered, self._store.versions_of(name))
+        registered = self.store.registered_model(name)
+        return [] if registered is None else self.of_registered(registered, self.store.versions_of(name))
 
     def of_registered(self, registered: Any, items: Iterable[Any]) -> list[V]:
         """MLflow's registered model and versions as ours, oldest first. Those that another tool made are left out."""
@@ -63,12 +63,12 @@ class VersionRegistry(ABC, Generic[V]):
 
         Raises UsageError: the name is taken by something of another kind. StoreUnavailable.
         """
-        registered = self._store.registered_model(name)
+        registered = self.store.registered_model(name)
         if registered is None:
             with translated(f"{self.kind} {name}"):
-                if self._store.client.get_prompt(name) is not None:
+                if self.store.client.get_prompt(name) is not None:
                     raise UsageError(f"{name}: a prompt has this name, and MLflow gives a name once; choose another")
-                self._store.client.create_registered_model(name, tags={KIND_TAG: self.kind})
+                self.store.client.create_registered_model(name, tags={KIND_TAG: self.kind})
         elif registered.tags.get(KIND_TAG) != self.kind:
             raise UsageError(f"{name}: the registry holds something else by this name; choose another")
 
@@ -76,10 +76,10 @@ class VersionRegistry(ABC, Generic[V]):
         """A new version of the registered model `name`, backed by an MLflow logged model without artifacts; as
         `_claim`."""
         self._claim(name)
-        self._store.make_current()
-        client, short = self._store.client, {key: value[:_LONGEST_PARAM] for key, value in params.items()}
+        self.store.make_current()
+        client, short = self.store.client, {key: value[:_LONGEST_PARAM] for key, value in params.items()}
         with translated(f"{self.kind} {name}"):
-            logged = client.create_logged_model(self._store.experiment(), name=name, params=short, model_type=self.kind)
+            logged = client.create_logged_model(self.store.experiment(), name=name, params=short, model_type=self.kind)
             client.finalize_logged_model(logged.model_id, "READY")
             return int(client.create_model_version(name, logged.model_uri, tags=tags, model_id=logged.model_id).version)
 
@@ -119,11 +119,11 @@ class ModelRegistry(VersionRegistry[ModelVersion]):
         return ModelVersion(item.name, int(item.version), aliases=aliases, model_id=model_id, **content)
 
 
+@dataclass(frozen=True, eq=False)
 class PromptRegistry:
     """Registers, reads and lists prompt versions, in MLflow's Prompt Registry."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    store: Store
 
     def register(self, name: str, template: PromptTemplate) -> tuple[PromptVersion, bool]:
         """The version with this content, and whether it is new. Raises UsageError, StoreUnavailable."""
@@ -132,7 +132,7 @@ class PromptRegistry:
                 return known, False
         parameters = template.parameters
         with translated(f"prompt {name}"):
-            made = self._store.client.register_prompt(
+            made = self.store.client.register_prompt(
                 name=name,
                 template=[dict(turn) for turn in template.turns],
                 commit_message=template.description or None,
@@ -159,14 +159,14 @@ class PromptRegistry:
         """`qa@2`, read alone. Raises UnknownVersion, StoreUnavailable."""
         name, _, number = ref.partition("@")
         with translated(f"prompt {ref}"):
-            found = _prompt_version(self._store.client.get_prompt_version(name, number))
+            found = _prompt_version(self.store.client.get_prompt_version(name, number))
         if found is None:
             raise UnknownVersion(f"{ref} was not registered by llmops")
         return found
 
     def versions(self, name: str) -> list[PromptVersion]:
         """Every version of a prompt, oldest first; none when there is no such prompt. Raises StoreUnavailable."""
-        client = self._store.client
+        client = self.store.client
         with translated(f"prompt {name}"):
             if client.get_prompt(name) is None:
                 return []
@@ -178,16 +178,16 @@ class PromptRegistry:
     def list_versions(self) -> list[PromptVersion]:
         """Every version of every prompt. Raises StoreUnavailable."""
         with translated("prompts"):
-            names = sorted(str(prompt.name) for prompt in self._store.client.search_prompts(max_results=1000))
+            names = sorted(str(prompt.name) for prompt in self.store.client.search_prompts(max_results=1000))
         return [version for name in names for version in self.versions(name)]
 
     def show_in_experiment(self, name: str, experiment_id: str) -> None:
         """Makes the prompt appear on the experiment's Prompts page. Raises StoreUnavailable."""
         with translated(f"prompt {name}"):
-            tags = self._store.client.get_prompt(name).tags
+            tags = self.store.client.get_prompt(name).tags
             ids = [part for part in tags.get(_EXPERIMENTS_TAG, "").split(",") if part]
             if experiment_id not in ids:
-                self._store.client.set_prompt_tag(name, _EXPERIMENTS_TAG, f",{','.join([*ids, experiment_id])},")
+                self.store.client.set_prompt_tag(name, _EXPERIMENTS_TAG, f",{','.join([*ids, experiment_id])},")
 
 
 def _prompt_version(item: Any) -> PromptVersion | None:

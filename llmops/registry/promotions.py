@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
-from llmops.audit import AliasState, AuditEntry, AuditLog, Draft, Move
+from llmops.audit import AliasState, AuditEntry, AuditLog, Draft, Move, os_user
 from llmops.errors import CannotRun, GateRefused, StoreUnavailable, UnknownVersion, UsageError
 from llmops.evaluation.gate_rules import GateRules, loosened
 from llmops.hashing import canonical_json, content_hash
 from llmops.registry.models import VersionRegistry
-from llmops.registry.store import Store, translated
+from llmops.registry.store import translated
 from llmops.versions import CHALLENGER, CHAMPION, PREVIOUS, Ref, Release, TabularVersion
 
 GATE_PASSED = "gate passed"
@@ -35,6 +36,7 @@ Versioned = Release | TabularVersion
 V = TypeVar("V", bound=Versioned)
 
 
+@dataclass(eq=False)
 class Promotions(VersionRegistry[V]):
     """Promotes, challenges, withdraws, rolls back and gates versions of one kind: one move at a time, whatever the
     process, and each is on the audit log before it is made.
@@ -42,14 +44,11 @@ class Promotions(VersionRegistry[V]):
     Subclasses say, for errors, what is versioned, what a version is, and how one is made and gated.
     """
 
-    noun: str
-    version_noun: str
-    how_to_make: str
-    how_to_gate: str
-
-    def __init__(self, store: Store, audit: AuditLog) -> None:
-        super().__init__(store)
-        self.audit = audit
+    noun: ClassVar[str]
+    version_noun: ClassVar[str]
+    how_to_make: ClassVar[str]
+    how_to_gate: ClassVar[str]
+    audit: AuditLog
 
     def get(self, ref: str) -> V:
         """`name@3`, `name@alias`, or `name` (its champion). Raises UnknownVersion, UsageError, StoreUnavailable."""
@@ -77,7 +76,7 @@ class Promotions(VersionRegistry[V]):
         self.note("gate", version.ref, {**noted, "sha256": content_hash(gate)})
         gates = canonical_json({**self.gates(version), suite: gate})
         with translated(f"{self.version_noun} {version.ref}"):
-            self._store.client.set_model_version_tag(version.name, str(version.version), _GATE_TAG, gates)
+            self.store.client.set_model_version_tag(version.name, str(version.version), _GATE_TAG, gates)
 
     def loosened(self, version: V, suite: str, rules: Mapping[str, Any]) -> list[dict[str, Any]]:
         """What these rules ask less than those of earlier gates of the suite, on any version, from the last gate of the
@@ -96,7 +95,7 @@ class Promotions(VersionRegistry[V]):
         now = GateRules.from_mapping(rules)
         seen = [(GateRules.from_mapping(gate.details["rules"]), gate.actor, gate.at) for gate in gates[first:]]
         found: dict[str, dict[str, Any]] = {}
-        for (before, _, _), (after, actor, at) in pairwise([*seen, (now, self.audit.actor, None)]):
+        for (before, _, _), (after, actor, at) in pairwise([*seen, (now, self.audit.actor or os_user(), None)]):
             still = loosened(before, now)
             for rule, words in loosened(before, after).items():
                 if rule in still:
@@ -106,7 +105,7 @@ class Promotions(VersionRegistry[V]):
     def gates(self, version: V) -> dict[str, Any]:
         """Verdicts by suite: `{"verdict", "reasons", "against", "at"}`. Raises StoreUnavailable."""
         with translated(f"{self.version_noun} {version.ref}"):
-            tags = self._store.client.get_model_version(version.name, str(version.version)).tags
+            tags = self.store.client.get_model_version(version.name, str(version.version)).tags
         gates: dict[str, Any] = json.loads(tags.get(_GATE_TAG, "{}"))
         return gates
 
@@ -214,7 +213,7 @@ class Promotions(VersionRegistry[V]):
         remember: when the history tells of it: before the aliases move, for those who go by it in between; after; or
         not, for it does already.
         """
-        name, client = move.name, self._store.client
+        name, client = move.name, self.store.client
         try:
             intent = self.audit.intend(move, self._standing(name))
         except StoreUnavailable as error:
@@ -264,7 +263,7 @@ class Promotions(VersionRegistry[V]):
     def history(self, name: str) -> list[dict[str, Any]]:
         """The last moves of aliases and changes of traffic, oldest first: `{"at", "what", "from", "to", "why"}`. Raises
         StoreUnavailable."""
-        registered = self._store.registered_model(name)
+        registered = self.store.registered_model(name)
         history: list[dict[str, Any]] = json.loads(registered.tags.get(_HISTORY_TAG, "[]")) if registered else []
         return history
 
@@ -279,10 +278,10 @@ class Promotions(VersionRegistry[V]):
             others = (place for place, each in enumerate(history[:-1]) if not any(each is one for one in kept))
             del history[next(others, 0)]
         with translated(f"app {move.name}"):
-            self._store.client.set_registered_model_tag(move.name, _HISTORY_TAG, canonical_json(history))
+            self.store.client.set_registered_model_tag(move.name, _HISTORY_TAG, canonical_json(history))
 
     def _standing(self, name: str) -> AliasState:
-        registered = self._store.registered_model(name)
+        registered = self.store.registered_model(name)
         return {} if registered is None else standing_of(registered)
 
     def _some_versions(self, name: str) -> list[V]:

@@ -21,13 +21,13 @@ from typing import Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-from llmops.audit import AuditLog, Move
+from llmops.audit import Move
 from llmops.errors import CannotRun, Corrupted, UnknownVersion, UsageError
 from llmops.generation import GenerationParameters
 from llmops.hashing import canonical_json, content_hash, file_sha256
 from llmops.registry.models import ModelRegistry, PromptRegistry
 from llmops.registry.promotions import TRAFFIC, TRAFFIC_TAG, Promotions
-from llmops.registry.store import Store, translated
+from llmops.registry.store import translated
 from llmops.traffic_policy import TrafficPolicy
 from llmops.versions import ModelVersion, PromptVersion, Ref, Release, TabularVersion, check_guards, release_content
 
@@ -39,6 +39,7 @@ _ESTIMATOR = "model.skops"
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
+@dataclass(eq=False)
 class ReleaseRegistry(Promotions[Release]):
     """Creates and reads releases, and the traffic policies of apps."""
 
@@ -46,14 +47,12 @@ class ReleaseRegistry(Promotions[Release]):
     noun, version_noun = "app", "release"
     how_to_make = "run `llmops release create {name} …`"
     how_to_gate = "run `llmops eval gate {ref} --suite SUITE`"
-
-    def __init__(self, store: Store, audit: AuditLog, prompts: PromptRegistry, models: ModelRegistry) -> None:
-        super().__init__(store, audit)
-        self._prompts, self._models = prompts, models
-        # Versions never change; only aliases do, which are read anew.
-        self._known: dict[tuple[str, int], Release] = {}
-        self._known_prompts: dict[str, PromptVersion] = {}
-        self._known_models: dict[str, ModelVersion] = {}
+    prompts: PromptRegistry
+    models: ModelRegistry
+    # Versions never change; only aliases do, which are read anew.
+    _known: dict[tuple[str, int], Release] = field(default_factory=dict, init=False)
+    _known_prompts: dict[str, PromptVersion] = field(default_factory=dict, init=False)
+    _known_models: dict[str, ModelVersion] = field(default_factory=dict, init=False)
 
     def create(
         self,
@@ -79,7 +78,7 @@ class ReleaseRegistry(Promotions[Release]):
             release = self.get(f"{app}@{self._create_version(app, tags, {**given, **shown})}")
             self.note("register", release.ref, {**given, "content": identity})
         with translated(f"release {release.ref}"):
-            self._store.client.link_prompt_version_to_model(prompt.name, str(prompt.version), release.model_id)
+            self.store.client.link_prompt_version_to_model(prompt.name, str(prompt.version), release.model_id)
         return release, True
 
     def policy(self, app: str) -> TrafficPolicy | None:
@@ -111,7 +110,7 @@ class ReleaseRegistry(Promotions[Release]):
         return True
 
     def _policy_text(self, app: str) -> str | None:
-        registered = self._store.registered_model(app)
+        registered = self.store.registered_model(app)
         if registered is None or not self.versions(app):
             raise UnknownVersion(f"no app {app!r} has releases; run `llmops release create {app} …`")
         text = registered.tags.get(TRAFFIC_TAG)
@@ -123,9 +122,9 @@ class ReleaseRegistry(Promotions[Release]):
             content = json.loads(item.tags[self.content_tag])
             prompt, model = content["prompt"], content["model"]
             if prompt not in self._known_prompts:
-                self._known_prompts[prompt] = self._prompts.version(prompt)
+                self._known_prompts[prompt] = self.prompts.version(prompt)
             if model not in self._known_models:
-                self._known_models[model] = self._models.get(model)
+                self._known_models[model] = self.models.get(model)
             self._known[key] = Release(
                 *key,
                 prompt=self._known_prompts[prompt],
@@ -180,17 +179,17 @@ class TabularRegistry(Promotions[TabularVersion]):
             same = (each for each in versions if _identity(each.sha256, each.schema, each.provenance) == identity)
             found = next(of_cycle, None) or next(same, None)
             if found is None:
-                self._store.make_current()
+                self.store.make_current()
                 with translated(f"{self.kind} {name}"):  # version and tags in one transaction
-                    made = self._store.client.create_model_version(
+                    made = self.store.client.create_model_version(
                         name, logged.model_uri, run_id=logged.run_id, tags=tags, model_id=logged.model_id
                     )
             version = found or self._read(made, ())
             # As MLflow's own registration does, for the page of the run.
             shown = json.dumps([{"name": version.name, "version": str(version.version)}])
             with translated(f"version {version.ref}"):
-                if self._store.client.get_logged_model(version.model_id).tags.get(_SHOWN_ON_MODEL) != shown:
-                    self._store.client.set_logged_model_tags(version.model_id, {_SHOWN_ON_MODEL: shown})
+                if self.store.client.get_logged_model(version.model_id).tags.get(_SHOWN_ON_MODEL) != shown:
+                    self.store.client.set_logged_model_tags(version.model_id, {_SHOWN_ON_MODEL: shown})
             noted = [(entry.action, entry.subject) for entry in self.audit.entries(name)]
             if ("register", version.ref) not in noted:
                 data = {"data_sha256": version.provenance.get("data_sha256")}
@@ -203,7 +202,7 @@ class TabularRegistry(Promotions[TabularVersion]):
         once, into the home. Raises Corrupted: the estimator is not what was registered. CannotRun: it is gone.
         StoreUnavailable."""
         with translated(f"version {version.ref}"):
-            uri = str(self._store.client.get_model_version_download_uri(version.name, str(version.version)))
+            uri = str(self.store.client.get_model_version_download_uri(version.name, str(version.version)))
         parsed = urlparse(uri)
         local = parsed.scheme in ("", "file")
         folder = Path(url2pathname(parsed.path)) if local else self._downloaded(version, uri)
@@ -217,13 +216,13 @@ class TabularRegistry(Promotions[TabularVersion]):
     def _downloaded(self, version: TabularVersion, uri: str) -> Path:
         import mlflow
 
-        target = self._store.settings.home / "tabular" / _identity(version.sha256, version.schema, version.provenance)
+        target = self.store.settings.home / "tabular" / _identity(version.sha256, version.schema, version.provenance)
         if not target.exists():
             with translated(f"version {version.ref}"):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with tempfile.TemporaryDirectory(dir=target.parent, prefix=".download-") as scratch:
                     got = mlflow.artifacts.download_artifacts(
-                        artifact_uri=uri, dst_path=scratch, tracking_uri=self._store.uri
+                        artifact_uri=uri, dst_path=scratch, tracking_uri=self.store.uri
                     )
                     try:
                         Path(got).rename(target)

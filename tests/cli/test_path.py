@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from llmops.settings import Settings, eval_sets_folder, prompts_folder
+from llmops.settings import Settings, data_folder
 
 
 @pytest.fixture
 def place(home: Path, tmp_path: Path) -> Path:
     """A working folder of its own prompts and eval sets, with the first rows of qa; free to be changed."""
-    for samples in (prompts_folder(Settings()), eval_sets_folder(Settings())):
+    for samples in (data_folder(Settings(), "prompts"), data_folder(Settings(), "eval_sets")):
         shutil.copytree(samples, tmp_path / samples.name)
     rows = tmp_path / "eval_sets" / "qa" / "rows.jsonl"
     rows.write_text("".join(rows.read_text().splitlines(keepends=True)[:6]))

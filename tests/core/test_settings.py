@@ -11,10 +11,9 @@ from llmops.errors import CannotRun, UsageError
 from llmops.settings import (
     PREFIX,
     Settings,
+    data_folder,
     describe,
     describe_folder,
-    eval_sets_folder,
-    prompts_folder,
     with_samples,
 )
 
@@ -135,7 +134,6 @@ def test_describe_names_every_field_with_default_and_meaning():
     assert "idle" in rows["LLMOPS_ENGINE_THREADS"][1]
 
 
-FINDERS = {"prompts": prompts_folder, "eval_sets": eval_sets_folder}
 each_kind = pytest.mark.parametrize(("name", "other"), [("prompts", "eval_sets"), ("eval_sets", "prompts")])
 
 
@@ -147,13 +145,13 @@ def test_an_explicit_folder_goes_before_the_working_folders_and_the_samples_and_
     explicit.mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     settings = Settings(**{name: explicit})
-    assert FINDERS[name](settings) == FINDERS[name](with_samples(settings)) == explicit
+    assert data_folder(settings, name) == data_folder(with_samples(settings), name) == explicit
     (tmp_path / name).mkdir()
-    assert FINDERS[name](settings) == FINDERS[name](with_samples(settings)) == explicit
+    assert data_folder(settings, name) == data_folder(with_samples(settings), name) == explicit
     (tmp_path / "file").touch()
     for none in ("none", "file"):
         with pytest.raises(CannotRun, match=f"^LLMOPS_{name.upper()}={tmp_path}/{none}: no such folder$"):
-            FINDERS[name](Settings(**{name: tmp_path / none}))
+            data_folder(Settings(**{name: tmp_path / none}), name)
 
 
 @each_kind
@@ -162,25 +160,25 @@ def test_a_working_folder_uses_its_own_or_else_the_samples_which_never_fill_up_a
 ):
     samples = Path(llmops.__file__).parents[1] / name
     monkeypatch.chdir(tmp_path)
-    assert FINDERS[name](Settings()) == samples
+    assert data_folder(Settings(), name) == samples
     assert "llmops' own samples" in describe_folder(samples)
     assert str(tmp_path / name) in describe_folder(samples)
     (tmp_path / other).mkdir()
     with pytest.raises(CannotRun, match=f"has {other}/ but no {name}/: make it, or set LLMOPS_{name.upper()}$"):
-        FINDERS[name](Settings())
+        data_folder(Settings(), name)
     (tmp_path / name).mkdir()
-    assert FINDERS[name](Settings()) == tmp_path / name
+    assert data_folder(Settings(), name) == tmp_path / name
     assert describe_folder(tmp_path / name) == f"{name}: {tmp_path / name}"
-    assert FINDERS[name](with_samples(Settings())) == samples
+    assert data_folder(with_samples(Settings()), name) == samples
 
 
 @each_kind
 def test_an_installed_package_uses_the_copy_inside_it_and_none_beside_it(name, other, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     package = tmp_path / "site-packages" / "llmops"
-    monkeypatch.setattr("llmops.settings._PACKAGE", package)
+    monkeypatch.setattr("llmops.settings._SAMPLES", (package / "_data", package.parent))
     with pytest.raises(CannotRun, match=f"set LLMOPS_{name.upper()}$"):
-        FINDERS[name](Settings())
+        data_folder(Settings(), name)
     (package / "_data" / name).mkdir(parents=True)
     (package.parent / name).mkdir()  # another package's
-    assert FINDERS[name](Settings()) == package / "_data" / name
+    assert data_folder(Settings(), name) == package / "_data" / name

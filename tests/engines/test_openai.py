@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -97,7 +97,7 @@ async def test_the_key_is_read_from_the_named_variable_and_sent_as_bearer(connec
     engine = connect(key_variable="UPSTREAM_KEY")
     await generate(engine, ask())
     assert server.seen[0].headers["authorization"] == "Bearer sesame"
-    assert "sesame" not in json.dumps(engine.identity.to_mapping())
+    assert "sesame" not in json.dumps(asdict(engine.identity))
 
 
 @pytest.mark.parametrize("value", [None, "", " \n", "two\nlines", "schlüssel"])

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 from contextlib import aclosing
+from dataclasses import asdict
 
 import pytest
 from hypothesis import given
@@ -183,7 +184,7 @@ def test_its_identity_names_slots_and_name_and_is_plain_json():
     engine = FakeEngine(slots=3, name="fake-b")
     assert engine.slots == 3
     assert engine.identity == EngineIdentity("fake-b", "1", {"slots": 3})
-    told = json.loads(json.dumps(engine.identity.to_mapping()))
+    told = json.loads(json.dumps(asdict(engine.identity)))
     assert told == {"name": "fake-b", "build": "1", "settings": {"slots": 3}}
 
 

@@ -8,9 +8,9 @@ import pytest
 from llmops.engines.fake import FakeEngine, echo
 from llmops.errors import CannotRun, EngineRejected, UsageError
 from llmops.eval_runs import matrix
-from llmops.eval_runs.cells import RunOptions
+from llmops.eval_runs.early_stopping import EarlyStop
 from llmops.eval_runs.evaluations import CellRun
-from llmops.eval_runs.matrix import EarlyStop
+from llmops.eval_runs.matrix import RunOptions
 from llmops.evaluation.comparison import draw
 from llmops.generation import GenerationRequest
 from llmops.prompt_file import parse_prompt

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,7 @@ from llmops.errors import (
     UsageError,
 )
 from llmops.eval_runs import matrix as module
-from llmops.eval_runs.cells import mode_change, served_mode
-from llmops.eval_runs.evaluations import CellRun
+from llmops.eval_runs.evaluations import CellRun, mode_change, served_mode
 from llmops.prompt_file import parse_prompt
 from llmops.recording import EvalRun
 from llmops.settings import Settings
@@ -240,14 +239,14 @@ ALONE = replace(AS_SERVED, settings={**AS_SERVED.settings, "slots": 1})
 
 
 def made_by(identity: EngineIdentity, **params: Any) -> EvalRun:
-    shown = {f"engine.{name}": value for name, value in identity.to_mapping().items()}
+    shown = {f"engine.{name}": value for name, value in asdict(identity).items()}
     texts = {
         name: value if isinstance(value, str) else json.dumps(value) for name, value in {**shown, **params}.items()
     }
     return EvalRun("r", "s", "p@1", "m@1", {}, 0, 0.0, None, "e", texts)
 
 
-MEASURED = {"n": 32, "flips": 0, "served": AS_SERVED.to_mapping()}
+MEASURED = {"n": 32, "flips": 0, "served": asdict(AS_SERVED)}
 BUSIER = replace(SETTINGS, engine_slots=8, engine_prompt_cache="no")
 UNKNOWN = "how many answers differ is not known"
 
@@ -292,4 +291,4 @@ def test_a_verdict_says_how_served_answers_differ_from_those_evaluated(run, mode
     ],
 )
 def test_a_change_of_mode_since_a_gate_is_named(before, change):
-    assert mode_change(before.to_mapping(), LOCAL, SETTINGS) == change
+    assert mode_change(asdict(before), LOCAL, SETTINGS) == change

@@ -10,8 +10,8 @@ import pytest
 from llmops.engines.fake import FakeEngine
 from llmops.errors import CannotRun, EngineRejected, GateRefused
 from llmops.eval_runs import matrix
-from llmops.eval_runs.cells import CellRun, RunOptions
 from llmops.eval_runs.evaluations import Evaluations
+from llmops.eval_runs.matrix import CellRun, RunOptions
 from llmops.eval_runs.report_contents import report_contents
 from llmops.evaluation.reports.junit import junit
 from llmops.evaluation.results import AnswerCounts

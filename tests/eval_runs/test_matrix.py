@@ -13,8 +13,8 @@ import pytest
 from llmops.engines.fake import FakeEngine
 from llmops.errors import BadFile, EngineRejected, EngineUnavailable
 from llmops.eval_runs import matrix as module
-from llmops.eval_runs.cells import cost_of
 from llmops.eval_runs.evaluations import CellRun
+from llmops.eval_runs.matrix import cost_of
 from llmops.generation import GenerationRequest
 from llmops.prompt_file import parse_prompt
 from llmops.registry import model_registration as models

@@ -7,6 +7,7 @@ import tracemalloc
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -156,11 +157,10 @@ def test_the_hash_changes_with_every_part_of_a_row_and_with_number_and_order_of_
     assert measure(rows)[1] not in {measure([ROW])[1], measure(rows[::-1])[1] if len(rows) > 1 else None}
 
 
-def test_a_loaded_set_knows_number_and_hash_of_its_rows_gives_the_first_and_refuses_a_later_change(tmp_path):
+def test_a_loaded_set_knows_number_and_hash_of_its_rows_and_refuses_a_later_change(tmp_path):
     loaded = load_eval_set(written(tmp_path / "one", GOOD, {**GOOD, "id": "r2"}))
-    assert (loaded.n_rows, loaded.content_hash) == measure(loaded.rows) == measure(loaded.rows.first(None))
-    assert [row.id for row in loaded.rows.first(1)] == ["r1"]
-    assert [row.id for row in loaded.rows.first(9)] == ["r1", "r2"]
+    assert (loaded.n_rows, loaded.content_hash) == measure(loaded.rows)
+    assert [row.id for row in loaded.rows] == ["r1", "r2"]
     # The hash depends neither on the name nor on how the file is written.
     spaced = '{ "inputs": {"question":"How many?"},   "id":"r1", "expectations": {"answers": ["4"]} }'
     other = load_eval_set(written(tmp_path / "two", "", spaced, "", {**GOOD, "id": "r2"}, ""))
@@ -173,7 +173,7 @@ def test_a_loaded_set_knows_number_and_hash_of_its_rows_gives_the_first_and_refu
 def test_the_first_rows_are_read_no_further_than_they_must() -> None:
     numbers = iter(range(100))
     rows = Rows(lambda: (EvalRow(f"r{number}", {"question": "x"}) for number in numbers))
-    assert measure(rows.first(3))[0] == 3
+    assert measure(islice(rows, 3))[0] == 3
     assert next(numbers) == 3
 
 

@@ -59,7 +59,6 @@ def test_an_eval_set_may_be_a_table_beside_names_and_a_mistake_in_it_names_its_p
     assert [eval_set.name for eval_set in suite.eval_sets] == ["sums", "more"]
     assert [row.inputs["question"] for row in suite.rows] == ["How many?", "Why?", "Who?"]
     assert suite.n_rows == len(list(suite.rows)) == 3
-    assert [row.id for row in suite.rows.first(1)] == ["r1"]
     error = refused(folder, text.replace('source = "more.csv"', 'source = "more.csv", sampel = 3'))
     assert (error.path, error.field) == (folder / "task.toml", "eval_sets[1].sampel")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llmops.errors import BadFile, CannotRun, Corrupted, UnknownVersion, UsageError
-from llmops.eval_runs.cells import cost_of
+from llmops.eval_runs.matrix import cost_of
 from llmops.hashing import content_hash, file_sha256
 from llmops.models.weights import verified_path
 from llmops.registry import Registry

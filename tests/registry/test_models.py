@@ -21,7 +21,7 @@ def test_a_model_comes_back_as_it_was_registered(registry, name, model, settings
     assert read.model_id
     assert dataclasses.replace(read, version=0, model_id="") == given
     assert read in registry.model_versions()
-    assert read.name not in registry.apps()
+    assert read.name not in registry.release_versions.names()
 
 
 def test_weights_are_a_version_once_wherever_they_come_from(registry, name, model):

@@ -39,8 +39,8 @@ def test_a_look_sees_what_the_books_see(registry, name, releases):
     releases(2)
     registry.release_versions.set_policy(name, TrafficPolicy(canary=0.25))
     seen = registry.registered()
-    assert list(seen.releases[name]) == list(registry.releases(name))
-    assert set(seen.releases) == set(registry.apps())
+    assert list(seen.releases[name]) == list(registry.release_versions.versions(name))
+    assert set(seen.releases) == set(registry.release_versions.names())
     assert list(seen.models) == list(registry.model_versions())
     assert (seen.policies[name], name in seen.policy_problems) == (TrafficPolicy(canary=0.25), False)
     registry.store.client.set_registered_model_tag(name, "llmops.traffic", '{"canary": 7}')  # spoilt by hand

@@ -25,7 +25,7 @@ def aliases(registry: Registry, app: str) -> dict[str, int]:
 def test_a_release_comes_back_as_it_was_made_linked_to_its_prompt(registry, name, releases, settings):
     before = time.time() - 1
     made = releases(2)
-    read = Registry(settings).releases(name)
+    read = Registry(settings).release_versions.versions(name)
     assert list(read) == made
     assert [(item.ref, item.parameters.max_tokens) for item in read] == [(f"{name}@1", 16), (f"{name}@2", 17)]
     assert {(item.prompt.name, item.model.name) for item in read} == {("shared-prompt", "shared-model")}
@@ -44,7 +44,7 @@ def test_the_same_content_is_the_same_release_and_guards_are_part_of_it_only_whe
     assert guarded.guards == {"redact_log": True, "block": ["a", "b+"], "max_output": 64}
     assert book.create(*content, {**guards, "block": ["a", "b+"]}) == (guarded, False)
     assert book.create(*content) == book.create(*content, {}) == (plain, False)
-    assert [item.guards for item in Registry(settings).releases(name)] == [{}, guarded.guards]
+    assert [item.guards for item in Registry(settings).release_versions.versions(name)] == [{}, guarded.guards]
     with pytest.raises(UsageError, match=r"block: '\(' is not a regular expression"):
         book.create(*content, {"block": ["("]})
 
@@ -86,9 +86,9 @@ def test_a_forced_promotion_is_remembered_once_with_its_reason_and_seen_by_other
     first, second = releases(2)
     other = Registry(settings)
     book.promote(first, why="first one")
-    assert [item.aliases for item in other.releases(name)] == [("champion",), ()]
+    assert [item.aliases for item in other.release_versions.versions(name)] == [("champion",), ()]
     book.promote(second, why="hot fix, evaluated by hand")
-    assert [item.aliases for item in other.releases(name)] == [("previous",), ("champion",)]
+    assert [item.aliases for item in other.release_versions.versions(name)] == [("previous",), ("champion",)]
     assert other.release_versions.champion(name) == book.champion(name)
     assert book.promote(second).ref == second.ref
     moves = book.history(name)

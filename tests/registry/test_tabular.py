@@ -35,7 +35,7 @@ def test_a_version_comes_back_as_it_was_registered_and_mlflow_shows_it(tabular, 
     other = Registry(settings)
     assert other.tabular_versions.versions(name) == [version]
     assert name in other.tabular_versions.names()
-    assert name not in [*other.apps(), *(model.name for model in other.model_versions())]
+    assert name not in [*other.release_versions.names(), *(model.name for model in other.model_versions())]
 
 
 def test_the_same_content_is_the_same_version_and_a_cycle_registers_one(tabular, name, logged):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import httpx
@@ -266,7 +267,7 @@ def test_a_key_of_one_app_is_told_nothing_of_what_lies_behind_nor_of_other_apps(
         assert (ready.status_code, ready.json()["warnings"]) == (200, rests)
         engines = ready.json()["engines"]
         assert engines["loaded"] == ["tiny@1"]
-        assert engines["modes"] == {"tiny@1": Relay(name="tiny@1").identity.to_mapping()}
+        assert engines["modes"] == {"tiny@1": asdict(Relay(name="tiny@1").identity)}
     keys.close()
 
 
