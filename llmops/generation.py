@@ -75,7 +75,7 @@ class GenerationParameters:
             "top_p": self.top_p,
             "stop": list(self.stop),
             "seed": self.seed,
-            "response_format": _plain(self.response_format),
+            "response_format": None if self.response_format is None else _plain(self.response_format),
         }
 
 

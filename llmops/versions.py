@@ -163,24 +163,27 @@ class RegisteredVersions:
     tabular: Mapping[str, tuple[TabularVersion, ...]] = field(default_factory=dict)
 
 
-Version = TypeVar("Version", PromptVersion, ModelVersion)
+Version = TypeVar("Version", bound=PromptVersion | ModelVersion | Release | TabularVersion)
 
 
-def pick(versions: Sequence[Version], ref: Ref, kind: str, how: str) -> Version:
-    """The version that `ref` means among all versions of its name, oldest first; the newest when it names none.
+def pick(versions: Sequence[Version], ref: Ref, noun: str, missing: str, default: str | None = None) -> Version:
+    """The version that `ref` means among all versions of its name, oldest first. Where it names none: the one with the
+    alias `default`, or without a default the newest.
 
-    kind, how: for errors, what the versions are of, and how one is registered.
+    noun, missing: for errors, what a version is, and what to say where there is none at all.
 
     Raises UnknownVersion: there is no such version or alias; names those there are.
     """
     if not versions:
-        raise UnknownVersion(f"no {kind} {ref.name!r} is registered; run {how}")
-    if ref.version is None and ref.alias is None:
+        raise UnknownVersion(missing)
+    alias = default if ref.version is None and ref.alias is None else ref.alias
+    if ref.version is None and alias is None:
         return versions[-1]
     for version in versions:
-        if version.version == ref.version or ref.alias in version.aliases:
+        if version.version == ref.version or alias in version.aliases:
             return version
-    raise UnknownVersion(f"no {kind} version {ref}; there are {', '.join(version.ref for version in versions)}")
+    known = (each.ref + (f" ({', '.join(each.aliases)})" if each.aliases else "") for each in versions)
+    raise UnknownVersion(f"no {noun} {ref}; there are {', '.join(known)}")
 
 
 def release_content(

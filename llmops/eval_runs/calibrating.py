@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llmops.errors import CannotRun, UsageError
 from llmops.eval_runs.evaluations import Evaluations
 from llmops.eval_runs.pairwise import judge_endpoint, judge_name, kappa_of
-from llmops.eval_runs.scorer_factory import ScorerFactory, distrust
+from llmops.eval_runs.scorer_factory import JUDGED_TYPES, distrust
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.results import Output
@@ -74,7 +74,7 @@ def judge_scorer(suite: Suite, name: str | None, asked: JudgeEndpoint | None) ->
     Raises:
         UsageError: there is none, or more than one.
     """
-    judged = [spec.name for spec in suite.scorer_specs if ScorerFactory.needs_judge(spec)]
+    judged = [spec.name for spec in suite.scorer_specs if spec.type in JUDGED_TYPES]
     made = [scorer for scorer in suite.make_scorers() if scorer.name in judged and isinstance(scorer, JudgeScorer)]
     fitting = [scorer for scorer in made if asked is None or scorer.endpoint.identity == asked.identity]
     found = [scorer for scorer in fitting if name in (None, scorer.name)]

@@ -287,7 +287,7 @@ class Evaluations:
             name=challenger,
             champion=runs["a"].metrics if "a" in runs else {},
             slices=slice_metrics(self.rows(run), wanted) if wanted else {},
-            untrusted={**untrusted(suite, self.registry.store, self.scorer_factory), **redefined},
+            untrusted={**untrusted(suite, self.registry.store), **redefined},
             serving=served_mode(run, self.registry.models.get(run.model), self.settings),
             limits={scorer.name: limits_of(scorer) for scorer in suite.make_scorers()},
             suite_rows=suite.n_rows,

@@ -18,7 +18,7 @@ from llmops.engines.openai_errors import check_reachable
 from llmops.engines.opening import check_parameters, engine_identity, engine_name, open_engine
 from llmops.engines.protocol import Engine
 from llmops.errors import CannotRun, EngineUnavailable
-from llmops.eval_runs.scorer_factory import ScorerFactory
+from llmops.eval_runs.scorer_factory import JUDGED_TYPES, ScorerFactory
 from llmops.evaluation.comparison import draw
 from llmops.evaluation.eval_set import Rows, measure
 from llmops.evaluation.generating import Generated, Task, measure_noise
@@ -384,7 +384,7 @@ class Matrix:
     def _passing_failures(self, cell: Cell, results: Iterable[RowResult]) -> int:
         """How many answers and scores failed in a way that may pass: an upstream's or a judge's, unless it said that
         the request can never succeed."""
-        judged = {spec.name for spec in self._suite.scorer_specs if ScorerFactory.needs_judge(spec)}
+        judged = {spec.name for spec in self._suite.scorer_specs if spec.type in JUDGED_TYPES}
         failed = 0
         for result in results:
             if result.output.error is not None:

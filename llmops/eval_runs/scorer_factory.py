@@ -20,6 +20,9 @@ from llmops.registry.store import Store
 from llmops.settings import Settings
 
 DEFAULT_JUDGE = "default"
+JUDGED_TYPES = TYPES.keys() - NEEDS_NO_JUDGE
+"""Scorer types whose judgements a language model makes."""
+_EMBEDDING_TYPES = {"semantic_similarity", *NEEDS_EMBEDDINGS}
 _NO_JUDGE = JudgeEndpoint("none", "http://localhost/v1", "none")
 
 
@@ -42,7 +45,7 @@ class ScorerFactory:
         parameters, types = dict(spec.parameters), {**SCORER_TYPES, **TYPES}
         bound: dict[str, Any] = {}
         besides: tuple[str, ...] = ()
-        if _needs_embeddings(spec):
+        if spec.type in _EMBEDDING_TYPES:
             bound["embed"] = self._embed
         if spec.type in TYPES:
             besides = ("judge",)
@@ -52,7 +55,7 @@ class ScorerFactory:
             types[spec.type] = functools.partial(types[spec.type], **bound)
         # Made in any case, which asks nothing: wrong options are to show also where no judge is configured.
         scorer = make_scorer(spec.name, spec.type, parameters, types, besides)
-        return None if bound.get("endpoint") is _NO_JUDGE and spec.type not in NEEDS_NO_JUDGE else scorer
+        return None if bound.get("endpoint") is _NO_JUDGE and spec.type in JUDGED_TYPES else scorer
 
     def endpoint(self, judges: Mapping[str, Mapping[str, Any]], name: str | None = None) -> JudgeEndpoint | None:
         """The judge of that name; without a name the suite's only one, else the setting's. Raises UsageError."""
@@ -76,27 +79,18 @@ class ScorerFactory:
             EngineUnavailable: a judge has no key or cannot be reached. CannotRun: the embedding model cannot be had.
         """
         used = [spec for spec in suite.scorer_specs if spec.name in scorers and spec.name not in suite.left_out]
-        judged = [spec.parameters.get("judge") for spec in used if self.needs_judge(spec)]
+        judged = [spec.parameters.get("judge") for spec in used if spec.type in JUDGED_TYPES]
         for endpoint in dict.fromkeys(self.endpoint(suite.judges, name) for name in judged):
             if endpoint is not None:
                 endpoint.check()
-        if any(_needs_embeddings(spec) for spec in used):
+        if any(spec.type in _EMBEDDING_TYPES for spec in used):
             embedding_weights(self.settings, catalogue_model(EMBEDDING_MODEL))
 
-    @staticmethod
-    def needs_judge(spec: ScorerSpec) -> bool:
-        """Whether a language model makes the scorer's judgements."""
-        return spec.type in TYPES and spec.type not in NEEDS_NO_JUDGE
 
-
-def _needs_embeddings(spec: ScorerSpec) -> bool:
-    return spec.type == "semantic_similarity" or spec.type in NEEDS_EMBEDDINGS
-
-
-def untrusted(suite: Suite, store: Store, scorer_factory: ScorerFactory) -> dict[str, str]:
+def untrusted(suite: Suite, store: Store) -> dict[str, str]:
     """Judge scorers of the suite that may not gate, and why. Raises StoreUnavailable."""
     found = dict.fromkeys(suite.left_out, "no judge is configured")
-    judged = {spec.name for spec in suite.scorer_specs if scorer_factory.needs_judge(spec)}
+    judged = {spec.name for spec in suite.scorer_specs if spec.type in JUDGED_TYPES}
     for scorer in suite.make_scorers():
         if scorer.name in judged and isinstance(scorer, KeptScorer):
             asked = suite.kappa_asked(scorer.name)

@@ -259,7 +259,7 @@ async def answer(engine: Engine, job: Job) -> Output:
         tokens_out=usage.tokens_out,
         latency_ms=latency_ms,
         first_token_ms=latency_ms,
-        choice_logprobs=tuple(logprobs),
+        choice_logprobs=list(logprobs),
     )
 
 

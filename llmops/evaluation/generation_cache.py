@@ -75,7 +75,7 @@ class GenerationCache:
     def get(self, key: str) -> Output | None:
         """The finished output of that key, or None."""
         found = self._read("SELECT output FROM generations WHERE key = ?", key)
-        return None if found is None else Output.from_json(found)
+        return None if found is None else Output(**found)
 
     def holds(self, key: str) -> bool:
         """Whether there is a finished output of that key."""
@@ -85,7 +85,7 @@ class GenerationCache:
         """The output of that key, finished or failed for good in this process; None when it was not tried."""
         found = self.get(key)
         if found is None and (failed := self._read("SELECT output FROM failures WHERE key = ?", key)) is not None:
-            return Output.from_json(failed)
+            return Output(**failed)
         return found
 
     def put(self, key: str, output: Output) -> None:

@@ -72,17 +72,11 @@ class Output:
     latency_ms: float | None = None
     first_token_ms: float | None = None
     error: str | None = None
-    choice_logprobs: tuple[float, ...] | None = None
+    choice_logprobs: Sequence[float] | None = None
     tool_calls: list[dict[str, Any]] | None = None
     refusal: str | None = None
     reasoning: str | None = None
     off_format: str | None = None
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Output:
-        """Reads what `asdict` gave, through JSON."""
-        logprobs = values.get("choice_logprobs")
-        return cls(**{**values, "choice_logprobs": None if logprobs is None else tuple(logprobs)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +111,7 @@ class RowResult:
     def from_json(cls, values: Mapping[str, Any]) -> RowResult:
         row = EvalRow(values["id"], values["inputs"], values["expectations"], tuple(values["contexts"]), values["tags"])
         scores = {name: Score(**score) for name, score in values["scores"].items()}
-        return cls(row, Output.from_json(values["output"]), scores)
+        return cls(row, Output(**values["output"]), scores)
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,8 +73,8 @@ def make_factsheet(registry: Registry, ref: str) -> Factsheet:
 def _of_release(registry: Registry, release: Release) -> Factsheet:
     store, prompt, model = registry.store, release.prompt, release.model
     gates = registry.release_versions.gates(release)
-    trail = AuditTrail.of(registry, release.app)
-    history = history_of(trail, registry.release_versions.history(release.app), release)
+    trail = AuditTrail.of(registry, release.name)
+    history = history_of(trail, registry.release_versions.history(release.name), release)
     shown, further, others = _shown_runs(store, release, gates)
     filed = [verdict for _, verdicts in shown for verdict in verdicts]
     parts = (("release", release.ref), ("prompt", prompt.ref), ("model", model.ref))
@@ -107,7 +107,7 @@ def _of_release(registry: Registry, release: Release) -> Factsheet:
         other_parameters=others,
         gates=gates_of(gates, filed, trail, release.ref),
         history=history,
-        monitoring=monitoring_of(store, release.app, release.ref, history.periods),
+        monitoring=monitoring_of(store, release.name, release.ref, history.periods),
     )
 
 

@@ -110,7 +110,8 @@ class ModelRegistry(VersionRegistry[ModelVersion]):
     def get(self, ref: str) -> ModelVersion:
         """`name@2`, `name@alias` or `name` (the newest). Raises UnknownVersion, UsageError, StoreUnavailable."""
         parsed = Ref.parse(ref)
-        return pick(self.versions(parsed.name), parsed, "model", "`llmops models pull` or `… register`")
+        missing = f"no model {parsed.name!r} is registered; run `llmops models pull` or `… register`"
+        return pick(self.versions(parsed.name), parsed, "model version", missing)
 
     def _read(self, item: Any, aliases: tuple[str, ...]) -> ModelVersion:
         content = json.loads(item.tags[self.content_tag])
@@ -153,7 +154,8 @@ class PromptRegistry:
     def get(self, ref: str) -> PromptVersion:
         """`qa@2`, `qa@production` (an alias) or `qa` (the newest). Raises UnknownVersion, UsageError."""
         parsed = Ref.parse(ref)
-        return pick(self.versions(parsed.name), parsed, "prompt", "`llmops prompts register`")
+        missing = f"no prompt {parsed.name!r} is registered; run `llmops prompts register`"
+        return pick(self.versions(parsed.name), parsed, "prompt version", missing)
 
     def version(self, ref: str) -> PromptVersion:
         """`qa@2`, read alone. Raises UnknownVersion, StoreUnavailable."""

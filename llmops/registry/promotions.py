@@ -19,7 +19,7 @@ from llmops.evaluation.gate_rules import GateRules, loosened
 from llmops.hashing import canonical_json, content_hash
 from llmops.registry.models import VersionRegistry
 from llmops.registry.store import translated
-from llmops.versions import CHALLENGER, CHAMPION, PREVIOUS, Ref, Release, TabularVersion
+from llmops.versions import CHALLENGER, CHAMPION, PREVIOUS, Ref, Release, TabularVersion, pick
 
 GATE_PASSED = "gate passed"
 """Why a promotion was allowed; any other reason is one to promote without a passing gate."""
@@ -41,25 +41,20 @@ class Promotions(VersionRegistry[V]):
     """Promotes, challenges, withdraws, rolls back and gates versions of one kind: one move at a time, whatever the
     process, and each is on the audit log before it is made.
 
-    Subclasses say, for errors, what is versioned, what a version is, and how one is made and gated.
+    Subclasses say, for errors, what a version is, how one is gated, and what to do where there is none.
     """
 
-    noun: ClassVar[str]
     version_noun: ClassVar[str]
-    how_to_make: ClassVar[str]
+    if_none: ClassVar[str]
     how_to_gate: ClassVar[str]
     audit: AuditLog
 
     def get(self, ref: str) -> V:
         """`name@3`, `name@alias`, or `name` (its champion). Raises UnknownVersion, UsageError, StoreUnavailable."""
         parsed = Ref.parse(ref)
-        versions = self._some_versions(parsed.name)
-        alias = parsed.alias or (CHAMPION if parsed.version is None else None)
-        for version in versions:
-            if version.version == parsed.version or (alias is not None and alias in version.aliases):
-                return version
-        known = (each.ref + (f" ({', '.join(each.aliases)})" if each.aliases else "") for each in versions)
-        raise UnknownVersion(f"no {self.version_noun} {ref}; there are {', '.join(known)}")
+        return pick(
+            self.versions(parsed.name), parsed, self.version_noun, self.if_none.format(name=parsed.name), CHAMPION
+        )
 
     def champion(self, name: str) -> V | None:
         """The served version; None when none was promoted yet. Raises StoreUnavailable."""
@@ -159,7 +154,9 @@ class Promotions(VersionRegistry[V]):
         """Leaves no challenger; returns the one there was. Raises UnknownVersion, StoreUnavailable."""
         with self.audit.turn():
             settled = self.settle(name, "withdraw")
-            versions = self._some_versions(name)
+            versions = self.versions(name)
+            if not versions:
+                raise UnknownVersion(self.if_none.format(name=name))
             old = _by_alias(versions).get(CHALLENGER)
             if old is None:
                 return None if settled is None else _named(settled.details["from"], versions)
@@ -187,7 +184,8 @@ class Promotions(VersionRegistry[V]):
                 self._swap(champion, left, why=why, remember="not")
                 return champion, left
             if champion is None or previous is None or champion.version == previous.version:
-                self._some_versions(name)  # where there are none, that is what to say
+                if not versions:
+                    raise UnknownVersion(self.if_none.format(name=name))
                 raise CannotRun(f"{name} has no previous {self.version_noun} to roll back to")
             if why is None:
                 self._refuse_rolled_back(previous)
@@ -283,13 +281,6 @@ class Promotions(VersionRegistry[V]):
     def _standing(self, name: str) -> AliasState:
         registered = self.store.registered_model(name)
         return {} if registered is None else standing_of(registered)
-
-    def _some_versions(self, name: str) -> list[V]:
-        versions = self.versions(name)
-        if not versions:
-            how = self.how_to_make.format(name=name)
-            raise UnknownVersion(f"no {self.noun} {name!r} has {self.version_noun}s; {how}")
-        return versions
 
     def _swap(self, new: V, old: V, *, why: str | None = None, remember: Remember = "first") -> None:
         """`previous` is moved last: once it stands, everything else does. On record first: while the aliases move, the

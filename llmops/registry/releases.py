@@ -44,8 +44,8 @@ class ReleaseRegistry(Promotions[Release]):
     """Creates and reads releases, and the traffic policies of apps."""
 
     kind, content_tag = "app", "llmops.release"
-    noun, version_noun = "app", "release"
-    how_to_make = "run `llmops release create {name} …`"
+    version_noun = "release"
+    if_none = "no app {name!r} has releases; run `llmops release create {name} …`"
     how_to_gate = "run `llmops eval gate {ref} --suite SUITE`"
     prompts: PromptRegistry
     models: ModelRegistry
@@ -112,7 +112,7 @@ class ReleaseRegistry(Promotions[Release]):
     def _policy_text(self, app: str) -> str | None:
         registered = self.store.registered_model(app)
         if registered is None or not self.versions(app):
-            raise UnknownVersion(f"no app {app!r} has releases; run `llmops release create {app} …`")
+            raise UnknownVersion(self.if_none.format(name=app))
         text = registered.tags.get(TRAFFIC_TAG)
         return None if text is None else str(text)
 
@@ -153,8 +153,8 @@ class TabularRegistry(Promotions[TabularVersion]):
     """Registers, reads and fetches tabular models."""
 
     kind, content_tag = "tabular", "llmops.tabular"
-    noun, version_noun = "tabular model", "version"
-    how_to_make = "a lab or a pipeline registers the first one"
+    version_noun = "version"
+    if_none = "no tabular model {name!r} has versions; a lab or a pipeline registers the first one"
     how_to_gate = "have the gate of its lab or pipeline judge it"
 
     def register(

@@ -165,10 +165,10 @@ def test_an_upstream_stands_in_for_the_judge_that_a_suite_leaves_to_the_settings
         calibrated(workshop, labels, "open", "helpful")
     found = calibrated(workshop, labels, "open", "helpful", judge=upstream(judge))
     by_setting = workshop.with_settings(judge=upstream(judge)).evaluations
-    assert untrusted(by_setting.suite("open"), workshop.registry.store, by_setting.scorer_factory) == {}
+    assert untrusted(by_setting.suite("open"), workshop.registry.store) == {}
     assert found.untrusted is None
     other = workshop.with_settings(judge=upstream(judge, "kind")).evaluations
-    assert list(untrusted(other.suite("open"), workshop.registry.store, other.scorer_factory)) == ["helpful"]
+    assert list(untrusted(other.suite("open"), workshop.registry.store)) == ["helpful"]
 
 
 @pytest.mark.parametrize(

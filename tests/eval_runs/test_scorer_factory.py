@@ -8,7 +8,7 @@ import pytest
 
 from llmops.errors import BadFile, UsageError
 from llmops.eval_runs.evaluations import CellRun
-from llmops.eval_runs.scorer_factory import ScorerFactory, distrust, untrusted
+from llmops.eval_runs.scorer_factory import JUDGED_TYPES, ScorerFactory, distrust, untrusted
 from llmops.evaluation.results import Score
 from llmops.evaluation.scorers.protocol import KeptScorer
 from llmops.evaluation.suite import ScorerSpec, Suite
@@ -163,7 +163,7 @@ def test_an_endpoint_is_made_of_the_setting_or_of_a_sound_table_without_its_kapp
 
 def test_a_scorer_is_made_with_its_judge_and_only_one_that_needs_it_is_left_out_without():
     specs = [ScorerSpec("a", "judge.rubric"), ScorerSpec("b", "exact_match"), ScorerSpec("c", "semantic_similarity")]
-    assert [ScorerFactory.needs_judge(spec) for spec in specs] == [True, False, False]
+    assert [spec.type in JUDGED_TYPES for spec in specs] == [True, False, False]
     spec = ScorerSpec("odd", "judge.rubric", {**RUBRIC, "judge": "main"})
     made: Any = ScorerFactory(Settings()).make(spec, {"main": MAIN})
     assert (made.name, made.endpoint.model) == ("odd", "main-model")
@@ -231,7 +231,7 @@ def suite(workshop: Workshop, text: str = TABLES) -> Suite:
 
 
 def why(workshop: Workshop, loaded: Suite) -> dict[str, str]:
-    return untrusted(loaded, workshop.registry.store, workshop.evaluations.scorer_factory)
+    return untrusted(loaded, workshop.registry.store)
 
 
 def calibrate(workshop: Workshop, loaded: Suite, name: str, low: float) -> None:

@@ -203,7 +203,7 @@ def test_choices_are_asked_by_their_likelihood_and_are_part_of_what_is_asked(cac
     generate(engine, cache, one)
     found = outputs(one, cache)
     assert [output.text for output in found] == choices
-    assert found[1].choice_logprobs == (-5.0, -0.1, -4.0)
+    assert found[1].choice_logprobs == [-5.0, -0.1, -4.0]
     assert found[1].tokens_out == 3
     generate(engine, cache, task(rows(1, expectations={"choices": choices[:2]}), choices=True))
     assert len(engine.requests) == 4

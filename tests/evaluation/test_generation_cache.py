@@ -78,7 +78,7 @@ def test_the_key_changes_with_each_component_and_every_parameter(changed):
     assert CHANGES.keys() == {field.name for field in dataclasses.fields(GenerationParameters)}
 
 
-@pytest.mark.parametrize("output", [OUTPUT, Output("b", "stop", 5, 4, 1.5, 1.5, choice_logprobs=(-3.25, -0.1))])
+@pytest.mark.parametrize("output", [OUTPUT, Output("b", "stop", 5, 4, 1.5, 1.5, choice_logprobs=[-3.25, -0.1])])
 def test_an_output_comes_back_whole_elsewhere_and_later_too_until_another_takes_its_place(cache, elsewhere, output):
     cache.put("k", output)
     assert (cache.get("k"), elsewhere.get("k"), cache.get("other")) == (output, output, None)

@@ -36,6 +36,8 @@ LETTERS_WITHOUT_SPACES = (
 """Members of a regular expression's character class."""
 
 _WITHOUT_SPACES = re.compile(f"[{LETTERS_WITHOUT_SPACES}]")
+_EDGE = rf"(?:\A|\Z|(?<=[ {LETTERS_WITHOUT_SPACES}])|(?=[ {LETTERS_WITHOUT_SPACES}]))"
+"""Where a word begins or ends, in a regular expression."""
 
 
 class _Table(dict[int, str]):
@@ -98,23 +100,8 @@ def holds_words(text: str, wanted: str, where: str = "anywhere") -> bool:
 
     A word ends where white space stands, and beside a letter of a script that puts no spaces between words.
     """
-    if not wanted:
-        return False
-    place = text.find(wanted)
-    while place >= 0:
-        end = place + len(wanted)
-        at = where == "anywhere" or (place == 0 if where == "start" else end == len(text))
-        if at and _ends_word(text, place) and _ends_word(text, end):
-            return True
-        place = text.find(wanted, place + 1)
-    return False
-
-
-def _ends_word(text: str, place: int) -> bool:
-    """Whether a word ends or begins between the characters before and at `place`."""
-    if place in (0, len(text)):
-        return True
-    return any(sign == " " or _WITHOUT_SPACES.match(sign) for sign in text[place - 1 : place + 1])
+    before, after = r"\A" if where == "start" else _EDGE, r"\Z" if where == "end" else _EDGE
+    return bool(wanted) and re.search(f"{before}{re.escape(wanted)}{after}", text) is not None
 
 
 def split_words(text: str) -> list[str]:
