@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +12,7 @@ import click
 from llmops.cli.output import echo, emit, json_option, print_table, say
 from llmops.pages.numbers import interval, number
 from llmops.settings import Settings
+from llmops.text_io import listed
 
 if TYPE_CHECKING:
     from llmops.pipelines import PipelineRun
@@ -111,16 +112,11 @@ def _alarm_lines(window: _Json) -> Iterator[str]:
     """Why a window alarmed, and what drifted in it where that does not say so already."""
     told = [f"{window['window']:<11}{window['why']}"]
     if not set(window["drifted"][:_MOST_NAMED]) <= set(re.findall(r"[^\s,;:()]+", window["why"])):
-        told.append(f"{_MARGIN}drifted: {_some(window['drifted'])}")
+        told.append(f"{_MARGIN}drifted: {listed(window['drifted'], _MOST_NAMED)}")
     for text in told:
         yield from textwrap.wrap(
             text, _WIDTH, subsequent_indent=_MARGIN, break_long_words=False, break_on_hyphens=False
         )
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - _MOST_NAMED
-    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _show_quality(data: _Json, quality: _Json) -> None:
@@ -158,7 +154,7 @@ def _show_step(name: str, step: str, done: _Json) -> None:
         echo(f"{done['window']}: {done['rows']} rows answered by {done['served_by']}: {done['state']}")
         echo(f"           {done['why']}")
         if done["drifted"]:
-            echo(f"drifted    {_some(done['drifted'])}")
+            echo(f"drifted    {listed(done['drifted'], _MOST_NAMED)}")
         following = "retrain" if done["alarm"] else "monitor"
     else:
         echo(f"{done['at']}: {done['from']} → {done['to'] or 'the same'}: {done['why']}")

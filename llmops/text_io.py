@@ -12,7 +12,7 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from datetime import datetime
 from pathlib import Path
@@ -211,6 +211,12 @@ def printable_json(value: Any, *, indent: int | None = None) -> str:
     """JSON that holds the very value and is safe to show: such characters stand in its strings as JSON escapes."""
     text = json.dumps(value, ensure_ascii=False, indent=indent, default=str)
     return _IN_TEXT.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """The first names, and how many more there are: `a, b and 3 more`."""
+    shown = ", ".join(names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
 def json_fields(instance: Any) -> dict[str, Any]:

@@ -170,7 +170,7 @@ def open_evaluations() -> Evaluations:
 
     settings = Settings.from_environment()
     evaluations = Evaluations(settings, Registry(settings))
-    say(describe_folder(evaluations.folder))
+    say(describe_folder(data_folder(settings, "eval_sets")))
     return evaluations
 
 

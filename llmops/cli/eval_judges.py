@@ -12,7 +12,7 @@ import click
 from llmops.cli.eval import open_evaluations
 from llmops.cli.output import echo, emit, json_option, print_table, progress_bar, row_count, say
 from llmops.pages.numbers import interval, number
-from llmops.settings import Settings, describe_folder
+from llmops.settings import Settings, data_folder, describe_folder
 from llmops.text_io import read_text
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def calibrate_judge(
     rubric = Rubric(text_or_file(instructions), scale, good, input_variable)
     evaluations = Evaluations(settings, Registry(settings))
     if suite is not None:
-        say(describe_folder(evaluations.folder))
+        say(describe_folder(data_folder(settings, "eval_sets")))
     with progress_bar() as show:
         asking = partial(show, "asking the judge")
         found = calibrate(labels, evaluations, asking, suite=suite, judge=judge, rubric=rubric, **options)

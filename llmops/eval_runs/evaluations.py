@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from llmops import __version__
@@ -73,21 +71,17 @@ class Evaluations:
         self.scorer_factory = ScorerFactory(settings)
         self._suites: dict[str, Suite] = {}
 
-    @functools.cached_property
-    def folder(self) -> Path:
-        """Where the suites are. Raises CannotRun when there is no such folder."""
-        return data_folder(self.settings, "eval_sets")
-
     def suite(self, name: str) -> Suite:
         """Read once. Raises UnknownVersion, BadFile."""
         if name not in self._suites:
             access = SourceAccess(self.settings.hub_endpoint, self.settings.home / "eval_sets")
-            self._suites[name] = load_suite(self.folder, name, access, self.scorer_factory.make, try_scorers=False)
+            folder = data_folder(self.settings, "eval_sets")
+            self._suites[name] = load_suite(folder, name, access, self.scorer_factory.make, try_scorers=False)
         return self._suites[name]
 
     def suites(self) -> tuple[list[Suite], dict[str, CannotRun]]:
         """Every suite of the folder that can be read, and by name what is wrong with the others."""
-        return readable_suites(self.folder, self.suite)
+        return readable_suites(data_folder(self.settings, "eval_sets"), self.suite)
 
     def cells(
         self, suite: Suite, prompts: Sequence[str] = (), models: Sequence[str] = (), releases: Sequence[str] = ()

@@ -14,6 +14,7 @@ from llmops.evaluation.scorers.normalisation import normalise
 from llmops.evaluation.scorers.protocol import MissingExpectation, expected_answers
 from llmops.hashing import JsonData, content_hash
 from llmops.prompt_file import PromptTemplate
+from llmops.text_io import listed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -174,9 +175,8 @@ def _small_slices(rows: Iterable[EvalRow]) -> Iterator[Finding]:
         if ids is not None:
             by_name[name].append((value, ids))
     for name, slices in by_name.items():
-        shown = ", ".join(f"{value} ({len(ids)})" for value, ids in slices[:5])
-        more = f" and {len(slices) - 5} more" if len(slices) > 5 else ""
-        detail = f"slices of tags.{name} with fewer than {SMALLEST_SLICE} rows: {shown}{more}"
+        shown = listed([f"{value} ({len(ids)})" for value, ids in slices], 5)
+        detail = f"slices of tags.{name} with fewer than {SMALLEST_SLICE} rows: {shown}"
         yield Finding("small_slice", tuple(row_id for _, ids in slices for row_id in ids), detail, "note")
 
 

@@ -137,12 +137,12 @@ def mean_interval(
         if len(sums) == len(sample):
             return wilson_interval(found.mean, len(sample), normal_quantile())
         independent = independent_rows(found, sizes, found.mean * (1 - found.mean))
-        return wilson_interval(found.mean, independent, _t_quantile(found.degrees))
+        return wilson_interval(found.mean, independent, t_quantile(found.degrees))
     low, high = limits
     if _no_spread(found, values):
         unseen = wilson_interval(0.0, len(sums), normal_quantile())[1]
         return found.mean - unseen * (found.mean - low), found.mean + unseen * (high - found.mean)
-    reach = _t_quantile(found.degrees) * found.error
+    reach = t_quantile(found.degrees) * found.error
     return min(found.mean, max(low, found.mean - reach)), max(found.mean, min(high, found.mean + reach))
 
 
@@ -258,9 +258,12 @@ def scale(a: Sequence[float], b: Sequence[float], limits: tuple[float, float] = 
     return 1.0 if scores.min() >= 0 and scores.max() <= 1 else float(np.ptp(scores))
 
 
-def _t_quantile(degrees: float) -> float:
+def t_quantile(degrees: float) -> float:
+    """As `normal_quantile`, of an error that is itself an estimate with so many degrees of freedom; 0 for none."""
     from scipy import special
 
+    if math.isinf(degrees):
+        return normal_quantile()
     return float(special.stdtrit(degrees, 0.5 + CONFIDENCE / 2)) if degrees else 0.0
 
 

@@ -11,6 +11,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from llmops.errors import Corrupted, UsageError
+from llmops.text_io import listed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -245,8 +246,7 @@ def _type_name(value: Any) -> str:
 
 
 def _named(names: Sequence[str]) -> str:
-    shown = ", ".join(_shown(name) for name in names[:_MOST_NAMED])
-    return shown if len(names) <= _MOST_NAMED else f"{shown} and {len(names) - _MOST_NAMED} more"
+    return listed([_shown(name) for name in names], _MOST_NAMED)
 
 
 def _shown(text: str) -> str:

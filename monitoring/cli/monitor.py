@@ -17,6 +17,7 @@ from llmops.cli.output import echo, emit, json_option, print_table, progress_bar
 from llmops.errors import CannotRun, StoreUnavailable, UsageError
 from llmops.pages.numbers import number
 from llmops.settings import Settings
+from llmops.text_io import listed
 
 if TYPE_CHECKING:
     from monitoring.decide.drift import DescriptorDrift
@@ -332,8 +333,7 @@ def _show_alarms(result: MonitorResult) -> None:
     for alarm in result.alarms:
         echo(f"ALARM {alarm.what} ({alarm.kind}): {alarm.why}")
         if alarm.rows:
-            more = f" and {len(alarm.rows) - 1} more" if len(alarm.rows) > 1 else ""
-            echo(f"      see llmops log show {alarm.rows[0]}{more}")
+            echo(f"      see llmops log show {listed(alarm.rows, 1)}")
     if result.alarms:
         echo(f"a rollback {'may help' if result.cure.helps else 'is no cure'}: {result.cure.why}")
     else:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from llmops.text_io import listed
 from monitoring.decide.alarms import Alarm
 from monitoring.decide.drift import SliceDrift
 from monitoring.decide.families import PooledLook, VariantComparison
@@ -91,10 +92,8 @@ def _names(alarms: Sequence[Alarm]) -> str:
     return _listed([alarm.what for alarm in alarms])
 
 
-def _listed(all_names: Sequence[str]) -> str:
-    names = list(dict.fromkeys(all_names))
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return ", ".join(names[:_MOST_NAMED]) + more
+def _listed(names: Sequence[str]) -> str:
+    return listed(list(dict.fromkeys(names)), _MOST_NAMED)
 
 
 State = Literal["ok", "alarm", "too-few-rows"]

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmops.errors import UsageError
+from llmops.text_io import listed
 from monitoring.tabular.columns import ColumnDrift, Quality, drift_of, quality_of
 from monitoring.tabular.error import (
     ErrorEstimator,
@@ -256,6 +257,5 @@ def _why(verdict: TabularVerdict, alarms: Sequence[TabularAlarm], settings: Tabu
         told = [f"error {error:.4g} against the reference's {reference:.4g}{by}, p = {rise.p_value:.2g}"]
     moved = verdict.drifted
     if moved and not settings.alarm_on_drift:
-        more = f" and {len(moved) - _MOST_NAMED} more" if len(moved) > _MOST_NAMED else ""
-        told.append(f"drifted, which is no harm by itself: {', '.join(moved[:_MOST_NAMED])}{more}")
+        told.append(f"drifted, which is no harm by itself: {listed(moved, _MOST_NAMED)}")
     return "; ".join(told)

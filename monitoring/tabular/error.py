@@ -29,7 +29,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llmops.evaluation.statistics import CONFIDENCE, MeanEstimate, estimate_mean, independent_rows, wilson_interval
+from llmops.evaluation.statistics import (
+    MeanEstimate,
+    estimate_mean,
+    independent_rows,
+    normal_quantile,
+    t_quantile,
+    wilson_interval,
+)
 from monitoring.decide.drift import compare_flags
 from monitoring.store.summaries import FlagSummary
 from monitoring.tabular.observed import Array, ObservedRows, observe
@@ -133,12 +140,12 @@ def error_interval(losses: Losses, correlation: float) -> tuple[float, float] | 
     cells, sizes = _sums(losses, 1)
     sums = cells[:, 0]
     found = widened(estimate_mean(sums, sizes), correlation, len(sums))
-    reach = _t_quantile(found.degrees)
+    reach = t_quantile(found.degrees)
     if losses.boolean:
         rows = float(len(losses.values))
         if losses.block is not None:
             rows = independent_rows(found, sizes, found.mean * (1 - found.mean))
-        return wilson_interval(found.mean, rows, _t_quantile(math.inf) if losses.block is None else reach)
+        return wilson_interval(found.mean, rows, normal_quantile() if losses.block is None else reach)
     if not found.mean:
         return 0.0, 0.0
     factor = math.exp(min(reach * found.error / found.mean, _MOST_LOG))
@@ -180,13 +187,6 @@ def _sums(losses: Losses, together: int) -> tuple[Array, Array]:
         block = np.minimum(np.arange(rows) // together, blocks - 1)
     sizes = np.bincount(block, weights=losses.weights, minlength=blocks).astype(float)
     return block_sums(block, blocks, losses.values[:, None]), sizes
-
-
-def _t_quantile(degrees: float) -> float:
-    from scipy import special
-
-    upper = 0.5 + CONFIDENCE / 2
-    return float(special.ndtri(upper) if math.isinf(degrees) else special.stdtrit(degrees, upper))
 
 
 PastEstimate = tuple[float, float]
