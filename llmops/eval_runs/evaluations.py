@@ -67,8 +67,7 @@ class Evaluations:
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
         self.settings, self.registry = settings, registry
-        self._recorder = EvalRecorder(registry.store)
-        self.scorer_factory = ScorerFactory(settings)
+        self._recorder, self._scorer_factory = EvalRecorder(registry.store), ScorerFactory(settings)
         self._suites: dict[str, Suite] = {}
 
     def suite(self, name: str) -> Suite:
@@ -76,12 +75,8 @@ class Evaluations:
         if name not in self._suites:
             access = SourceAccess(self.settings.hub_endpoint, self.settings.home / "eval_sets")
             folder = data_folder(self.settings, "eval_sets")
-            self._suites[name] = load_suite(folder, name, access, self.scorer_factory.make, try_scorers=False)
+            self._suites[name] = load_suite(folder, name, access, self._scorer_factory.make, try_scorers=False)
         return self._suites[name]
-
-    def suites(self) -> tuple[list[Suite], dict[str, CannotRun]]:
-        """Every suite of the folder that can be read, and by name what is wrong with the others."""
-        return readable_suites(data_folder(self.settings, "eval_sets"), self.suite)
 
     def cells(
         self, suite: Suite, prompts: Sequence[str] = (), models: Sequence[str] = (), releases: Sequence[str] = ()
@@ -291,7 +286,7 @@ class Evaluations:
     def _suite_of(self, prompt_name: str, suite_name: str | None) -> Suite:
         if suite_name is not None:
             return self.suite(suite_name)
-        readable, broken = self.suites()
+        readable, broken = readable_suites(data_folder(self.settings, "eval_sets"), self.suite)
         suites = [suite for suite in readable if suite.prompt == prompt_name]
         if len(suites) != 1:
             names = ", ".join(suite.name for suite in suites) or "no suite"
