@@ -28,7 +28,6 @@ from llmops.eval_runs.matrix import (
     RowChoice,
     RunOptions,
     cell_identity,
-    definitions_in,
     failures_of,
     scored_by,
 )
@@ -40,6 +39,7 @@ from llmops.evaluation.record_files import SourceAccess
 from llmops.evaluation.results import Noise
 from llmops.evaluation.scorers.protocol import limits_of
 from llmops.evaluation.suite import Suite, load_suite, readable_suites
+from llmops.hashing import content_hash
 from llmops.recording import EvalRecorder, EvalRun, RecordedRows, record_verdict
 from llmops.registry import Registry
 from llmops.settings import Settings, data_folder
@@ -299,6 +299,16 @@ class Evaluations:
         if _RUN_ID.match(text) or "," in text or Ref.parse(text).name not in self.registry.release_versions.names():
             return None
         return self.registry.release_versions.get(text)
+
+
+def definitions_in(content: Mapping[str, Any]) -> dict[str, str]:
+    """What each scorer is, with its judge: a hash by name. content: what `scored_by` gave, as it is now or as a run's
+    cell holds it; none where that is not known."""
+    judges = content.get("judges", {})
+    return {
+        spec["name"]: content_hash([content.get("format"), spec, judges.get(spec["name"])])
+        for spec in content.get("scorers", ())
+    }
 
 
 def _has_other_rows(suite: Suite, run: EvalRun) -> bool:

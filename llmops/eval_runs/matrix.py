@@ -6,7 +6,7 @@ A cell is what is run, with what; by its identity a run of it is known again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import groupby, islice
@@ -199,16 +199,6 @@ def scored_by(suite: Suite) -> dict[str, Any]:
         "format": _RUN_FORMAT,
         "scorers": [spec.to_json() for spec in suite.scorer_specs],
         "judges": {scorer.name: dict(scorer.identity) for scorer in identified},
-    }
-
-
-def definitions_in(content: Mapping[str, Any]) -> dict[str, str]:
-    """What each scorer is, with its judge: a hash by name. content: what `scored_by` gave, as it is now or as a run's
-    cell holds it; none where that is not known."""
-    judges = content.get("judges", {})
-    return {
-        spec["name"]: content_hash([content.get("format"), spec, judges.get(spec["name"])])
-        for spec in content.get("scorers", ())
     }
 
 
