@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from llmops.audit import AuditLog, Draft
-from llmops.pipelines.database import database_url, only_one
 from llmops.production_log import ProductionLog
 from llmops.settings import Settings
 from monitoring.config import MonitorConfig, read_config
@@ -119,6 +118,7 @@ def opened_archives(
     if new is None and not log.archives():
         yield ()
         return
+    from llmops.pipelines.database import database_url, only_one
     from llmops.production_log.archive import Archive
 
     with only_one(database_url(log.url), "log archive", waiting):
