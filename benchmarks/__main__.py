@@ -15,6 +15,7 @@ from benchmarks import against
 PARTS = {
     "engines": "benchmarks.engines",
     "evaluation": "benchmarks.evaluation.runners",
+    "evaluation-on-ray": "benchmarks.evaluation.on_ray",
     "gateway": "benchmarks.gateway.overhead",
     "endurance": "benchmarks.gateway.endurance",
     "local-model": "benchmarks.gateway.local_model",

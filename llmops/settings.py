@@ -80,6 +80,9 @@ class Settings:
     eval_sets: _Place | None = _setting(
         None, "folder of eval sets and suites; default: the working folder's eval_sets/, or the samples as above"
     )
+    shards: str | None = _setting(
+        None, "folder or s3:// URL of the rows that `eval run --on ray` makes; default: folder in the home"
+    )
     engine: str | None = _setting(
         None, "engine for local models: llamacpp, openvino, transformers or fake; default by format"
     )
@@ -190,6 +193,13 @@ class Settings:
     @property
     def resolved_pipelines_url(self) -> str:
         return self.pipelines_url or f"sqlite:///{self.home / 'pipelines.db'}"
+
+    @property
+    def resolved_shards(self) -> str:
+        """A path, absolute, or an `s3://` URL."""
+        if self.shards is None or "://" not in self.shards:
+            return str(Path(self.shards or self.home / "shards").expanduser().absolute())
+        return self.shards
 
     @property
     def models_dir(self) -> Path:

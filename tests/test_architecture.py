@@ -51,6 +51,7 @@ OWNERS = {
     "sklearn": ("llmops.tabular", "labs", "monitoring.tabular"),
     "pandera": ("labs",),
     "jinja2": ("llmops.pages",),
+    "ray": ("llmops.eval_runs.on_ray",),
 }
 # Who may import whom: what stands later may import what stands before it, never the reverse. An entry is a package, or
 # a module that stands beside packages.
@@ -210,6 +211,7 @@ def test_only_the_settings_read_the_environment() -> None:
         "llmops.engines.openai_errors",
         "llmops.registry.store",
         "llmops.cli.administration",
+        "llmops.eval_runs.on_ray",
         "service.serve",
         "monitoring.evidently_import",
     }
@@ -223,7 +225,7 @@ def test_no_file_outgrows_a_reader() -> None:
 
 def test_help_loads_nothing_heavy() -> None:
     heavy = ("mlflow", "torch", "evidently", "ragas", "fastapi", "pandas", "scipy", "transformers", "numpy", "datasets")
-    heavy += ("sklearn", "skops", "pandera", "dbos", "matplotlib")
+    heavy += ("sklearn", "skops", "pandera", "dbos", "matplotlib", "ray")
     code = (
         "import sys; from click.testing import CliRunner; from llmops.cli import cli;"
         "result = CliRunner().invoke(cli, ['--help']); assert result.exit_code == 0, result.output;"

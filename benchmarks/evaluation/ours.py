@@ -20,7 +20,7 @@ from benchmarks.evaluation.server import CONTEXT, KEY, threads
 
 SUITE = "bench"
 _MODEL = "bench-model"  # MLflow has one name space for models and prompts
-_KEY_VARIABLE = "BENCH_KEY"
+KEY_VARIABLE = "BENCH_KEY"
 _PROMPT_FILE = """\
 ---
 input_variable: question
@@ -47,7 +47,7 @@ class Home:
             "LLMOPS_ENGINE_CONTEXT": str(CONTEXT),
             "LLMOPS_ENGINE_THREADS": str(threads()),
             "HF_HUB_OFFLINE": "1",
-            _KEY_VARIABLE: KEY,
+            KEY_VARIABLE: KEY,
         }
 
     def llmops(self, *arguments: str) -> tuple[dict[str, Any], float]:
@@ -84,7 +84,7 @@ class Home:
 
     def register_model(self, source: str) -> None:
         """source: as `llmops models register` takes it."""
-        key = ("--key-env", _KEY_VARIABLE) if source.startswith("openai:") else ()
+        key = ("--key-env", KEY_VARIABLE) if source.startswith("openai:") else ()
         self.llmops("models", "register", _MODEL, "--source", source, *key)
 
     def register_prompts(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,6 +73,12 @@ def list_suites(as_json: bool) -> None:
     emit(as_json, {"suites": value, "broken": unread}, lambda: print_table("Suites", columns, rows))
 
 
+def _checked_on(_ctx: click.Context, _parameter: click.Parameter, on: str) -> str:
+    if not re.fullmatch(r"local|ray(://[^/\s]+:\d+)?", on):
+        raise click.BadParameter(f"{on}: must be local, ray or ray://HOST:PORT")
+    return on
+
+
 @command.command()
 @click.argument("suite")
 @click.option(
@@ -86,6 +93,22 @@ def list_suites(as_json: bool) -> None:
 @click.option("--force", is_flag=True, help="Score and record again even if an identical run is complete.")
 @click.option(
     "--recorder", type=click.Choice(["auto", "evaluate", "bulk"]), default="auto", help="How to record runs in MLflow."
+)
+@click.option(
+    "--on",
+    default="local",
+    metavar="local|ray[://HOST:PORT]",
+    callback=_checked_on,
+    help="Where rows are evaluated: in this process, or on a Ray cluster: the one whose client port is given, else that"
+    " of RAY_ADDRESS, else one started for the run.  [default: local]",
+)
+@click.option("--workers", type=click.IntRange(1), help="Shards evaluated at a time on Ray; default: one on each node.")
+@click.option(
+    "--shard-rows",
+    type=click.IntRange(1),
+    default=500,
+    show_default=True,
+    help="Rows of a shard on Ray: what a node that dies may have to make again.",
 )
 @click.option("--stop-early", is_flag=True, help="Two cells: draw rows at random until the gate's metric is decided.")
 @click.option("--html", type=click.Path(path_type=Path), help="Also write the leaderboard to an HTML file.")
@@ -113,6 +136,7 @@ def run(
 
     \b
     Example: llmops eval run qa --prompt qa@1 --prompt qa@2 --model smollm2-135m-instruct@2
+    Example: llmops eval run big --on ray://head:10001 --workers 8
     """
     from llmops.eval_runs.evaluations import RunOptions
     from llmops.eval_runs.report_contents import leaderboard

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from llmops.errors import UsageError
-from llmops.eval_runs.matrix import Cell, CellRun, Matrix, RowChoice
+from llmops.eval_runs.matrix import LOCAL, Cell, CellRun, Matrix, RowChoice
 from llmops.evaluation.comparison import draw
 from llmops.evaluation.generating import Task
 from llmops.evaluation.generation_cache import GenerationCache
@@ -51,6 +51,8 @@ async def run_until_decided(matrix: Matrix, suite: Suite, cells: Sequence[Cell])
     Raises:
         UsageError: not two cells, or a primary metric that is not within 0 and 1; else as `Matrix.run`.
     """
+    if matrix.options.on != LOCAL:
+        raise UsageError("--stop-early looks at few rows at a time: it goes with --on local")
     if len(cells) != 2:
         raise UsageError(f"stopping early compares two cells; {len(cells)} were given")
     if suite.cluster_by is not None:

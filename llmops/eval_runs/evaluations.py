@@ -23,24 +23,23 @@ from llmops.eval_runs.matrix import (
     Cell,
     CellProgress,
     CellRun,
-    Failure,
     Matrix,
     RowChoice,
     RunOptions,
     cell_identity,
-    failures_of,
     scored_by,
 )
+from llmops.eval_runs.ray_matrix import matrix_of
 from llmops.eval_runs.scorer_factory import ScorerFactory, untrusted
 from llmops.evaluation.comparison import Comparison, compare
 from llmops.evaluation.eval_set import measure
 from llmops.evaluation.gate import ALPHA, Facts, Verdict, decide, slice_metrics
 from llmops.evaluation.record_files import SourceAccess
-from llmops.evaluation.results import Noise
+from llmops.evaluation.results import Failure, Noise, Results, failures_of
 from llmops.evaluation.scorers.protocol import limits_of
 from llmops.evaluation.suite import Suite, load_suite, readable_suites
 from llmops.hashing import content_hash
-from llmops.recording import EvalRecorder, EvalRun, RecordedRows, record_verdict
+from llmops.recording import EvalRecorder, EvalRun, record_verdict
 from llmops.registry import Registry
 from llmops.settings import Settings, data_folder
 from llmops.versions import MOST_NAMED, ModelVersion, Ref, Release, whole_id
@@ -108,7 +107,7 @@ class Evaluations:
         """
 
         async def work() -> list[CellRun]:
-            async with aclosing(Matrix(self.settings, self.registry, suite, options, progress)) as matrix:
+            async with aclosing(matrix_of(self.settings, self.registry, suite, options, progress)) as matrix:
                 return await matrix.run(cells, RowChoice(options.limit))
 
         suite.try_scorers()
@@ -126,8 +125,8 @@ class Evaluations:
         suite.try_scorers()
         return asyncio.run(work())
 
-    def rows(self, run: EvalRun) -> RecordedRows:
-        """Every row of a run, read from a local copy as often as asked. Raises StoreUnavailable."""
+    def rows(self, run: EvalRun) -> Results:
+        """Every row of a run, read as often as asked. Raises StoreUnavailable, and Corrupted while it is read."""
         return self._recorder.rows(run)
 
     def failures(self, done: CellRun) -> Sequence[Failure]:

@@ -6,8 +6,8 @@ A cell is what is run, with what; by its identity a run of it is known again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import groupby, islice
 from typing import Any
@@ -23,7 +23,7 @@ from llmops.evaluation.comparison import draw
 from llmops.evaluation.eval_set import Rows, measure
 from llmops.evaluation.generating import Generated, Task, measure_noise
 from llmops.evaluation.generation_cache import GenerationCache, noise_key
-from llmops.evaluation.results import EvalReport, RowResult
+from llmops.evaluation.results import EvalReport, Failure, RowResult, failures_of
 from llmops.evaluation.runner import generate_all, score_all, scorers_with_work
 from llmops.evaluation.scorers.protocol import IdentifiedScorer
 from llmops.evaluation.suite import Suite
@@ -38,6 +38,7 @@ from llmops.versions import ModelVersion, PromptVersion, Release
 
 NOISE_PARAM, SERVED_PARAM, STOPPED_PARAM = "noise", "served", "stopped_early"  # of a recorded run
 
+LOCAL = "local"
 CellProgress = Callable[[str, int, int], None]
 
 # Raised when a change to scorers or to recording makes older runs incomparable: they are then run again.
@@ -79,6 +80,8 @@ class RunOptions:
     repeatable: requests that cannot influence each other, so that answers repeat exactly.
     force: run again although a complete run exists (finished generations are still not made twice).
     recorder: how runs get into MLflow.
+    on: `local`: this process; else where `RayMatrix` evaluates, `workers` shards at a time (None: one on each node), of
+        `shard_rows` rows.
     """
 
     limit: int | None = None
@@ -87,6 +90,9 @@ class RunOptions:
     repeatable: bool = False
     force: bool = False
     recorder: RecorderName = "auto"
+    on: str = LOCAL
+    workers: int | None = None
+    shard_rows: int = 500
 
     def engine_settings(self, settings: Settings) -> Settings:
         """As the gateway opens the model, so that what is served is what was evaluated. Repeatable: each request alone
@@ -111,34 +117,6 @@ class RowChoice:
         share, seed = self.drawn, self.seed
         rows = Rows(lambda: islice(suite.rows, self.limit))
         return rows if share is None else Rows(lambda: (row for row in rows if draw(seed, row.id) < share))
-
-
-@dataclass(slots=True)
-class Failure:
-    """Why some rows have no score. first: the id of the first such row. scorers: those that gave none."""
-
-    why: str
-    rows: int
-    first: str
-    scorers: list[str] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def failures_of(results: Iterable[RowResult]) -> tuple[Failure, ...]:
-    """Why rows have no score, most frequent first. Reasons that differ only by the row that they name are one."""
-    found: dict[str, Failure] = {}
-    for result in results:
-        named = f"row {result.row.id}: "
-        failed = {
-            name: score.error.replace(named, "") for name, score in result.scores.items() if score.error is not None
-        }
-        for why in dict.fromkeys(failed.values()):
-            failure = found.setdefault(why, Failure(why, 0, result.row.id))
-            failure.rows += 1
-            failure.scorers += [n for n, error in failed.items() if error == why and n not in failure.scorers]
-    return tuple(sorted(found.values(), key=lambda failure: -failure.rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,18 +240,9 @@ class Matrix:
         left = [position for position in range(len(cells)) if position not in done]
         for _, group in groupby(left, key=lambda position: cells[position].model.ref):
             positions = list(group)
-            made = await self.generate([cells[position] for position in positions], chosen)
-            for position, generated in zip(positions, made, strict=True):
+            async for report in self.reports([cells[position] for position in positions], chosen):
+                position = positions.pop(0)
                 cell = cells[position]
-                report = await score_all(
-                    self.task(cell, chosen),
-                    generated,
-                    self._suite.make_scorers(),
-                    self.cache,
-                    self._suite.cluster_by,
-                    partial(self._progress, f"scoring {cell.name}"),
-                    self._suite.n_rows,
-                )
                 if position in failed:
                     found, n_failed = failed[position]
                     if self._passing_failures(cell, report.results) >= n_failed:
@@ -282,23 +251,36 @@ class Matrix:
                 done[position] = await asyncio.to_thread(self._record, cell, identities[position], report, shown)
         return [done[position] for position in range(len(cells))]
 
+    async def reports(self, cells: Sequence[Cell], chosen: RowChoice) -> AsyncIterator[EvalReport]:
+        """Of each of some cells of one model, in order."""
+        made = await self.generate(cells, chosen)
+        for cell, generated in zip(cells, made, strict=True):
+            yield await score_all(
+                self.task(cell, chosen),
+                generated,
+                self._suite.make_scorers(),
+                self.cache,
+                self._suite.cluster_by,
+                partial(self._progress, f"scoring {cell.name}"),
+                self._suite.n_rows,
+            )
+
     async def generate(self, cells: Sequence[Cell], chosen: RowChoice) -> list[Generated]:
         """What the cache lacks for cells of one model. Raises EngineUnavailable, CannotRun: a judge, or something else
         that the suite scores with, is not there."""
         tasks, model = [self.task(cell, chosen) for cell in cells], cells[0].model
-
-        def check() -> None:
-            """Asks the judges that something will be asked of whether they are there, each once."""
-            busy = scorers_with_work(tasks, self._suite.make_scorers(), self.cache) - self._checked
-            self._scorer_factory.check(self._suite, busy)
-            self._checked |= busy
-
-        await asyncio.to_thread(check)
+        await asyncio.to_thread(self._check_judges, tasks)
         name = cells[0].name if len(cells) == 1 else f"{len(cells)} cells on {model.ref}"
         made = await generate_all(tasks, lambda: self._loaded(model), self.cache, partial(self._progress, name))
         if self._engine is not None:
             await self._measure_noise(model, tasks)
         return made
+
+    def _check_judges(self, tasks: Sequence[Task]) -> None:
+        """Asks the judges that something will be asked of whether they are there, each once."""
+        busy = scorers_with_work(tasks, self._suite.make_scorers(), self.cache) - self._checked
+        self._scorer_factory.check(self._suite, busy)
+        self._checked |= busy
 
     async def _loaded(self, model: ModelVersion, *, as_served: bool = False) -> Engine:
         """The engine of that model, as this run asks it or as the gateway opens it; one at a time is kept."""

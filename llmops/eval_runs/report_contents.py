@@ -28,11 +28,11 @@ from llmops.evaluation.reports.contents import (
     Row,
     Side,
 )
-from llmops.evaluation.results import RowResult
+from llmops.evaluation.results import Results, RowResult
 from llmops.evaluation.scorers import Scorer
 from llmops.evaluation.scorers.protocol import limits_of
 from llmops.evaluation.suite import Suite, primary_scorer
-from llmops.recording import EvalRun, RecordedRows
+from llmops.recording import EvalRun
 
 
 def report_contents(
@@ -95,8 +95,8 @@ class _Rows:
     """The pairs of two runs as report rows; starts anew each time. failed_as: what a row without the primary's score
     counts as."""
 
-    a: RecordedRows
-    b: RecordedRows
+    a: Results
+    b: Results
     primary: Scorer | None
     failed_as: float | None
 

@@ -62,6 +62,11 @@ class EvalRow:
             "tags": dict(self.tags),
         }
 
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> EvalRow:
+        """Reads what `to_json` gave, which was checked before."""
+        return cls(values["id"], values["inputs"], values["expectations"], tuple(values["contexts"]), values["tags"])
+
 
 PlacedRows = Callable[[], Iterator[tuple[RecordLocation, EvalRow]]]
 

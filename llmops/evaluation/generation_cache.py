@@ -57,14 +57,15 @@ def noise_key(model_sha256: str, engine: EngineIdentity, served: EngineIdentity,
 class GenerationCache:
     """Outputs, kept scores and noise by key. What is put is durable when `put` returns. Safe to share by threads."""
 
-    def __init__(self, folder: Path) -> None:
-        """Opens the cache in `folder`, making it when absent. Raises StoreUnavailable."""
+    def __init__(self, folder: Path | None) -> None:
+        """Opens the cache in `folder`, making it when absent; None: in memory. Raises StoreUnavailable."""
         self.folder = folder
         self._lock = threading.Lock()
-        path = folder / "generations.db"
+        path = ":memory:" if folder is None else folder / "generations.db"
         try:
-            make_private_folder(folder)
-            keep_private(folder)
+            if folder is not None:
+                make_private_folder(folder)
+                keep_private(folder)
             self._connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
             write_ahead(self._connection)
             for statement in _TABLES:

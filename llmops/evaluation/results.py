@@ -109,9 +109,8 @@ class RowResult:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> RowResult:
-        row = EvalRow(values["id"], values["inputs"], values["expectations"], tuple(values["contexts"]), values["tags"])
         scores = {name: Score(**score) for name, score in values["scores"].items()}
-        return cls(row, Output(**values["output"]), scores)
+        return cls(EvalRow.from_json(values), Output(**values["output"]), scores)
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,8 +287,8 @@ class StoredResults:
     cache and in the recorded run.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """folder: on whose disk the rows lie. Raises OSError."""
+    def __init__(self, folder: Path | None) -> None:
+        """folder: on whose disk the rows lie; None: on that of temporary files. Raises OSError."""
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - lives as long as the results
         self._count = 0
         weakref.finalize(self, self._file.close)
@@ -345,3 +344,31 @@ class EvalReport:
         if not self.generated or self.seconds <= 0 or self.generated_tokens is None:
             return None
         return self.generated_tokens / self.seconds
+
+
+@dataclass(slots=True)
+class Failure:
+    """Why some rows have no score. first: the id of the first such row. scorers: those that gave none."""
+
+    why: str
+    rows: int
+    first: str
+    scorers: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def failures_of(results: Iterable[RowResult]) -> tuple[Failure, ...]:
+    """Why rows have no score, most frequent first. Reasons that differ only by the row that they name are one."""
+    found: dict[str, Failure] = {}
+    for result in results:
+        named = f"row {result.row.id}: "
+        failed = {
+            name: score.error.replace(named, "") for name, score in result.scores.items() if score.error is not None
+        }
+        for why in dict.fromkeys(failed.values()):
+            failure = found.setdefault(why, Failure(why, 0, result.row.id))
+            failure.rows += 1
+            failure.scorers += [n for n, error in failed.items() if error == why and n not in failure.scorers]
+    return tuple(sorted(found.values(), key=lambda failure: -failure.rows))

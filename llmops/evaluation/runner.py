@@ -165,18 +165,19 @@ async def generate_all(
         BadFile: a row does not fit a prompt; before anything is generated.
         EngineUnavailable: the engine is gone; what was finished is in the cache and is not made again.
     """
-
-    def count() -> int:
-        missing = set()
-        for key in (job.key for task in tasks for job in task.jobs()):
-            if not cache.holds(key):
-                missing.add(hash(key))
-                cache.forget_failure(key)
-        return len(missing)
-
-    if not (missing := await asyncio.to_thread(count)):
+    if not (missing := await asyncio.to_thread(count_missing, tasks, cache)):
         return [Generated() for _ in tasks]
     return await generate_missing(tasks, await engine(), cache, missing, progress, retries)
+
+
+def count_missing(tasks: Sequence[Task], cache: GenerationCache) -> int:
+    """How many outputs must be made. Those that failed are forgotten. Raises BadFile: a row does not fit a prompt."""
+    missing = set()
+    for key in (job.key for task in tasks for job in task.jobs()):
+        if not cache.holds(key):
+            missing.add(hash(key))
+            cache.forget_failure(key)
+    return len(missing)
 
 
 def scorers_with_work(tasks: Sequence[Task], scorers: Sequence[Scorer], cache: GenerationCache) -> set[str]:

@@ -31,7 +31,7 @@ from llmops.factsheet.history import AuditTrail, Gates, Verdict, gates_of, histo
 from llmops.factsheet.rendering import limits_of, unknown_of
 from llmops.factsheet.tabular import of_tabular_model
 from llmops.hashing import content_hash
-from llmops.recording import EvalRun, RecordedRows, find_calibration
+from llmops.recording import EvalRun, find_calibration, recorded_rows
 from llmops.recording.cell import eval_runs, verdicts_of
 from llmops.registry import Registry
 from llmops.registry.models import KIND_TAG
@@ -156,7 +156,7 @@ def _evaluation(store: Store, run: EvalRun, verdicts: Sequence[Verdict], gates: 
             ends = None if known is None or known["kappa_low"] is None else (known["kappa_low"], known["kappa_high"])
             judges[scorer] = None if known is None else Agreement(known["kappa"], ends, int(known["n"]))
     with translated(f"run {run.run_id}"):
-        rows = RecordedRows(store, run.run_id, run.rows)
+        rows = recorded_rows(store, run.run_id, run.rows)
     return Evaluation(
         suite=run.suite,
         run_id=run.run_id,

@@ -29,6 +29,7 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 
 from llmops.errors import Corrupted, StoreUnavailable
+from llmops.file_storage import FileStorage
 from llmops.hashing import file_sha256
 from llmops.processes import scratch_folder
 from llmops.production_log.archive_layout import (
@@ -42,7 +43,6 @@ from llmops.production_log.archive_layout import (
     record_of_text,
     tables_of,
 )
-from llmops.production_log.archive_storage import ArchiveStorage
 from llmops.production_log.forgetting import Belongings
 from llmops.production_log.log import ProductionLog
 from llmops.production_log.record import SHADOW, LogRecord, in_batches
@@ -77,7 +77,7 @@ class Archive:
 
     def __init__(self, url: str, *, file_bytes: int = FILE_BYTES) -> None:
         """url: a folder, or `s3://BUCKET/PREFIX`. file_bytes: as FILE_BYTES. Raises UsageError, CannotRun."""
-        self._storage = ArchiveStorage(url)
+        self._storage = FileStorage(url, "archive")
         self.url = self._storage.url
         self._file_bytes = file_bytes
 

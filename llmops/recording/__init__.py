@@ -11,12 +11,12 @@ from __future__ import annotations
 from llmops.recording.cell import (
     CellIdentity,
     EvalRun,
-    RecordedRows,
     find_calibration,
     record_calibration,
     record_comparison,
     record_report,
     record_verdict,
+    recorded_rows,
 )
 from llmops.recording.datasets import MAX_TRACED_ROWS, register_eval_set
 from llmops.recording.monitoring import nameless, record_monitoring_run
@@ -31,7 +31,6 @@ __all__ = [
     "EvalRecorder",
     "EvalRun",
     "LoggedTabular",
-    "RecordedRows",
     "UsedData",
     "evaluate_tabular",
     "find_calibration",
@@ -42,5 +41,6 @@ __all__ = [
     "record_report",
     "record_training",
     "record_verdict",
+    "recorded_rows",
     "register_eval_set",
 ]

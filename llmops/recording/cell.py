@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from llmops.errors import Corrupted
-from llmops.evaluation.results import AnswerCounts, Metric, RowResult
+from llmops.evaluation.results import AnswerCounts, Metric, Results, RowResult
+from llmops.evaluation.shards import ShardedResults
 from llmops.hashing import canonical_json
 from llmops.registry.store import Store, pages, translated
 from llmops.versions import ModelVersion, PromptVersion
@@ -24,6 +25,8 @@ CELL_TAG, CONTENT_TAG, COMPLETE_TAG = "llmops.cell_hash", "llmops.cell", "llmops
 SUITE_TAG, PROMPT_TAG, MODEL_TAG = "llmops.suite", "llmops.prompt", "llmops.model"
 RECORDER_TAG, WRITER_TAG, USER_TAG = "llmops.recorder", "llmops.writer", "mlflow.user"
 ROWS_FILE, SUMMARY_FILE = "rows.jsonl", "summary.json"
+SHARDS_FILE = "shards.json"
+"""In place of `rows.jsonl`, in a run whose rows stay in Parquet: which files, and the sha256 of each."""
 
 _LONGEST_PARAM = 500
 
@@ -138,7 +141,7 @@ def read_run(store: Store, run: Any) -> EvalRun:
         # Of a run that was recorded before they were counted, from its rows.
         answers=AnswerCounts.from_json(answers)
         if answers is not None
-        else AnswerCounts.of(result.output for result in RecordedRows(store, run_id, summary["rows"])),
+        else AnswerCounts.of(result.output for result in recorded_rows(store, run_id, summary["rows"])),
         content=content,
         at=run.info.start_time / 1000,
         by=tags.get(USER_TAG) or None,
@@ -234,9 +237,24 @@ def verdicts_of(store: Store, run_id: str) -> tuple[Mapping[str, Any], ...]:
 
 
 def holds_rows(store: Store, run_id: str) -> bool:
-    """Whether a run's files are where they were put: somebody may have deleted the artifacts, or copied the database
-    alone. The caller translates MLflow's errors."""
-    return {ROWS_FILE, SUMMARY_FILE} <= {item.path for item in store.client.list_artifacts(run_id)}
+    """Whether a run's files are where they were put: somebody may have deleted the artifacts or shards, or copied the
+    database alone. The caller translates MLflow's errors."""
+    files = {item.path for item in store.client.list_artifacts(run_id)}
+    if SHARDS_FILE in files:
+        return SUMMARY_FILE in files and _shards(store, run_id).all_there()
+    return {ROWS_FILE, SUMMARY_FILE} <= files
+
+
+def recorded_rows(store: Store, run_id: str, count: int) -> Results:
+    """Every row of a recorded run, one at a time: from a local copy of `rows.jsonl`, or from its shards. Reading these
+    raises Corrupted where one is missing or was changed. The caller translates MLflow's errors."""
+    if any(item.path == SHARDS_FILE for item in store.client.list_artifacts(run_id)):
+        return _shards(store, run_id)
+    return RecordedRows(store, run_id, count)
+
+
+def _shards(store: Store, run_id: str) -> ShardedResults:
+    return ShardedResults.from_json(json_file(store, run_id, SHARDS_FILE), store.settings.home)
 
 
 class RecordedRows:

@@ -13,21 +13,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmops.errors import UnknownVersion
-from llmops.evaluation.results import AnswerCounts, EvalReport, Score
+from llmops.evaluation.results import AnswerCounts, EvalReport, Results, Score
+from llmops.evaluation.shards import ShardedResults
 from llmops.hashing import canonical_json
 from llmops.recording.cell import (
     CELL_TAG,
     COMPLETE_TAG,
     RECORDER_TAG,
     ROWS_FILE,
+    SHARDS_FILE,
     SUMMARY_FILE,
     WRITER_TAG,
     CellIdentity,
     EvalRun,
-    RecordedRows,
     find_runs,
     holds_rows,
     read_run,
+    recorded_rows,
     shown_param,
 )
 from llmops.recording.datasets import MAX_TRACED_ROWS, RULE_ALL, RULE_SAMPLE, dataset_inputs, traced
@@ -38,18 +40,26 @@ from llmops.registry.store import Store, translated
 _NOT_IN_METRIC_NAMES = re.compile(r"[^\w\-. :/]")
 
 
-def log_files(client: Any, run_id: str, report: EvalReport, usage: Mapping[str, float]) -> AnswerCounts:
+def log_files(
+    store: Store, run_id: str, report: EvalReport, usage: Mapping[str, float], shards: ShardedResults | None
+) -> AnswerCounts:
     """Writes `rows.jsonl`, `summary.json` and `findings/<scorer>/…`, made on disk, row by row; says what became of the
     rows. MLflow's errors pass through.
+
+    shards: where the rows stay; they are then named in place of being copied.
     """
     answers = AnswerCounts()
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        with (folder / ROWS_FILE).open("wb") as file:
-            for result in report.results:
-                answers = answers.plus(result.output)
-                # Half a surrogate pair cannot be UTF-8; escaped with a backslash it is what JSON calls it.
-                file.write(canonical_json(result.to_json()).encode(errors="backslashreplace") + b"\n")
+        if shards is not None:
+            answers = AnswerCounts.of(result.output for result in shards)
+            (folder / SHARDS_FILE).write_text(json.dumps(shards.to_json(store.settings.home)), encoding="utf-8")
+        else:
+            with (folder / ROWS_FILE).open("wb") as file:
+                for result in report.results:
+                    answers = answers.plus(result.output)
+                    # Half a surrogate pair cannot be UTF-8; escaped with a backslash it is what JSON calls it.
+                    file.write(canonical_json(result.to_json()).encode(errors="backslashreplace") + b"\n")
         summary = {
             "rows": len(report.results),
             "answers": answers.to_json(),
@@ -64,7 +74,7 @@ def log_files(client: Any, run_id: str, report: EvalReport, usage: Mapping[str, 
                 path = folder / "findings" / scorer / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
-        client.log_artifacts(run_id, made)
+        store.client.log_artifacts(run_id, made)
     return answers
 
 
@@ -136,10 +146,10 @@ class EvalRecorder:
             runs = self.store.client.search_runs(experiments, condition, max_results=limit)
         return [str(run.info.run_id) for run in runs]
 
-    def rows(self, run: EvalRun) -> RecordedRows:
-        """Every row of a run, with outputs and scores, from a local copy. Raises StoreUnavailable."""
+    def rows(self, run: EvalRun) -> Results:
+        """Every row of a run, with outputs and scores, as `recorded_rows` reads them. Raises StoreUnavailable."""
         with translated(f"run {run.run_id}"):
-            return RecordedRows(self.store, run.run_id, run.rows)
+            return recorded_rows(self.store, run.run_id, run.rows)
 
     def record(
         self,
@@ -186,6 +196,12 @@ class _Writing:
     def _traced_rows(self) -> int:
         return min(len(self.report.results), self.max_traced_rows)
 
+    @property
+    def _shards(self) -> ShardedResults | None:
+        """Where the rows stay; None where all of them go into MLflow."""
+        results = self.report.results
+        return results if isinstance(results, ShardedResults) and len(results) > self._traced_rows else None
+
     def write(self, extra_params: Mapping[str, str], extra_metrics: Mapping[str, float]) -> str:
         """Everything in such an order that a run is complete only when all of it is there; returns its id."""
         client, cell, report = self.store.client, self.cell, self.report
@@ -196,6 +212,8 @@ class _Writing:
             "traced_rows": str(self._traced_rows),
             "traced_rule": RULE_ALL if self._traced_rows == len(report.results) else RULE_SAMPLE,
         }
+        if self._shards is not None:
+            params["rows_in"] = shown_param(f"{len(self._shards.shards)} Parquet files below {self._shards.folder.url}")
         known = {"tokens_in": report.tokens_in, "tokens_out": report.tokens_out, "cost": extra_metrics.get("cost")}
         usage = {name: value for name, value in known.items() if value is not None}
         unfinished = take_up(self.store, experiment_id, cell.hash, self.recorder, params)
@@ -210,7 +228,7 @@ class _Writing:
         with self.store.start_run(**place, run_name=cell.title, tags=tags) as run:
             run_id = str(run.info.run_id)
             dataset = self._link(run_id)
-            answers = log_files(client, run_id, report, usage)
+            answers = log_files(self.store, run_id, report, usage, self._shards)
             params["cleaned_texts"] = str(self._write_rows(run, experiment_id, dataset))
         # Metrics of run and model. The time is the run's own, so that logging again adds nothing.
         from mlflow.entities import Metric

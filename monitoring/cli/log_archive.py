@@ -44,10 +44,10 @@ def archive(
     \b
     Example: llmops log archive --to s3://llmops-log/production --until 7d --delete
     """
+    from llmops.file_storage import normalised
     from llmops.production_log import ProductionLog
     from llmops.production_log.archive import Archive
     from llmops.production_log.archive_layout import Partition
-    from llmops.production_log.archive_storage import normalised
     from monitoring.stores import archive_cut, delete_archived, opened_archives
 
     settings, now = Settings.from_environment(), datetime.now(UTC)

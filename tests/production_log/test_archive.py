@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from deploy.services.servers import CREDENTIALS, s3_server
 from llmops.errors import Corrupted, StoreUnavailable, UsageError
+from llmops.file_storage import normalised
 from llmops.production_log import SHADOW, Feedback, ProductionLog
 from llmops.production_log.archive import MANIFEST, Archive
 from llmops.production_log.archive_layout import SCHEMA, Partition
-from llmops.production_log.archive_storage import normalised
 from tests.core.log_records import HOUR, RECORDS, START, ids, record
 
 END = datetime(2101, 1, 1, tzinfo=UTC)

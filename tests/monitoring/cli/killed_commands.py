@@ -19,11 +19,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from llmops.production_log.archive_storage import ArchiveStorage
+
 import monitoring.forgetting  # noqa: F401 - imported once, before the forks
 from llmops.cli import main
 from llmops.production_log import ProductionLog
 from llmops.production_log.archive import MANIFEST, Archive
-from llmops.production_log.archive_storage import ArchiveStorage
 
 KEPT = "r1"  # a record that no command deletes everywhere
 

@@ -1,4 +1,4 @@
-"""Where an archive's files lie: a folder, or a prefix of an S3 bucket."""
+"""Files in a folder, or below a prefix of an S3 bucket."""
 
 from __future__ import annotations
 
@@ -29,21 +29,28 @@ def normalised(url: str) -> str:
     if "://" not in url:
         return str(Path(url).expanduser().resolve())
     parts = urlsplit(url)
+    if "@" in parts.netloc:
+        raise UsageError("an s3:// URL must not hold credentials: it is recorded; give them in the environment")
     if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment:
         raise UsageError(f"{url}: give a folder, or s3://BUCKET/PREFIX")
     return f"s3://{parts.netloc}/{parts.path.strip('/')}".rstrip("/")
 
 
-class ArchiveStorage:
-    """Reads, writes and deletes files by their path below the archive's root. A file is there whole, or not at all.
+class FileStorage:
+    """Reads, writes and deletes files by their path below a root. A file is there whole, or not at all.
 
     S3's endpoint is that of AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL or MLFLOW_S3_ENDPOINT_URL. Every method raises
     StoreUnavailable.
     """
 
-    def __init__(self, url: str) -> None:
-        """url: as `normalised` takes it. Raises UsageError; CannotRun: the packages for S3 are missing."""
-        self.url = normalised(url)
+    def __init__(self, url: str, what: str) -> None:
+        """url: as `normalised` takes it. what: is stored there, for errors.
+
+        Raises:
+            UsageError: as `normalised`.
+            CannotRun: the packages for S3 are missing.
+        """
+        self.url, self._what = normalised(url), what
         self._client: Any = None
         if self.url.startswith("s3://"):
             self.root = self.url.removeprefix("s3://")
@@ -139,7 +146,7 @@ class ArchiveStorage:
         except FileNotFoundError:
             raise
         except foreign as error:
-            raise StoreUnavailable(f"archive {self.url}: {str(error).splitlines()[0]}") from error
+            raise StoreUnavailable(f"{self._what} {self.url}: {str(error).splitlines()[0]}") from error
 
 
 def _write_local(path: Path, source: IO[bytes]) -> None:

@@ -1,0 +1,275 @@
+"""Evaluates a cell shard by shard, each in whatever process: generates, scores, and writes one Parquet file.
+
+What a run needs is a value that travels: `CellWork` once for a cell, `ShardWork` for some of its rows. A shard that is
+there already is not made again, and one that was begun twice is written twice with equal scores, so that a process may
+be killed at any time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, fields, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from llmops.engines.opening import engine_identity, open_engine
+from llmops.engines.protocol import Engine
+from llmops.errors import CannotRun, EngineError, LlmopsError
+from llmops.eval_runs.scorer_factory import ScorerFactory
+from llmops.evaluation.eval_set import EvalRow, measure
+from llmops.evaluation.generating import Job, Task
+from llmops.evaluation.generation_cache import GenerationCache
+from llmops.evaluation.results import EvalReport, Output, RowResult, Score, known_sum
+from llmops.evaluation.runner import Summary, answered, findings, generate_all, score_key, score_rows
+from llmops.evaluation.scorers import Scorer
+from llmops.evaluation.scorers.protocol import KeptScorer
+from llmops.evaluation.shards import Shard, ShardedResults, ShardFolder
+from llmops.evaluation.suite import JudgeTables, ScorerSpec
+from llmops.hashing import content_hash
+from llmops.settings import Settings, given_variables
+from llmops.versions import ModelVersion
+
+_OF_ALL_ROWS = ("rows", "cluster_by", "stopped_early")  # what of a run's identity changes no result of a single row
+_NAME_LENGTH = 32  # of a sha256 in hex
+
+
+@dataclass(frozen=True, slots=True)
+class CellWork:
+    """What all shards of a cell have in common.
+
+    folder: URL of the shards' folder. path: the cell's own below it. task: without its rows. engine: by name; None for
+    the model's default. anew: score again what is there.
+    """
+
+    folder: str
+    path: str
+    task: Task
+    model: ModelVersion
+    settings: Settings
+    engine: str | None
+    scorer_specs: tuple[ScorerSpec, ...]
+    judges: JudgeTables
+    anew: bool = False
+
+    def make_scorers(self) -> list[Scorer]:
+        """All but those that need a judge and have none."""
+        make = ScorerFactory(self.settings).make
+        return [made for spec in self.scorer_specs if (made := make(spec, self.judges)) is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardWork:
+    """Some rows, and what is known of them already.
+
+    path: the shard's, without the hash of its bytes. there: shards that were written of the same rows. rows: as JSON.
+    outputs, scores: by key.
+    """
+
+    path: str
+    there: tuple[str, ...]
+    rows: tuple[str, ...]
+    outputs: Mapping[str, Output]
+    scores: Mapping[str, Score]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardDone:
+    """What became of a shard. shard: None where the engine was gone. error: why; outputs: what was finished before.
+
+    generated, tokens_out: of the answers made now. began, ended: seconds since the epoch, of the first request and the
+    last answer; 0 where nothing was generated.
+    """
+
+    rows: int
+    shard: Shard | None = None
+    error: LlmopsError | None = None
+    outputs: Mapping[str, Output] = field(default_factory=dict)
+    generated: int = 0
+    tokens_out: int | None = 0
+    began: float = 0.0
+    ended: float = 0.0
+
+
+def cell_path(content: Mapping[str, Any]) -> str:
+    """The folder of a cell's shards, below all shards. content: the cell's identity."""
+    own = {name: value for name, value in content.items() if name not in _OF_ALL_ROWS}
+    return f"{content['suite']}/{content_hash(own)[:_NAME_LENGTH]}"
+
+
+def shards_of(cell: CellWork, task: Task, cache: GenerationCache, shard_rows: int) -> Iterator[ShardWork]:
+    """A cell's rows in shards, in order, each with what the cache holds of it. task: the cell's, with its rows. Raises
+    StoreUnavailable."""
+    there: dict[str, list[str]] = {}
+    for path in sorted(ShardFolder(cell.folder).paths(cell.path)):
+        there.setdefault(path.rsplit(".", 2)[0], []).append(path)
+    kept = [scorer for scorer in cell.make_scorers() if isinstance(scorer, KeptScorer)]
+    jobs = iter(task.jobs())
+    while batch := list(islice(jobs, shard_rows)):
+        outputs, scores = {}, {}
+        for job in batch:
+            if (output := cache.get(job.key)) is None:
+                continue
+            outputs[job.key] = output
+            for key in (score_key(scorer, job.row, output) for scorer in kept):
+                if (score := cache.get_score(key)) is not None:
+                    scores[key] = score
+        _, rows_hash = measure(job.row for job in batch)
+        path = f"{cell.path}/{rows_hash[:_NAME_LENGTH]}"
+        rows = tuple(json.dumps(job.row.to_json()) for job in batch)
+        yield ShardWork(path, tuple(there.get(path, ())), rows, outputs, scores)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared(Task):
+    """A task of few rows, whose jobs are made once and not on every pass."""
+
+    prepared: tuple[Job, ...] = ()
+
+    def jobs(self) -> Iterator[Job]:
+        return iter(self.prepared)
+
+
+class ShardWorker:
+    """Evaluates shards in this process, one after the other. Keeps the last cell's engine and scorers until closed."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.Runner()
+        self._cell: str | None = None
+        self._engine: Engine | None = None
+        self._scorers: list[Scorer] = []
+
+    def close(self) -> None:
+        if self._engine is not None:
+            self._loop.run(self._engine.close())
+        self._loop.close()
+
+    def evaluate(self, cell: CellWork, work: ShardWork) -> ShardDone:
+        """Writes the shard, unless it is there and no row of it failed. What failed in it is tried again."""
+        cell = replace(cell, settings=_on_this_machine(cell.settings))
+        try:
+            folder = ShardFolder(cell.folder)
+            found = list(filter(None, map(folder.results, work.there)))
+            for shard, results in found:
+                if not cell.anew and not any(map(_failed, results)):
+                    return ShardDone(len(work.rows), shard)
+            self._begin(cell)
+            with closing(GenerationCache(None)) as cache:
+                for key, output in work.outputs.items():
+                    cache.put(key, output)
+                for key, score in work.scores.items():
+                    cache.put_score(key, score)
+                for _, results in found:
+                    keep(results, self._scorers, cache)
+                return self._make(cell, work, cache, folder)
+        except LlmopsError as error:
+            return ShardDone(len(work.rows), error=_portable(error))
+
+    def _begin(self, cell: CellWork) -> None:
+        """Makes the cell's scorers, unless it is the last one. Raises CannotRun: its answers would be others here."""
+        if self._cell == cell.path:
+            return
+        self._cell, self._scorers = None, cell.make_scorers()
+        if self._engine is not None:
+            self._loop.run(self._engine.close())
+            self._engine = None
+        here = engine_identity(cell.model, cell.settings, cell.engine)
+        if here != cell.task.identity:
+            raise CannotRun(f"a node's engine is {here}, and not {cell.task.identity}: install the same versions on it")
+        self._cell = cell.path
+
+    def _make(self, cell: CellWork, work: ShardWork, cache: GenerationCache, folder: ShardFolder) -> ShardDone:
+        task = replace(cell.task, rows=[EvalRow.from_json(json.loads(row)) for row in work.rows])
+        task = _Prepared(**{each.name: getattr(task, each.name) for each in fields(task)}, prepared=tuple(task.jobs()))
+
+        async def engine() -> Engine:
+            if self._engine is None:
+                self._engine = open_engine(cell.model, cell.settings, cell.engine)
+            return self._engine
+
+        keys = [job.key for job in task.prepared]
+        try:
+            made = self._loop.run(generate_all([task], engine, cache))[0]
+        except EngineError as error:
+            finished = {key: output for key in keys if (output := cache.get(key)) is not None}
+            return ShardDone(len(keys), error=_portable(error), outputs=finished)
+        results = score_rows(answered(task, cache), self._scorers, cache)
+        to_epoch = time.time() - time.perf_counter()
+        return ShardDone(
+            len(keys),
+            folder.write(work.path, zip(keys, results, strict=True)),
+            generated=made.n,
+            tokens_out=made.tokens_out,
+            began=made.began + to_epoch if made.n else 0.0,
+            ended=made.ended + to_epoch if made.n else 0.0,
+        )
+
+
+def collect(cell: CellWork, done: Iterable[ShardDone], cache: GenerationCache) -> Iterator[RowResult]:
+    """The results in shards, in order; what is not to be made again goes into the cache. Raises CannotRun."""
+    done, scorers = list(done), cell.make_scorers()
+    for key, output in (item for each in done for item in each.outputs.items()):
+        cache.put(key, output)
+    shards = [each.shard for each in done if each.shard is not None]
+    for key, result in ShardedResults(cell.folder, shards).with_keys():
+        keep([(key, result)], scorers, cache)
+        yield result
+
+
+def report_of(
+    cell: CellWork, done: Sequence[ShardDone], cache: GenerationCache, cluster_by: str | None = None
+) -> EvalReport:
+    """A cell's report from all its shards, in order, as `score_all` makes it. Raises as `collect`."""
+    scorers = cell.make_scorers()
+    results = ShardedResults(cell.folder, [each.shard for each in done if each.shard is not None])
+    summary = Summary(scorers, cluster_by)
+    for result in collect(cell, done, cache):
+        summary.add(result)
+    generated = sum(each.generated for each in done)
+    generated_tokens: int | None = 0
+    for each in done:
+        generated_tokens = known_sum(generated_tokens, each.tokens_out)
+    spans = [(each.began, each.ended) for each in done if each.generated]
+    return EvalReport(
+        results,
+        summary.metrics(),
+        generated=generated,
+        from_cache=len(results) - generated,
+        seconds=max(ended for _, ended in spans) - min(began for began, _ in spans) if spans else 0.0,
+        tokens_in=summary.tokens_in,
+        tokens_out=summary.tokens_out,
+        generated_tokens=generated_tokens,
+        findings=findings(results, scorers),
+    )
+
+
+def keep(results: Sequence[tuple[str, RowResult]], scorers: Sequence[Scorer], cache: GenerationCache) -> None:
+    """Puts into the cache what is not to be made again: finished outputs by their keys, and scores that cost."""
+    for key, result in results:
+        if result.output.error is not None:
+            continue
+        if not cache.holds(key):
+            cache.put(key, result.output)
+        for scorer in scorers:
+            if isinstance(scorer, KeptScorer) and scorer.name in result.scores:
+                cache.put_score(score_key(scorer, result.row, result.output), result.scores[scorer.name])
+
+
+def _failed(kept: tuple[str, RowResult]) -> bool:
+    result = kept[1]
+    return any(score.error is not None for score in result.scores.values()) or result.output.error is not None
+
+
+def _on_this_machine(settings: Settings) -> Settings:
+    """The settings with the home of this machine, where its environment names one: weights may lie elsewhere here."""
+    home = given_variables().get("LLMOPS_HOME")
+    return settings if home is None else replace(settings, home=Path(home))
+
+
+def _portable(error: LlmopsError) -> LlmopsError:
+    """An error of the same exit code that can be sent to another process, whatever its own class takes."""
+    return (EngineError if isinstance(error, EngineError) else CannotRun)(str(error))
