@@ -19,10 +19,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llmops.production_log.archive_storage import ArchiveStorage
-
 import monitoring.forgetting  # noqa: F401 - imported once, before the forks
 from llmops.cli import main
+from llmops.file_storage import FileStorage
 from llmops.production_log import ProductionLog
 from llmops.production_log.archive import MANIFEST, Archive
 
@@ -58,7 +57,7 @@ def kill_at(step: int) -> None:
 
         return call
 
-    for owner, name in ((ArchiveStorage, "write"), (ArchiveStorage, "delete"), (ProductionLog, "delete_archived")):
+    for owner, name in ((FileStorage, "write"), (FileStorage, "delete"), (ProductionLog, "delete_archived")):
         setattr(owner, name, killed(getattr(owner, name)))
 
 
