@@ -1,8 +1,8 @@
 """End to end: a release that starts refusing is stopped or rolled back by itself, and no request fails meanwhile.
 
-A real gateway (uvicorn, its log on PostgreSQL, fake engine), a real MLflow store, a real daemon and a real webhook.
-Three apps go through it at once: `canary`'s challenger refuses, `champion`'s newly promoted release refuses, and so
-does the challenger of `rehearsal`, whose policy is a dry run.
+A real gateway (uvicorn, SQLite log, fake engine), a real MLflow store, a real daemon and a real webhook. Three apps go
+through it at once: `canary`'s challenger refuses, `champion`'s newly promoted release refuses, and so does the
+challenger of `rehearsal`, whose policy is a dry run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from typing import Any
 import httpx
 import pytest
 
-from deploy.services.servers import PostgresServer
 from llmops.engines.fake import FakeEngine
 from llmops.generation import GenerationParameters, GenerationRequest
 from llmops.production_log import ProductionLog
@@ -145,9 +144,9 @@ def begin_to_refuse(registry: Registry) -> None:
 
 
 @pytest.fixture(scope="module")
-def story(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer) -> Iterator[Story]:
+def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     home: Path = tmp_path_factory.mktemp("home")
-    settings = Settings(home=home, log_url=postgres.new_database("self_healing"))
+    settings = Settings(home=home)
     registry = Registry(settings)
     make_releases(registry)
     descriptors = DescriptorSet.from_config(DESCRIPTORS, settings)
