@@ -42,9 +42,9 @@ LOOK_SECONDS = 1.0
 """Between two looks at the engine process."""
 
 CANCELLED_SECONDS = 5.0
-FIRST_LOOK_SECONDS = 15.0
-"""How long a worker waits for the registry before it takes requests: they could only be refused until then, while the
-other workers answer theirs."""
+FIRST_LOOK_SECONDS = 60.0
+"""How long a worker waits for the registry before it takes requests: they could only be refused until then, while other
+workers and other gateways answer theirs."""
 
 
 class EngineWatch:

@@ -36,7 +36,7 @@ from llmops.settings import Settings
 from llmops.state_files import FileIdentity, hold, identity_of, keep_private, sqlite_path
 from llmops.versions import ModelVersion, RegisteredVersions, TabularVersion
 from service.predictions import Predictor
-from service.server import STARTUP_SECONDS, Workers, listen, uvicorn_config
+from service.server import STARTUP_SECONDS, Workers, bound_socket, uvicorn_config
 
 if TYPE_CHECKING:
     from llmops.registry import Registry
@@ -75,7 +75,7 @@ def serve(
         log = stack.enter_context(closing(ProductionLog(settings.resolved_log_url)))
         with closing(KeyStore(settings.resolved_log_url, home=settings.home)) as keys:
             has_keys = keys.has_live_key()
-        listener = stack.enter_context(listen(host, port, has_keys))
+        listener = stack.enter_context(bound_socket(host, port, has_keys))
         socket_path = settings.engine_socket or _start_engine_process(settings, stack)
         metrics = stack.enter_context(scratch_folder("metrics"))
         # Workers are new processes: all that they get from here is their environment, and what makes their app.

@@ -5,12 +5,15 @@ Beyond loopback it listens only with keys.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import ipaddress
 import logging
 import math
 import pickle
 import socket
+import struct
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,12 +43,18 @@ STARTUP_SECONDS = 120.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
 """Pause after a worker that could not start, doubled each time."""
 
+REQUEST_SECONDS = 0.5
+"""How long the request of a connection that has just been accepted may take to arrive, before workers end."""
+
 KILL_MARGIN_SECONDS = 45.0
 """Beyond draining: how long a worker may take to write its log and close before it is killed."""
 
+_SO_ATTACH_FILTER = 26  # Linux's; Python has no name for it
 
-def listen(host: str, port: int, has_keys: bool = False) -> socket.socket:
-    """A listening socket.
+
+def bound_socket(host: str, port: int, has_keys: bool = False) -> socket.socket:
+    """A socket at that address. The first worker that can answer listens on it; until then connections are refused, so
+    that a proxy asks another gateway.
 
     has_keys: whether a live key exists, so that strangers can be told from users; without one, only loopback will do.
 
@@ -65,7 +74,6 @@ def listen(host: str, port: int, has_keys: bool = False) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((str(address), port))
-        listener.listen(2048)
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
@@ -204,7 +212,11 @@ class Workers(Multiprocess):
 
     def _end_all(self) -> None:
         """Lets the workers drain. The frozen ones cannot, and are killed; so are those that take too long."""
+        for listener in self.sockets:
+            _empty_queue(listener)
         self.terminate_all()
+        for listener in self.sockets:  # open here, it would take connections that no worker accepts
+            listener.close()
         give_up_at = time.monotonic() + self._drain_seconds + KILL_MARGIN_SECONDS
         while alive := [process for process in self.processes if process.exitcode is None]:
             late = time.monotonic() > give_up_at
@@ -214,3 +226,30 @@ class Workers(Multiprocess):
                     process.process.kill()
             time.sleep(LOOK_SECONDS / 2)
         self.join_all()
+
+
+def _empty_queue(listener: socket.socket) -> None:
+    """Lets the workers accept every connection that was made, and receive its request: those still in the queue would
+    be reset with the listener, and a proxy must not send a POST again.
+
+    No connection is made meanwhile. A client's first packet is dropped; it sends it again after a second and is
+    refused, so it knows that nothing was received. Only Linux can do this; elsewhere some connections may be reset.
+    """
+    if sys.platform != "linux":
+        return
+    keep_nothing = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # BPF: return 0 bytes of a packet
+    program = struct.pack("HP", 1, ctypes.addressof(keep_nothing))
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
+        give_up_at = time.monotonic() + REQUEST_SECONDS
+        while _queued(listener) and time.monotonic() < give_up_at:
+            time.sleep(LOOK_SECONDS / 10)
+    except OSError as error:  # a sandbox without these options
+        logger.info("connections that no worker has accepted are reset: %s", error.strerror)
+        return
+    time.sleep(REQUEST_SECONDS)
+
+
+def _queued(listener: socket.socket) -> int:
+    """Connections that nobody has accepted yet: of a listening socket, the kernel says so in `tcpi_unacked`."""
+    return int(struct.unpack_from("I", listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28), 24)[0])

@@ -37,19 +37,26 @@ Environment = Mapping[str, str]
 class Gateway:
     """A running `llmops serve`: a replica, which shares nothing with another but the services and the weights."""
 
-    def __init__(self, environment: Environment) -> None:
-        self.url = f"http://127.0.0.1:{(port := free_port())}"
-        command = [_llmops(), "serve", "--port", str(port)]
-        with (HOME / f"gateway-{port}.log").open("wb") as log:
+    def __init__(self, environment: Environment, port: int | None = None) -> None:
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._http = httpx.Client(timeout=5, limits=httpx.Limits(max_keepalive_connections=0))  # dear to make
+        command = [_llmops(), "serve", "--port", str(self.port)]
+        with (Path(environment["LLMOPS_HOME"]) / f"gateway-{self.port}.log").open("ab") as log:
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
 
     def ready(self) -> bool:
         if self.process.poll() is not None:
             raise RuntimeError("a gateway ended before it was ready")
         try:
-            return httpx.get(f"{self.url}/readyz", timeout=5).status_code == 200
+            return self._http.get(f"{self.url}/readyz").status_code == 200
         except httpx.TransportError:
             return False
+
+    def kill(self) -> None:
+        """The gateway and its worker at once; its engine process ends with them."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
 
     def ask(self, client: httpx.Client, key: str, text: str) -> httpx.Response:
         body = {"model": "assistant", "messages": [{"role": "user", "content": text}], "max_tokens": 8}
@@ -144,7 +151,7 @@ def nothing_acknowledged_is_lost(gateways: Sequence[Gateway], key: str, environm
         running = [clients.submit(client, number) for number in range(8)]
         while len(answered) < 50:
             time.sleep(0.01)
-        _kill(gateways[0])
+        gateways[0].kill()
         after = len(answered)
         while len(answered) < after + 50:
             time.sleep(0.01)
@@ -157,11 +164,6 @@ def nothing_acknowledged_is_lost(gateways: Sequence[Gateway], key: str, environm
         ids = {json.loads(line)["request_id"] for line in exported.read_text(encoding="utf-8").splitlines()}
     lost = set(answered) - ids
     return f"{_verdict(not lost)} a gateway was killed: {len(answered)} requests answered, {len(lost)} not in the log"
-
-
-def _kill(gateway: Gateway) -> None:
-    """The gateway and its worker at once; its engine process ends with them."""
-    os.killpg(gateway.process.pid, 9)
 
 
 def _llmops() -> str:

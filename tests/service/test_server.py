@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,7 +20,7 @@ import uvicorn
 from deploy.services.servers import free_port
 from llmops.errors import CannotRun, UsageError
 from llmops.production_log import ProductionLog
-from service.server import Workers, listen
+from service.server import Workers, bound_socket
 
 DRAIN_SECONDS = 60.0
 
@@ -29,16 +31,28 @@ async def app(scope, receive, send):
     await send({"type": "http.response.body", "body": str(os.getpid()).encode()})
 
 
+async def held_app(scope, receive, send):
+    """Answers when the file exists that the path names."""
+    while not Path(scope["path"]).exists():  # noqa: ASYNC110, ASYNC240  of another process
+        await asyncio.sleep(0.01)
+    await app(scope, receive, send)
+
+
 async def no_app(scope, receive, send):
     """Does not start."""
     raise RuntimeError("no")
 
 
 @contextlib.contextmanager
-def supervised(name="app", lifespan="off", on_serving=lambda: None):
-    """Runs workers, as the main thread must, while `scenario(pids, workers)` runs in another; raises what that did."""
+def supervised(name="app", lifespan="off", on_serving=lambda: None, refuses_first=False):
+    """Runs workers, as the main thread must, while `scenario(pids, workers)` runs in another; raises what that did.
+
+    refuses_first: connections are refused until a worker answers, as in the product; else they wait for it.
+    """
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    with listen("127.0.0.1", 0) as listener:
+    with bound_socket("127.0.0.1", 0) as listener:
+        if not refuses_first:
+            listener.listen()
         config = uvicorn.Config(f"tests.service.test_server:{name}", workers=2, lifespan=lifespan, log_level="critical")
         workers = Workers(config, [listener], hung_seconds=30.0, drain_seconds=DRAIN_SECONDS, on_serving=on_serving)
         try:
@@ -116,6 +130,30 @@ def test_a_frozen_worker_does_not_delay_the_end(wait_until):
         assert workers.processes[1].exitcode in (0, -signal.SIGTERM)  # the second before it has started
 
 
+def test_a_gateway_that_ends_answers_every_connection_that_it_has_and_refuses_others(wait_until, tmp_path):
+    released = tmp_path / "released"
+    served = threading.Event()
+    with supervised("held_app", on_serving=served.set, refuses_first=True) as (workers, url):
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+
+        def scenario():
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(address)  # nobody can answer yet
+            assert served.wait(120)
+            clients = [socket.create_connection(address) for _ in range(20)]
+            for client in clients:
+                client.sendall(b"GET %b HTTP/1.1\r\nhost: here\r\n\r\n" % bytes(released))
+            workers.should_exit.set()
+            wait_until(lambda: answers(url) is None)
+            assert any(process.exitcode is None for process in workers.processes)
+            released.touch()
+            for client in clients:
+                with client, client.makefile("rb") as reply:
+                    assert reply.readline() == b"HTTP/1.1 200 OK\r\n"
+
+        during(workers, scenario)
+
+
 @pytest.mark.slow
 def test_workers_that_never_could_start_end_the_gateway():
     with supervised("no_app", lifespan="on") as (workers, _):
@@ -135,7 +173,7 @@ from llmops.engines.fake import FakeEngine
 from llmops.production_log import ProductionLog
 from llmops.settings import Settings
 from service.app import create_app
-from service.server import listen, uvicorn_config
+from service.server import bound_socket, uvicorn_config
 from tests.service.static_releases import StaticReleases
 home = Path(sys.argv[2])
 log = ProductionLog(f"sqlite:///{home / 'log.db'}")
@@ -143,18 +181,19 @@ source = StaticReleases([conftest.release(1, "champion")])
 opener = lambda model: FakeEngine(lambda _: "one two three four five", word_seconds=0.15)
 settings = Settings(home=home)
 config = uvicorn_config(lambda: create_app(settings, source, opener, log), settings)
-uvicorn.Server(config).run(sockets=[listen("127.0.0.1", int(sys.argv[3]))])
+uvicorn.Server(config).run(sockets=[bound_socket("127.0.0.1", int(sys.argv[3]))])
 print("stopped", flush=True)
 """
 
 
 def test_a_taken_port_is_said_clearly_and_a_wrong_one_too():
-    with listen("localhost", 0) as taken:
+    with bound_socket("localhost", 0) as taken:
+        taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(CannotRun, match=rf"^port {port} is taken; choose another with --port$"):
-            listen("127.0.0.1", port)
+            bound_socket("127.0.0.1", port)
     with pytest.raises(UsageError, match="--port"):
-        listen("127.0.0.1", 70000)
+        bound_socket("127.0.0.1", 70000)
 
 
 def test_sigterm_lets_open_requests_end(tmp_path, wait_until):
@@ -194,18 +233,18 @@ def test_sigterm_lets_open_requests_end(tmp_path, wait_until):
     ],
 )
 def test_loopback_needs_no_keys_and_beyond_it_keys_open_the_socket(host, has_keys, bound):
-    with listen(host, 0, has_keys) as listener:
+    with bound_socket(host, 0, has_keys) as listener:
         assert listener.getsockname()[0] == bound
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "::ffff:192.0.2.1"])  # noqa: S104  beyond loopback
 def test_beyond_loopback_needs_keys(host):
     with pytest.raises(UsageError, match="llmops keys create"):
-        listen(host, 0, has_keys=False)
+        bound_socket(host, 0, has_keys=False)
 
 
 @pytest.mark.parametrize("host", ["", "example.org", "127.0.0.1:80", "1"])
 @pytest.mark.parametrize("has_keys", [False, True])
 def test_a_host_is_an_ip_address(host, has_keys):
     with pytest.raises(UsageError, match="is not an IP address"):
-        listen(host, 0, has_keys)
+        bound_socket(host, 0, has_keys)
