@@ -27,6 +27,7 @@ PARTS = {
     "monitoring-replay": "benchmarks.monitoring.real_replay",
     "predict": "benchmarks.labs.predict",
     "labs-quiet": "benchmarks.labs.quiet",
+    "scale": "benchmarks.scale",
 }
 
 

@@ -66,10 +66,10 @@ async def run(
     start = time.perf_counter()
 
     async def client() -> None:
-        connection: _Connection | None = None
+        connection: Connection | None = None
         while time.perf_counter() < deadline and (number := next(numbers, None)) is not None:
             try:
-                connection = connection or await _Connection.open(url, key)
+                connection = connection or await Connection.open(url, key)
                 async with asyncio.timeout(TIMEOUT_SECONDS):
                     reply = await connection.post(orjson.dumps(body(number)))
             except (OSError, EOFError, TimeoutError, ValueError) as error:
@@ -93,12 +93,14 @@ async def run(
     return load
 
 
-class _Connection:
+class Connection:
+    """One connection to a URL of `http:`, for one request after the other."""
+
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes) -> None:
         self._reader, self._writer, self._head = reader, writer, head
 
     @classmethod
-    async def open(cls, url: str, key: str | None) -> _Connection:
+    async def open(cls, url: str, key: str | None) -> Connection:
         parts = urlsplit(url)
         reader, writer = await asyncio.open_connection(parts.hostname, parts.port, limit=1 << 20)
         authorization = f"Authorization: Bearer {key}\r\n" if key else ""

@@ -1,0 +1,1 @@
+"""The capacity model: costs measured, a queue of them checked against measured latencies, and what a load needs."""
