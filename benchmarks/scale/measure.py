@@ -200,7 +200,7 @@ def descriptor_figures(rows: int = 2000) -> dict[str, float]:
 def measure(seconds: float) -> dict[str, Any]:
     """All figures. seconds: of each run under load; the whole takes some 40 times as long."""
     os.sched_setaffinity(0, OTHERS)
-    load_before, port = os.getloadavg()[0], free_port()
+    load_before, port = round(os.getloadavg()[0], 1), free_port()
     with tempfile.TemporaryDirectory(prefix="llmops-scale-") as name, postgres_server(durable=True) as postgres:
         url = postgres.new_database("log")
         with pinned_gateway(Path(name), url, port) as gateway:
