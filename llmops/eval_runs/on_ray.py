@@ -9,8 +9,9 @@ import asyncio
 import functools
 import os
 import socket
+import sys
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import ExitStack, aclosing, contextmanager
+from contextlib import ExitStack, aclosing, contextmanager, redirect_stdout
 from itertools import takewhile
 from typing import Any
 
@@ -61,10 +62,11 @@ def cluster(on: str) -> Iterator[Any]:
     except (OSError, RuntimeError, ValueError) as error:
         where = f"the Ray cluster at {address} cannot be used" if address else "Ray cannot be started"
         raise CannotRun(f"{where}: {_first_line(error)}") from error
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
+    with redirect_stdout(sys.stderr):  # Ray prints that a node died, from a thread; stdout is the command's own
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
 
 
 def _check_reachable(address: str) -> None:

@@ -85,7 +85,9 @@ def test_a_cluster_that_cannot_be_reached_is_an_error_that_names_it(workshop, up
 
 
 @pytest.mark.slow
-def test_a_node_that_is_killed_loses_no_row_and_repeats_only_what_was_in_flight(workshop, cluster, upstream, tmp_path):
+def test_a_node_that_is_killed_loses_no_row_and_repeats_only_what_was_in_flight(
+    workshop, cluster, upstream, tmp_path, capsys
+):
     n, shard_rows = 20_000, 200
     write_suite(workshop.folder, "many", n)
     local = asyncio.run(evaluated(workshop, tmp_path / "local", "many"))
@@ -103,4 +105,5 @@ def test_a_node_that_is_killed_loses_no_row_and_repeats_only_what_was_in_flight(
     assert rows_of(ray) == rows_of(local)
     assert ray.metrics == local.metrics
     assert n <= sum(times_asked(upstream).values()) - before <= n + shard_rows
+    assert capsys.readouterr().out == ""  # which is the command's own, for JSON
     cluster.add()  # a node that comes instead serves the next run
