@@ -36,8 +36,8 @@ _LATE = 0.8
 
 @dataclass(frozen=True, slots=True)
 class _Measure:
-    """A number that tells whether requests are under way. quiet: the highest without them, busy: the median
-    beside them, since the last sample may outlast them."""
+    """A number that tells whether requests are under way. quiet: the highest without them. busy: the median beside
+    them, since the last sample may outlast them."""
 
     name: str
     quiet: float
@@ -47,10 +47,10 @@ class _Measure:
         return f"{self.name}: {self.quiet:.3g} without long requests, {self.busy:.3g} beside them"
 
 
-async def cancellation(session: Session, tokens_per_second: float) -> dict[str, Observation]:
-    """The observations of `NAMES`. tokens_per_second: of one request, so that long ones take some seconds. Raises
-    EngineError."""
-    tokens = min(_MOST, max(_FEWEST, int(tokens_per_second * _LONG_SECONDS)))
+async def cancellation(session: Session) -> dict[str, Observation]:
+    """The observations of `NAMES`. Raises EngineError."""
+    first = await session.ask(_LONG, max_tokens=_FEWEST)
+    tokens = min(_MOST, max(_FEWEST, int(_LONG_SECONDS * first.tokens / first.seconds)))
     quiet, busy = [await _sample(session) for _ in range(3)], []
     start = time.perf_counter()
     async with _long_requests(session, tokens, whole=False) as tasks:

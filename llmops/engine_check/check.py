@@ -16,8 +16,8 @@ from llmops.errors import EngineError, EngineRejected, UsageError
 from llmops.models.sources import UpstreamSource
 from llmops.settings import Settings
 
-_LEVEL_SHARE = 0.08
-"""Of the time for the check, what each level of concurrency may take at most."""
+_PROBES_SHARE, _LEVEL_SHARE = 0.7, 0.08
+"""Of the time for the check, what the probes of fields and keywords may take at most, and each level of concurrency."""
 _WORKED = ("yes", "ignored")
 _NOTHING = Observation("unknown")
 
@@ -65,7 +65,7 @@ async def check(
     Raises:
         EngineUnavailable: the environment variable holds no key.
     """
-    session, start = Session(base_url, model, key_variable, seconds), time.perf_counter()
+    session, start = Session(base_url, model, key_variable, _PROBES_SHARE * seconds), time.monotonic()
     total, done = 4 + len(concurrency) + len(capabilities.PROBES) + len(keywords.KEYWORDS), 0
 
     def show() -> None:
@@ -87,16 +87,22 @@ async def check(
         found["whole answer"] = await observed(capabilities.whole_answer(session))
         found["streaming"] = await observed(capabilities.streaming(session))
         if found["streaming"].verdict in _WORKED:
-            for level in concurrency:
-                show()
-                loads.append(await speed.load(session, level, _LEVEL_SHARE * seconds))
             for name, probe in capabilities.PROBES.items():
                 found[name] = await observed(probe(session))
             enforced["json_object"] = await observed(keywords.json_object(session))
             for keyword in keywords.KEYWORDS:
                 enforced[keyword.name] = await observed(keywords.keyword_enforced(session, keyword))
+            session.deadline = start + seconds
             show()
-            found |= await _cancellation(session, loads)
+            try:
+                found |= await cancellation.cancellation(session)
+            except EngineError as error:
+                found |= dict.fromkeys(cancellation.NAMES, _failed(error))
+            # At last: a server that goes on with what clients have left would slow the probes down.
+            for level in concurrency:
+                show()
+                if time.monotonic() < session.deadline:
+                    loads.append(await speed.load(session, level, _LEVEL_SHARE * seconds))
             found["Retry-After"] = speed.retry_after(loads)
         progress("checking", total, total)
     finally:
@@ -112,17 +118,9 @@ async def check(
         "fields": {place: sorted(names) for place, names in session.fields.items()},
         "settings": _settings(base_url, model, key_variable, found, loads),
         "requests": session.requests,
-        "seconds": round(time.perf_counter() - start, 1),
+        "seconds": round(time.monotonic() - start, 1),
     }
     return _without(read_key(key_variable, base_url), report) if key_variable else report
-
-
-async def _cancellation(session: Session, loads: Sequence[speed.Load]) -> dict[str, Observation]:
-    rate = next((each.tokens_per_second for each in loads if each.concurrency == 1), 0.0)
-    try:
-        return await cancellation.cancellation(session, rate)
-    except EngineError as error:
-        return dict.fromkeys(cancellation.NAMES, _failed(error))
 
 
 def _failed(error: EngineError) -> Observation:

@@ -62,7 +62,8 @@ class Reply:
 class Session:
     """Asks one model of one server until the time is up.
 
-    requests: how many were sent. fields: names beyond OpenAI's core that replies had, by where they stood.
+    deadline: on the monotonic clock. requests: how many were sent. fields: names beyond OpenAI's core that replies had,
+    by where they stood.
     """
 
     def __init__(self, base_url: str, model: str, key_variable: str | None, seconds: float) -> None:
@@ -70,10 +71,12 @@ class Session:
         self.base_url, self.model = base_url, model
         self.engine = OpenAIEngine(base_url, model, key_variable=key_variable, timeout=2 * REQUEST_SECONDS)
         headers = {"authorization": f"Bearer {read_key(key_variable, base_url)}"} if key_variable else {}
-        self.http = httpx.AsyncClient(headers=headers, timeout=REQUEST_SECONDS)
+        # No kept connections: between two requests of a probe servers close them.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        self.http = httpx.AsyncClient(headers=headers, timeout=REQUEST_SECONDS, limits=limits)
         self.requests = 0
         self.fields: dict[str, set[str]] = {"message": set(), "choice": set(), "reply": set()}
-        self._deadline = time.monotonic() + seconds
+        self.deadline = time.monotonic() + seconds
 
     async def ask(
         self,
@@ -102,7 +105,7 @@ class Session:
         parameters = GenerationParameters(max_tokens, temperature, 1.0, stop, seed, response_format)
         request = GenerationRequest(tuple(messages), parameters, extras, whole=whole)
         reply = Reply() if reply is None else reply
-        left = self._deadline - time.monotonic()
+        left = self.deadline - time.monotonic()
         if left <= 0:
             raise EngineTimeout("the time for the check is up")
         self.requests += 1
