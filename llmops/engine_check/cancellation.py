@@ -23,7 +23,7 @@ from llmops.engine_check.session import Observation, Reply, Session
 NAMES = {"cancel, streamed": False, "cancel, whole": True}
 """What is observed, and whether the answers are whole ones."""
 _LONG = "Write the numbers from 1 to 1000 as digits, one after another, beginning with 1 2 3. List"
-_LONG_SECONDS, _FEWEST, _MOST = 4.0, 24, 1024
+_FEWEST, _MOST = 24, 512
 _REQUESTS = 4
 _LATENCY = "the seconds of a short request"
 _GAUGE = re.compile("running|processing|batch_current_size")
@@ -47,10 +47,10 @@ class _Measure:
         return f"{self.name}: {self.quiet:.3g} without long requests, {self.busy:.3g} beside them"
 
 
-async def cancellation(session: Session) -> dict[str, Observation]:
-    """The observations of `NAMES`. Raises EngineError."""
+async def cancellation(session: Session, seconds: float) -> dict[str, Observation]:
+    """The observations of `NAMES`. seconds: how long a long request takes alone, about. Raises EngineError."""
     first = await session.ask(_LONG, max_tokens=_FEWEST)
-    tokens = min(_MOST, max(_FEWEST, int(_LONG_SECONDS * first.tokens / first.seconds)))
+    tokens = min(_MOST, max(_FEWEST, int(seconds * first.tokens / first.seconds)))
     quiet, busy = [await _sample(session) for _ in range(3)], []
     start = time.perf_counter()
     async with _long_requests(session, tokens, whole=False) as tasks:

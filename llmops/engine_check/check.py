@@ -18,6 +18,7 @@ from llmops.settings import Settings
 
 _PROBES_SHARE, _LEVEL_SHARE = 0.7, 0.08
 """Of the time for the check, what the probes of fields and keywords may take at most, and each level of concurrency."""
+_LONG_SECONDS = 4.0
 _WORKED = ("yes", "ignored")
 _NOTHING = Observation("unknown")
 
@@ -95,7 +96,7 @@ async def check(
             session.deadline = start + seconds
             show()
             try:
-                found |= await cancellation.cancellation(session)
+                found |= await cancellation.cancellation(session, _LONG_SECONDS)
             except EngineError as error:
                 found |= dict.fromkeys(cancellation.NAMES, _failed(error))
             # At last: a server that goes on with what clients have left would slow the probes down.

@@ -147,7 +147,7 @@ def test_refusals_under_load_are_counted_with_their_retry_after() -> None:
 @pytest.mark.parametrize(("deaf", "verdict"), [(False, "yes"), (True, "ignored")])
 def test_a_generation_that_goes_on_without_its_client_is_told_from_one_that_stops(deaf: bool, verdict: str) -> None:
     model = ScriptedModel(slots=1, deaf=deaf, piece_s=0.02)
-    seen = observed(model, cancellation)
+    seen = observed(model, lambda session: cancellation(session, 0.3))
     assert [each.verdict for each in seen.values()] == [verdict, verdict], seen
 
 
@@ -221,7 +221,7 @@ def test_llama_cpps_server_is_checked_as_it_is(llama_server: str) -> None:
         assert observed(llama_server, PROBES[name]).verdict == "yes", name
     seen = observed(llama_server, PROBES["context error"])
     assert (seen.verdict, "exceed_context_size_error" in seen.detail) == ("yes", True)
-    left = observed(llama_server, cancellation)
+    left = observed(llama_server, lambda session: cancellation(session, 0.3))
     assert "ignored" not in {each.verdict for each in left.values()}, left
 
 
