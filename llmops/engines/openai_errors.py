@@ -29,6 +29,11 @@ _LIMITS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_
 """Two names of one field: reasoning models of OpenAI's refuse the older one, servers of before 2024 the newer one."""
 _SPARE: Mapping[str, Any] = {"top_p": 1, "temperature": 1, "stream_options": {"include_usage": True}}
 """Fields that change no answer where they have this value, so that a server which refuses them is asked without."""
+_TOO_LONG = re.compile(
+    r"context_length_exceeded|exceed_context_size_error"
+    r"|maximum context length|longer than the model's context length|longer than the maximum model length"
+)
+"""The codes of OpenAI and llama.cpp, and where the code says no more than 400 (vLLM, SGLang), the message's words."""
 _UNKNOWN = re.compile(
     r"unsupported|not support|unknown|unrecogni[sz]ed|not permitted|not allowed|unexpected|extra_", re.IGNORECASE
 )
@@ -97,7 +102,7 @@ def _error(status: int, body: object, what: str, retry_after: float | None) -> E
     said = error_message(body)
     message = f"{what}: {said}"
     detail = _detail(body)
-    if "context_length_exceeded" in (detail.get("code"), detail.get("type")):
+    if any(_TOO_LONG.search(str(text)) for text in (detail.get("code"), detail.get("type"), said if status == 400 else "")):
         return ContextTooLong(message, param="messages")
     if status in (408, 504):
         return EngineTimeout(message, reason=said)

@@ -323,6 +323,15 @@ NO = {"message": "no", "param": "seed"}
         (500, "[1]", EngineError),
         (400, '{"error": "flat text"}', EngineRejected),
         (400, {"message": "too long", "code": "context_length_exceeded"}, ContextTooLong),
+        (400, {"message": "too long", "code": 400, "type": "exceed_context_size_error"}, ContextTooLong),
+        *(
+            (400, {"message": f"{words}: too long", "type": "BadRequestError", "code": 400}, ContextTooLong)
+            for words in (
+                "This model's maximum context length is 16384 tokens",
+                "The input (61709 tokens) is longer than the model's context length (40960 tokens)",
+                "The decoder prompt (length 10127) is longer than the maximum model length of 8192",
+            )
+        ),
     ],
 )
 async def test_a_refusal_becomes_the_error_of_its_status(engine, server, ask, status, error, kind):
@@ -334,7 +343,7 @@ async def test_a_refusal_becomes_the_error_of_its_status(engine, server, ask, st
     assert len(server.seen) == 1  # a redirect is not followed
     if isinstance(caught.value, EngineRejected):
         assert str(caught.value).endswith(("no", "flat text", "too long"))
-        assert caught.value.param == {"too long": "messages", "no": "seed"}.get(str(caught.value).partition(": ")[2])
+        assert caught.value.param == {"too long": "messages", "no": "seed"}.get(str(caught.value).rpartition(": ")[2])
     if kind is EngineUnavailable:  # what is wrong with our account or address is no fault of the request
         assert caught.value.lasting is (status not in (429, 502, 503))
 
