@@ -21,9 +21,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write the tables into docs/scale.md")
     options = parser.parse_args()
     if options.measure:
-        kept = json.loads(capacity.FIGURES.read_text(encoding="utf-8")) if capacity.FIGURES.exists() else {}
-        figures = {**measure(options.seconds), "archive_bytes": kept.get("archive_bytes")}
-        capacity.FIGURES.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        capacity.FIGURES.write_text(json.dumps(measure(options.seconds), indent=1) + "\n", encoding="utf-8")
     tables = capacity.tables(*capacity.read())
     if options.measure or options.write:
         page = capacity.filled(capacity.PAGE.read_text(encoding="utf-8"), tables)

@@ -44,7 +44,7 @@ def fastest(worker: Worker, seconds: float, pieces: int, most_busy: float, most_
 
 
 def needed(figures: Figures, inputs: Figures) -> dict[str, float]:
-    """What the inputs' traffic needs, by name; NaN where it is not measured."""
+    """What the inputs' traffic needs, by name."""
     traffic, limits, prices = inputs["traffic"], inputs["limits"], inputs["prices"]
     tokens, share, seconds = traffic["answer_tokens"], traffic["streamed_share"], traffic["answer_seconds"]
     whole, streamed = (
@@ -62,7 +62,7 @@ def needed(figures: Figures, inputs: Figures) -> dict[str, float]:
     judging = rows * traffic["judged_share"] * traffic["judge_tokens"] / gpu_hour_tokens
     gpus = math.ceil(peak * tokens / prices["gpu_tokens_per_second"])
     raw = rows * traffic["months_in_database"] * log["bytes"] / 1e9
-    archived = rows * traffic["months_in_archive"] * (figures["archive_bytes"] or math.nan) / 1e9
+    archived = rows * traffic["months_in_archive"] * figures["archive_bytes"] / 1e9
     return {
         "rows a month, if the peak lasted": peak * HOURS * 3600,
         "requests a second on average": rows / (HOURS * 3600),
@@ -102,8 +102,7 @@ def costs(figures: Figures) -> Iterable[Sequence[str]]:
             what = f"{shown}, {group['records']} records in a transaction"
             yield what, f"{group['cpu_ms']:.2f} ms", f"{group['per_second']:,.0f} records a second"
         yield f"{shown}, a record with its indexes", f"{log[name]['bytes']:,.0f} bytes", ""
-    archived = figures["archive_bytes"]
-    yield "the archive, a record", f"{archived:,.0f} bytes" if archived else "not measured", "Parquet"
+    yield "the archive, a record", f"{figures['archive_bytes']:,.0f} bytes", "Parquet"
     ordered = sorted(figures["descriptors"].items(), key=lambda item: -item[1])
     yield "all packaged descriptors of a row", f"{sum(figures['descriptors'].values()):.3f} ms", ""
     for kind, cost in ordered[:5]:
@@ -126,7 +125,7 @@ def tables(figures: Figures, inputs: Figures) -> dict[str, str]:
     """The page's tables as Markdown, by name."""
 
     def shown(value: float) -> str:
-        return "not measured" if math.isnan(value) else f"{value:,.0f}" if value >= 20 else f"{value:,.2f}"
+        return f"{value:,.0f}" if value >= 20 else f"{value:,.2f}"
 
     def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,8 @@ from benchmarks.scale.queueing import Worker, simulate
 from benchmarks.scale.traffic import PIECES, QUESTION, Sample, body, closed_loop, open_loop, upstream
 from deploy.services.servers import free_port, postgres_server
 from llmops.production_log import LogRecord, ProductionLog
+from llmops.production_log.archive import Archive
+from llmops.production_log.archive_layout import Partition
 from llmops.production_log.record import new_key
 from llmops.text_io import read_toml
 from monitoring.descriptors import DescriptorSet
@@ -183,6 +185,31 @@ def log_figures(url: str, records: Sequence[LogRecord]) -> dict[str, Any]:
     }
 
 
+def archive_bytes(folder: str, records: Sequence[LogRecord], rows: int = 20_000) -> float:
+    """Parquet bytes of a record: of an hour with so many, which are the gateway's but for their made-up texts."""
+    start, texts = (
+        datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=2),
+        make_answers(2 * rows),
+    )
+    log, archive = ProductionLog(f"sqlite:///{folder}/archived.db"), Archive(f"{folder}/archive")
+    for first in range(0, rows, GROUPS[-1]):
+        log.append(
+            dataclasses.replace(
+                each,
+                key=new_key(),
+                request_id=f"req_{new_key()}",
+                at=start + timedelta(seconds=0.1 * (first + number)),
+                input=texts[first + number],
+                output=texts[rows + first + number],
+            )
+            for number, each in enumerate(records[: rows - first])
+        )
+    hours = log.hours().items()
+    manifests = [archive.archive(log, Partition(*place), seen)[0] for place, seen in hours]
+    log.close()
+    return sum(file.bytes for manifest in manifests for file in manifest.files) / rows
+
+
 def descriptor_figures(rows: int = 2000) -> dict[str, float]:
     """CPU milliseconds of describing one row with the packaged descriptors, by kind."""
     tables, now = read_toml(DEFAULT_FILE)["descriptor"], datetime.now(UTC)
@@ -206,7 +233,7 @@ def measure(seconds: float) -> dict[str, Any]:
         with pinned_gateway(Path(name), url, port) as gateway:
             direct = dataclasses.replace(gateway, base=f"http://127.0.0.1:{port}", key=None)
 
-            async def all_runs() -> tuple[dict[str, Any], dict[str, Any]]:
+            async def all_runs() -> tuple[dict[str, Any], dict[str, Any], float]:
                 async with upstream(port):
                     await closed_loop(gateway.url, gateway.key, body(stream=False), 32, seconds)
                     log = ProductionLog(url)
@@ -214,9 +241,10 @@ def measure(seconds: float) -> dict[str, Any]:
                     log.close()
                     places = {"postgresql": postgres.new_database("groups"), "sqlite": f"sqlite:///{name}/groups.db"}
                     logs = {kind: log_figures(place, records) for kind, place in places.items()}
-                    return logs, await queue_figures(gateway, direct, logs["postgresql"], seconds)
+                    archived = archive_bytes(name, records)
+                    return logs, await queue_figures(gateway, direct, logs["postgresql"], seconds), archived
 
-            logs, queue = asyncio.run(all_runs())
+            logs, queue, archived = asyncio.run(all_runs())
     machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
     measured = {
         "on": f"{datetime.now(UTC):%Y-%m-%d}",
@@ -224,7 +252,13 @@ def measure(seconds: float) -> dict[str, Any]:
         "load before": load_before,
         "seconds": seconds,
     }
-    return {"measured": measured, "queue": queue, "log": logs, "descriptors": descriptor_figures()}
+    return {
+        "measured": measured,
+        "queue": queue,
+        "log": logs,
+        "archive_bytes": archived,
+        "descriptors": descriptor_figures(),
+    }
 
 
 def say(text: str) -> None:
