@@ -152,7 +152,7 @@ def test_a_hostile_text_costs_little(text: str) -> None:
     start = time.process_time()
     read_numbers(text)
     read_whole(text)
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < 20  # of CPU, some 1 s alone; what is quadratic takes minutes
 
 
 WRITTEN = [
