@@ -55,6 +55,7 @@ def rows_of(report: EvalReport) -> list[Any]:
     return [(r.row, r.output.text, r.output.finish_reason, r.output.tokens_out, r.scores) for r in report.results]
 
 
+@pytest.mark.slow  # the cluster takes longer to start than the rest of this file
 def test_rows_and_scores_are_the_local_runners_and_neither_repeats_the_other(workshop, cluster, upstream, tmp_path):
     workshop.add_suite("sixty", 60)
     local = asyncio.run(evaluated(workshop, tmp_path / "local", "sixty"))
