@@ -29,8 +29,8 @@ def read() -> tuple[Figures, Figures]:
     return json.loads(FIGURES.read_text(encoding="utf-8")), tomllib.loads(INPUTS.read_text(encoding="utf-8"))
 
 
-def fastest(worker: Worker, seconds: float, pieces: int, most_busy: float, most_added: float) -> float:
-    """Requests a second of one worker within both limits, found by halving. most_added: ms, 95th percentile."""
+def fastest(worker: Worker, seconds: float, pieces: int, most_busy: float) -> float:
+    """Requests a second at which one worker uses so much of its core, found by halving."""
     low, high, requests = 1.0, 1000 / worker.least(pieces), min(2000, 100_000 // (pieces + 1))
     while high - low > 0.02 * high:
         rate = (low + high) / 2
@@ -38,8 +38,7 @@ def fastest(worker: Worker, seconds: float, pieces: int, most_busy: float, most_
         upstream = np.random.default_rng(2).exponential(1000 * seconds, len(arrivals))
         found = simulate(worker, arrivals, upstream, pieces)
         busy = found.busy * (found.ended / arrivals[-1])  # the last answers come when nothing arrives any more
-        fits = busy <= most_busy and np.percentile(found.added, 95) <= most_added
-        low, high = (rate, high) if fits else (low, rate)
+        low, high = (rate, high) if busy <= most_busy else (low, rate)
     return low
 
 
@@ -48,9 +47,7 @@ def needed(figures: Figures, inputs: Figures) -> dict[str, float]:
     traffic, limits, prices = inputs["traffic"], inputs["limits"], inputs["prices"]
     tokens, share, seconds = traffic["answer_tokens"], traffic["streamed_share"], traffic["answer_seconds"]
     whole, streamed = (
-        fastest(
-            Worker(**figures["queue"][kind]["worker"]), seconds, pieces, limits["utilisation"], limits["added_p95_ms"]
-        )
+        fastest(Worker(**figures["queue"][kind]["worker"]), seconds, pieces, limits["utilisation"])
         for kind, pieces in (("whole", 0), ("streamed", tokens))
     )
     by_core = 1 / ((1 - share) / whole + share / streamed)  # times on the core add up, so rates do harmonically
