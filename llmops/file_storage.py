@@ -98,11 +98,8 @@ class FileStorage:
 
     def sha256(self, path: str) -> str:
         """sha256 in hex of the file as it is read back. Raises FileNotFoundError."""
-        digest = hashlib.sha256()
         with self._translated(), self.open(path) as file:
-            while piece := file.read(_PIECE):
-                digest.update(piece)
-        return digest.hexdigest()
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def write(self, path: str, content: bytes | Path) -> None:
         """Writes a file, from memory or from another file; durable when it returns."""
