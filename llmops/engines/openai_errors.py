@@ -102,7 +102,9 @@ def _error(status: int, body: object, what: str, retry_after: float | None) -> E
     said = error_message(body)
     message = f"{what}: {said}"
     detail = _detail(body)
-    if any(_TOO_LONG.search(str(text)) for text in (detail.get("code"), detail.get("type"), said if status == 400 else "")):
+    if any(
+        _TOO_LONG.search(str(text)) for text in (detail.get("code"), detail.get("type"), said if status == 400 else "")
+    ):
         return ContextTooLong(message, param="messages")
     if status in (408, 504):
         return EngineTimeout(message, reason=said)

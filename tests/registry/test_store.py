@@ -36,7 +36,11 @@ def test_a_name_belongs_to_one_kind(registry, take, name, holder):
     for other in {"prompt", "model", "app"} - {holder}:
         with pytest.raises(UsageError, match=name):
             take(other, name)
-    of_kind = {"prompt": registry.prompts.versions, "model": registry.models.versions, "app": registry.release_versions.versions}
+    of_kind = {
+        "prompt": registry.prompts.versions,
+        "model": registry.models.versions,
+        "app": registry.release_versions.versions,
+    }
     held = {kind: len(versions(name)) for kind, versions in of_kind.items()}
     assert held == {"prompt": 0, "model": 0, "app": 0, holder: 1}
 
