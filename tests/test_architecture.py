@@ -51,7 +51,7 @@ OWNERS = {
     "sklearn": ("llmops.tabular", "labs", "monitoring.tabular"),
     "pandera": ("labs",),
     "jinja2": ("llmops.pages",),
-    "ray": ("llmops.eval_runs.on_ray",),
+    "ray": ("llmops.ray_cluster",),
 }
 # Who may import whom: what stands later may import what stands before it, never the reverse. An entry is a package, or
 # a module that stands beside packages.
@@ -211,7 +211,7 @@ def test_only_the_settings_read_the_environment() -> None:
         "llmops.engines.openai_errors",
         "llmops.registry.store",
         "llmops.cli.administration",
-        "llmops.eval_runs.on_ray",
+        "llmops.ray_cluster",
         "service.serve",
         "monitoring.evidently_import",
     }

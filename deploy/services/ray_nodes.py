@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from llmops.eval_runs.on_ray import keep_on_loopback
+from llmops.ray_cluster import keep_on_loopback
 
 ATTEMPTS = 5
 """To start a node: its raylet gives up when its helpers take 15 s, as they do on a busy machine (ray#65983)."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmops.cli import CommandGroup
-from llmops.cli.output import echo, emit, json_option, print_table, progress_bar, row_count, say, write_file
+from llmops.cli.output import echo, emit, json_option, on_option, print_table, progress_bar, row_count, say, write_file
 from llmops.engines.opening import ENGINE_NAMES
 from llmops.pages.numbers import count, interval, number
 from llmops.settings import Settings, data_folder, describe_folder
@@ -73,12 +72,6 @@ def list_suites(as_json: bool) -> None:
     emit(as_json, {"suites": value, "broken": unread}, lambda: print_table("Suites", columns, rows))
 
 
-def _checked_on(_ctx: click.Context, _parameter: click.Parameter, on: str) -> str:
-    if not re.fullmatch(r"local|ray(://[^/\s]+:\d+)?", on):
-        raise click.BadParameter(f"{on}: must be local, ray or ray://HOST:PORT")
-    return on
-
-
 @command.command()
 @click.argument("suite")
 @click.option(
@@ -94,14 +87,7 @@ def _checked_on(_ctx: click.Context, _parameter: click.Parameter, on: str) -> st
 @click.option(
     "--recorder", type=click.Choice(["auto", "evaluate", "bulk"]), default="auto", help="How to record runs in MLflow."
 )
-@click.option(
-    "--on",
-    default="local",
-    metavar="local|ray[://HOST:PORT]",
-    callback=_checked_on,
-    help="Where rows are evaluated: in this process, or on a Ray cluster: the one whose client port is given, else that"
-    " of RAY_ADDRESS, else one started for the run.  [default: local]",
-)
+@on_option("Where rows are evaluated")
 @click.option("--workers", type=click.IntRange(1), help="Shards evaluated at a time on Ray; default: one on each node.")
 @click.option(
     "--shard-rows",

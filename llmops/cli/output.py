@@ -7,6 +7,7 @@ is obeyed, and control characters are shown (`llmops.text_io`).
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,24 @@ from llmops.errors import CannotRun, UsageError
 from llmops.text_io import printable, printable_json
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object on stdout.")
+
+
+def on_option(what: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """`--on`: in this process, or on a Ray cluster. what: the beginning of its help."""
+
+    def checked(_ctx: click.Context, _parameter: click.Parameter, on: str) -> str:
+        if not re.fullmatch(r"local|ray(://[^/\s]+:\d+)?", on):
+            raise click.BadParameter(f"{on}: must be local, ray or ray://HOST:PORT")
+        return on
+
+    return click.option(
+        "--on",
+        default="local",
+        metavar="local|ray[://HOST:PORT]",
+        callback=checked,
+        help=f"{what}: in this process, or on a Ray cluster: the one whose client port is given, else that of"
+        " RAY_ADDRESS, else one started for the run.  [default: local]",
+    )
 
 
 def emit(as_json: bool, value: Mapping[str, Any], table: Callable[[], None]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from llmops.errors import UsageError
-from llmops.eval_runs.matrix import LOCAL, Cell, CellRun, Matrix, RowChoice
+from llmops.eval_runs.matrix import Cell, CellRun, Matrix, RowChoice
 from llmops.evaluation.comparison import draw
 from llmops.evaluation.generating import Task
 from llmops.evaluation.generation_cache import GenerationCache
@@ -18,6 +18,7 @@ from llmops.evaluation.runner import answered, score_rows
 from llmops.evaluation.scorers import Scorer
 from llmops.evaluation.sequential import SequentialTest
 from llmops.evaluation.suite import Suite, primary_scorer
+from llmops.ray_cluster import LOCAL
 
 _LOOKS = 20  # at most, at equal distances
 _FEWEST_ROWS = 10  # a look

@@ -30,6 +30,7 @@ from llmops.evaluation.suite import Suite
 from llmops.generation import GenerationParameters
 from llmops.hashing import canonical_json, content_hash
 from llmops.models.sources import UpstreamSource
+from llmops.ray_cluster import LOCAL
 from llmops.recording import CellIdentity, EvalRecorder, EvalRun, register_eval_set
 from llmops.recording.runs import RecorderName
 from llmops.registry import Registry
@@ -38,7 +39,6 @@ from llmops.versions import ModelVersion, PromptVersion, Release
 
 NOISE_PARAM, SERVED_PARAM, STOPPED_PARAM = "noise", "served", "stopped_early"  # of a recorded run
 
-LOCAL = "local"
 CellProgress = Callable[[str, int, int], None]
 
 # Raised when a change to scorers or to recording makes older runs incomparable: they are then run again.

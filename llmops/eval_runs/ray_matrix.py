@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from llmops.eval_runs.matrix import LOCAL, Cell, CellProgress, Matrix, RowChoice, RunOptions, cell_identity
+from llmops.eval_runs.matrix import Cell, CellProgress, Matrix, RowChoice, RunOptions, cell_identity
 from llmops.eval_runs.on_ray import RayRunner
 from llmops.eval_runs.sharding import CellWork, cell_path, report_of
 from llmops.evaluation.results import EvalReport
 from llmops.evaluation.runner import count_missing
 from llmops.evaluation.suite import Suite
+from llmops.ray_cluster import LOCAL
 from llmops.registry import Registry
 from llmops.settings import Settings
 

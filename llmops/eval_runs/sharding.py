@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, fields, replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from llmops.engines.opening import engine_identity, open_engine
@@ -31,7 +30,8 @@ from llmops.evaluation.scorers.protocol import KeptScorer
 from llmops.evaluation.shards import Shard, ShardedResults, ShardFolder
 from llmops.evaluation.suite import JudgeTables, ScorerSpec
 from llmops.hashing import content_hash
-from llmops.settings import Settings, given_variables
+from llmops.ray_cluster import on_this_machine, portable
+from llmops.settings import Settings
 from llmops.versions import ModelVersion
 
 _OF_ALL_ROWS = ("rows", "cluster_by", "stopped_early")  # what of a run's identity changes no result of a single row
@@ -150,7 +150,7 @@ class ShardWorker:
 
     def evaluate(self, cell: CellWork, work: ShardWork) -> ShardDone:
         """Writes the shard, unless it is there and no row of it failed. What failed in it is tried again."""
-        cell = replace(cell, settings=_on_this_machine(cell.settings))
+        cell = replace(cell, settings=on_this_machine(cell.settings))
         try:
             folder = ShardFolder(cell.folder)
             found = list(filter(None, map(folder.results, work.there)))
@@ -167,7 +167,7 @@ class ShardWorker:
                     keep(results, self._scorers, cache)
                 return self._make(cell, work, cache, folder)
         except LlmopsError as error:
-            return ShardDone(len(work.rows), error=_portable(error))
+            return ShardDone(len(work.rows), error=portable(error))
 
     def _begin(self, cell: CellWork) -> None:
         """Makes the cell's scorers, unless it is the last one. Raises CannotRun: its answers would be others here."""
@@ -196,7 +196,7 @@ class ShardWorker:
             made = self._loop.run(generate_all([task], engine, cache))[0]
         except EngineError as error:
             finished = {key: output for key in keys if (output := cache.get(key)) is not None}
-            return ShardDone(len(keys), error=_portable(error), outputs=finished)
+            return ShardDone(len(keys), error=portable(error), outputs=finished)
         results = score_rows(answered(task, cache), self._scorers, cache)
         to_epoch = time.time() - time.perf_counter()
         return ShardDone(
@@ -262,14 +262,3 @@ def keep(results: Sequence[tuple[str, RowResult]], scorers: Sequence[Scorer], ca
 def _failed(kept: tuple[str, RowResult]) -> bool:
     result = kept[1]
     return any(score.error is not None for score in result.scores.values()) or result.output.error is not None
-
-
-def _on_this_machine(settings: Settings) -> Settings:
-    """The settings with the home of this machine, where its environment names one: weights may lie elsewhere here."""
-    home = given_variables().get("LLMOPS_HOME")
-    return settings if home is None else replace(settings, home=Path(home))
-
-
-def _portable(error: LlmopsError) -> LlmopsError:
-    """An error of the same exit code that can be sent to another process, whatever its own class takes."""
-    return (EngineError if isinstance(error, EngineError) else CannotRun)(str(error))
