@@ -42,7 +42,7 @@ def generation_key(
         "messages": [dict(message) for message in request.messages],
         "parameters": request.parameters.to_mapping(),
         "model": model_sha256,
-        "engine": asdict(engine),
+        "engine": {"name": engine.name, "build": engine.build, "settings": engine.settings},  # `asdict` would copy them
         "seed": seed,
     }
     return content_hash(content if choices is None else {**content, "choices": list(choices)})
@@ -92,7 +92,7 @@ class GenerationCache:
     def put(self, key: str, output: Output) -> None:
         """Keeps an output: a finished one for good, a failed one until it is tried again or the process ends."""
         table = "generations" if output.error is None else "failures"
-        self._write(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", key, asdict(output))  # noqa: S608 - a fixed name
+        self._write(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", key, output.to_json())  # noqa: S608 - a fixed name
 
     def forget_failure(self, key: str) -> None:
         """The output of that key, if it failed, is to be tried again."""
@@ -107,7 +107,7 @@ class GenerationCache:
     def put_score(self, key: str, score: Score) -> None:
         """Keeps a score for good; one with an error is not kept, so that it is tried again."""
         if score.error is None:
-            self._write("INSERT OR REPLACE INTO scores VALUES (?, ?)", key, asdict(score))
+            self._write("INSERT OR REPLACE INTO scores VALUES (?, ?)", key, score.to_json())
 
     def get_noise(self, key: str) -> Noise | None:
         """The noise measured for that key, or None."""

@@ -53,8 +53,19 @@ ScoreValue = bool | float
 _BLOCK = 1 << 20
 
 
+class _OfPlainFields:
+    """Base of dataclasses with slots whose fields are JSON's values. `asdict`, which copies each of these, too, takes a
+    tenth of an evaluation's CPU time."""
+
+    __slots__: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields by name; what they hold is not copied."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
 @dataclass(frozen=True, slots=True)
-class Output:
+class Output(_OfPlainFields):
     """What a cell answered to one row. error: why there is no answer; the text is then empty.
 
     finish_reason, tokens_in, tokens_out, latency_ms, first_token_ms: None where nobody said, counted or measured them.
@@ -80,7 +91,7 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
+class Score(_OfPlainFields):
     """One scorer's judgement of one output: a value with a rationale, or an error. Exactly one of both is set.
 
     label: the class that a classifying scorer read in the output.
@@ -103,8 +114,8 @@ class RowResult:
     def to_json(self) -> dict[str, Any]:
         return {
             **self.row.to_json(),
-            "output": asdict(self.output),
-            "scores": {name: asdict(score) for name, score in self.scores.items()},
+            "output": self.output.to_json(),
+            "scores": {name: score.to_json() for name, score in self.scores.items()},
         }
 
     @classmethod
