@@ -4,8 +4,9 @@
 
 Rows a second are counted from the first request to the last answer, as each run's report has them. Beside them the
 CPU time of all that works on a row: this process, which runs the local runner and Ray's driver, and the cluster, but
-not the stub. Each run has a cache and shards of its own. Nothing is recorded: MLflow takes far longer for that, and the
-same for both. Exits 1 when the nodes make fewer than 0.9 times the local runner's rows, or when any row or score differs.
+not the stub. Each run has a cache and shards of its own. Nothing is recorded, because MLflow takes far longer for that,
+and the same for both. Exits 1 when the nodes make fewer than 0.9 times the local runner's rows, or when any row or
+score differs.
 """
 
 from __future__ import annotations
