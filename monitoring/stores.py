@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -144,4 +145,15 @@ def delete_archived(log: ProductionLog, archive: Archive, before: datetime, *, d
     if deleted["archived_hours"] and not dry_run:
         details = {"archive": archive.url, "before": before.isoformat(), "deleted": deleted}
         AuditLog(log.url).append(Draft("retain", "production log", details))
+    return deleted
+
+
+def retain_archived(
+    log: ProductionLog, before: datetime, waiting: Callable[[], None] = lambda: None, *, dry_run: bool = False
+) -> Counter[str]:
+    """As `delete_archived`, in all archives of the log; returns the sums. waiting: as `opened_archives`."""
+    deleted: Counter[str] = Counter()
+    with opened_archives(log, waiting) as archives:
+        for archive in archives:
+            deleted.update(delete_archived(log, archive, before, dry_run=dry_run))
     return deleted

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -32,7 +31,7 @@ def retain(days: int | None, undescribed: bool, dry_run: bool, as_json: bool) ->
     Example: llmops log retain --days 30
     """
     from llmops.production_log import ProductionLog, open_engine
-    from monitoring.stores import archive_cut, delete_archived, described_up_to, opened_archives
+    from monitoring.stores import archive_cut, described_up_to, retain_archived
 
     settings = Settings.from_environment()
     kept = settings.retention_days if days is None else days
@@ -45,10 +44,7 @@ def retain(days: int | None, undescribed: bool, dry_run: bool, as_json: bool) ->
         cursor = None if undescribed else described_up_to(engine)
         deleted = log.delete_texts(before, described_up_to=cursor, dry_run=dry_run)
         due = log.delete_texts(before, dry_run=True)
-        archived: Counter[str] = Counter()
-        with opened_archives(log, say_waiting) as archives:
-            for archive in archives:
-                archived.update(delete_archived(log, archive, archive_cut(settings, now, kept) or now, dry_run=dry_run))
+        archived = retain_archived(log, archive_cut(settings, now, kept) or before, say_waiting, dry_run=dry_run)
     finally:
         engine.dispose()
         log.close()

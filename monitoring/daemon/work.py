@@ -35,7 +35,7 @@ from monitoring.run import run_monitor
 from monitoring.store.database import apps_in_log, newest_record_at, reading
 from monitoring.store.hourly import APP
 from monitoring.store.rows import HOUR
-from monitoring.stores import opened, retain
+from monitoring.stores import archive_cut, opened, retain, retain_archived
 
 logger = logging.getLogger("llmops.monitoring")
 
@@ -44,6 +44,10 @@ _RETAIN_EVERY_SECONDS = 3600.0
 _LEAP, _PROBATION = 2 * 86_400.0, 86_400.0
 _LOOK_BACK = timedelta(minutes=10)
 """Rows that came since a clock is right again and before we saw it."""
+
+
+class _InUse(Exception):
+    """Another process writes to the log's archives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,14 +156,18 @@ class LogWork(contextlib.AbstractContextManager["LogWork"]):
         return run_monitor(self._settings, app, since, until, config=self.config, champion=champion, scheduled=True)
 
     def retain(self) -> None:
-        """Deletes texts that are older than the settings say; nothing when they say nothing."""
-        days = self._settings.retention_days
-        now = self._now()
-        if days is None or 0 <= now - self._retained_at < _RETAIN_EVERY_SECONDS:
+        """Once an hour: deletes texts and archived hours that are older than the settings say; nothing when they say
+        nothing. What fails, or archives that another process writes to, wait for the next hour."""
+        now, log = self._now(), self._stores.log
+        moment, days = datetime.fromtimestamp(now, UTC), self._settings.retention_days
+        oldest = archive_cut(self._settings, moment, days)
+        if oldest is None or 0 <= now - self._retained_at < _RETAIN_EVERY_SECONDS:
             return
-        if clock_is_believed(self.engine, now):
-            retain(self._stores.log, self.engine, days, now=datetime.fromtimestamp(now, UTC))
         self._retained_at = now
+        if clock_is_believed(self.engine, now):
+            retain(log, self.engine, days, now=moment)
+            with contextlib.suppress(_InUse):
+                retain_archived(log, oldest, _leave)
 
     def _recall(self, app: str, pinned: PinnedReference) -> None:
         """Begins anew with detectors that a clock that was ahead has taken past the present: they would count no row
@@ -196,6 +204,12 @@ class LogWork(contextlib.AbstractContextManager["LogWork"]):
             rows=rows,
             source=f"sequential at {at.isoformat()}",
         )
+
+
+def _leave() -> None:
+    """For `retain_archived`: to archive may take longer than the detectors may wait."""
+    logger.info("another process writes to the log's archives: their old hours are deleted in an hour")
+    raise _InUse
 
 
 def clock_is_believed(engine: sa.Engine, now: float) -> bool:

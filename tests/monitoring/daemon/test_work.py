@@ -5,7 +5,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from llmops.audit import AuditLog
+from llmops.errors import StoreUnavailable
 from llmops.production_log import LogRecord, ProductionLog
+from llmops.production_log.archive import Archive
+from llmops.production_log.archive_layout import Partition
 from llmops.settings import Settings
 from monitoring.act.action_tables import ensure_tables
 from monitoring.config import MonitorConfig, read_config
@@ -14,6 +18,7 @@ from monitoring.decide.watch import DetectorStore
 from monitoring.descriptors import DescriptorSet
 from monitoring.run import pin_reference
 from monitoring.store.database import open_database
+from monitoring.stores import opened_archives
 from tests.moments import DAY, HOUR
 from tests.monitoring.acting import Clock
 from tests.monitoring.conftest import REFUSAL
@@ -134,3 +139,30 @@ def test_a_daemon_deletes_no_texts_because_the_clock_leapt(watch):
             watch.clock.move(days=days)
             work.retain()
         assert not any(record.input for record in watch.log.read(app="assistant"))
+
+
+def test_a_daemon_deletes_old_hours_of_archives_and_waits_for_no_other_process(watch, tmp_path, caplog):
+    caplog.set_level("INFO", "llmops.monitoring")
+    watch.settings = dataclasses.replace(watch.settings, archive_retention_days=30)
+    watch.log.append([LogRecord("old", watch.clock.at - 40 * DAY, 200, "ok", "What?", "This.", "assistant@1")])
+    watch.answer(1, refusing=False)
+    archive = Archive(str(tmp_path / "archive"))
+    with watch.work() as work:
+        with opened_archives(watch.log, new=archive):
+            for place, seen in watch.log.hours().items():
+                archive.archive(watch.log, Partition(*place), seen)
+            work.retain()
+        assert "another process writes to the log's archives" in caplog.text
+        assert archive.count() == 302
+        watch.clock.move(hours=1)
+        work.retain()
+        assert archive.read(request_id="old") == []
+        assert archive.count() == 301
+        assert watch.log.read(request_id="old")[0].input, "no setting says that texts go from the log"
+        (entry,) = AuditLog(watch.log.url).entries()
+        assert entry.details["deleted"] == {"archived_hours": 1, "archived_records": 1}
+        (tmp_path / "archive").rename(tmp_path / "elsewhere")
+        work.retain()
+        watch.clock.move(hours=1)
+        with pytest.raises(StoreUnavailable, match="is not there"):
+            work.retain()
