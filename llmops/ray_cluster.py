@@ -11,7 +11,7 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from llmops.settings import Settings, given_variables, named_variables
 
 LOCAL = "local"
 _ATTEMPTS = 5  # after the first, of a task whose process or node died
+_STARTS = 2  # of a cluster of our own
 _CONNECT_SECONDS = 10.0
 _OBJECT_STORE_BYTES = 200 * 1024 * 1024  # what is sent is small; Ray's own default is a third of the memory
 _WAITING = 2  # tasks for each CPU, so that none waits for the next
@@ -137,21 +138,47 @@ def _connected(on: str) -> Iterator[Any]:
         import ray
     except ImportError as error:
         raise CannotRun("--on ray needs the package ray: pip install 'llmops[ray]'") from error
-    own: dict[str, Any] = {
-        "_node_ip_address": "127.0.0.1",
-        "include_dashboard": False,
-        "object_store_memory": _OBJECT_STORE_BYTES,
-    }
-    try:
-        ray.init(address or "local", log_to_driver=False, logging_level="ERROR", **({} if address else own))
-    except (OSError, RuntimeError, ValueError) as error:
-        where = f"the Ray cluster at {address} cannot be used" if address else "Ray cannot be started"
-        raise CannotRun(f"{where}: {_first_line(error)}") from error
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address:
+        try:
+            ray.init(address, **quiet)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise CannotRun(f"the Ray cluster at {address} cannot be used: {_first_line(error)}") from error
+    else:
+        own = {"_node_ip_address": "127.0.0.1", "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
+
+        def start() -> None:
+            ray.shutdown()  # of what a failed attempt left
+            ray.init("local", **own, **quiet)
+
+        started(start, _STARTS)
     with redirect_stdout(sys.stderr):  # Ray prints that a node died, from a thread; stdout is the command's own
         try:
             yield ray
         finally:
             ray.shutdown()
+
+
+def started(start: Callable[[], Done], attempts: int) -> Done:
+    """What `start`, which starts processes of Ray as children of this one, gives. Where it fails, they are ended and it
+    is tried again: a raylet gives up when its helpers take 15 s, as they do on a busy machine (ray#65983).
+
+    Raises CannotRun: it failed so many times.
+    """
+    import psutil
+
+    this = psutil.Process()
+    before = set(this.children(recursive=True))
+    for left in reversed(range(attempts)):
+        try:
+            return start()
+        except Exception as error:  # Ray raises no class of its own here
+            for process in set(this.children(recursive=True)) - before:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            if not left:
+                raise CannotRun(f"Ray cannot be started ({attempts} attempts): {_first_line(error)}") from error
+    raise AssertionError("attempts must be 1 or more")
 
 
 def _check_reachable(address: str) -> None:

@@ -8,29 +8,31 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psutil
 
-from llmops.ray_cluster import keep_on_loopback
+from deploy.services.servers import free_port
+from llmops.ray_cluster import keep_on_loopback, started
 
 ATTEMPTS = 5
-"""To start a node: its raylet gives up when its helpers take 15 s, as they do on a busy machine (ray#65983)."""
+"""To start a node."""
 
 
 class RayNodes:
-    """A running cluster. address: for RAY_ADDRESS. raylets: process ids, by the order of the nodes."""
+    """A running cluster. address: for RAY_ADDRESS. client_address: of its server for clients elsewhere, `ray://…`.
+    raylets: process ids, by the order of the nodes."""
 
-    def __init__(self, cluster: Any) -> None:
+    def __init__(self, cluster: Any, client_port: int) -> None:
         self._cluster = cluster
-        self.address = str(cluster.address)
+        self.address, self.client_address = str(cluster.address), f"ray://127.0.0.1:{client_port}"
         self.raylets: list[int] = []
 
     def add(self) -> None:
         """Starts a node of one CPU."""
-        node = _patiently(lambda: self._cluster.add_node(num_cpus=1, **_LOOPBACK))
+        node = started(lambda: self._cluster.add_node(num_cpus=1, **_LOOPBACK), ATTEMPTS)
         self.raylets.append(node.all_processes["raylet"][0].process.pid)
 
     def kill(self, number: int) -> None:
@@ -49,10 +51,10 @@ def ray_nodes(count: int) -> Iterator[RayNodes]:
     keep_on_loopback()
     from ray.cluster_utils import Cluster
 
-    head = {"num_cpus": 0, "include_dashboard": False, **_LOOPBACK}
-    cluster = _patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
+    head = {"num_cpus": 0, "include_dashboard": False, "ray_client_server_port": free_port(), **_LOOPBACK}
+    cluster = started(lambda: Cluster(initialize_head=True, head_node_args=head), ATTEMPTS)
     try:
-        nodes = RayNodes(cluster)
+        nodes = RayNodes(cluster, head["ray_client_server_port"])
         for _ in range(count):
             nodes.add()
         yield nodes
@@ -60,24 +62,8 @@ def ray_nodes(count: int) -> Iterator[RayNodes]:
         cluster.shutdown()
 
 
-def _patiently(start: Callable[[], Any]) -> Any:
-    """What `start` gives, tried again where it fails; what it had started is then ended."""
-    this = psutil.Process()
-    before = set(this.children(recursive=True))
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return start()
-        except Exception:  # Ray raises no class of its own here
-            for process in set(this.children(recursive=True)) - before:
-                with suppress(psutil.NoSuchProcess):
-                    process.kill()
-            if attempt == ATTEMPTS:
-                raise
-    raise AssertionError
-
-
 if __name__ == "__main__":
-    with ray_nodes(int(sys.argv[1])) as started:
-        sys.stdout.write(f"RAY_ADDRESS={started.address}  # raylets: {started.raylets}\n")
+    with ray_nodes(int(sys.argv[1])) as running:
+        sys.stdout.write(f"RAY_ADDRESS={running.address}  # or {running.client_address}; raylets: {running.raylets}\n")
         sys.stdout.flush()
         sys.stdin.read()

@@ -49,8 +49,15 @@ class Retries:
 RETRIES = Retries()
 
 
-async def with_retries(ask: Callable[[], Awaitable[Answer]], retries: Retries) -> Answer:
-    """What `ask` gives, asked again while its failures may pass.
+Pause = Callable[[float, EngineError], Awaitable[None]]
+
+
+async def _sleep(seconds: float, _: EngineError) -> None:
+    await asyncio.sleep(seconds)
+
+
+async def with_retries(ask: Callable[[], Awaitable[Answer]], retries: Retries, pause: Pause = _sleep) -> Answer:
+    """What `ask` gives, asked again while its failures may pass. pause: waits so many seconds because of an error.
 
     Raises:
         EngineRejected, SchemaNotFollowed, or an EngineUnavailable that will not pass: at once. EngineError: the last of
@@ -64,7 +71,7 @@ async def with_retries(ask: Callable[[], Awaitable[Answer]], retries: Retries) -
             lasting = isinstance(error, (EngineRejected, SchemaNotFollowed)) or getattr(error, "lasting", False)
             if lasting or failures == retries.attempts:
                 raise
-            await asyncio.sleep(retries.wait(failures, error))
+            await pause(retries.wait(failures, error), error)
     raise AssertionError("attempts must be 1 or more")
 
 
@@ -72,6 +79,7 @@ Progress = Callable[[int, int], None]
 
 _SHARED_CHARACTERS = 200  # beyond the template's own text: less is not worth a slot's waiting
 _LARGEST_GROUP = 8
+_SET_ASIDE = 4  # rows for each slot that may wait to be asked again while others are asked
 _NOISE_SAMPLE, _NOISE_FEWEST = 32, 16
 
 
@@ -176,8 +184,10 @@ async def generate_missing(
 
 @dataclass(slots=True)
 class _Lanes:
-    """As many lanes as the engine has slots, no more: a latency is then the engine's, not a wait for a slot. Each
-    takes the next group of jobs and does them in turn. turned_away: rows in a row that nobody answered."""
+    """Each lane takes the next group of jobs and does them in turn. Where the engine's reading of shared beginnings
+    needs no order there are more lanes than slots: a row that failed by itself leaves its slot to others until it is
+    asked again. free: slots; no more requests are sent at a time, so that a latency is the engine's, not a wait for it.
+    turned_away: rows in a row that nobody answered."""
 
     engine: Engine
     cache: GenerationCache
@@ -189,6 +199,10 @@ class _Lanes:
     turned_away: int = 0
     unavailable: EngineUnavailable | None = None
     begun: set[str] = field(default_factory=set)
+    free: asyncio.Semaphore = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.free = asyncio.Semaphore(self.engine.slots)
 
     def lacks(self, job: Job) -> bool:
         return job.key not in self.begun and self.cache.outcome(job.key) is None
@@ -196,12 +210,15 @@ class _Lanes:
     async def do(self, groups: Iterator[tuple[Generated, list[Job]]]) -> None:
         async def lane() -> None:
             for made, group in groups:
+                await self.free.acquire()
                 for job in filter(self.lacks, group):
                     await self._one(made, job)
+                self.free.release()  # but not where the engine is gone: nobody else is to ask it
 
+        side_by_side = self.engine.slots * (1 if isinstance(self.engine, PrimingEngine) else 1 + _SET_ASIDE)
         try:
             async with asyncio.TaskGroup() as lanes:
-                for _ in range(self.engine.slots):
+                for _ in range(side_by_side):
                     lanes.create_task(lane())
         except* LlmopsError as failures:
             raise failures.exceptions[0] from failures
@@ -211,7 +228,7 @@ class _Lanes:
         self.begun.add(job.key)
         made.began = made.began or time.perf_counter()
         try:
-            output = await with_retries(lambda: answer(self.engine, job), self.retries)
+            output = await with_retries(lambda: answer(self.engine, job), self.retries, self._pause)
             self.turned_away, self.answered = 0, True
             made.tokens_out = known_sum(made.tokens_out, output.tokens_out)
         except EngineError as error:
@@ -228,6 +245,15 @@ class _Lanes:
         self.done += 1
         if self.progress is not None:
             self.progress(self.done, self.total)
+
+    async def _pause(self, seconds: float, error: EngineError) -> None:
+        """An engine that is busy or gone gets fewer requests meanwhile; else the slot is another row's."""
+        leaves = not isinstance(error, EngineUnavailable)
+        if leaves:
+            self.free.release()
+        await asyncio.sleep(seconds)
+        if leaves:
+            await self.free.acquire()
 
 
 async def answer(engine: Engine, job: Job) -> Output:

@@ -312,6 +312,21 @@ def test_one_dead_row_among_living_ones_becomes_a_record(cache: GenerationCache)
     assert cache.get(next(job.key for job in one.jobs() if job.row.id == "number-3")) is None
 
 
+def test_rows_that_fail_by_themselves_leave_their_slot_to_others_until_they_are_asked_again(cache):
+    answered = set[str]()
+
+    def answer(request: GenerationRequest) -> str:
+        if question(request) in ("number 0", "number 1") and len(answered) < 10:
+            raise EngineTimeout("slow")
+        answered.add(question(request))
+        return "answer"
+
+    engine, one = FakeEngine(answer, slots=1), task(rows(12))
+    generate(engine, cache, one, retries=Retries(attempts=30, first_wait=0.001, longest_wait=0.001))
+    assert [output.text for output in outputs(one, cache)] == ["answer"] * 12
+    assert engine.most_in_flight == 1
+
+
 @pytest.mark.parametrize("n", [100, 2])
 def test_an_engine_that_answers_nobody_ends_the_run_and_one_that_never_will_at_once(cache, n):
     answer, asked = failing(lambda _text: 99, EngineUnavailable("gone"))
