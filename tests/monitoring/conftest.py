@@ -6,9 +6,12 @@ import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
+from psycopg import sql
 from sqlalchemy import Engine
 
+from deploy.services.servers import PostgresServer
 from llmops.production_log import LogRecord, ProductionLog
 from llmops.settings import Settings
 from monitoring.act.action_tables import ensure_tables
@@ -96,18 +99,30 @@ def make_records() -> MakeRecords:
     return make
 
 
-on_both_stores = pytest.mark.parametrize("log_url", ["sqlite", "postgresql"], indirect=True)
-"""For tests of what databases do differently, such as two writers at once: they are run on PostgreSQL every time."""
+slow_on_postgresql = pytest.mark.parametrize(
+    "log_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True
+)
+"""For tests that take seconds there, and whose databases differ in nothing that other tests do not try."""
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+@pytest.fixture(scope="session")
+def _kept_schema(postgres: PostgresServer) -> str:
+    return postgres.new_schema()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
 def log_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a production log yet to be made, on each database in turn. PostgreSQL takes a minute over this room's
-    tests, so only those `on_both_stores` are not slow."""
-    if request.param == "postgresql":
-        url: str = request.getfixturevalue("postgres_url")
-        return url
-    return f"sqlite:///{tmp_path}/deep/log.db"
+    """The URL of an empty production log, on each database in turn. PostgreSQL's tables are kept and emptied: to make
+    those of the monitor anew takes three times as long as most of this room's tests."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/deep/log.db"
+    url: str = request.getfixturevalue("_kept_schema")
+    with psycopg.connect(url, autocommit=True) as connection:
+        tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()").fetchall()
+        names = sql.SQL(", ").join(sql.Identifier(name) for (name,) in tables)
+        if tables:
+            connection.execute(sql.SQL("TRUNCATE {} RESTART IDENTITY").format(names))
+    return url
 
 
 @pytest.fixture

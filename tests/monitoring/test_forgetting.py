@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from contextlib import closing
 from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
 
-from llmops.production_log import Feedback
+from llmops.production_log import Feedback, ProductionLog
 from monitoring.act import action_tables
 from monitoring.decide.references import ensure_tables, reference_summaries
 from monitoring.forgetting import forget_in_database, still_holds
@@ -18,7 +19,7 @@ from monitoring.store.ingest import ingest, ingest_feedback
 from monitoring.store.summaries import Summary
 from monitoring.store.windows import WindowReader
 from monitoring.stores import described_up_to, retain
-from tests.monitoring.conftest import on_both_stores
+from tests.monitoring.conftest import slow_on_postgresql
 from tests.monitoring.described import APP, START, cheap_set, record, records
 
 SLICES = ("release", "user", "language")
@@ -87,6 +88,7 @@ def rows(engine):
     return rows
 
 
+@slow_on_postgresql
 def test_rows_and_summaries_are_as_if_the_user_had_never_been(described, engine, left, forget, rows):
     counts = left(described.belongings(user="user1"))
     assert counts["descriptor_segments"] == 25
@@ -97,6 +99,7 @@ def test_rows_and_summaries_are_as_if_the_user_had_never_been(described, engine,
     assert set(WindowReader(engine, SET).summary(APP, None, None, "user")) == {"user0", "user2", "user3"}
 
 
+@slow_on_postgresql
 def test_one_request_and_feedback_that_the_user_gave_leave_rows_and_summaries(described, engine, forget, rows):
     assert forget(request_id="r5")["descriptor_segments"] == 1
     assert len(rows()) == 99
@@ -114,7 +117,6 @@ def alarm(**values):
     return sa.insert(action_tables.alarm_book).values(filled)
 
 
-@on_both_stores
 def test_alarms_lose_the_users_rows_and_slices(described, engine, left, forget):
     action_tables.ensure_tables(engine)
     result = {
@@ -135,6 +137,7 @@ def test_alarms_lose_the_users_rows_and_slices(described, engine, left, forget):
     assert kept == {"slices": [{"slice": {"user": "user2"}}], "alarms": [{"rows": ["r2"]}]}
 
 
+@slow_on_postgresql
 @pytest.mark.usefixtures("described")
 def test_a_frozen_reference_loses_the_users_slice(engine, forget):
     ensure_tables(engine)
@@ -145,6 +148,7 @@ def test_a_frozen_reference_loses_the_users_slice(engine, forget):
     assert forget(user="user1")["reference_summaries"] == 1
 
 
+@slow_on_postgresql
 def test_a_table_that_nobody_here_knows_is_searched_too(described, engine, left):
     document = json.dumps({"seen": [{"by": "x\\y"}, record(1).key]})
     with writing(engine) as connection:
@@ -154,12 +158,14 @@ def test_a_table_that_nobody_here_knows_is_searched_too(described, engine, left)
     assert left(described.belongings(user="user1"))["somebody_elses"] == 2
 
 
+@slow_on_postgresql
 def test_a_user_who_is_called_like_an_app_takes_nothing_else_along(add, forget, rows):
     add(user=APP)
     forget(user=APP)
     assert len(rows()) == 100
 
 
+@slow_on_postgresql
 @pytest.mark.parametrize("name", ["en", APP])
 def test_a_request_that_is_called_like_a_language_or_an_app_is_forgotten_completely(
     add, described, engine, left, forget, name
@@ -174,11 +180,13 @@ def test_a_request_that_is_called_like_a_language_or_an_app_is_forgotten_complet
         assert connection.execute(sa.select(action_tables.alarm_book.c.rows)).scalar_one() == ["r1"]
 
 
-def test_a_log_without_a_monitor_has_nothing_to_forget(any_log):
-    any_log.append(records(range(3)))
-    found = any_log.belongings(user="user1")
-    with any_log.forgetting(found) as (connection, _):
-        assert (len(found.all_keys), forget_in_database(connection, found)) == (1, {})
+@pytest.mark.parametrize("url", ["sqlite:///{folder}/log.db", "{postgresql}"])
+def test_a_log_without_a_monitor_has_nothing_to_forget(url, tmp_path, postgres_url):
+    with closing(ProductionLog(url.format(folder=tmp_path, postgresql=postgres_url))) as log:
+        log.append(records(range(3)))
+        found = log.belongings(user="user1")
+        with log.forgetting(found) as (connection, _):
+            assert (len(found.all_keys), forget_in_database(connection, found)) == (1, {})
 
 
 def test_texts_are_deleted_as_far_as_the_log_is_described(any_log, engine):

@@ -60,7 +60,7 @@ def test_a_database_without_the_tables_has_none(tmp_path: Path) -> None:
     assert not (tmp_path / "deep" / "p.db").exists()
 
 
-@pytest.mark.parametrize("database", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_a_lock_ends_with_the_process_that_holds_it(
     database: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

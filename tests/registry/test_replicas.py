@@ -18,11 +18,11 @@ from tests.registry.conftest import model, template
 ROUNDS = 3
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+@pytest.fixture(params=["sqlite", "postgresql"])
 def replicas(
     request: pytest.FixtureRequest, postgres: PostgresServer, registry: Registry, tmp_path: Path
 ) -> Iterator[tuple[Registry, Registry]]:
-    """MLflow takes many seconds to make its tables in PostgreSQL; who moves waits in the log's database in any case."""
+    """With MLflow's own store on each database in turn; who moves waits in the log's database in any case."""
     mlflow = registry.store.uri
     if request.param == "postgresql":
         mlflow = postgres.new_database("two_replicas").replace("postgresql://", "postgresql+psycopg://")

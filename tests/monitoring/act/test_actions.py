@@ -16,7 +16,6 @@ from monitoring.act.outbox import Outbox
 from monitoring.act.policy import Decision, Policy, Situation, decide
 from tests.at_once import at_once
 from tests.monitoring.acting import Clock, NotingActuator, finding
-from tests.monitoring.conftest import on_both_stores
 
 SITUATION = Situation("assistant@2", None, "assistant@1")
 ROLLBACK = Policy("rollback", dry_run=False)
@@ -86,7 +85,6 @@ def test_a_dry_run_says_what_it_would_do_and_does_nothing(bench):
     assert queue.put(bench.decision(), SITUATION)  # no longer dry: now it is done
 
 
-@on_both_stores
 def test_two_daemons_that_decide_alike_act_once(bench):
     decision = bench.decision()
 
@@ -220,7 +218,6 @@ def test_another_takes_a_lease_that_ended_or_was_taken_by_a_clock_that_was_ahead
     assert [other.take(), dead.take()] == [True, False], "whoever lives notices that it holds the lease no more"
 
 
-@on_both_stores
 def test_of_many_that_take_a_lease_at_once_one_gets_it(engine):
     taken = []
     leases = [Lease(engine, "daemon", str(number), 30) for number in range(6)]

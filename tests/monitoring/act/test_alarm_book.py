@@ -19,7 +19,6 @@ from monitoring.decide.result import Cure
 from monitoring.forgetting import forget_in_database
 from tests.at_once import at_once
 from tests.monitoring.acting import START, finding
-from tests.monitoring.conftest import on_both_stores
 
 CHANNEL = Webhook("ops", url="http://127.0.0.1:9/")
 SETTINGS = AlertSettings(cool_down=3600.0)
@@ -104,7 +103,6 @@ def test_an_acknowledged_alarm_is_told_no_more_while_it_lasts(book, clock, engin
             book.acknowledge(number, "ada", clock.at)
 
 
-@on_both_stores
 def test_two_daemons_that_book_the_same_verdict_make_one_entry(engine, clock):
     books = [make_book(engine, clock) for _ in range(4)]
     found = [finding(), finding("error")]

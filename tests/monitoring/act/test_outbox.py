@@ -17,7 +17,7 @@ from monitoring.act.outbox import Outbox, Sent
 from monitoring.act.prometheus import StageCount, exposition, write_textfile
 from tests.monitoring.act.test_alerts import ALERT, SECRET
 from tests.monitoring.acting import Clock, dribbling_receiver, finding
-from tests.monitoring.conftest import on_both_stores
+from tests.monitoring.conftest import slow_on_postgresql
 
 
 def outbox_with_an_alert(engine, clock, *channels, apps=("assistant",), **given):
@@ -114,6 +114,7 @@ outbox.send_due()
 """
 
 
+@slow_on_postgresql
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_no_alert_is_lost_when_the_process_is_killed(engine, receiver, log_url, when):
     done = subprocess.run([sys.executable, "-c", KILLED, log_url, receiver.url, when], check=False, timeout=180)
@@ -127,7 +128,6 @@ def test_no_alert_is_lost_when_the_process_is_killed(engine, receiver, log_url, 
     assert ids == ["alarm-1-opened-1"] * (2 if when == "after" else 1)
 
 
-@on_both_stores
 def test_an_alert_is_put_once_for_each_id(engine):
     outbox = Outbox(engine, [Webhook("ops", url="http://127.0.0.1:9/")])
     for _ in range(2):

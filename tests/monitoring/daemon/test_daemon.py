@@ -24,7 +24,6 @@ from monitoring.daemon.work import WindowSchedule
 from monitoring.decide.result import Cure
 from tests.at_once import wait_until
 from tests.monitoring.acting import START, Clock, NotingActuator, finding
-from tests.monitoring.conftest import on_both_stores
 
 ROLLED_BACK = [("rollback", "assistant@2")]
 
@@ -257,7 +256,6 @@ def running(daemon: Daemon) -> Iterator[threading.Event]:
     assert not thread.is_alive()
 
 
-@on_both_stores
 def test_of_two_daemons_one_works_and_the_other_takes_over(bench):
     bench.work.found = [finding()]
     # Long: a lease that runs out while its holder stands still on a busy machine is taken over, as it should be.

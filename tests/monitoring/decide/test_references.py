@@ -13,7 +13,6 @@ from monitoring.decide.references import AcceptedWindow, Awaited, PinnedReferenc
 from monitoring.decide.window_choice import choose_windows
 from monitoring.store.summaries import FlagSummary, Summary
 from tests.moments import HOUR, MINUTE, START
-from tests.monitoring.conftest import on_both_stores
 
 FROZEN = PinnedSummaries({WHOLE: Summary(rows=100, flags={"error": FlagSummary(100, 3)}, versions={"error": "v1"})})
 
@@ -33,7 +32,6 @@ def pin(references):
     return pin
 
 
-@on_both_stores
 def test_the_newest_pin_of_the_app_counts(references, pin):
     pin("first")
     pin("second", 1, 2)

@@ -10,7 +10,6 @@ from monitoring.decide.watch import DetectorSpec, DetectorStore, advance_detecto
 from monitoring.descriptors import Descriptor
 from monitoring.store.summaries import FlagSummary, Summary
 from tests.moments import DAY, HOUR
-from tests.monitoring.conftest import on_both_stores
 
 BEGIN = datetime(2026, 1, 10, 6, tzinfo=UTC)
 REFUSAL = Descriptor("output.refusal", "flag", "output", harmful=True)
@@ -87,7 +86,6 @@ def test_quiet_days_are_counted_one_by_one_and_nothing_twice_and_the_flag_is_sho
     assert shown.reference_share == pytest.approx(0.05)
 
 
-@on_both_stores
 def test_of_two_monitors_at_the_same_moment_one_counts(store, watch):
     loaded = watch(Traffic(a_1=(0, 0.05)), 1)
     assert store.save("assistant", loaded, [])

@@ -23,7 +23,7 @@ from monitoring.store.segments import rewrite_without
 from monitoring.store.summaries import OTHER, Summary
 from monitoring.store.windows import WindowReader
 from tests.at_once import at_once
-from tests.monitoring.conftest import on_both_stores
+from tests.monitoring.conftest import slow_on_postgresql
 from tests.monitoring.described import APP, START, cheap_set, declare, record, records
 
 SLICES = ("release", "user", "language")
@@ -77,6 +77,7 @@ def test_rows_are_described_once_and_kept(any_log, engine):
     assert set(rows.dimensions["arm"]) == {"champion"}
 
 
+@slow_on_postgresql
 def test_batches_and_segments_change_nothing(any_log, engine):
     any_log.append(records(range(5000)))
     seen = []
@@ -99,6 +100,7 @@ def test_raw_models_and_predictions_are_passed_over_and_apps_kept_apart(any_log,
     assert apps_in_log(engine) == [APP, "other"]
 
 
+@slow_on_postgresql
 def test_hostile_rows_stop_nothing_and_failures_are_counted(any_log, engine):
     def fussy(texts):
         return [1 / (len(text) % 2) for text in texts]
@@ -116,6 +118,7 @@ def test_hostile_rows_stop_nothing_and_failures_are_counted(any_log, engine):
     assert len(reader.summary(APP, None, None, "user")) == 5
 
 
+@slow_on_postgresql
 def test_shadow_rows_stay_out_of_every_window_but_their_own(any_log, engine):
     shadows = records(range(10, 15), outcome="shadow", release=f"{APP}@9", details={"arm": "shadow", "shadow_of": "r1"})
     any_log.append([*records(range(10)), *shadows])
@@ -131,6 +134,7 @@ def test_shadow_rows_stay_out_of_every_window_but_their_own(any_log, engine):
     assert set(everything(engine, where={"arm": "shadow"}).dimensions["shadow_of"]) == {"r1"}
 
 
+@slow_on_postgresql
 def test_only_changed_descriptors_are_computed_anew_and_values_of_deleted_texts_are_taken_over(any_log, engine):
     calls: list[int] = []
     any_log.append(records(range(20)))
@@ -151,6 +155,7 @@ def test_only_changed_descriptors_are_computed_anew_and_values_of_deleted_texts_
     assert lengths[5:].tolist() == [len(record(number).output) for number in range(5, 20)]
 
 
+@slow_on_postgresql
 def test_what_older_versions_left_is_deleted_when_the_new_one_has_caught_up(any_log, engine):
     any_log.append(records(range(1500)))
     ingest(any_log, engine, SET)
@@ -168,7 +173,6 @@ def test_what_older_versions_left_is_deleted_when_the_new_one_has_caught_up(any_
     assert_complete(engine, changed, 1500)
 
 
-@on_both_stores
 def test_two_ingests_at_once_lose_and_repeat_nothing(any_log, engine):
     any_log.append(records(range(1500)))
     done = []
@@ -223,6 +227,7 @@ def test_an_ingest_killed_at_any_moment_has_done_a_batch_or_has_not(any_log, eng
     assert_complete(engine, SET, count)
 
 
+@slow_on_postgresql
 def test_values_beyond_the_most_frequent_are_counted_together(any_log, engine):
     users = MOST_VALUES + 50
     any_log.append([record(number, at=START, user=f"u{number % users}") for number in range(2 * users)])
@@ -323,6 +328,7 @@ def test_feedback_on_rows_that_are_not_described_is_counted_and_passed_over(any_
         assert connection.execute(sa.text("SELECT unfit FROM ingest_cursors")).scalar_one() == 2
 
 
+@slow_on_postgresql
 def test_feedback_is_added_again_for_another_version_and_after_rows_were_forgotten(any_log, engine):
     any_log.append(records(range(10)))
     ingest(any_log, engine, SET)
@@ -338,7 +344,6 @@ def test_feedback_is_added_again_for_another_version_and_after_rows_were_forgott
     assert whole(engine, changed).numbers["feedback.score"].total == 28
 
 
-@on_both_stores
 def test_two_at_once_add_no_feedback_twice(any_log, engine):
     any_log.append(records(range(50)))
     ingest(any_log, engine, SET)

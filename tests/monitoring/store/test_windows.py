@@ -16,6 +16,7 @@ from monitoring.store.ingest import ingest, ingest_feedback
 from monitoring.store.rows import HOUR
 from monitoring.store.summaries import OTHER, NumberSummary, Summary
 from monitoring.store.windows import WindowReader
+from tests.monitoring.conftest import slow_on_postgresql
 from tests.monitoring.described import APP, START, STEP, cheap_set, record, records
 
 SLICES = ("release", "user")
@@ -98,6 +99,7 @@ def test_rows_are_read_oldest_first_and_chosen(reader):
     assert sum(len(part) for part in reader.parts(APP, None, None)) == ROWS
 
 
+@slow_on_postgresql
 def test_values_beyond_the_most_frequent_are_counted_over_a_window_too(any_log, engine):
     any_log.append([record(number, user=f"u{number // 2}") for number in range(2 * MOST_VALUES + 100)])
     ingest(any_log, engine, SET, slices=SLICES)
