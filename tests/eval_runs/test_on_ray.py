@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import sys
 from collections.abc import Iterator
 from contextlib import aclosing
 from dataclasses import replace
@@ -105,6 +107,13 @@ def test_stopping_early_goes_with_the_local_runner(workshop):
         workshop.evaluations.run_until_decided(suite, cells, RunOptions(on="ray"), lambda *_: None)
 
 
+def test_without_the_package_the_error_says_what_to_install(workshop, upstream, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(CannotRun, match=re.escape("pip install 'llmops[ray]'")):
+        asyncio.run(evaluated(workshop, tmp_path, "sums", on="ray"))
+
+
+@pytest.mark.slow  # its package is installed by `make test-all` only
 def test_a_cluster_that_cannot_be_reached_is_an_error_that_names_it(workshop, upstream, tmp_path):
     nobody = f"ray://127.0.0.1:{free_port()}"
     with pytest.raises(CannotRun, match=f"the Ray cluster at {nobody} cannot be reached: "):
