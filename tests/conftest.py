@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -27,6 +28,10 @@ __all__ = ["home", "llmops", "workshop"]  # fixtures
 hypothesis.settings.register_profile("llmops", deadline=None, derandomize=True)
 hypothesis.settings.register_profile("draw", deadline=None)
 hypothesis.settings.load_profile("llmops")
+
+# With MLflow, pandas and PyTorch loaded, each full collection looks through half a million objects: at the default
+# thresholds, a seventh of the computing of a test of MLflow.
+gc.set_threshold(20_000, 50, 100)
 
 
 @pytest.fixture(scope="session", autouse=True)

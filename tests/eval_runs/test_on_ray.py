@@ -113,7 +113,6 @@ def test_without_the_package_the_error_says_what_to_install(workshop, upstream, 
         asyncio.run(evaluated(workshop, tmp_path, "sums", on="ray"))
 
 
-@pytest.mark.slow  # its package is installed by `make test-all` only
 def test_a_cluster_that_cannot_be_reached_is_an_error_that_names_it(workshop, upstream, tmp_path):
     nobody = f"ray://127.0.0.1:{free_port()}"
     with pytest.raises(CannotRun, match=f"the Ray cluster at {nobody} cannot be reached: "):
