@@ -102,7 +102,7 @@ def anyio_backend() -> str:
 def eventually() -> Callable[..., Awaitable[None]]:
     """`await eventually(condition)` polls until it holds; the condition may be a coroutine function."""
 
-    async def wait(condition: Callable[[], Any], seconds: float = 20.0) -> None:
+    async def wait(condition: Callable[[], Any], seconds: float = 60.0) -> None:
         deadline = time.monotonic() + seconds
         while True:
             held = condition()

@@ -338,7 +338,7 @@ async def test_a_server_that_goes_and_comes_back_costs_no_request(servers, engin
     texts = Counter([(await generate(engine, ask())).text for _ in range(10)])
     assert texts == {"Hello": 10}
     await servers[0].start()
-    deadline = asyncio.get_running_loop().time() + 5
+    deadline = asyncio.get_running_loop().time() + 60
     while not servers[0].seen:
         assert asyncio.get_running_loop().time() < deadline
         assert (await generate(engine, ask())).text == "Hello"

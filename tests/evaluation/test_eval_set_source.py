@@ -323,7 +323,7 @@ def load_apart(url: str, folder: Path, *tables: dict[str, Any]) -> Any:
     usual = {"name": "sums", "source": "hf:acme/sums@v2", "columns": COLUMNS}
     argument = json.dumps([[{**usual, **table} for table in tables], url, str(folder / "kept")])
     done = subprocess.run(
-        [sys.executable, "-c", APART, argument], capture_output=True, text=True, env=environment, timeout=120
+        [sys.executable, "-c", APART, argument], capture_output=True, text=True, env=environment, timeout=300
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

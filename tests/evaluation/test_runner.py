@@ -364,7 +364,7 @@ def test_a_judge_is_asked_side_by_side_and_no_more(cache: GenerationCache, side_
             with lock:
                 running += 1
                 most = max(most, running)
-            together.wait(timeout=5)  # passes only when as many are asked at the same time
+            together.wait(timeout=60)  # passes only when as many are asked at the same time
             with lock:
                 running -= 1
             return super().score(row, output)

@@ -307,7 +307,7 @@ def fetch_apart(settings: Settings, endpoint: str, *calls: tuple[str, str | None
     environment |= {"HF_HOME": str(settings.home / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1"}
     argument = json.dumps([str(settings.home), endpoint, calls])
     done = subprocess.run(
-        [sys.executable, "-c", APART, argument], capture_output=True, text=True, env=environment, timeout=60
+        [sys.executable, "-c", APART, argument], capture_output=True, text=True, env=environment, timeout=300
     )
     assert done.returncode == 0, done.stderr
     told: list[list[str]] = json.loads(done.stdout.splitlines()[-1])

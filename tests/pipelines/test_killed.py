@@ -54,7 +54,7 @@ def run(home: Path, url: str = "", where: str = "", victim: str = "") -> Any:
     """The run's JSON; None where it was killed."""
     home.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-c", SCRIPT, str(home), url, where, victim]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert (ended.returncode, ended.stderr) in ((-9, ""), (0, "")), ended.stderr
     return None if ended.returncode else json.loads(ended.stdout)
 

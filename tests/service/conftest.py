@@ -164,7 +164,7 @@ def serving(
     log = ProductionLog(made.resolved_log_url)
     options = {"embed": embed, "keys": keys, "ping": ping, "open_tabular": open_tabular}
     app = create_app(made, source, open_engine, log, **options)
-    with served(app) as url, httpx.Client(base_url=url, timeout=20) as http:
+    with served(app) as url, httpx.Client(base_url=url, timeout=60) as http:
         running = Running(url, app, source, engines, log, http)
         if until_ready:
             wait_until(running.ready)

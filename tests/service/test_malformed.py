@@ -247,7 +247,7 @@ class Wire:
 
     def __init__(self, gateway) -> None:
         address = httpx.URL(gateway.url)
-        self._socket = socket.create_connection((address.host, address.port), timeout=20)
+        self._socket = socket.create_connection((address.host, address.port), timeout=60)
         self._reader = _KeptOpen(socket.SocketIO(self._socket, "r"))
 
     def __enter__(self) -> Wire:

@@ -163,7 +163,7 @@ def worker(environment: dict[str, str], held: int, then: str = "wait") -> subpro
 
 
 def ended(process: subprocess.Popen[bytes]) -> bytes:
-    out, _ = process.communicate(timeout=20)
+    out, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     return out
 

@@ -44,7 +44,7 @@ def environment(tmp_path) -> dict[str, str]:
 def serving(environment) -> Iterator[tuple[psutil.Process, httpx.Client]]:
     port = free_port()
     command = [sys.executable, "-m", "llmops.cli", "serve", "--port", str(port), "--workers", "2"]
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as http:
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
         process = psutil.Popen(command, env=environment, stderr=subprocess.DEVNULL)
         try:
             yield process, http
@@ -148,7 +148,7 @@ def train(tmp_path) -> Callable[..., TabularVersion]:
 def predict(http: httpx.Client) -> httpx.Response:
     """Over a connection of its own, so that any worker may answer."""
     body = {"rows": [{"hour": 2, "temperature": 0.0}]}
-    return httpx.post(http.base_url.join("/v1/predict/bike"), json=body, timeout=10)
+    return httpx.post(http.base_url.join("/v1/predict/bike"), json=body, timeout=60)
 
 
 @pytest.mark.slow

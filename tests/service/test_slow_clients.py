@@ -45,7 +45,7 @@ def quick():
 
 @contextlib.contextmanager
 def connected(port):
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
         yield client
 
 

@@ -187,7 +187,7 @@ def hammer(url: str, stop: threading.Event, stream: bool) -> set[tuple[int, str,
     """Asks until told to stop; every distinct status, words of model and prompt, and version headers seen."""
     seen = set()
     body = {"model": "assistant", "messages": [{"role": "user", "content": "x"}], "stream": stream}
-    with httpx.Client(base_url=url, timeout=20) as http:
+    with httpx.Client(base_url=url, timeout=60) as http:
         while not stop.is_set():
             reply = http.post("/v1/chat/completions", json=body)
             names = [reply.headers.get(f"x-llmops-{name}", "") for name in ("release", "prompt", "model")]

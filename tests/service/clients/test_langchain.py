@@ -9,8 +9,6 @@ from pydantic import BaseModel
 
 SAID = "You said: hello world"
 
-langchain_openai = pytest.importorskip("langchain_openai")
-
 
 class Person(BaseModel):
     """A person."""
@@ -19,12 +17,18 @@ class Person(BaseModel):
     age: int
 
 
+@pytest.fixture(scope="module")
+def langchain_openai():
+    """Imported here, not by every process that collects the tests: it takes seconds."""
+    return pytest.importorskip("langchain_openai")
+
+
 @pytest.fixture
-def chat(base_url):
+def chat(base_url, langchain_openai):
     return langchain_openai.ChatOpenAI(model="assistant", base_url=base_url, api_key="none", max_retries=0)
 
 
-def test_invoke(chat, base_url):
+def test_invoke(chat, base_url, langchain_openai):
     message = chat.invoke("hello world")
     assert message.content == SAID
     assert message.usage_metadata["output_tokens"] == 4
@@ -50,7 +54,7 @@ def test_structured_output(chat, method):
     assert chat.with_structured_output(Person, method=method).invoke("who?") == Person(name="Ada", age=36)
 
 
-def test_the_responses_route(base_url):
+def test_the_responses_route(base_url, langchain_openai):
     chat = langchain_openai.ChatOpenAI(
         model="assistant", base_url=base_url, api_key="none", use_responses_api=True, output_version="responses/v1"
     )
@@ -58,7 +62,7 @@ def test_the_responses_route(base_url):
     assert "".join(chunk.text() for chunk in chat.stream("hello world")) == SAID
 
 
-def test_embeddings(base_url):
+def test_embeddings(base_url, langchain_openai):
     # Without the switch LangChain sends token numbers of OpenAI's own tokenizer.
     embeddings = langchain_openai.OpenAIEmbeddings(
         model="all-minilm-l6-v2", base_url=base_url, api_key="none", check_embedding_ctx_length=False
