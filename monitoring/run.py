@@ -29,10 +29,11 @@ from monitoring.decide.watch import (
 from monitoring.decide.window_choice import ReferenceProgress, WindowPair, choose_windows, reference_progress
 from monitoring.examination import Question, examine
 from monitoring.store.database import apps_in_log
-from monitoring.store.ingest import Progress
+from monitoring.store.ingest import Progress, Spread
 from monitoring.stores import Stores, opened
 
 if TYPE_CHECKING:
+    from llmops.production_log.archive import Archive
     from monitoring.config import MonitorConfig
     from monitoring.decide.rules import DriftRules
 
@@ -53,6 +54,9 @@ def run_monitor(
     config: MonitorConfig | None = None,
     champion: str | None = None,
     scheduled: bool = False,
+    archive: Archive | None = None,
+    spread: Spread = map,
+    waiting: Callable[[], None] = lambda: None,
 ) -> MonitorResult:
     """Tests the app's current window against its reference; pins the reference when there was none.
 
@@ -65,15 +69,17 @@ def run_monitor(
         `references`).
     scheduled: `since` is where a schedule's window begins, and nobody chose the rows before it: they become the
         reference only when there are as many as of a first window.
+    archive, spread, waiting: as `Stores.ingest`.
 
     Raises:
         BadFile: the configuration is wrong.
         UsageError: windows that make no sense.
         CannotRun: no rows, or no reference and no `since` to make one; the text says what to do.
-        StoreUnavailable: the production log cannot be read or written.
+        StoreUnavailable: the production log, or the archive, cannot be read or written.
+        Corrupted: a file of the archive is not as it was written.
     """
     with opened(settings, config, rules) as stores:
-        ingested = stores.ingest(progress)
+        ingested = stores.ingest(progress, archive=archive, spread=spread, waiting=waiting)
         question = prepare(stores, app, since, until, champion, scheduled=scheduled)
         pair, frozen = question.pair, question.reference
         enough = frozen.whole.rows >= stores.config.rules.minimum_rows
@@ -247,7 +253,7 @@ def prepare(
     beside = None if since is None else (since, until or datetime.now(UTC))
     pinned = references.pinned(app, champion, beside=beside)
     awaited = references.awaited(app, champion)
-    pair = choose_windows(stores.log, pinned, awaited, app, since, until)
+    pair = choose_windows(stores.reader, pinned, awaited, app, since, until)
     needed = max(config.reference.first_window_rows, config.rules.minimum_rows)
     unchosen = scheduled and pinned is None and pair.reference is not None
     if unchosen and awaited is not None:  # rows before a schedule's window are no reference then

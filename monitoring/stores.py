@@ -19,12 +19,14 @@ from monitoring.config import MonitorConfig, read_config
 from monitoring.decide.pinned_summaries import PinnedSummaries, freeze
 from monitoring.decide.references import PinnedReference, References
 from monitoring.store.database import ingest_cursors, open_database, reading
-from monitoring.store.ingest import Position, Progress, ingest, ingest_feedback, positions
+from monitoring.store.ingest import Position, Progress, Spread, ingest, positions
+from monitoring.store.ingest_feedback import ingest_feedback
 from monitoring.store.windows import WindowReader
 
 if TYPE_CHECKING:
     from llmops.production_log.archive import Archive
     from monitoring.decide.rules import DriftRules
+    from monitoring.descriptors import DescriptorSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +44,28 @@ class Stores:
         """What is summarised. Releases are told apart in any case: references and acceptance go by them."""
         return tuple(dict.fromkeys((*self.config.slices, "release")))
 
-    def ingest(self, progress: Progress | None = None) -> int:
-        """Describes the log's new rows, of every app, and joins the feedback that came; returns how many rows."""
-        done = ingest(self.log, self.engine, self.config.descriptors, slices=self.slices, progress=progress)
-        ingest_feedback(self.log, self.engine, self.config.descriptors, slices=self.slices)
+    def ingest(
+        self,
+        progress: Progress | None = None,
+        *,
+        archive: Archive | None = None,
+        spread: Spread = map,
+        waiting: Callable[[], None] = lambda: None,
+    ) -> int:
+        """Describes the log's new rows, of every app, and joins the feedback that came; returns how many rows.
+
+        archive: whose records are described too, as far as the log has them no longer; also raises Corrupted.
+        spread: where descriptors are computed. waiting: called while another process writes to the log's archives.
+        """
+        place: tuple[sa.Engine, DescriptorSet] = (self.engine, self.config.descriptors)
+        done = ingest(self.log, *place, slices=self.slices, progress=progress, spread=spread)
+        ingest_feedback(self.log, *place, slices=self.slices)
+        if archive is not None:
+            from llmops.pipelines.database import database_url, only_one
+            from monitoring.store.ingest_archive import ingest_archive
+
+            with only_one(database_url(self.log.url), "log archive", waiting):
+                done += ingest_archive(archive, *place, slices=self.slices, progress=progress, spread=spread)
         return done
 
     def freeze(self, app: str, since: datetime, until: datetime, release: str | None) -> PinnedSummaries:

@@ -202,11 +202,14 @@ def _open() -> ProductionLog:
 
 def _reading(archive: str | None) -> ProductionLog | Archive:
     """The log, or an archive, which is read alike."""
-    if archive is None:
-        return _open()
+    return _open() if archive is None else open_archive(archive)
+
+
+def open_archive(url: str) -> Archive:
+    """The archive, which is there. Raises UsageError, CannotRun, StoreUnavailable."""
     from llmops.production_log.archive import Archive
 
-    opened = Archive(archive)
+    opened = Archive(url)
     opened.check()
     return opened
 

@@ -99,7 +99,7 @@ class Archive:
             return stored.manifest, False
         window: dict[str, Any] = {"app": partition.app, "since": partition.since, "until": partition.until}
         live = log.iterate(**window, shadow=True, feedback=True)
-        return self._rewrite(stored, _merged(self._records(stored), live), seen), True
+        return self._rewrite(stored, _merged(self.records(stored), live), seen), True
 
     def delete_from(self, log: ProductionLog, partition: Partition, manifest: Manifest, **up_to: int | None) -> int:
         """Deletes from the log what the partition holds, once it is read back; returns how many records.
@@ -118,7 +118,7 @@ class Archive:
 
     def count(self, **window: Any) -> int:
         """Number of records in the window."""
-        paths = (path for stored in self._within(**window) for path in stored.files)
+        paths = (path for stored in self.partitions(**window) for path in stored.files)
         return sum(table.num_rows for path in paths for table in self._tables(path, ["key"], _in_window(**window)))
 
     def read(
@@ -142,7 +142,7 @@ class Archive:
 
     def request_ids(self, beginning: str, *, limit: int) -> list[str]:
         """Ids of requests that begin so, at most so many; the id alone that is just so."""
-        paths = (path for stored in self._within() for path in stored.files)
+        paths = (path for stored in self.partitions() for path in stored.files)
         begins: Choose = lambda table: pc.starts_with(table["request_id"], beginning)  # noqa: E731
         tables = (table for path in paths for table in self._tables(path, ["request_id"], begins))
         found = {name for table in tables for name in table["request_id"].to_pylist()}
@@ -154,7 +154,7 @@ class Archive:
         DuckDB reads it, and of it only the partitions and columns that a query asks for.
         """
         return pyarrow.dataset.dataset(
-            [f"{self._storage.root}/{path}" for stored in self._within() for path in stored.files],
+            [f"{self._storage.root}/{path}" for stored in self.partitions() for path in stored.files],
             schema=pa.schema([*SCHEMA, *PARTITIONING]),
             filesystem=self._storage.filesystem,
             format="parquet",
@@ -218,13 +218,13 @@ class Archive:
 
         for partition in sorted(partitions):
             stored = self._stored(partition, list(self._storage.files(partition.folder)))
-            self._rewrite(stored, kept(self._records(stored)), None)
+            self._rewrite(stored, kept(self.records(stored)), None)
         return deleted
 
     def delete_before(self, moment: datetime, *, dry_run: bool = False) -> dict[str, int]:
         """Deletes the partitions of hours that ended by then; returns how many, and of how many records."""
         deleted = {"archived_hours": 0, "archived_records": 0}
-        for stored in self._within(until=moment):
+        for stored in self.partitions(until=moment):
             if stored.partition.until <= moment:
                 deleted["archived_hours"] += 1
                 deleted["archived_records"] += 0 if stored.manifest is None else stored.manifest.records
@@ -234,7 +234,7 @@ class Archive:
 
     def verify(self) -> Iterator[tuple[StoredPartition, list[str]]]:
         """Reads every partition back, and says of each what is not as its manifest says."""
-        for stored in self._within():
+        for stored in self.partitions():
             manifest, problems = stored.manifest, [f"{path}: is in no manifest" for path in stored.unlisted]
             if manifest is None:
                 problems.append(f"{stored.partition.folder}: has no manifest")
@@ -311,7 +311,7 @@ class Archive:
             files = tuple(f"{partition.folder}/{each.name}" for each in manifest.files)
         return StoredPartition(partition, manifest, files, tuple(sorted(set(paths) - {path, *files})))
 
-    def _within(
+    def partitions(
         self, app: str | None = None, since: datetime | None = None, until: datetime | None = None, **_: Any
     ) -> Iterator[StoredPartition]:
         """Partitions that may have records of the window, in order of time."""
@@ -326,15 +326,15 @@ class Archive:
 
     def _hours(self, **window: Any) -> list[list[StoredPartition]]:
         """The window's partitions, those of one hour together."""
-        return [list(same) for _, same in itertools.groupby(self._within(**window), lambda each: each.partition.hour)]
+        return [list(same) for _, same in itertools.groupby(self.partitions(**window), lambda it: it.partition.hour)]
 
     def _of_hour(self, hour: Sequence[StoredPartition], feedback: bool, **window: Any) -> Iterator[LogRecord]:
         """The window's records of an hour, of all apps, in order."""
-        apps = [self._records(stored, _in_window(**window)) for stored in hour]
+        apps = [self.records(stored, _in_window(**window)) for stored in hour]
         for record in heapq.merge(*apps, key=_place):
             yield record if feedback else dataclasses.replace(record, feedback=())
 
-    def _records(self, stored: StoredPartition, choose: Choose | None = None) -> Iterator[LogRecord]:
+    def records(self, stored: StoredPartition, choose: Choose | None = None) -> Iterator[LogRecord]:
         """The partition's records in order; without a manifest its files may overlap."""
 
         def of_file(path: str) -> Iterator[LogRecord]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
+from contextlib import closing
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -12,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmops.cli import CommandGroup
-from llmops.cli.log import read_time, window_options
-from llmops.cli.output import echo, emit, json_option, print_table, progress_bar, row_count, say, shown_time
+from llmops.cli.log import open_archive, read_time, window_options
+from llmops.cli.output import echo, emit, json_option, on_option, print_table, progress_bar, row_count, say, shown_time
 from llmops.errors import CannotRun, StoreUnavailable, UsageError
 from llmops.pages.numbers import number
+from llmops.ray_cluster import LOCAL, RayCluster
 from llmops.settings import Settings
 from llmops.text_io import listed
+from monitoring.cli.log_archive import say_waiting
 
 if TYPE_CHECKING:
     from monitoring.decide.drift import DescriptorDrift
@@ -31,6 +34,12 @@ def command() -> None:
 
 @command.command()
 @window_options
+@click.option(
+    "--archive",
+    metavar="FOLDER|s3://BUCKET/PREFIX",
+    help="Also read this archive, as llmops log archive writes it: what the log has no longer.",
+)
+@on_option("Where descriptors are computed")
 @click.option("--no-record", is_flag=True, help="Do not record the result in MLflow.")
 @json_option
 @click.pass_context
@@ -39,6 +48,8 @@ def run(
     app: str | None,
     since: datetime | None,
     until: datetime | None,
+    archive: str | None,
+    on: str,
     no_record: bool,
     as_json: bool,
 ) -> None:
@@ -48,14 +59,26 @@ def run(
 
     \b
     Example: llmops monitor run --app assistant --since 24h
+    Example: llmops monitor run --archive s3://llmops-log/production --on ray://head:10001
     """
     from monitoring.run import run_monitor
 
     settings = Settings.from_environment()
+    opened = None if archive is None else open_archive(archive)
     name = chosen_app(settings, app)
     champion = champion_of(settings, name)
-    with progress_bar() as show:
-        result = run_monitor(settings, name, since, until, progress=partial(show, "describing"), champion=champion)
+    with progress_bar() as show, closing(RayCluster(on)) as cluster:
+        result = run_monitor(
+            settings,
+            name,
+            since,
+            until,
+            progress=partial(show, "describing"),
+            champion=champion,
+            archive=opened,
+            spread=map if on == LOCAL else cluster.map,
+            waiting=say_waiting,
+        )
     run_id = None if no_record else record(settings, result)
     emit(as_json, {**result.to_json(), "run_id": run_id}, lambda: show_result(result))
     ctx.exit(1 if result.alarm else 0)

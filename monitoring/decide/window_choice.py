@@ -15,7 +15,6 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from llmops.errors import CannotRun, UsageError
-from llmops.production_log import ProductionLog
 from monitoring.decide.references import Awaited, PinnedReference, References
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ class WindowPair:
 
 
 def choose_windows(
-    log: ProductionLog,
+    reader: WindowReader,
     pinned: PinnedReference | None,
     awaited: Awaited | None,
     app: str,
@@ -80,18 +79,18 @@ def choose_windows(
             f"no reference window is pinned for app {app}: give --since TIME, and the rows before it "
             "become the reference"
         )
-    first = log.read(app=app, limit=1)
-    if not first:
+    first = reader.first_at(app)
+    if first is None:
         raise CannotRun(
             f"the production log has no rows of app {app}; serve some, or import them with `llmops log import`"
         )
-    if since is not None and first[0].at < since:
-        return WindowPair(Window(first[0].at, since), current)
+    if since is not None and first < since:
+        return WindowPair(Window(first, since), current)
     if awaited is not None:
         return WindowPair(None, current)
     raise CannotRun(
         f"app {app} has no rows before --since {current.since.isoformat()} to compare with (its first is at "
-        f"{first[0].at.isoformat()}); choose a later --since"
+        f"{first.isoformat()}); choose a later --since"
     )
 
 

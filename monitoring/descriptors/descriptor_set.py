@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from llmops.errors import BadFile
+from llmops.errors import BadFile, CannotRun
 from llmops.hashing import content_hash
 from llmops.production_log import LogRecord
+from llmops.ray_cluster import on_this_machine
 from llmops.settings import Settings
 from llmops.text_io import read_toml
 from monitoring.descriptors.log_kinds import LOG_KINDS
@@ -105,11 +108,24 @@ def _declared(
 _PART_ROWS, _PART_CHARACTERS = 1_000, 2_000_000
 
 
-class DescriptorSet:
-    """Descriptors in the order of their declaration. version: changes when any of them does."""
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What a set was declared by. tables: as JSON."""
 
-    def __init__(self, declared: Iterable[Declared]) -> None:
-        self._declared = tuple(declared)
+    tables: str
+    settings: Settings
+    file: str
+
+
+class DescriptorSet:
+    """Descriptors in the order of their declaration. version: changes when any of them does.
+
+    One that was read from a configuration can be sent to another process, which makes it anew and raises CannotRun
+    where its values would be others.
+    """
+
+    def __init__(self, declared: Iterable[Declared], source: _Source | None = None) -> None:
+        self._declared, self._source = tuple(declared), source
         self.descriptors: Mapping[str, Descriptor] = {each.descriptor.name: each.descriptor for each in self._declared}
 
     @classmethod
@@ -120,11 +136,19 @@ class DescriptorSet:
 
         Raises BadFile: names the file, the descriptor, the key, and for an unknown word the nearest known one.
         """
-        declared = read_declarations(tables, settings or Settings(), file)
+        settings = settings or Settings()
+        declared = read_declarations(tables, settings, file)
         for name, count in Counter(each.descriptor.name for each in declared).items():
             if count > 1:
                 raise BadFile(file, "is declared twice", field=f"descriptor {name!r}")
-        return cls(declared)
+        # Nodes have no use for these, which may hold passwords.
+        sent = replace(settings, log_url=None, tracking_uri=None, pipelines_url=None, redis_url=None)
+        return cls(declared, _Source(json.dumps(tables, default=str), sent, str(file)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._source is None:
+            raise TypeError("only descriptors of a configuration can be sent to another process")
+        return _declared_again, (self._source, tuple(self.descriptors), self.version)
 
     @cached_property
     def version(self) -> str:
@@ -132,7 +156,7 @@ class DescriptorSet:
 
     def only(self, names: Collection[str]) -> DescriptorSet:
         """These descriptors alone, in the same order."""
-        return DescriptorSet(each for each in self._declared if each.descriptor.name in names)
+        return DescriptorSet((each for each in self._declared if each.descriptor.name in names), self._source)
 
     def describe(self, records: Sequence[LogRecord]) -> Described:
         """The value of every descriptor for each record.
@@ -174,6 +198,16 @@ class DescriptorSet:
             {name: len(reasons) for name, reasons in failed.items()},
             {name: reasons[0].reason for name, reasons in failed.items()},
         )
+
+
+@lru_cache
+def _declared_again(source: _Source, names: tuple[str, ...], version: str) -> DescriptorSet:
+    """In another process, once: models that they load stay."""
+    made = DescriptorSet.from_config(json.loads(source.tables), on_this_machine(source.settings), file=source.file)
+    made = made.only(names)
+    if made.version != version:
+        raise CannotRun("descriptors have other versions on a node: install the same llmops and models on it")
+    return made
 
 
 def _read(of: Of, records: Sequence[LogRecord]) -> Sequence[Any]:

@@ -76,8 +76,7 @@ def update_from_history(settings: Settings) -> dict[str, int]:
         stores.ingest()
         for app in apps_in_log(stores.engine):
             since = board.newest_level(app)
-            if since is None and (first := stores.log.read(app=app, limit=1)):
-                since = first[0].at
+            since = stores.reader.first_at(app) if since is None else since
             gained = () if since is None else levels_since(stores.reader, app, since - _LATE, datetime.now(UTC))
             added[app] = board.add_levels(app, gained)
     return added

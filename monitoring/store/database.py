@@ -93,6 +93,16 @@ ingest_failures = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
 )
 
+# Files of archives whose rows are all described, by the hour since the epoch. content: of the hash in their names.
+archived_files = sa.Table(
+    "archived_files",
+    metadata,
+    sa.Column("version", sa.String(16), primary_key=True),
+    sa.Column("app", sa.String(255), primary_key=True),
+    sa.Column("hour", sa.BigInteger, primary_key=True),
+    sa.Column("content", sa.String(16), primary_key=True),
+)
+
 MOST_LISTED = 500
 """Values in one query; databases bound how many it may list."""
 

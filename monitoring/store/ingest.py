@@ -14,29 +14,29 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import sqlalchemy as sa
 
 from llmops.hashing import content_hash
-from llmops.production_log import PREDICT, SHADOW, LogRecord, ProductionLog, in_batches
+from llmops.production_log import PREDICT, SHADOW, LogRecord, ProductionLog
 from monitoring.store import hourly, segments
 from monitoring.store.database import (
-    MOST_LISTED,
+    archived_files,
     descriptor_segments,
     forestall_ingest,
     hourly_summaries,
     ingest_cursors,
     ingest_failures,
-    log_places,
     reading,
     translated,
     writing,
 )
 from monitoring.store.rows import ARM, DIMENSIONS, HOUR, SHADOW_OF, Column, DescribedRows, Objects, objects
-from monitoring.store.summaries import Summary, SummaryMerge, stored_label
+from monitoring.store.summaries import Summary, stored_label
 
 if TYPE_CHECKING:
     from monitoring.descriptors import DescriptorSet
@@ -47,6 +47,9 @@ _LEAST_BATCH = 16
 
 Progress = Callable[[int, int], None]
 """Called with what is done and what there is to do, in rows of the log or in windows."""
+
+Spread = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
+"""As the built-in `map`, wherever it calls the function: here, or on the nodes of a cluster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,17 @@ class Position:
         return (*hourly.ALWAYS, *self.slices)
 
 
+@dataclass(frozen=True, slots=True)
+class DescribedPart:
+    """New rows of one app. failures: descriptor → rows and the first one's reason. said: opinions on the rows that came
+    with them, by key."""
+
+    app: str
+    rows: DescribedRows
+    failures: Mapping[str, tuple[int, str]]
+    said: Mapping[str, Sequence[hourly.Opinion]] = field(default_factory=dict)
+
+
 def ingest(
     log: ProductionLog,
     engine: sa.Engine,
@@ -74,33 +88,33 @@ def ingest(
     *,
     slices: Sequence[str] = ("release",),
     progress: Progress | None = None,
+    spread: Spread = map,
 ) -> int:
     """Describes all that the log holds beyond the cursor, in batches of bounded size; returns how many rows.
 
     slices: of DIMENSIONS, what hours are summarised by. Rows of raw models (no app), and of tabular models, which are
     no texts, are passed over.
+    spread: describes the batches.
 
     Raises:
         StoreUnavailable: the database cannot be read or written; what was done stays.
         CannotRun: a descriptor can never work here.
     """
-    work = _Ingest(engine, descriptor_set)
     position = start = position_of(engine, descriptor_set, slices)
-    end, rows, size = log.records_end(), 0, BATCH
-    while position.cursor < end:
-        records, after = log.records_since(position.cursor, limit=min(size, end - position.cursor))
-        if after == position.cursor:
-            break
-        batches = list(work.describe(position, records, after))
-        if work.write(position, after, batches):
-            rows += sum(len(batch.rows) for batch in batches)
-        if progress:
-            progress(after - start.cursor, end - start.cursor)
-        if records:
-            characters = sum(len(record.input) + len(record.output) for record in records) / len(records)
-            size = max(min(BATCH, int(_CHARACTERS / (characters + 1))), _LEAST_BATCH)
-        position = position_of(engine, descriptor_set, slices)
-    work.finish(position)
+    end, rows = log.records_end(), 0
+    complete = False
+    while not complete:
+        complete = True
+        new = _new_batches(log, engine, descriptor_set, position, end)
+        for after, through, parts in spread(partial(_describe, descriptor_set), new):
+            complete = write(engine, descriptor_set, position, (after, through), parts, cursor=through)
+            position = position_of(engine, descriptor_set, slices)
+            if not complete:  # another one has changed something: what follows is read again from where it came to
+                break
+            rows += sum(len(part.rows) for part in parts)
+            if progress:
+                progress(through - start.cursor, end - start.cursor)
+    _finish(engine, position)
     return rows
 
 
@@ -157,75 +171,110 @@ def advance(connection: sa.Connection, position: Position, **changes: Any) -> bo
     return connection.execute(moved).rowcount == 1
 
 
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """New rows of one app. failures: descriptor → rows and the first one's reason."""
+def write(
+    engine: sa.Engine,
+    descriptor_set: DescriptorSet,
+    position: Position,
+    span: tuple[int, int],
+    parts: Sequence[DescribedPart],
+    archived: Sequence[Mapping[str, Any]] = (),
+    **changes: Any,
+) -> bool:
+    """Adds described rows to what is kept, in one transaction; False when another change came first, and nothing was
+    written.
 
-    app: str
-    rows: DescribedRows
-    failures: Mapping[str, tuple[int, str]]
-    segments: Sequence[segments.Segment]
-    summaries: Sequence[hourly.StoredSummary]
+    span: what the log numbers the rows after and through. archived: of `archived_files`, what these rows are all of.
+    changes: of the position, such as the cursor. Raises StoreUnavailable.
+    """
+    described = sum(len(part.rows) for part in parts)
+    added = []
+    for part in parts:
+        new = hourly.summarise_by_hour(part.rows, descriptor_set.descriptors, position.dimensions)
+        for place, summary in hourly.summarise_feedback(part.rows, part.said, position.dimensions).items():
+            new[place] = Summary.merged([new[place], summary])
+        with reading(engine) as connection:
+            last = segments.open_segment(connection, position.version, part.app)
+            extended = segments.extended(last, part.app, part.rows, descriptor_set.descriptors, *span)
+            added.append((part, extended, hourly.add_to_stored(connection, position.version, part.app, new)))
+    with translated("write"), writing(engine) as connection:
+        if not advance(connection, position, described=ingest_cursors.c.described + described, **changes):
+            return False
+        for part, extended, summaries in added:
+            segments.write_segments(connection, position.version, extended)
+            hourly.write_summaries(connection, position.version, part.app, summaries)
+            hour = int(part.rows.at.max() // HOUR)
+            for name, (times, reason) in part.failures.items():
+                of = {"version": position.version, "app": part.app, "hour": hour, "descriptor": name}
+                same = (ingest_failures.c[column] == value for column, value in of.items())
+                more = sa.update(ingest_failures).where(*same).values(rows=ingest_failures.c.rows + times)
+                if connection.execute(more).rowcount == 0:
+                    values = {**of, "rows": times, "reason": stored_label(reason)}
+                    connection.execute(sa.insert(ingest_failures).values(values))
+        if archived:
+            connection.execute(sa.insert(archived_files), [{"version": position.version, **each} for each in archived])
+    return True
 
 
-@dataclass(frozen=True, slots=True)
-class _Ingest:
-    engine: sa.Engine
-    descriptor_set: DescriptorSet
-
-    def describe(self, position: Position, records: Sequence[LogRecord], after: int) -> Iterator[_Batch]:
-        """What is to be written for records that the log holds up to the cursor `after`; writes nothing."""
-        by_app: dict[str, list[LogRecord]] = {}
-        for record in records:
-            if record.app and record.route != PREDICT:
-                by_app.setdefault(record.app, []).append(record)
-        span = position.cursor, after
-        for app, own in by_app.items():
-            with reading(self.engine) as connection:
-                kept = _kept_values(connection, position, app, own, span, self.descriptor_set)
-            rows, failures = _described(own, kept, self.descriptor_set)
-            new = hourly.summarise_by_hour(rows, self.descriptor_set.descriptors, position.dimensions)
-            with reading(self.engine) as connection:
-                last = segments.open_segment(connection, position.version, app)
-                extended = segments.extended(last, app, rows, self.descriptor_set.descriptors, *span)
-                summaries = hourly.add_to_stored(connection, position.version, app, new)
-            yield _Batch(app, rows, failures, extended, summaries)
-
-    def write(self, position: Position, after: int, batches: Sequence[_Batch]) -> bool:
-        """Everything in one transaction; False when another change came first, and nothing was written."""
-        described = ingest_cursors.c.described + sum(len(batch.rows) for batch in batches)
-        with translated("write"), writing(self.engine) as connection:
-            if not advance(connection, position, cursor=after, described=described):
-                return False
-            for batch in batches:
-                segments.write_segments(connection, position.version, batch.segments)
-                hourly.write_summaries(connection, position.version, batch.app, batch.summaries)
-                hour = int(batch.rows.at.max() // HOUR)
-                for name, (times, reason) in batch.failures.items():
-                    place = {"version": position.version, "app": batch.app, "hour": hour, "descriptor": name}
-                    same = (ingest_failures.c[column] == value for column, value in place.items())
-                    added = sa.update(ingest_failures).where(*same).values(rows=ingest_failures.c.rows + times)
-                    if connection.execute(added).rowcount == 0:
-                        values = {**place, "rows": times, "reason": stored_label(reason)}
-                        connection.execute(sa.insert(ingest_failures).values(values))
-        return True
-
-    def finish(self, position: Position) -> None:
-        """Once, when the version has caught up: deletes what older versions left."""
-        if position.caught_up:
-            return
-        with translated("write"), writing(self.engine) as connection:
-            if not advance(connection, position, caught_up=True):
-                return  # another one is still at work, and will
-            older = [each.version for each in positions(connection) if each.id < position.id]
-            for table in (descriptor_segments, hourly_summaries, ingest_failures, ingest_cursors):
-                connection.execute(sa.delete(table).where(table.c.version.in_(older)))
-            # Releases up to 0.9 kept values here, a row of JSON for each request; nothing reads them any more.
-            connection.exec_driver_sql("DROP TABLE IF EXISTS descriptor_values")
+def _finish(engine: sa.Engine, position: Position) -> None:
+    """Once, when the version has caught up: deletes what older versions left."""
+    if position.caught_up:
+        return
+    with translated("write"), writing(engine) as connection:
+        if not advance(connection, position, caught_up=True):
+            return  # another one is still at work, and will
+        older = [each.version for each in positions(connection) if each.id < position.id]
+        for table in (descriptor_segments, hourly_summaries, ingest_failures, archived_files, ingest_cursors):
+            connection.execute(sa.delete(table).where(table.c.version.in_(older)))
+        # Releases up to 0.9 kept values here, a row of JSON for each request; nothing reads them any more.
+        connection.exec_driver_sql("DROP TABLE IF EXISTS descriptor_values")
 
 
 _Kept = tuple[Mapping[str, Column], list[int]]
 """Values of an older version, by descriptor; and the places of their rows among the new ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class _NewBatch:
+    """Records that the log numbers after < seq <= through, by app, with what is known of each app's."""
+
+    after: int
+    through: int
+    parts: Mapping[str, tuple[Sequence[LogRecord], Sequence[_Kept]]]
+
+
+def _new_batches(
+    log: ProductionLog, engine: sa.Engine, descriptor_set: DescriptorSet, position: Position, end: int
+) -> Iterator[_NewBatch]:
+    """All that there is after the position, up to the cursor `end`."""
+    cursor, size = position.cursor, BATCH
+    while cursor < end:
+        records, through = log.records_since(cursor, limit=min(size, end - cursor))
+        if through == cursor:
+            return
+        by_app: dict[str, list[LogRecord]] = {}
+        for record in filter(is_described, records):
+            by_app.setdefault(record.app, []).append(record)
+        parts = {}
+        for app, own in by_app.items():
+            with reading(engine) as connection:
+                kept = _kept_values(connection, position, app, own, (cursor, through), descriptor_set)
+            parts[app] = own, kept
+        yield _NewBatch(cursor, through, parts)
+        cursor = through
+        if records:
+            characters = sum(len(record.input) + len(record.output) for record in records) / len(records)
+            size = max(min(BATCH, int(_CHARACTERS / (characters + 1))), _LEAST_BATCH)
+
+
+def is_described(record: LogRecord) -> bool:
+    """Whether the record is of an app, and a text."""
+    return bool(record.app) and record.route != PREDICT
+
+
+def _describe(descriptor_set: DescriptorSet, batch: _NewBatch) -> tuple[int, int, list[DescribedPart]]:
+    """What is to be written of a batch; in any process."""
+    parts = [DescribedPart(app, *describe(own, descriptor_set, kept)) for app, (own, kept) in batch.parts.items()]
+    return batch.after, batch.through, parts
 
 
 def _kept_values(
@@ -256,9 +305,10 @@ def _kept_values(
     return found
 
 
-def _described(
-    records: Sequence[LogRecord], kept: Sequence[_Kept], descriptor_set: DescriptorSet
+def describe(
+    records: Sequence[LogRecord], descriptor_set: DescriptorSet, kept: Sequence[_Kept] = ()
 ) -> tuple[DescribedRows, dict[str, tuple[int, str]]]:
+    """The records as rows, and what could not be computed. kept: values that need not be. Raises CannotRun."""
     columns: dict[str, Column] = {
         name: np.full(len(records), None if each.kind == "label" else np.nan, object if each.kind == "label" else "f4")
         for name, each in descriptor_set.descriptors.items()
@@ -305,76 +355,3 @@ def _as_rows(records: Sequence[LogRecord], columns: dict[str, Column], descripto
         dimensions,
         columns,
     )
-
-
-def ingest_feedback(
-    log: ProductionLog, engine: sa.Engine, descriptor_set: DescriptorSet, *, slices: Sequence[str] = ("release",)
-) -> int:
-    """Adds feedback, once, to the summaries of the answers that it is about; returns how many opinions.
-
-    Call it after `ingest`: feedback on a row that is not described yet waits, and so does all that came after it.
-    Feedback on a row that never will be (a raw model's, a deleted one) is passed over. Raises StoreUnavailable.
-    """
-    added = 0
-    while True:
-        position = position_of(engine, descriptor_set, slices)
-        given, after = log.feedback_since(position.feedback_cursor, limit=BATCH)
-        with reading(engine) as connection:
-            numbers = _numbers_in_log(connection, [each.record_key for each in given])
-        # Those before the first whose record lies beyond the cursor.
-        waits = (place for place, each in enumerate(given) if numbers.get(each.record_key, 0) > position.cursor)
-        ready = next(waits, len(given))
-        if ready == 0 and given:
-            return added
-        if ready < len(given):
-            given, after = log.feedback_since(position.feedback_cursor, limit=ready)
-        if after == position.feedback_cursor:
-            return added
-        said: dict[str, dict[str, list[hourly.Opinion]]] = {}
-        for each in given:
-            if each.record_key in numbers:
-                said.setdefault(each.app, {}).setdefault(each.record_key, []).append((each.score, each.label))
-        fit, summaries = 0, {}
-        with reading(engine) as connection:
-            for app, by_key in said.items():
-                found, new = _of_app(connection, position, app, by_key, numbers)
-                fit += found
-                summaries[app] = hourly.add_to_stored(connection, position.version, app, new)
-        with translated("write"), writing(engine) as connection:
-            changes = {"feedback_cursor": after, "unfit": ingest_cursors.c.unfit + len(given) - fit}
-            if advance(connection, position, **changes):
-                for app, stored in summaries.items():
-                    hourly.write_summaries(connection, position.version, app, stored)
-                added += fit
-
-
-def _numbers_in_log(connection: sa.Connection, keys: Sequence[str]) -> dict[str, int]:
-    """The number that the log gave to each record, by its key."""
-    found: dict[str, int] = {}
-    for part in in_batches(keys, MOST_LISTED):
-        query = sa.select(log_places.c.key, log_places.c.seq).where(log_places.c.key.in_(part))
-        found.update({key: int(seq) for key, seq in connection.execute(query)})
-    return found
-
-
-def _of_app(
-    connection: sa.Connection,
-    position: Position,
-    app: str,
-    said: Mapping[str, Sequence[hourly.Opinion]],
-    numbers: Mapping[str, int],
-) -> tuple[int, dict[hourly.SummaryKey, Summary]]:
-    """How many opinions are about a described row, and their summaries. numbers: in the log, of each record."""
-    left = dict(said)
-    merges: dict[hourly.SummaryKey, SummaryMerge] = {}
-    for key, seq in sorted(((key, numbers[key]) for key in said), key=lambda item: item[1]):
-        if key not in left:
-            continue  # stood in the same segment as an earlier one
-        for segment in segments.between(connection, [position.version], app, seq - 1, seq):
-            rows = segments.decode(segment.data, ())
-            for place, summary in hourly.summarise_feedback(rows, left, position.dimensions).items():
-                merges.setdefault(place, SummaryMerge()).add(summary)
-            for found in left.keys() & set(rows.keys):
-                del left[found]
-    fit = sum(len(said[key]) for key in said.keys() - left.keys())
-    return fit, {place: merge.result() for place, merge in merges.items()}

@@ -155,6 +155,12 @@ def _one_by_one(connection: sa.Connection, *chosen: sa.ColumnElement[bool]) -> I
             yield Segment(*row)
 
 
+def keys_between(connection: sa.Connection, version: str, app: str, since: float, until: float) -> set[str]:
+    """Keys of the app's rows with `since <= at < until`, and of others that stand in the same segments."""
+    found = stored(connection, version, app, since=since, until=until)
+    return {key for segment in found for key in _keys_of(segment.data)}
+
+
 def open_segment(connection: sa.Connection, version: str, app: str) -> Segment | None:
     """The app's newest segment when it has room."""
     query = _segment_query().where(table.c.version == version, table.c.app == app)

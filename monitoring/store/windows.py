@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from llmops.errors import CannotRun, StoreUnavailable
 from llmops.production_log import SHADOW
-from monitoring.store.database import ingest_cursors, ingest_failures, reading
+from monitoring.store.database import descriptor_segments, ingest_cursors, ingest_failures, reading
 from monitoring.store.hourly import (
     APP,
     MOST_VALUES,
@@ -50,6 +50,14 @@ class WindowReader:
 
     def __init__(self, engine: sa.Engine, descriptor_set: DescriptorSet) -> None:
         self._engine, self._set = engine, descriptor_set
+
+    def first_at(self, app: str) -> datetime | None:
+        """When the app's first row came; None without any."""
+        with self._reading() as (connection, position):
+            table = descriptor_segments.c
+            chosen = (table.version == position.version, table.app == app)
+            found = connection.execute(sa.select(sa.func.min(table.at_min)).where(*chosen)).scalar()
+        return None if found is None else datetime.fromtimestamp(found, UTC)
 
     def summary(
         self, app: str, since: datetime | None, until: datetime | None, dimension: str | None = None

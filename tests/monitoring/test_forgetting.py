@@ -15,7 +15,8 @@ from monitoring.act import action_tables
 from monitoring.decide.references import ensure_tables, reference_summaries
 from monitoring.forgetting import forget_in_database, still_holds
 from monitoring.store.database import hourly_summaries, open_database, writing
-from monitoring.store.ingest import ingest, ingest_feedback
+from monitoring.store.ingest import ingest
+from monitoring.store.ingest_feedback import ingest_feedback
 from monitoring.store.summaries import Summary
 from monitoring.store.windows import WindowReader
 from monitoring.stores import described_up_to, retain

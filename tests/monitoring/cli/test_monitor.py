@@ -14,6 +14,7 @@ from datetime import timedelta
 import httpx
 import pytest
 
+from deploy.services.servers import free_port
 from llmops.eval_runs.evaluations import RunOptions
 from llmops.registry import Registry
 from llmops.settings import Settings
@@ -53,6 +54,23 @@ def test_a_run_alarms_pins_its_reference_and_says_whether_a_rollback_helps(llmop
     assert [each["source"] for each in listed] == ["first-since"]
     reference = llmops("monitor", "reference", "show", "assistant", "--json").json
     assert (reference["rows"], reference["descriptors"]["output.refusal"]["level"]) == (200, 0.0)
+
+
+@pytest.mark.usefixtures("traffic")
+def test_a_run_also_describes_what_only_an_archive_holds(llmops, tmp_path):
+    archive, run = str(tmp_path / "archive"), ("monitor", "run", "--app", "assistant", "--since", SINCE, "--no-record")
+    run += ("--until", UNTIL)
+    assert llmops("log", "archive", "--to", archive, "--delete", "--undescribed", "--json").json["deleted"] == 400
+    llmops(*run).refused(3, "no rows of app assistant")
+    llmops(*run, "--archive", str(tmp_path / "nowhere")).refused(3, "is not there")
+    llmops(*run, "--archive", archive, "--on", "somewhere").refused(2, "ray://HOST:PORT")
+    nobody = f"ray://127.0.0.1:{free_port()}"
+    llmops(*run, "--archive", archive, "--on", nobody).refused(3, f"{nobody} cannot be reached")
+    found = llmops(*run, "--archive", archive, "--json")
+    assert (found.code, found.json["computed"], found.json["window"]["rows"]) == (1, 400, 200)
+    assert "output.refusal" in {alarm["what"] for alarm in found.json["alarms"]}
+    again = llmops(*run, "--archive", archive, "--on", nobody, "--json")  # which needs no cluster
+    assert again.json == {**found.json, "computed": 0}
 
 
 @pytest.mark.usefixtures("traffic")

@@ -11,8 +11,12 @@ from monitoring.config import ReferenceSettings
 from monitoring.decide.pinned_summaries import WHOLE, PinnedSummaries, count_families, slices_to_test
 from monitoring.decide.references import AcceptedWindow, Awaited, PinnedReference, References
 from monitoring.decide.window_choice import choose_windows
+from monitoring.store.database import open_database
+from monitoring.store.ingest import ingest
 from monitoring.store.summaries import FlagSummary, Summary
+from monitoring.store.windows import WindowReader
 from tests.moments import HOUR, MINUTE, START
+from tests.monitoring.described import cheap_set
 
 FROZEN = PinnedSummaries({WHOLE: Summary(rows=100, flags={"error": FlagSummary(100, 3)}, versions={"error": "v1"})})
 
@@ -163,47 +167,50 @@ def spans(pair):
 
 
 @pytest.fixture
-def hundred(log, make_records):
+def reader(log, make_records):
+    """Of a hundred rows, a minute apart from START on."""
     log.append(make_records(100))
+    engine, descriptors = open_database(log.url), cheap_set()
+    ingest(log, engine, descriptors)
+    yield WindowReader(engine, descriptors)
+    engine.dispose()
 
 
-@pytest.mark.usefixtures("hundred")
-def test_without_a_pin_the_rows_before_since_are_proposed_and_a_first_window_needs_none(log):
-    pair = choose_windows(log, None, None, "assistant", at(60), at(90))
+def test_without_a_pin_the_rows_before_since_are_proposed_and_a_first_window_needs_none(reader):
+    pair = choose_windows(reader, None, None, "assistant", at(60), at(90))
     assert (spans(pair), pair.pinned) == ([(0, 60), (60, 90)], None)
-    assert choose_windows(log, None, Awaited("assistant@1", at(0)), "assistant", None, at(90)).reference is None
+    assert choose_windows(reader, None, Awaited("assistant@1", at(0)), "assistant", None, at(90)).reference is None
 
 
 @pytest.mark.parametrize(
     ("since", "until", "reference"),
     [(80, 100, (20, 60)), (50, 90, (20, 50)), (10, 40, (40, 60)), (60, 90, (20, 60)), (0, 20, (20, 60))],
 )
-def test_a_pinned_reference_stays_and_rows_are_never_compared_with_themselves(log, since, until, reference):
-    pair = choose_windows(log, pinned(at(20), at(60)), None, "assistant", at(since), at(until))
+def test_a_pinned_reference_stays_and_rows_are_never_compared_with_themselves(reader, since, until, reference):
+    pair = choose_windows(reader, pinned(at(20), at(60)), None, "assistant", at(since), at(until))
     assert spans(pair) == [reference, (since, until)]
     assert pair.whole == (reference == (20, 60)), "frozen summaries are those of the whole reference only"
 
 
-def test_a_window_over_the_whole_reference_is_refused_but_what_the_gate_saw_is_no_window_of_the_log(log):
+def test_a_window_over_the_whole_reference_is_refused_but_what_the_gate_saw_is_no_window_of_the_log(reader):
     with pytest.raises(UsageError, match="covers the whole reference"):
-        choose_windows(log, pinned(at(20), at(60)), None, "assistant", at(10), at(70))
-    pair = choose_windows(log, pinned(at(20), at(60), "gate"), None, "assistant", at(10), at(70))
+        choose_windows(reader, pinned(at(20), at(60)), None, "assistant", at(10), at(70))
+    pair = choose_windows(reader, pinned(at(20), at(60), "gate"), None, "assistant", at(10), at(70))
     assert (pair.whole, spans(pair)) == (True, [(20, 60), (10, 70)])
 
 
-def test_the_default_window_is_the_last_day_after_the_reference(log):
+def test_the_default_window_is_the_last_day_after_the_reference(reader):
     now = datetime.now(UTC)
     old = pinned(now - timedelta(days=9), now - timedelta(days=8))
-    current = choose_windows(log, old, None, "assistant", None, None).current
+    current = choose_windows(reader, old, None, "assistant", None, None).current
     assert current.until - current.since == timedelta(hours=24)
     assert abs(current.until - now) < timedelta(minutes=1)
     new = pinned(now - timedelta(days=9), now - timedelta(hours=2))
-    assert choose_windows(log, new, None, "assistant", None, None).current.since == now - timedelta(hours=2)
+    assert choose_windows(reader, new, None, "assistant", None, None).current.since == now - timedelta(hours=2)
     promoted = Awaited("assistant@2", now - timedelta(hours=1))
-    assert choose_windows(log, new, promoted, "assistant", None, None).current.since == promoted.since
+    assert choose_windows(reader, new, promoted, "assistant", None, None).current.since == promoted.since
 
 
-@pytest.mark.usefixtures("hundred")
 @pytest.mark.parametrize(
     ("app", "since", "until", "error", "told"),
     [
@@ -213,6 +220,6 @@ def test_the_default_window_is_the_last_day_after_the_reference(log):
         ("assistant", at(5), at(5), UsageError, "must be before --until"),
     ],
 )
-def test_errors_say_what_to_do(log, app, since, until, error, told):
+def test_errors_say_what_to_do(reader, app, since, until, error, told):
     with pytest.raises(error, match=told):
-        choose_windows(log, None, None, app, since, until)
+        choose_windows(reader, None, None, app, since, until)

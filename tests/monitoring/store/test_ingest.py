@@ -17,7 +17,8 @@ from llmops.production_log import Feedback, ProductionLog
 from monitoring.descriptors.descriptor_set import DescriptorSet
 from monitoring.store.database import apps_in_log, open_database, writing
 from monitoring.store.hourly import MOST_VALUES
-from monitoring.store.ingest import ingest, ingest_feedback, rebuild_hours
+from monitoring.store.ingest import ingest, rebuild_hours
+from monitoring.store.ingest_feedback import ingest_feedback
 from monitoring.store.rows import DescribedRows
 from monitoring.store.segments import rewrite_without
 from monitoring.store.summaries import OTHER, Summary

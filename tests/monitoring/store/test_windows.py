@@ -12,7 +12,8 @@ from llmops.errors import CannotRun, StoreUnavailable
 from llmops.production_log import Feedback, ProductionLog
 from monitoring.store.database import hourly_summaries, open_database
 from monitoring.store.hourly import MOST_VALUES
-from monitoring.store.ingest import ingest, ingest_feedback
+from monitoring.store.ingest import ingest
+from monitoring.store.ingest_feedback import ingest_feedback
 from monitoring.store.rows import HOUR
 from monitoring.store.summaries import OTHER, NumberSummary, Summary
 from monitoring.store.windows import WindowReader
