@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import subprocess
 import sys
 
 import pytest
 
 from benchmarks import against
+from benchmarks.__main__ import main
 
 
 def test_a_ratio_is_a_geometric_mean_with_students_interval_of_the_logarithms() -> None:
@@ -31,7 +31,10 @@ def test_a_build_runs_its_own_tree_wherever_it_is_started(tmp_path) -> None:
         (("predict", "--against", "HEAD", "--rounds", "4"), "--rounds must be at least 5"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(arguments: tuple[str, ...], said: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "benchmarks", *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert said in done.stderr
+def test_what_cannot_be_compared_is_refused(
+    arguments: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert (ended.value.code, said in capsys.readouterr().err) == (2, True)
