@@ -39,7 +39,7 @@ done
 
 inside "$gateway" sh -c "echo \$\$ > /tmp/pid && exec llmops serve --port $port" &
 serving=$!
-for _ in $(seq 120); do
+for _ in $(seq 600); do
     curl -sf "http://127.0.0.1:$port/readyz" > "$work/ready" && break
     kill -0 "$serving" || exit 1
     sleep 1
