@@ -28,7 +28,7 @@ from typing import Any
 import psycopg
 
 START_SECONDS = 600
-"""MLflow's server takes ten where there is nothing else to do, and two minutes on a machine ten times as busy."""
+"""MLflow's server took more than 120 on two cores with ten times as much to do as they can."""
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local", "AWS_DEFAULT_REGION": "us-east-1"}
 """moto takes any; a client that has none asks the cloud's metadata server first."""
 
