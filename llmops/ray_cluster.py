@@ -33,9 +33,11 @@ Done = TypeVar("Done")
 
 def keep_on_loopback() -> None:
     """Has Ray, which must not be imported yet, listen on loopback only, and take 127.0.0.1 for what it is: on Linux it
-    would be the machine's address that others reach. No statistics of its use are sent."""
+    would be the machine's address that others reach. No statistics of its use are sent. Workers that it starts have the
+    priority of this process."""
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on those systems it is the default
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_worker_niceness"] = "0"  # the default, 15, starves them beside other work
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # its next version's behaviour, which it warns of
 
 

@@ -42,6 +42,8 @@ AT_LEAST = 0.9
 NODES, SLOTS = 2, 16
 SECONDS = 0.02
 """Of one answer of the stub."""
+WARM_UP = 1000
+"""Rows of a run that says how fast this machine is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +77,10 @@ def home_with_rows(folder: Path, url: str, rows: int) -> Evaluations:
 
 
 def measured(
-    evaluations: Evaluations, on: str, works: Sequence[psutil.Process], show: Callable[[str, int, int], None]
+    evaluations: Evaluations, on: str, works: Sequence[psutil.Process], rows: int, show: Callable[[str, int, int], None]
 ) -> Measured:
-    """One run with an empty cache and no shards. works: the processes that do, whose children count, too."""
+    """One run over the first rows, with an empty cache and no shards. works: processes that do, beside this one, whose
+    children count, too."""
 
     async def run(home: Path) -> Measured:
         suite = evaluations.suite(SUITE)
@@ -85,15 +88,15 @@ def measured(
         before = cpu_seconds(works)
         matrix = matrix_of(settings, evaluations.registry, suite, RunOptions(on=on), show)
         async with aclosing(matrix):
-            [report] = [report async for report in matrix.reports(evaluations.cells(suite), RowChoice())]
-            assert report.generated == suite.n_rows
+            [report] = [report async for report in matrix.reports(evaluations.cells(suite), RowChoice(rows))]
+            assert report.generated == rows
             cpu = cpu_seconds(works) - before
-            rows = [
+            results = [
                 (result.row.to_json(), result.output.text, {name: each.value for name, each in result.scores.items()})
                 for result in report.results
             ]
         metrics = {name: metric.to_json() for name, metric in report.metrics.items()}
-        return Measured(len(rows) / report.seconds, 1000 * cpu / len(rows), content_hash([rows, metrics]))
+        return Measured(rows / report.seconds, 1000 * cpu / rows, content_hash([results, metrics]))
 
     with tempfile.TemporaryDirectory(prefix="llmops-bench-") as folder:
         return asyncio.run(run(Path(folder)))
@@ -115,27 +118,31 @@ def rounds(options: argparse.Namespace) -> Iterator[tuple[Measured, Measured]]:
         with echo_upstream(free_port(), SECONDS) as url:
             print("registering the stub and its suite …", file=sys.stderr)
             evaluations = home_with_rows(Path(folder), url, options.rows)
-            began, longest = time.monotonic(), 0.0
+            with progress_bar() as show:
+                found = measured(evaluations, "local", (), min(WARM_UP, options.rows), show)
+            fitting = found.rows_per_second * 60 * options.minutes / (2 * options.rounds)
+            rows = min(options.rows, max(WARM_UP, int(fitting)))
+            print(
+                f"{rows} rows a round",
+                "" if rows == options.rows else f": {options.rows} take too long here",
+                flush=True,
+            )
             for number in range(options.rounds):
-                begun = time.monotonic()
-                if number and begun + longest > began + 60 * options.minutes:
-                    return print(f"no time is left for {options.rounds - number} of {options.rounds} rounds")
-                found = {}
+                by_runner = {}
                 for on in ("local", "ray")[:: 1 if number % 2 == 0 else -1]:
                     print(f"round {number + 1} of {options.rounds}: {on} …", file=sys.stderr)
                     with progress_bar() as show:
-                        found[on] = measured(evaluations, on, cluster if on == "ray" else (), show)
-                yield found["local"], found["ray"]
-                longest = max(longest, time.monotonic() - begun)
+                        by_runner[on] = measured(evaluations, on, cluster if on == "ray" else (), rows, show)
+                yield by_runner["local"], by_runner["ray"]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Evaluation on two Ray nodes against the local runner.")
     parser.add_argument("--rows", type=int, default=20_000)
-    parser.add_argument("--rounds", type=int, default=3, help="at most; default: %(default)s")
-    parser.add_argument("--minutes", type=float, default=4.0, help="no round begins that would end later")
+    parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
+    parser.add_argument("--minutes", type=float, default=4.0, help="fewer rows where all rounds would take longer")
     options = parser.parse_args()
-    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before the run, {options.rows} rows, {NODES} nodes")
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before the run, {NODES} nodes")
     os.environ[KEY_VARIABLE] = KEY  # the nodes', too
     speed, cpu, same = [], [], True
     for local, ray in rounds(options):
