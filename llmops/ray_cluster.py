@@ -37,7 +37,7 @@ def keep_on_loopback() -> None:
     priority of this process."""
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # on those systems it is the default
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_worker_niceness"] = "0"  # the default, 15, starves them beside other work
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - its name; the default, 15, starves them beside other work
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # its next version's behaviour, which it warns of
 
 
