@@ -14,7 +14,6 @@ from typing import Any
 
 import psutil
 
-from deploy.services.servers import free_port
 from llmops.ray_cluster import keep_on_loopback, started
 
 ATTEMPTS = 5
@@ -22,12 +21,11 @@ ATTEMPTS = 5
 
 
 class RayNodes:
-    """A running cluster. address: for RAY_ADDRESS. client_address: of its server for clients elsewhere, `ray://…`.
-    raylets: process ids, by the order of the nodes."""
+    """A running cluster. address: for RAY_ADDRESS. raylets: process ids, by the order of the nodes."""
 
-    def __init__(self, cluster: Any, client_port: int) -> None:
+    def __init__(self, cluster: Any) -> None:
         self._cluster = cluster
-        self.address, self.client_address = str(cluster.address), f"ray://127.0.0.1:{client_port}"
+        self.address = str(cluster.address)
         self.raylets: list[int] = []
 
     def add(self) -> None:
@@ -51,10 +49,10 @@ def ray_nodes(count: int) -> Iterator[RayNodes]:
     keep_on_loopback()
     from ray.cluster_utils import Cluster
 
-    head = {"num_cpus": 0, "include_dashboard": False, "ray_client_server_port": free_port(), **_LOOPBACK}
+    head = {"num_cpus": 0, "include_dashboard": False, **_LOOPBACK}
     cluster = started(lambda: Cluster(initialize_head=True, head_node_args=head), ATTEMPTS)
     try:
-        nodes = RayNodes(cluster, head["ray_client_server_port"])
+        nodes = RayNodes(cluster)
         for _ in range(count):
             nodes.add()
         yield nodes
@@ -64,6 +62,6 @@ def ray_nodes(count: int) -> Iterator[RayNodes]:
 
 if __name__ == "__main__":
     with ray_nodes(int(sys.argv[1])) as running:
-        sys.stdout.write(f"RAY_ADDRESS={running.address}  # or {running.client_address}; raylets: {running.raylets}\n")
+        sys.stdout.write(f"RAY_ADDRESS={running.address}  # raylets: {running.raylets}\n")
         sys.stdout.flush()
         sys.stdin.read()

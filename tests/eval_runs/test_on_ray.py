@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks.evaluation.echo_upstream import echo_upstream, times_asked
 from deploy.services.ray_nodes import RayNodes, ray_nodes
-from deploy.services.servers import CREDENTIALS, free_port, s3_server
+from deploy.services.servers import CREDENTIALS, free_port, ray_client_server, s3_server
 from llmops.errors import CannotRun, UsageError
 from llmops.eval_runs.matrix import RowChoice, RunOptions
 from llmops.eval_runs.ray_matrix import matrix_of
@@ -90,12 +90,13 @@ def test_rows_and_scores_are_the_local_runners_and_neither_repeats_the_other(wor
 def test_a_client_of_the_cluster_with_shards_on_s3_and_a_local_engine(workshop, cluster, tmp_path):
     of_both = {"model": "tiny@1", "engine": "fake"}
     local = asyncio.run(evaluated(workshop, tmp_path / "local", "sums", **of_both))
-    on_s3 = {"on": cluster.client_address, "shards": "s3://shards/rows", "shard_rows": 10, **of_both}
-    ray = asyncio.run(evaluated(workshop, tmp_path / "ray", "sums", **on_s3))
+    with ray_client_server(tmp_path, cluster.address) as address:
+        on_s3 = {"on": address, "shards": "s3://shards/rows", "shard_rows": 10, **of_both}
+        ray = asyncio.run(evaluated(workshop, tmp_path / "ray", "sums", **on_s3))
+        again = asyncio.run(evaluated(workshop, tmp_path / "another home", "sums", **on_s3))
     assert rows_of(ray) == rows_of(local)
     assert ray.metrics == local.metrics
     assert (ray.generated, len(FileStorage("s3://shards/rows", "shards").files())) == (24, 3)
-    again = asyncio.run(evaluated(workshop, tmp_path / "another home", "sums", **on_s3))
     assert again.generated == 0
     assert rows_of(again) == rows_of(local)
 
