@@ -76,11 +76,14 @@ class RayCluster:
 
     @contextmanager
     def failures_translated(self) -> Iterator[None]:
-        """Around taking a task's result. Raises what the task raised; CannotRun: its process died again and again."""
+        """Around sending a task and taking its result. Raises what the task raised; CannotRun: its process died again and
+        again, or the connection to the cluster was lost."""
         try:
             yield
         except self.ray.exceptions.RayTaskError as error:
             raise error.cause from error
+        except ConnectionError as error:
+            raise CannotRun(f"the connection to the Ray cluster was lost: {_first_line(error)}") from error
         except self.ray.exceptions.RayError as error:
             raise CannotRun(f"a task on the Ray cluster was given up: {_first_line(error)}") from error
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from llmops.errors import CannotRun
-from llmops.ray_cluster import started
+from llmops.ray_cluster import RayCluster, started
 
 
 class DyingStart:
@@ -37,3 +37,13 @@ def test_a_start_that_always_fails_is_an_error_that_says_why():
     with pytest.raises(CannotRun, match=r"^Ray cannot be started \(2 attempts\): the node timed out$"):
         started(start, 2)
     assert [process.wait(60) for process in start.processes] == [-signal.SIGKILL] * 2
+
+
+def test_a_connection_that_is_lost_is_an_error_that_says_so():
+    import ray
+
+    cluster = RayCluster("ray://127.0.0.1:1")
+    vars(cluster)["ray"] = ray  # as when it is connected
+    lost = "^the connection to the Ray cluster was lost: cleaned up$"
+    with pytest.raises(CannotRun, match=lost), cluster.failures_translated():
+        raise ConnectionError("cleaned up\nlong ago")

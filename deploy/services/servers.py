@@ -134,15 +134,6 @@ def s3_server(folder: Path, bucket: str) -> Iterator[str]:
 
 
 @contextmanager
-def ray_client_server(folder: Path, cluster: str) -> Iterator[str]:
-    """The `ray://` URL of a server for clients elsewhere. cluster: the address of a running one on this machine."""
-    port = free_port()
-    command = [sys.executable, "-m", "ray.util.client.server", "--mode", "proxy", "--address", cluster]
-    with _process([*command, "--host", "127.0.0.1", "--port", str(port)], lambda: _accepts(port), folder / "ray.log"):
-        yield f"ray://127.0.0.1:{port}"
-
-
-@contextmanager
 def mlflow_server(folder: Path, database: str, s3: str, bucket: str) -> Iterator[str]:
     """The URL of MLflow's server, its runs in a database and its artifacts in a bucket that only it opens."""
     port = free_port()

@@ -76,7 +76,8 @@ class RayRunner:
         # A local engine uses all cores of its node; asking an upstream is work for one.
         cpus = 1 if cells[0].model.format == "openai" else min(self._cluster.cpus())
         evaluate = self._cluster.task(_evaluate, name="evaluate shard", cpus=cpus)
-        sent = [self._cluster.ray.put(cell) for cell in cells]
+        with self._cluster.failures_translated():
+            sent = [self._cluster.ray.put(cell) for cell in cells]
         running: dict[asyncio.Future[ShardDone], tuple[int, int]] = {}
 
         async def finished() -> list[tuple[int, int, ShardDone]]:
@@ -88,7 +89,8 @@ class RayRunner:
             while len(running) >= (self._workers or max(1, len(self._cluster.cpus()))):
                 for each in await finished():
                     yield each
-            result = evaluate.remote(sent[position], work).future()
+            with self._cluster.failures_translated():
+                result = evaluate.remote(sent[position], work).future()
             running[asyncio.wrap_future(result)] = number, position
         while running:
             for each in await finished():

@@ -15,25 +15,20 @@ import pytest
 
 from benchmarks.evaluation.echo_upstream import echo_upstream, times_asked
 from deploy.services.ray_nodes import RayNodes, ray_nodes
-from deploy.services.servers import CREDENTIALS, free_port, ray_client_server, s3_server
+from deploy.services.servers import free_port
 from llmops.errors import CannotRun, UsageError
 from llmops.eval_runs.matrix import RowChoice, RunOptions
 from llmops.eval_runs.ray_matrix import matrix_of
 from llmops.evaluation.results import EvalReport
-from llmops.file_storage import FileStorage
 from llmops.registry import model_registration as models
 from tests.registered_home import Workshop, write_suite
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayNodes]:
-    """Its nodes know an S3 store with the bucket `shards`."""
-    with pytest.MonkeyPatch.context() as patch, s3_server(tmp_path_factory.mktemp("s3"), "shards") as url:
-        for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": url}.items():
-            patch.setenv(name, value)
-        with ray_nodes(2) as nodes:
-            patch.setenv("RAY_ADDRESS", nodes.address)
-            yield nodes
+def cluster() -> Iterator[RayNodes]:
+    with pytest.MonkeyPatch.context() as patch, ray_nodes(2) as nodes:
+        patch.setenv("RAY_ADDRESS", nodes.address)
+        yield nodes
 
 
 @pytest.fixture(scope="module")
@@ -45,19 +40,12 @@ def upstream(workshop: Workshop) -> Iterator[str]:
 
 
 async def evaluated(
-    workshop: Workshop,
-    home: Path,
-    suite_name: str,
-    done: Any = lambda _: None,
-    *,
-    model: str = "echo@1",
-    shards: str | None = None,
-    **options: Any,
+    workshop: Workshop, home: Path, suite_name: str, done: Any = lambda _: None, **options: Any
 ) -> EvalReport:
     """The suite's report, with cache and shards in a home of its own, and nothing recorded. done: is told of rows."""
     suite = workshop.evaluations.suite(suite_name)
-    cells = workshop.evaluations.cells(suite, ["qa@1"], [model])
-    settings = replace(workshop.settings, home=home, shards=shards, engine=None, engine_slots=16)
+    cells = workshop.evaluations.cells(suite, ["qa@1"], ["echo@1"])
+    settings = replace(workshop.settings, home=home, engine=None, engine_slots=16)
     matrix = matrix_of(settings, workshop.registry, suite, RunOptions(**options), lambda _what, rows, _all: done(rows))
     async with aclosing(matrix):
         [report] = [report async for report in matrix.reports(cells, RowChoice())]
@@ -84,21 +72,6 @@ def test_rows_and_scores_are_the_local_runners_and_neither_repeats_the_other(wor
     assert (again.generated, other.generated) == (0, 0)
     assert rows_of(again) == rows_of(other) == rows_of(local)
     assert times_asked(upstream) == asked
-
-
-@pytest.mark.slow
-def test_a_client_of_the_cluster_with_shards_on_s3_and_a_local_engine(workshop, cluster, tmp_path):
-    of_both = {"model": "tiny@1", "engine": "fake"}
-    local = asyncio.run(evaluated(workshop, tmp_path / "local", "sums", **of_both))
-    with ray_client_server(tmp_path, cluster.address) as address:
-        on_s3 = {"on": address, "shards": "s3://shards/rows", "shard_rows": 10, **of_both}
-        ray = asyncio.run(evaluated(workshop, tmp_path / "ray", "sums", **on_s3))
-        again = asyncio.run(evaluated(workshop, tmp_path / "another home", "sums", **on_s3))
-    assert rows_of(ray) == rows_of(local)
-    assert ray.metrics == local.metrics
-    assert (ray.generated, len(FileStorage("s3://shards/rows", "shards").files())) == (24, 3)
-    assert again.generated == 0
-    assert rows_of(again) == rows_of(local)
 
 
 def test_stopping_early_goes_with_the_local_runner(workshop):
