@@ -76,8 +76,8 @@ class RayCluster:
 
     @contextmanager
     def failures_translated(self) -> Iterator[None]:
-        """Around sending a task and taking its result. Raises what the task raised; CannotRun: its process died again and
-        again, or the connection to the cluster was lost."""
+        """Around sending a task and taking its result. Raises what the task raised; CannotRun: its process died again
+        and again, or the connection to the cluster was lost."""
         try:
             yield
         except self.ray.exceptions.RayTaskError as error:
