@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,11 +88,12 @@ def replicas(environment: Environment) -> Iterator[str]:
         for name, options in (("limited", ("--requests-per-minute", str(LIMIT))), ("free", ()))
     )
     with two_gateways(environment) as gateways, httpx.Client() as client:
-        for line in (
-            limits_hold(gateways, client, limited),
-            alias_is_seen(gateways, client, free, environment),
-            nothing_acknowledged_is_lost(gateways, free, environment),
+        for tried in (
+            partial(limits_hold, gateways, client, limited),
+            partial(alias_is_seen, gateways, client, free, environment),
+            partial(nothing_acknowledged_is_lost, gateways, free, environment),
         ):
+            line = tried()
             _say(line)
             yield line
 
