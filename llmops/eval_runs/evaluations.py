@@ -110,7 +110,6 @@ class Evaluations:
             async with aclosing(matrix_of(self.settings, self.registry, suite, options, progress)) as matrix:
                 return await matrix.run(cells, RowChoice(options.limit))
 
-        suite.try_scorers()
         return asyncio.run(work())
 
     def run_until_decided(

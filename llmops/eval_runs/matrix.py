@@ -226,18 +226,10 @@ class Matrix:
         for cell in cells:
             check_parameters(cell.model, self._settings, cell.parameters, self.options.engine)
         identities = [cell_identity(self._suite, cell, self._settings, self.options, chosen) for cell in cells]
-        done: dict[int, CellRun] = {}
-        failed: dict[int, tuple[CellRun, int]] = {}  # runs in which so many rows failed in a way that may pass
-        if not self.options.force:
-            for position, (cell, identity) in enumerate(zip(cells, identities, strict=True)):
-                if (known := self._recorder.find(self._suite.name, identity.hash)) is not None:
-                    found = CellRun(cell, known, 0, known.rows)
-                    has_failed = any(metric.n_failed for metric in known.metrics.values())
-                    if has_failed and (n_failed := self._passing_failures(cell, self._recorder.rows(known))):
-                        failed[position] = (found, n_failed)
-                    else:
-                        done[position] = found
+        done, failed = ({}, {}) if self.options.force else self._recorded(cells, identities)
         left = [position for position in range(len(cells)) if position not in done]
+        if left:
+            self._suite.try_scorers()  # loads their libraries, which takes seconds
         for _, group in groupby(left, key=lambda position: cells[position].model.ref):
             positions = list(group)
             async for report in self.reports([cells[position] for position in positions], chosen):
@@ -250,6 +242,24 @@ class Matrix:
                         continue
                 done[position] = await asyncio.to_thread(self._record, cell, identities[position], report, shown)
         return [done[position] for position in range(len(cells))]
+
+    def _recorded(
+        self, cells: Sequence[Cell], identities: Sequence[CellIdentity]
+    ) -> tuple[dict[int, CellRun], dict[int, tuple[CellRun, int]]]:
+        """Runs on record, by the cell's position: those to reuse, and those in which so many rows failed in a way that
+        may pass."""
+        done: dict[int, CellRun] = {}
+        failed: dict[int, tuple[CellRun, int]] = {}
+        for position, (cell, identity) in enumerate(zip(cells, identities, strict=True)):
+            if (known := self._recorder.find(self._suite.name, identity.hash)) is None:
+                continue
+            found = CellRun(cell, known, 0, known.rows)
+            has_failed = any(metric.n_failed for metric in known.metrics.values())
+            if has_failed and (n_failed := self._passing_failures(cell, self._recorder.rows(known))):
+                failed[position] = (found, n_failed)
+            else:
+                done[position] = found
+        return done, failed
 
     async def reports(self, cells: Sequence[Cell], chosen: RowChoice) -> AsyncIterator[EvalReport]:
         """Of each of some cells of one model, in order."""

@@ -39,11 +39,8 @@ class Noise:
 
     @property
     def ci95(self) -> tuple[float, float]:
-        """Clopper–Pearson interval of the share."""
-        from statsmodels.stats.proportion import proportion_confint
-
-        low, high = proportion_confint(self.flips, self.n, alpha=0.05, method="beta")
-        return float(low), float(high)
+        """Clopper–Pearson interval of the share; of no answers, every share."""
+        return statistics.sign_test_interval(self.flips, self.n - self.flips) if self.n else (0.0, 1.0)
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "flip_share": self.share, "ci95": list(self.ci95)}

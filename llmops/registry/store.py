@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 import sqlalchemy as sa
 
 from llmops.errors import StoreUnavailable, UnknownVersion, UsageError
+from llmops.registry.mlflow_database import REVISION, DatabaseClient
 from llmops.settings import Settings
 from llmops.state_files import (
     BUSY_SECONDS,
@@ -66,15 +67,6 @@ _RECORD_HOME = (
 )
 _PAGE, _METRICS_AT_A_TIME, _PARAMS_AT_A_TIME = 1000, 1000, 100  # the last two are MLflow's limits
 _NONE: Mapping[str, str] = MappingProxyType({})
-_MARKS: list[sa.Select[*tuple[Any, ...]]] = [
-    # MLflow's tables. Its version is pinned, and the tests of a poll fail should they change their names.
-    sa.select(*map(sa.column, columns)).select_from(sa.table(table))
-    for table, columns in (
-        ("registered_models", ("name", "last_updated_time")),
-        ("registered_model_aliases", ("name", "alias", "version")),
-        ("registered_model_tags", ("name", "key", "value")),
-    )
-]
 _open_lock = threading.Lock()
 
 
@@ -88,8 +80,6 @@ class Store:
         self.uri = settings.resolved_tracking_uri
         for name, value in _MLFLOW_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        import mlflow
-
         for chatty in ("alembic", "mlflow"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
         if self.uri.startswith("sqlite:"):
@@ -113,20 +103,32 @@ class Store:
                 with contextlib.closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
                     write_ahead(connection)
                     connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            self.make_current()
-            self.client: Any = mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
             self._experiments: dict[str, str] = {}
+            self.client: Any = self._database_client() or self.mlflow_client
             self.experiment()
             if in_home:
                 follow_home(home, artifacts_set=settings.artifacts is not None)
-            try:  # MLflow's own database, for reading alone; none where the store is behind a server, or in memory
-                url = sa.make_url(self.uri)
-                elsewhere = url.database in (None, "", ":memory:")
-                self._database = None if elsewhere else sa.create_engine(url, pool_size=1)
-            except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError):
-                self._database = None
             if self._file is not None:
                 self._file.opened()
+
+    def _database_client(self) -> DatabaseClient | None:
+        """None where the store is behind a server, or in a database that is read by MLflow alone."""
+        database = _database_of(self.uri)
+        if database is None:
+            return None
+        if not _is_known(database):
+            self.mlflow_client.search_experiments(max_results=1)  # makes the tables of a new store
+            if not _is_known(database):
+                return None
+        return DatabaseClient(database, lambda: self.mlflow_client)
+
+    @functools.cached_property
+    def mlflow_client(self) -> Any:
+        """MLflow's own client, which is imported by it."""
+        import mlflow
+
+        self.make_current()
+        return mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
 
     def make_current(self) -> None:
         """Points MLflow's module-level functions at this store: they use whichever was named last in the process."""
@@ -183,17 +185,36 @@ class Store:
             return list(self.client.search_model_versions(f"name = '{name}'"))
 
     def marks(self) -> Sequence[Any] | None:
-        """What changes whenever a registered model, one of its aliases or tags, or the set of its versions does: a
-        fortieth of the cost of MLflow's own search. None where the store is behind a server.
+        """As `DatabaseClient.marks`; None where the store is behind a server.
 
         Raises StoreUnavailable, also for a SQLite file that was taken away, replaced or cut short.
         """
         if self._file is not None:
             self._file.check()
-        if self._database is None:
+        if not isinstance(self.client, DatabaseClient):
             return None
-        with translated(f"MLflow store {shown(self.uri)}"), self._database.connect() as connection:
-            return [connection.execute(query).all() for query in _MARKS]
+        with translated(f"MLflow store {shown(self.uri)}"):
+            return self.client.marks()
+
+
+def _database_of(uri: str) -> sa.Engine | None:
+    """The database that a store's address names, where it is one that MLflow shares with others by SQL."""
+    try:
+        url = sa.make_url(uri)
+        if url.database in (None, "", ":memory:") or url.get_backend_name() not in ("sqlite", "postgresql"):
+            return None
+        return sa.create_engine(url, pool_size=1)
+    except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError):
+        return None
+
+
+def _is_known(database: sa.Engine) -> bool:
+    """Whether the database holds MLflow's tables in the form that `DatabaseClient` reads."""
+    try:
+        with database.connect() as connection:
+            return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalars().all() == [REVISION]
+    except sa.exc.DBAPIError:
+        return False
 
 
 def pages(search: Callable[..., Any], at_a_time: int = _PAGE, **wanted: Any) -> Iterator[Any]:
@@ -303,17 +324,19 @@ def _move(connection: sqlite3.Connection, table: str, column: str, earlier: Path
 @contextmanager
 def translated(what: str) -> Iterator[None]:
     """The seam: MLflow's and its drivers' exceptions leave as ours, naming `what` was tried."""
-    import requests
-    from mlflow.exceptions import MlflowException
-
     try:
         yield
-    except MlflowException as error:
+    except UnknownVersion as error:  # what MLflow's own client calls so too
+        raise UnknownVersion(f"{what}: {error}") from error
+    except (sa.exc.SQLAlchemyError, sqlite3.Error, OSError) as error:  # those of requests are OSErrors
+        raise StoreUnavailable(f"{what}: {advised(str(error).splitlines()[0])}") from error
+    except Exception as error:
+        code = getattr(error, "error_code", None)  # MLflow's exceptions, known without importing it
+        if code is None or not type(error).__module__.startswith("mlflow."):
+            raise
         first_line = str(error).splitlines()[0]
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+        if code == "RESOURCE_DOES_NOT_EXIST":
             raise UnknownVersion(f"{what}: {first_line}") from error
-        if error.error_code in ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS"):
+        if code in ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS"):
             raise UsageError(f"{what}: {first_line}") from error
         raise StoreUnavailable(f"{what}: {first_line}") from error
-    except (sa.exc.SQLAlchemyError, sqlite3.Error, requests.RequestException, OSError) as error:
-        raise StoreUnavailable(f"{what}: {advised(str(error).splitlines()[0])}") from error

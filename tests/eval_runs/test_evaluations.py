@@ -47,7 +47,7 @@ def test_metrics_count_scored_and_failed_rows_and_a_run_names_what_it_was_made_o
     assert [failure.to_json() for failure in workshop.evaluations.failures(first)] == [
         {"why": why, "rows": 24, "first": "sums-0", "scorers": ["fields"]}
     ]
-    found = workshop.registry.store.client.get_run(first.run.run_id)
+    found = workshop.registry.store.mlflow_client.get_run(first.run.run_id)
     model = workshop.registry.models.get("tiny@1")
     assert json.loads(found.data.tags["mlflow.linkedPrompts"]) == [{"name": "qa", "version": "1"}]
     assert model.model_id in {item.model_id for item in found.inputs.model_inputs}

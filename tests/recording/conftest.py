@@ -67,7 +67,7 @@ class Desk:
 
     @property
     def client(self) -> Any:
-        return self.registry.store.client
+        return self.registry.store.mlflow_client
 
     @property
     def recorder(self) -> EvalRecorder:

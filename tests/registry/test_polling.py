@@ -86,7 +86,7 @@ def test_when_nothing_changed_nothing_is_searched_but_in_a_store_behind_a_server
     searches.clear()
     assert registry.registered() is first
     assert searches == []
-    monkeypatch.setattr(registry.store, "_database", None)
+    monkeypatch.setattr(registry.store, "marks", lambda: None)
     assert registry.registered() is first
     assert searches == ["*"]
 
