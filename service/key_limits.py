@@ -24,27 +24,19 @@ from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from limits import RateLimitItemPerMinute
-from limits.aio.strategies import MovingWindowRateLimiter
-from limits.errors import ConfigurationError, StorageError
-from limits.storage import storage_from_string
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-
-from llmops.errors import StoreUnavailable, UsageError
+from llmops.errors import StoreUnavailable
 from llmops.keys import Key
 from llmops.processes import ProcessLock, run_blocking
 from llmops.production_log import BudgetState, Reservation, TokenBudgets
 from llmops.production_log.budgets import DAY, MINUTE, MINUTE_SECONDS
 from service.error_map import RETRY_SECONDS, ApiError
 
-logger = logging.getLogger("llmops.service")
+if TYPE_CHECKING:
+    from service.redis_windows import RedisWindows
 
-REDIS_SECONDS = 1.0
-"""How long Redis may take to connect, and to answer, before a machine counts on its own."""
+logger = logging.getLogger("llmops.service")
 
 LOCK_SECONDS, LOCK_PAUSE_SECONDS = 2.0, 0.0005
 """How long a worker waits for another one, which holds a window for microseconds, or until it is scheduled again. One
@@ -82,8 +74,11 @@ class RateLimits:
         """Connects to nothing yet. Raises UsageError when `redis_url` cannot be read."""
         self._own = _Windows()
         self._of_all_workers = None if folder is None else _SharedWindows(folder)
-        self._redis = None if redis_url is None else _redis_storage(redis_url)
-        self._shared = None if self._redis is None else MovingWindowRateLimiter(self._redis)
+        self._redis: RedisWindows | None = None
+        if redis_url is not None:
+            from service.redis_windows import RedisWindows
+
+            self._redis = RedisWindows(redis_url)
         self._ask_again_at = 0.0
         self.problem: str | None = None
 
@@ -105,20 +100,14 @@ class RateLimits:
 
     async def _count(self, key_id: str, most: int) -> tuple[int | None, float]:
         """Counts a request: how many more fit, -1 where it does not; None: not asked. And the seconds until more do."""
-        if self._shared is not None and time.monotonic() >= self._ask_again_at:
-            # Each question costs a third of a millisecond of processor time.
-            item = RateLimitItemPerMinute(most, namespace="requests")
+        if self._redis is not None and time.monotonic() >= self._ask_again_at:
             try:
-                if await self._shared.hit(item, key_id):
-                    self._note(None)
-                    return None, 0.0
-                reset_at, _ = await self._shared.get_window_stats(item, key_id)
-            except StorageError as error:
+                counted = await self._redis.count(key_id, most)
+            except StoreUnavailable as error:
                 self._note(error)
             else:
                 self._note(None)
-                # By the clocks of the machines, one of which may have been set.
-                return -1, min(MINUTE_SECONDS, max(0.0, reset_at - time.time()))
+                return counted
         if self._of_all_workers is not None:
             try:
                 return self._of_all_workers.count(key_id, most)
@@ -129,13 +118,13 @@ class RateLimits:
     async def close(self) -> None:
         """Lets the connections to Redis go."""
         if self._redis is not None:
-            await self._redis.bridge.storage.aclose()
+            await self._redis.close()
 
-    def _note(self, error: StorageError | None) -> None:
+    def _note(self, error: StoreUnavailable | None) -> None:
         if error is not None:
             self._ask_again_at = time.monotonic() + RETRY_SECONDS
             if self.problem is None:
-                logger.warning("Redis does not answer, limits are counted by each machine: %s", error.storage_error)
+                logger.warning("Redis does not answer, limits are counted by each machine: %s", error)
             self.problem = "Redis does not answer: rate limits are counted by each machine on its own"
         elif self.problem is not None:
             logger.warning("Redis answers again: rate limits are counted across machines")
@@ -206,18 +195,6 @@ class _SharedWindows:
             lock.close()
             raise
         return found
-
-
-def _redis_storage(url: str) -> Any:
-    # One retry, at once: a connection that Redis closed while it was idle is no outage.
-    patience = {"socket_timeout": REDIS_SECONDS, "socket_connect_timeout": REDIS_SECONDS}
-    options: dict[str, Any] = {**patience, "retry": Retry(NoBackoff(), 1, (RedisConnectionError,))}
-    try:
-        return storage_from_string(
-            f"async+{url}", wrap_exceptions=True, implementation="redispy", key_prefix="llmops", **options
-        )
-    except (ConfigurationError, ValueError) as error:
-        raise UsageError("LLMOPS_REDIS_URL: must be like redis://127.0.0.1:6379/0") from error
 
 
 def refusal(message: str, seconds: float) -> ApiError:

@@ -7,6 +7,7 @@ it closes. Closing the connection cancels the operation.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -133,7 +134,9 @@ def pack(item: Operation | Answer) -> bytes:
         details = {name: getattr(item, name) for name in _ERROR_DETAILS if hasattr(item, name)}
         name, fields = "EngineError", {"kind": name, "message": str(item), "details": details}
     try:
-        option = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
+        option = orjson.OPT_APPEND_NEWLINE
+        if "numpy" in sys.modules:  # orjson would import it, 15 MB of a process that has no arrays
+            option |= orjson.OPT_SERIALIZE_NUMPY
         line = orjson.dumps({name: fields}, default=_plain, option=option)
     except (orjson.JSONEncodeError, RecursionError) as error:
         raise BadFrame(f"cannot be written as JSON: {error}") from error

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from llmops.errors import UsageError
 from llmops.keys import Key
 from service.error_map import ApiError
-from service.key_limits import REDIS_SECONDS, RateLimits, duration, limits_of
+from service.key_limits import RateLimits, duration, limits_of
+from service.redis_windows import REDIS_SECONDS
 from tests.service.conftest import wait_until
 
 pytestmark = pytest.mark.anyio
