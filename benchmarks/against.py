@@ -26,7 +26,7 @@ from pathlib import Path
 from scipy.stats import t as student
 
 from benchmarks.gateway import overhead
-from benchmarks.gateway.contenders import Gateway, ours, upstream
+from benchmarks.gateway.contenders import Gateway, Home, ours, upstream
 from benchmarks.labs import predict
 from benchmarks.labs.bike_like import json_rows
 from benchmarks.monitoring.descriptors import NAMES, NEED_WORDNET
@@ -37,7 +37,7 @@ FEWEST_ROUNDS = 5
 _REPOSITORY = Path(__file__).parent.parent
 
 Figures = dict[str, float]
-"""Costs by name: seconds or milliseconds."""
+"""Costs by name: seconds, milliseconds or megabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +160,74 @@ def _predict(build: Build, folder: Path) -> Iterator[Measure]:
         yield measure
 
 
+_SUITE = """description = "Measured."
+eval_sets = ["bench"]
+prompt = "bench-prompt"
+model = "bench-model@1"
+[scorers.correct]
+type = "contains"
+[scorers.exact_match]
+[gate]
+primary = "correct"
+rule = "not-worse"
+margin = 0.2
+"""
+_COMMANDS = (
+    "prompts list",
+    "models list",
+    "release list bench",
+    "promote bench@2 --force --why measured",
+    "rollback bench",
+    "eval compare bench-prompt@1 bench-prompt@2",
+    "eval run bench",  # all of it reused
+)
+
+
+@contextmanager
+def _commands(build: Build, folder: Path) -> Iterator[Measure]:
+    rows = [{"id": str(n), "inputs": {"question": f"{n}?"}, "expectations": {"answers": [str(n)]}} for n in range(100)]
+    sets = folder / "eval_sets"
+    (sets / "bench").mkdir(parents=True)
+    (sets / "bench.toml").write_text(_SUITE, encoding="utf-8")
+    (sets / "bench" / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    with upstream(folder) as stub:
+        home = Home(folder, f"openai:{stub.base}/v1#stub", build.environment, eval_sets=str(sets))
+        home.llmops("eval", "run", "bench")
+
+        def measure() -> Figures:
+            figures: Figures = {}
+            for line in _COMMANDS:
+                command = [sys.executable, "-m", "llmops.cli", *line.split()]
+                with (folder / "said.txt").open("wb") as said:
+                    running = subprocess.Popen(command, env=dict(home.environment), stdout=said, stderr=said)
+                    _, status, used = os.wait4(running.pid, 0)
+                if status:
+                    raise RuntimeError(f"{line}: {(folder / 'said.txt').read_text(encoding='utf-8')[-1000:]}")
+                running.returncode = 0
+                name = " ".join(line.split()[:2]) if line.startswith(("eval", "release", "models")) else line.split()[0]
+                figures |= {f"{name}, CPU s": used.ru_utime + used.ru_stime, f"{name}, MB": used.ru_maxrss / 1024}
+            return figures
+
+        yield measure
+
+
+@contextmanager
+def _worker(build: Build, folder: Path) -> Iterator[Measure]:
+    with upstream(folder) as stub:
+        home = Home(folder, f"openai:{stub.base}/v1#stub", build.environment)
+
+        def measure() -> Figures:
+            with home.serving(home.create_key()) as gateway:
+                family = gateway.server.process.children(recursive=True)
+                (worker,) = (each for each in family if "--multiprocessing-fork" in each.cmdline())
+                return {"a worker at start, MB": worker.memory_info().rss / 1e6}
+
+        yield measure
+
+
 PARTS: dict[str, Callable[[Build, Path], AbstractContextManager[Measure]]] = {
+    "commands": _commands,
+    "worker": _worker,
     "gateway": _gateway,
     "descriptors": _descriptors,
     "monitoring-incremental": _incremental,
