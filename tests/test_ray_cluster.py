@@ -39,6 +39,7 @@ def test_a_start_that_always_fails_is_an_error_that_says_why():
     assert [process.wait(60) for process in start.processes] == [-signal.SIGKILL] * 2
 
 
+@pytest.mark.slow  # Ray is installed for these alone
 def test_a_connection_that_is_lost_is_an_error_that_says_so():
     import ray
 

@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 import sqlalchemy as sa
 
 from llmops.errors import StoreUnavailable, UnknownVersion, UsageError
+from llmops.production_log.database import open_engine
 from llmops.registry.mlflow_database import REVISION, DatabaseClient
 from llmops.settings import Settings
 from llmops.state_files import (
@@ -119,6 +120,7 @@ class Store:
         if not _is_known(database):
             self.mlflow_client.search_experiments(max_results=1)  # makes the tables of a new store
             if not _is_known(database):
+                database.dispose()
                 return None
         return DatabaseClient(database, lambda: self.mlflow_client)
 
@@ -201,9 +203,10 @@ def _database_of(uri: str) -> sa.Engine | None:
     """The database that a store's address names, where it is one that MLflow shares with others by SQL."""
     try:
         url = sa.make_url(uri)
-        if url.database in (None, "", ":memory:") or url.get_backend_name() not in ("sqlite", "postgresql"):
-            return None
-        return sa.create_engine(url, pool_size=1)
+        if url.get_backend_name() == "postgresql":
+            return open_engine(uri)
+        elsewhere = url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:")
+        return None if elsewhere else sa.create_engine(url, pool_size=1)
     except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError):
         return None
 

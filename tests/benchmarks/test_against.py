@@ -27,7 +27,7 @@ def test_a_build_runs_its_own_tree_wherever_it_is_started(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("endurance", "--against", "HEAD"), "no part 'endurance'; there are gateway"),
+        (("endurance", "--against", "HEAD"), "no part 'endurance'; there are commands"),
         (("predict", "--against", "HEAD", "--rounds", "4"), "--rounds must be at least 5"),
     ],
 )

@@ -28,7 +28,10 @@ def replicas(
         mlflow = postgres.new_database("two_replicas").replace("postgresql://", "postgresql+psycopg://")
     log = postgres.new_schema()
     settings = [Settings(home=tmp_path / name, tracking_uri=mlflow, log_url=log) for name in ("a", "b")]
-    yield Registry(settings[0], actor="anna"), Registry(settings[1], actor="bo")
+    opened = Registry(settings[0], actor="anna"), Registry(settings[1], actor="bo")
+    yield opened
+    for each in opened:
+        each.store.client.database.dispose()
     registry.store.make_current()
 
 

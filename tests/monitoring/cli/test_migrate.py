@@ -223,6 +223,15 @@ def test_a_target_with_data_and_databases_in_use_are_refused(llmops, home: Path,
     llmops("migrate", "--to", source).refused(2, "same database")
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def log_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database without tables."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/deep/log.db"
+    url: str = request.getfixturevalue("postgres_url")
+    return url
+
+
 def test_a_database_of_version_0_1_0_is_brought_up_to_date(log_url: str, tmp_path: Path) -> None:
     kind = "sqlite" if log_url.startswith("sqlite") else "postgresql"
     (tmp_path / "deep").mkdir()
