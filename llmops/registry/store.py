@@ -81,8 +81,6 @@ class Store:
         self.uri = settings.resolved_tracking_uri
         for name, value in _MLFLOW_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        for chatty in ("alembic", "mlflow"):
-            logging.getLogger(chatty).setLevel(logging.WARNING)
         if self.uri.startswith("sqlite:"):
             _tune_sqlite()
         path, home = sqlite_path(self.uri), settings.home.resolve()
@@ -136,6 +134,8 @@ class Store:
         """Points MLflow's module-level functions at this store: they use whichever was named last in the process."""
         import mlflow
 
+        for chatty in ("alembic", "mlflow"):  # which its import would undo
+            logging.getLogger(chatty).setLevel(logging.WARNING)
         mlflow.set_tracking_uri(self.uri)
         mlflow.set_registry_uri(self.uri)
 
