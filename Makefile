@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Of the packages' 50,000 files a tenth is ever imported: Python compiles those when it first imports them. The install
-# imports most of them, for environments that forbid Python to write bytecode.
+# imports most of them, in two processes, for environments that forbid Python to write bytecode.
 unexport PYTHONDONTWRITEBYTECODE
-IMPORTED := evidently, labs.cli, llmops.eval_runs.evaluations, mlflow.genai, monitoring.run, ragas, service.app, statsmodels.api, transformers
+IMPORTED := evidently, labs.cli, monitoring.run, statsmodels.api
+IMPORTED_TOO := llmops.eval_runs.evaluations, mlflow.genai, ragas, service.app, transformers
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -32,9 +33,9 @@ test-all: $(VENV)/.test-all ## run the tests, the slow ones too
 check: $(VENV)/.test ## lint, types, manifests, import rules, docs freshness
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/python -m deploy.kubernetes.check
-	$(BIN)/python -m pytest -q tests/test_architecture.py tests/test_docs.py
+	$(BIN)/mypy & types=$$!; \
+	$(BIN)/python -m deploy.kubernetes.check && $(BIN)/python -m pytest -q tests/test_architecture.py tests/test_docs.py; \
+	rest=$$?; wait $$types && exit $$rest
 
 bench: $(VENV)/.test-all ## reproduce the speed claims of the docs
 	$(BIN)/python -m benchmarks
@@ -56,7 +57,8 @@ $(VENV)/bin/python:
 $(VENV)/.runtime: $(VENV)/bin/python requirements.lock pyproject.toml
 	$(PIP_INSTALL) --requirement requirements.lock
 	$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
-	$(BIN)/python -W ignore -c 'import $(IMPORTED)'
+	$(BIN)/python -W ignore -c 'import $(IMPORTED)' & other=$$!; \
+	$(BIN)/python -W ignore -c 'import $(IMPORTED_TOO)' && wait $$other
 	touch $@
 
 $(VENV)/.test: $(VENV)/.runtime requirements-test.lock

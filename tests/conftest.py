@@ -25,7 +25,7 @@ __all__ = ["home", "llmops", "workshop"]  # fixtures
 
 # Tests run on every core: how long one example takes says nothing. Examples are the same each time, so that a failure
 # is a change's and not a draw's; `make test-all` draws others.
-hypothesis.settings.register_profile("llmops", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("llmops", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.register_profile("draw", deadline=None)
 hypothesis.settings.load_profile("llmops")
 

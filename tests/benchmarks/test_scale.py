@@ -38,6 +38,7 @@ def test_the_page_shows_the_figures_that_are_kept():
     assert capacity.filled(page, capacity.tables(*capacity.read())) == page, "run `python -m benchmarks scale --write`"
 
 
+@pytest.mark.slow
 def test_more_traffic_needs_more_pods_and_more_rows_more_storage():
     figures, inputs = capacity.read()
     one = capacity.needed(figures, inputs)

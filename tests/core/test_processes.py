@@ -58,7 +58,12 @@ STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
 
 @pytest.mark.parametrize(
     ("number", "stubborn"),
-    [(signal.SIGTERM, ""), (signal.SIGKILL, ""), (signal.SIGINT, ""), (signal.SIGKILL, STUBBORN)],
+    [
+        (signal.SIGTERM, ""),
+        pytest.param(signal.SIGKILL, "", marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, "", marks=pytest.mark.slow),
+        (signal.SIGKILL, STUBBORN),
+    ],
 )
 def test_a_foreign_program_and_what_it_started_end_with_a_starter_that_is_told_to_or_killed(number, stubborn):
     with _tree(stubborn) as starter:

@@ -37,6 +37,7 @@ def broken(builds, build, kind, name, path, value):
     return check.Manifests(build, manifests, whole=builds[build].whole, deployed=builds[build].deployed)
 
 
+@pytest.mark.slow
 def test_every_build_follows_every_rule(builds):
     assert [finding for each in builds.values() for finding in check.wrong(each)] == []
     assert all(len(each.all) > 1 for each in builds.values())

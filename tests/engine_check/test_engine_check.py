@@ -145,6 +145,7 @@ def test_refusals_under_load_are_counted_with_their_retry_after() -> None:
 
 
 @pytest.mark.parametrize(("deaf", "verdict"), [(False, "yes"), (True, "ignored")])
+@pytest.mark.slow
 def test_a_generation_that_goes_on_without_its_client_is_told_from_one_that_stops(deaf: bool, verdict: str) -> None:
     model = ScriptedModel(slots=1, deaf=deaf, piece_s=0.02)
     seen = observed(model, lambda session: cancellation(session, 0.3))

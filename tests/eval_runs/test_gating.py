@@ -87,6 +87,7 @@ def test_a_run_of_25_rows_against_one_of_200_is_inconclusive(evaluations, short)
     assert "only 25 of the suite's 200 rows were judged" in told
 
 
+@pytest.mark.slow
 def test_two_runs_of_the_same_25_rows_say_nothing_of_a_suite_of_200(evaluations):
     made = [run(evaluations, "long", prompt=prompt, limit=25) for prompt in ("qa@1", "qa@2")]
     assert [(each.to_json()["rows"], each.to_json()["suite_rows"]) for each in made] == [(25, 200)] * 2

@@ -97,6 +97,7 @@ def test_nothing_was_run_yet(llmops: Run, home: Path) -> None:
     assert not (home / "pipelines.db").exists()
 
 
+@pytest.mark.slow
 def test_a_printed_crontab_line_runs_with_nothing_in_its_environment(
     llmops: Run, home: Path, lifecycle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -146,7 +146,7 @@ def begin_to_refuse(registry: Registry) -> None:
     releases.promote(releases.get("champion@2"), why="a test")
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def story(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer
 ) -> Iterator[Story]:

@@ -229,6 +229,7 @@ def write_and_kill(url: str, kills: int, least: int) -> None:
     assert sorted(followed) == sorted(kept)
 
 
+@pytest.mark.parametrize("log_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True)
 def test_no_acknowledged_record_is_lost_when_writers_open_a_new_log_at_once_and_are_killed(log_url):
     write_and_kill(log_url, kills=3, least=20)
 

@@ -90,6 +90,7 @@ def test_what_is_kept_names_no_request_and_no_user():
     assert "anna" in json.dumps(given)
 
 
+@pytest.mark.slow
 def test_more_metrics_than_mlflow_takes_at_once_are_all_there_and_a_refused_one_is_a_plain_error(desk):
     metrics = {f"mean/d{number}": float(number) for number in range(2100)}
     run_id = record_monitoring_run(desk.store, "many", verdict(1), metrics)

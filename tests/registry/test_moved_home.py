@@ -63,6 +63,7 @@ def at_home(workshop, tmp_path):
     return copy
 
 
+@pytest.mark.slow
 def test_a_copied_home_holds_no_location_of_where_it_was_and_the_two_never_write_into_each_other(workshop, at_home):
     settings = at_home("copied")
     Registry(settings)

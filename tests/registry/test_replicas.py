@@ -18,7 +18,7 @@ from tests.registry.conftest import model, template
 ROUNDS = 3
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def replicas(
     request: pytest.FixtureRequest, postgres: PostgresServer, registry: Registry, tmp_path: Path
 ) -> Iterator[tuple[Registry, Registry]]:

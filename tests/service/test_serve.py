@@ -198,7 +198,7 @@ def answers(url):
         return False
 
 
-@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("killed", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_gateway_ends_with_the_block_and_with_who_started_it_killed_too(tmp_path, wait_until, killed):
     command = [sys.executable, "-c", _STARTER, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as starter:

@@ -106,7 +106,11 @@ def answered(replies: list[httpx.Response]) -> list[str]:
     return [reply.headers["x-request-id"] for reply in replies if reply.status_code == 200]
 
 
-@pytest.mark.parametrize("breaks", [lost, read_only, full, locked], ids=lambda breaks: breaks.__name__)
+@pytest.mark.parametrize(
+    "breaks",
+    [lost, *(pytest.param(each, marks=pytest.mark.slow) for each in (read_only, full, locked))],
+    ids=lambda breaks: breaks.__name__,
+)
 def test_nothing_acknowledged_is_lost_and_the_gateway_serves_again_by_itself(
     breaks: Breaks, postgres: PostgresServer, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

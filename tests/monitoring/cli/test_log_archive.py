@@ -153,6 +153,7 @@ def test_a_damaged_archive_is_found_and_one_that_is_gone_is_not_passed_over(llmo
 
 
 @pytest.mark.parametrize(("command", "least"), [("archive", 10), ("forget", 6)])
+@pytest.mark.slow
 def test_a_command_that_is_killed_anywhere_leaves_nothing_twice_and_nothing_missing(
     llmops, log, tmp_path, command, least
 ):
