@@ -340,7 +340,10 @@ class DatabaseClient:
 
     def _folder_of(self, run_id: str) -> Path | None:
         """Where a run's files are; None where that is no local folder."""
-        uri = urlsplit(self.get_run(run_id).info.artifact_uri)
+        found = self._all(sa.select(_runs.c.artifact_uri).where(_runs.c.run_uuid == run_id))
+        if not found:
+            raise UnknownVersion(f"Run with id={run_id} not found")
+        uri = urlsplit(found[0].artifact_uri)
         return Path(url2pathname(uri.path)) if uri.scheme in ("", "file") else None
 
     def _set(self, table: sa.TableClause, place: Mapping[str, Any], value: Mapping[str, Any]) -> None:
