@@ -102,7 +102,7 @@ class DatabaseClient:
 
     def search_registered_models(self, max_results: int = 100, page_token: str | None = None) -> Page:
         found = [item for item in self._registered() if item.tags.get(_IS_PROMPT) != "true"]
-        return _page(found, max_results, page_token)
+        return _page(found[_start(page_token) :], max_results, _start(page_token))
 
     def search_model_versions(self, filter_string: str) -> Any:
         named = re.fullmatch(r"name = '([^']+)'", filter_string)
@@ -119,10 +119,10 @@ class DatabaseClient:
 
     def search_prompts(self, max_results: int = 100) -> Page:
         found = [item for item in self._registered() if item.tags.pop(_IS_PROMPT, None) == "true"]
-        return _page(found, max_results, None)
+        return _page(found, max_results)
 
     def search_prompt_versions(self, name: str, max_results: int = 100) -> Page:
-        return _page([item for item in self._versions(name) if _IS_PROMPT in item.tags], max_results, None)
+        return _page([item for item in self._versions(name) if _IS_PROMPT in item.tags], max_results)
 
     def get_prompt_version(self, name: str, version: str) -> Any | None:
         item = self._version(name, version)
@@ -164,7 +164,8 @@ class DatabaseClient:
         return found[0]
 
     def search_experiments(self, max_results: int = 1000, page_token: str | None = None) -> Page:
-        return _page(self._experiments(_experiments.c.lifecycle_stage == "active"), max_results, page_token)
+        found = self._experiments(_experiments.c.lifecycle_stage == "active")
+        return _page(found[_start(page_token) :], max_results, _start(page_token))
 
     def get_run(self, run_id: str) -> Any:
         found = self._hydrated(self._all(sa.select(_runs).where(_runs.c.run_uuid == run_id)))
@@ -191,9 +192,8 @@ class DatabaseClient:
         )
         start = _runs.c.start_time
         query = query.order_by(start.desc() if direction == "DESC" else start.asc(), _runs.c.run_uuid)
-        offset = int(page_token or 0)
-        found = self._hydrated(self._all(query.limit(max_results + 1).offset(offset)))
-        return _page(found, max_results, None, offset)
+        found = self._hydrated(self._all(query.limit(max_results + 1).offset(_start(page_token))))
+        return _page(found, max_results, _start(page_token))
 
     def set_tag(self, run_id: str, key: str, value: str) -> None:
         self.get_run(run_id)
@@ -390,9 +390,13 @@ def _runs_where(condition: str) -> sa.Select[Any] | None:
     return query
 
 
-def _page(found: Sequence[Any], most: int, token: str | None, offset: int = 0) -> Page:
-    """As many as were asked for. token: where to begin among all of `found`; None where it begins at `offset`."""
-    start = int(token or 0)
-    page = Page(found[start : start + most])
-    page.token = str(offset + start + most) if len(found) > start + most else ""
+def _start(token: str | None) -> int:
+    """How many that a search finds come before the page of this token."""
+    return int(token or 0)
+
+
+def _page(found: Sequence[Any], most: int, start: int = 0) -> Page:
+    """As many of `found` as were asked for. start: how many came before them."""
+    page = Page(found[:most])
+    page.token = str(start + most) if len(found) > most else ""
     return page
