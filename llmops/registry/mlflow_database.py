@@ -234,13 +234,12 @@ class DatabaseClient:
         place = {} if name is None else {"name": name}
         tags = _by_first(self._all(_rows(_model_tags, "name", "key", "value", **place)))
         aliases = _by_first(self._all(_rows(_aliases, "name", "alias", "version", **place)))
-        versions = _by_first(self._all(_rows(_versions, "name", "version", "current_stage", **place)))
+        versions = _by_first(self._all(_kept_versions("name", "version", "current_stage", **place)))
         return [
             SimpleNamespace(
-                name=row.name,
+                **_columns(row, "name", "description"),
                 creation_timestamp=row.creation_time,
                 last_updated_timestamp=row.last_updated_time,
-                description=row.description,
                 tags=tags[row.name],
                 aliases=aliases[row.name],
                 latest_versions=[SimpleNamespace(version=max(versions[row.name]))] if versions[row.name] else [],
@@ -253,21 +252,16 @@ class DatabaseClient:
         place: dict[str, Any] = {"name": name, **version}
         tags = _by_first(self._all(_rows(_version_tags, "version", "key", "value", **place)))
         aliases = _by_first(self._all(_rows(_aliases, "version", "alias", "name", **place)))
-        query = _rows(_versions, **place).order_by(_versions.c.version.desc())
+        query = _kept_versions(**place).order_by(_versions.c.version.desc())
         return [
             SimpleNamespace(
-                name=name,
-                version=row.version,
+                **_columns(row, "name", "version", "description", "user_id", "source", "run_id"),
                 creation_timestamp=row.creation_time,
                 last_updated_timestamp=row.last_updated_time,
-                description=row.description,
-                user_id=row.user_id,
-                source=row.source,
-                run_id=row.run_id,
                 tags=tags[row.version],
                 aliases=list(aliases[row.version]),
             )
-            for row in self._all(query.where(_versions.c.current_stage != "Deleted_Internal"))
+            for row in self._all(query)
         ]
 
     def _version(self, name: str, version: str) -> Any:
@@ -304,11 +298,7 @@ class DatabaseClient:
                     run_id=run_id,
                     run_name=row.name,
                     experiment_id=str(row.experiment_id),
-                    status=row.status,
-                    start_time=row.start_time,
-                    end_time=row.end_time,
-                    lifecycle_stage=row.lifecycle_stage,
-                    artifact_uri=row.artifact_uri,
+                    **_columns(row, "status", "start_time", "end_time", "lifecycle_stage", "artifact_uri"),
                 )
                 data = SimpleNamespace(tags=tags[run_id], params=params[run_id], metrics=metrics[run_id])
                 inputs = SimpleNamespace(dataset_inputs=datasets[run_id])
@@ -327,8 +317,7 @@ class DatabaseClient:
         found: dict[str, list[Any]] = defaultdict(list)
         for row in rows:
             dataset = SimpleNamespace(
-                name=row.name,
-                digest=row.digest,
+                **_columns(row, "name", "digest"),
                 source_type=row.dataset_source_type,
                 source=row.dataset_source,
                 schema=row.dataset_schema,
@@ -362,6 +351,15 @@ def _rows(table: sa.TableClause, *columns: str, **place: Any) -> sa.Select[Any]:
     chosen = [table.c[name] for name in columns] or list(table.c)
     where = (table.c[name] == value for name, value in {"workspace": _WORKSPACE, **place}.items())
     return sa.select(*chosen).where(*where)
+
+
+def _kept_versions(*columns: str, **place: Any) -> sa.Select[Any]:
+    """As `_rows`, of the versions that MLflow has not marked as deleted."""
+    return _rows(_versions, *columns, **place).where(_versions.c.current_stage != "Deleted_Internal")
+
+
+def _columns(row: sa.Row[Any], *names: str) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in names}
 
 
 def _by_first(rows: Iterable[Sequence[Any]]) -> dict[Any, dict[Any, Any]]:

@@ -41,6 +41,10 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         registry.release_versions.promote(release, why="to begin with")
     registry.release_versions.set_policy("app", TrafficPolicy(canary=0.25))
     client.create_registered_model("empty")
+    client.create_registered_model("shrunk")
+    for _ in range(2):
+        client.create_model_version("shrunk", "nowhere")
+    client.delete_model_version("shrunk", "2")
     experiment = registry.store.experiment("runs")
     for number in range(3):
         tags = {"kind": "wanted" if number else "other", "mlflow.user": "anna"}
