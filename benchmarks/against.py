@@ -167,6 +167,8 @@ model = "bench-model@1"
 [scorers.correct]
 type = "contains"
 [scorers.exact_match]
+[scorers.words]
+[scorers.latency_ms]
 [gate]
 primary = "correct"
 rule = "not-worse"
@@ -193,8 +195,10 @@ sys.exit(code)
 
 
 @contextmanager
-def _commands(build: Build, folder: Path) -> Iterator[Measure]:
-    rows = [{"id": str(n), "inputs": {"text": f"{n}?"}, "expectations": {"answers": [str(n)]}} for n in range(100)]
+def _evaluated(build: Build, folder: Path) -> Iterator[Callable[[str], tuple[float, float]]]:
+    """A home with a finished eval run of 200 rows. Gives a function that runs a command of llmops in it and says how
+    many seconds of CPU and megabytes it took."""
+    rows = [{"id": str(n), "inputs": {"text": f"{n}?"}, "expectations": {"answers": [str(n)]}} for n in range(200)]
     sets = folder / "eval_sets"
     (sets / "bench").mkdir(parents=True)
     (sets / "bench.toml").write_text(_SUITE, encoding="utf-8")
@@ -203,16 +207,44 @@ def _commands(build: Build, folder: Path) -> Iterator[Measure]:
         home = Home(folder, f"openai:{stub.base}/v1#stub", build.environment, eval_sets=str(sets))
         home.llmops("eval", "run", "bench")
 
+        def measured(line: str) -> tuple[float, float]:
+            command = [sys.executable, "-c", _MEASURED, sys.executable, "-m", "llmops.cli", *line.split()]
+            said = subprocess.run(command, env=dict(home.environment), capture_output=True, text=True, check=False)
+            if said.returncode:
+                raise RuntimeError(f"{line}: {said.stderr[-1000:]}")
+            seconds, megabytes = json.loads(said.stdout)
+            return seconds, megabytes
+
+        yield measured
+
+
+@contextmanager
+def _commands(build: Build, folder: Path) -> Iterator[Measure]:
+    with _evaluated(build, folder) as measured:
+
         def measure() -> Figures:
             figures: Figures = {}
             for line in _COMMANDS:
-                command = [sys.executable, "-c", _MEASURED, sys.executable, "-m", "llmops.cli", *line.split()]
-                said = subprocess.run(command, env=dict(home.environment), capture_output=True, text=True, check=False)
-                if said.returncode:
-                    raise RuntimeError(f"{line}: {said.stderr[-1000:]}")
-                seconds, megabytes = json.loads(said.stdout)
+                seconds, megabytes = measured(line)
                 name = " ".join(line.split()[:2]) if line.startswith(("eval", "release", "models")) else line.split()[0]
                 figures |= {f"{name}, CPU s": seconds, f"{name}, MB": megabytes}
+            return figures
+
+        yield measure
+
+
+@contextmanager
+def _recording(build: Build, folder: Path) -> Iterator[Measure]:
+    """What each further row of an eval run costs that is scored and recorded again; its answers are reused."""
+    few, many = 20, 200
+    with _evaluated(build, folder) as measured:
+
+        def measure() -> Figures:
+            figures: Figures = {}
+            for recorder in ("evaluate", "bulk"):
+                line = f"eval run bench --prompt bench-prompt@1 --force --recorder {recorder} --limit"
+                seconds = measured(f"{line} {many}")[0] - measured(f"{line} {few}")[0]
+                figures[f"{recorder}, CPU ms a row"] = 1000 * seconds / (many - few)
             return figures
 
         yield measure
@@ -234,6 +266,7 @@ def _worker(build: Build, folder: Path) -> Iterator[Measure]:
 
 PARTS: dict[str, Callable[[Build, Path], AbstractContextManager[Measure]]] = {
     "commands": _commands,
+    "recording": _recording,
     "worker": _worker,
     "gateway": _gateway,
     "descriptors": _descriptors,

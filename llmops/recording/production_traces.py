@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from llmops.errors import LlmopsError, StoreUnavailable, UnknownVersion, UsageError
 from llmops.production_log import VOTES, Feedback, LogRecord, ProductionLog
+from llmops.recording.trace_writing import TraceWriter
 from llmops.recording.traces import RowTrace, TextCleaner, make_trace
 from llmops.registry.store import Store, translated
 from llmops.settings import Settings
@@ -154,7 +155,7 @@ class _Writer:
     def __init__(self, store: Store) -> None:
         from mlflow.tracing.client import TracingClient
 
-        self._store = store
+        self._store, self._writer = store, TraceWriter(store)
         self._tracing = TracingClient(store.uri)
         self._models: dict[str, str] = {}
         self._clean = TextCleaner()
@@ -195,12 +196,9 @@ class _Writer:
     def _write(self, experiment_id: str, records: Sequence[LogRecord]) -> None:
         traces = [self._trace(experiment_id, record) for record in records]
         with translated("production traces"):
-            for record, trace in zip(records, traces, strict=True):
-                self._tracing.start_trace(trace.info)
-                if (prompt := _prompt_of(record)) is not None:
-                    # The tag `mlflow.linkedPrompts` shows the link; only this makes the prompt's page find the trace.
-                    self._tracing.store.link_prompts_to_trace(trace.trace_id, [prompt])
-            self._tracing.log_spans(experiment_id, [trace.span for trace in traces])
+            found = {trace_id_of(record.key): _prompt_of(record) for record in records}
+            prompts = {trace_id: prompt for trace_id, prompt in found.items() if prompt is not None}
+            self._writer.write(experiment_id, traces, prompts)
 
     def _trace(self, experiment_id: str, record: LogRecord) -> RowTrace:
         trace_id, details, prompt = trace_id_of(record.key), record.details, _prompt_of(record)

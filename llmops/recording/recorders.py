@@ -3,33 +3,23 @@ process left behind are taken up again."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import os
 import socket
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from llmops.errors import RecordingIncomplete
-from llmops.evaluation.results import RowResult, Score
+from llmops.evaluation.results import RowResult
 from llmops.production_log import in_batches
 from llmops.recording.cell import CELL_TAG, COMPLETE_TAG, RECORDER_TAG, WRITER_TAG, CellIdentity, find_runs
-from llmops.recording.traces import RowTrace, TextCleaner, feedback
+from llmops.recording.trace_writing import BATCH, TraceWriter
+from llmops.recording.traces import RowTrace
 from llmops.registry.store import Store, pages
 
-BATCH = 100
-"""Rows written before the next progress report; MLflow links no more traces than that at a time."""
-
 LISTED_BY_PROMPT = 100
-"""Rows of a run that the prompt's page lists. MLflow links a prompt to one trace at a time, which takes a quarter of
-the time of writing it; the page needs some rows of each run to lead there, not all of them."""
+"""Rows of a run that the prompt's page lists. The page needs some rows of each run to lead there, not all of them."""
 
-_THREADS = 4
-_SCORERS_DIGEST = "mlflow.genaiEvaluate.scorersDigest"
 _PAGE, _DELETED_AT_A_TIME = 500, 100
 _TRACES, _SPANS = ("traces", ""), ("spans", "")
 _EXPECTATION = "expectation"
@@ -40,81 +30,15 @@ Written = Callable[[int], None]
 def write_traces(
     store: Store, cell: CellIdentity, run_id: str, experiment_id: str, traces: Iterable[RowTrace], written: Written
 ) -> None:
-    """Writes traces, replacing those already there. written: is told of each batch's size.
+    """Writes a run's traces, replacing those already there. written: is told of each batch's size.
 
-    A row and its scores are one transaction; spans and links are written in batches. SQLite takes one writer at a time;
-    a server, or another database, four. MLflow's errors pass through.
+    MLflow's errors pass through.
     """
-    # What MLflow's own exporter writes through. Unlike the exporter it raises when a write fails.
-    from mlflow.tracing.client import TracingClient
-
-    tracing = TracingClient(store.uri)
-
-    def write(numbered: tuple[int, RowTrace]) -> None:
-        number, trace = numbered
-        tracing.start_trace(trace.info)
-        # The tag `mlflow.linkedPrompts` shows the link; only this makes the prompt's page find the trace.
-        if number < LISTED_BY_PROMPT:
-            tracing.store.link_prompts_to_trace(trace.trace_id, [cell.prompt])
-
-    threads = 1 if store.uri.startswith("sqlite:") else _THREADS
-    with ThreadPoolExecutor(threads, thread_name_prefix="llmops-record") as pool:
-        for batch in in_batches(enumerate(traces), BATCH):
-            list(pool.map(write, batch))
-            tracing.log_spans(experiment_id, [trace.span for _, trace in batch])
-            store.client.link_traces_to_run([trace.trace_id for _, trace in batch], run_id)
-            written(len(batch))
-
-
-def evaluate_traces(
-    client: Any,
-    run_id: str,
-    model_id: str,
-    dataset: Any,
-    traces: Sequence[RowTrace],
-    scores: Mapping[str, Mapping[str, Score]],
-    clean: TextCleaner,
-    scored: Callable[[int], None],
-) -> None:
-    """`mlflow.genai.evaluate` inside the active run. scores: by scorer name, then by trace id. scored: is told of rows.
-
-    MLflow's errors pass through; what it loses with a warning is counted afterwards.
-    """
-    import mlflow
-    import pandas as pd
-    from mlflow.entities import Trace, TraceData
-    from mlflow.genai.datasets.evaluation_dataset import compute_records_sha256
-    from mlflow.genai.scorers import scorer
-    from mlflow.utils.mlflow_tags import MLFLOW_GENAI_EVALUATE_DATASET_IDENTITY
-
-    data = pd.DataFrame({"trace": [Trace(trace.info, TraceData(spans=[trace.span])) for trace in traces]})
-    # The way `EvaluationDataset.to_df` says which data set it is; without it MLflow logs one named "dataset".
-    data.attrs[MLFLOW_GENAI_EVALUATE_DATASET_IDENTITY] = {
-        **dict(dataset),
-        "records_sha256": compute_records_sha256(data),
-    }
-
-    def replaying(name: str, by_trace: Mapping[str, Score], told: Callable[[int], None] | None) -> Any:
-        """A scorer that gives each trace the score it already has. The run's means are logged by us."""
-
-        def replayed(trace: Any) -> Any:
-            if told is not None:
-                told(1)
-            return feedback(name, by_trace[trace.info.trace_id], clean, run_id)
-
-        return scorer(name=name, aggregations=[])(replayed)
-
-    first = next(iter(scores))
-    scorers = [replaying(name, by_trace, scored if name == first else None) for name, by_trace in scores.items()]
-    # MLflow prints a banner to stdout, which belongs to the command's own output; what it warns of (failed scores, its
-    # own type hints) is counted and shown by us, or no business of the user's.
-    logging.getLogger("mlflow.genai.evaluation.harness").setLevel(logging.ERROR)
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        mlflow.genai.evaluate(data=data, scorers=scorers, model_id=model_id or None)
-    # A digest of the replaying functions, which are the same for all scorers: it would call any two runs alike.
-    if _SCORERS_DIGEST in client.get_run(run_id).data.tags:
-        client.delete_tag(run_id, _SCORERS_DIGEST)
+    writer = TraceWriter(store)
+    for batch in in_batches(enumerate(traces), BATCH):
+        listed = {trace.trace_id: cell.prompt for number, trace in batch if number < LISTED_BY_PROMPT}
+        writer.write(experiment_id, [trace for _, trace in batch], listed, run_id)
+        written(len(batch))
 
 
 def parts_of(result: RowResult) -> Iterator[tuple[str, str]]:
@@ -169,15 +93,15 @@ def this_process() -> str:
 def take_up(store: Store, experiment_id: str, cell_hash: str, recorder: str, params: Mapping[str, str]) -> str | None:
     """Id of an unfinished run that can be completed; None when a new one must be begun.
 
-    Only `bulk` can complete a run: its ids are fixed, so that what is there already is replaced. Whatever else a dead
-    process left of this cell loses its traces and is marked abandoned. MLflow's errors pass through.
+    Ids of traces and assessments are fixed, so that what is there already is replaced. Whatever else a dead process
+    left of this cell loses its traces and is marked abandoned. MLflow's errors pass through.
     """
     found = find_runs(store, [experiment_id], {CELL_TAG: cell_hash, COMPLETE_TAG: "false"})
     client, left = store.client, [run for run in found if _writer_is_gone(run.data.tags[WRITER_TAG])]
     usable = [
         run
         for run in left
-        if recorder == run.data.tags[RECORDER_TAG] == "bulk"
+        if run.data.tags[RECORDER_TAG] == recorder
         # MLflow's parameters cannot be changed: those that were written must be the same now.
         and all(params.get(name, value) == value for name, value in run.data.params.items())
     ]

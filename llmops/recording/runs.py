@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +32,8 @@ from llmops.recording.cell import (
     shown_param,
 )
 from llmops.recording.datasets import MAX_TRACED_ROWS, RULE_ALL, RULE_SAMPLE, dataset_inputs, traced
-from llmops.recording.recorders import check_complete, evaluate_traces, parts_of, take_up, this_process, write_traces
+from llmops.recording.mlflow_evaluate import evaluate_traces
+from llmops.recording.recorders import check_complete, parts_of, take_up, this_process, write_traces
 from llmops.recording.traces import RowTrace, TraceMaker
 from llmops.registry.store import Store, translated
 
@@ -108,7 +108,7 @@ def run_metrics(
 
 
 EVALUATE_UP_TO = 300
-"""Rows up to which `auto` records with `mlflow.genai.evaluate`; above, in bulk, which takes a fraction of the time."""
+"""Rows up to which `auto` records with `mlflow.genai.evaluate`; above, in bulk, which takes less time and memory."""
 
 Progress = Callable[[int, int], None]
 RecorderName = Literal["auto", "evaluate", "bulk"]
@@ -190,7 +190,6 @@ class _Writing:
     max_traced_rows: int
     tell: Progress | None
     done: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def _traced_rows(self) -> int:
@@ -259,31 +258,26 @@ class _Writing:
         client, run_id, in_bulk = self.store.client, run.info.run_id, self.recorder == "bulk"
         maker = TraceMaker(self.cell, run_id, experiment_id, run.info.start_time, with_scores=in_bulk)
         expected: Counter[tuple[str, str]] = Counter()
-        kept: list[RowTrace] = []
-        scores: dict[str, dict[str, Score]] = {name: {} for name in self.report.metrics}
 
         def traces() -> Iterator[RowTrace]:
             for number, result in traced(self.report.results, self.max_traced_rows):
-                trace = maker.make(number, result)
                 expected.update(parts_of(result))
+                trace = maker.make(number, result)
                 if not in_bulk:
-                    kept.append(trace)
-                    for name, score in result.scores.items():
-                        scores[name][trace.trace_id] = score
+                    scores[trace.trace_id] = result.scores
                 yield trace
 
-        # Without `bulk`, rows are told of when their scores are written.
-        written = self._written if in_bulk else lambda _rows: None
-        write_traces(self.store, self.cell, run_id, experiment_id, traces(), written)
+        scores: dict[str, Mapping[str, Score]] = {}
+        made: Iterable[RowTrace] = traces()
         if not in_bulk:
-            model_id = self.cell.model.model_id
-            evaluate_traces(client, run_id, model_id, dataset, kept, scores, maker.clean, self._written)
+            made = list(made)
+            names, model_id = list(self.report.metrics), self.cell.model.model_id
+            evaluate_traces(self.store, run_id, model_id, dataset, made, names, scores, maker.clean)
+        write_traces(self.store, self.cell, run_id, experiment_id, made, self._written)
         check_complete(client, experiment_id, run_id, expected)
         return maker.clean.cleaned
 
     def _written(self, rows: int) -> None:
-        """Counts rows, from several threads, and tells of them."""
-        with self.lock:
-            self.done += rows
-            if self.tell is not None:
-                self.tell(self.done, self._traced_rows)
+        self.done += rows
+        if self.tell is not None:
+            self.tell(self.done, self._traced_rows)

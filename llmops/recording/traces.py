@@ -160,10 +160,14 @@ class TraceMaker:
         if self._with_scores:
             made += [feedback(name, score, self.clean, self._run_id) for name, score in result.scores.items()]
         for assessment in made:
-            kind = type(assessment).__name__
-            key = hashlib.sha256(f"{trace_id}|{kind}|{assessment.name}".encode()).hexdigest()
-            assessment.assessment_id, assessment.span_id = f"a-{key[:32]}", span_id
+            assessment.assessment_id, assessment.span_id = assessment_id(trace_id, assessment), span_id
         return made
+
+
+def assessment_id(trace_id: str, assessment: Any) -> str:
+    """Id of a row's only assessment of this kind and name."""
+    key = f"{trace_id}|{type(assessment).__name__}|{assessment.name}"
+    return f"a-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
 
 
 def feedback(name: str, score: Score, clean: TextCleaner, run_id: str) -> Any:

@@ -17,7 +17,8 @@ from llmops.recording.recorders import stored_traces, this_process
 from llmops.settings import Settings
 
 NEVER = 10**9
-# Records a cell, and kills itself with SIGKILL just before its `kill_at`th transaction is committed.
+# Records a cell, and kills itself with SIGKILL just before its `kill_at`th transaction, of all or of those that insert
+# into `table`, is committed.
 KILLED = """
 import itertools, os, signal, sys
 from pathlib import Path
@@ -25,13 +26,19 @@ import sqlalchemy
 from conftest import OnlyIterable, open_desk, report, row
 from llmops.settings import Settings
 
-home, recorder, rows, seed, kill_at = Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:])
+home, recorder, rows, seed, kill_at = Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:6])
+table = sys.argv[6]
 desk = open_desk(Settings(home=home))
 commits = itertools.count(1)
 
+@sqlalchemy.event.listens_for(sqlalchemy.engine.Engine, "before_cursor_execute")
+def note(connection, _cursor, statement, *_):
+    if table and f"INSERT INTO {table}" in statement:
+        connection.info["inserts"] = True
+
 @sqlalchemy.event.listens_for(sqlalchemy.engine.Engine, "commit")
-def kill(_connection):
-    if next(commits) == kill_at:
+def kill(connection):
+    if connection.info.pop("inserts", not table) and next(commits) == kill_at:
         os.kill(os.getpid(), signal.SIGKILL)
 
 desk.recorder.record(desk.cell(seed=seed), report(OnlyIterable([row(i) for i in range(rows)])), recorder)
@@ -39,8 +46,10 @@ print("commits", next(commits) - 1)
 """
 
 
-def record_and_die(home: Path, recorder: str, rows: int, seed: int, kill_at: int) -> subprocess.CompletedProcess[str]:
-    arguments = [str(home), recorder, *map(str, (rows, seed, kill_at))]
+def record_and_die(
+    home: Path, recorder: str, rows: int, seed: int, kill_at: int, table: str = ""
+) -> subprocess.CompletedProcess[str]:
+    arguments = [str(home), recorder, *map(str, (rows, seed, kill_at)), table]
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path}
     return subprocess.run(
@@ -65,16 +74,17 @@ def check_whole(desk: Any, cell: Any, rows: int, run: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_bulk_recording_is_completed_as_the_same_run(tmp_path, open_desk, report):
-    rows, within_the_second_batch = 130, 240
-    died = record_and_die(tmp_path, "bulk", rows, 0, within_the_second_batch)
+@pytest.mark.parametrize("recorder", ["bulk", "evaluate"])
+def test_a_killed_recording_is_completed_as_the_same_run(tmp_path, open_desk, report, recorder):
+    rows = 130  # two batches
+    died = record_and_die(tmp_path, recorder, rows, 0, 2, "trace_info")
     assert died.returncode == -signal.SIGKILL, died.stderr
     desk = open_desk(Settings(home=tmp_path))
     cell = desk.cell(seed=0)
     [left] = desk.runs(cell)
     assert desk.recorder.find(cell.suite, cell.hash) is None
     assert 0 < len(list(stored_traces(desk.client, left.info.experiment_id, left.info.run_id))) < rows
-    run = desk.recorder.record(cell, report(rows), "bulk")
+    run = desk.recorder.record(cell, report(rows), recorder)
     assert run.run_id == left.info.run_id
     check_whole(desk, cell, rows, run)
 
@@ -94,8 +104,8 @@ def test_wherever_a_recording_is_killed_it_is_made_whole(tmp_path, open_desk, re
         check_whole(desk, cell, rows, known or desk.recorder.record(cell, report(rows), recorder))
 
 
-@pytest.mark.parametrize(("first", "second"), [("evaluate", "evaluate"), ("evaluate", "bulk"), ("bulk", "evaluate")])
-def test_a_run_that_cannot_be_completed_is_cleared_away(desk, report, first, second):
+@pytest.mark.parametrize(("first", "second"), [("evaluate", "bulk"), ("bulk", "evaluate")])
+def test_a_run_of_the_other_recorder_is_cleared_away(desk, report, first, second):
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
@@ -108,15 +118,16 @@ def test_a_run_that_cannot_be_completed_is_cleared_away(desk, report, first, sec
     check_whole(desk, cell, 3, run)
 
 
-def test_a_stopped_bulk_recording_with_new_results_shows_the_new_ones(desk, report, row):
+@pytest.mark.parametrize("recorder", ["bulk", "evaluate"])
+def test_a_stopped_recording_with_new_results_shows_the_new_ones(desk, report, row, recorder):
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
     cell = desk.cell()
     with pytest.raises(KeyboardInterrupt):
-        desk.recorder.record(cell, report([row(4), row(2)]), "bulk", progress=stop)
+        desk.recorder.record(cell, report([row(4), row(2)]), recorder, progress=stop)
     renamed = type(row(0))(row(4).row, row(3).output, row(3).scores)
-    run = desk.recorder.record(cell, report([renamed, row(2)]), "bulk")
+    run = desk.recorder.record(cell, report([renamed, row(2)]), recorder)
     trace = desk.traces(run.run_id)["row-4"]
     given = {a.name: a for a in trace.info.assessments}
     assert (trace.info.state, trace.data.spans[0].outputs) == ("OK", row(3).output.text)
