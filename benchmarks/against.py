@@ -195,14 +195,14 @@ sys.exit(code)
 
 
 @contextmanager
-def _evaluated(build: Build, folder: Path) -> Iterator[Callable[[str], tuple[float, float]]]:
-    """A home with a finished eval run of 200 rows. Gives a function that runs a command of llmops in it and says how
-    many seconds of CPU and megabytes it took."""
-    rows = [{"id": str(n), "inputs": {"text": f"{n}?"}, "expectations": {"answers": [str(n)]}} for n in range(200)]
+def _evaluated(build: Build, folder: Path, rows: int = 100) -> Iterator[Callable[[str], tuple[float, float]]]:
+    """A home with a finished eval run of so many rows. Gives a function that runs a command of llmops in it and says
+    how many seconds of CPU and megabytes it took."""
+    made = [{"id": str(n), "inputs": {"text": f"{n}?"}, "expectations": {"answers": [str(n)]}} for n in range(rows)]
     sets = folder / "eval_sets"
     (sets / "bench").mkdir(parents=True)
     (sets / "bench.toml").write_text(_SUITE, encoding="utf-8")
-    (sets / "bench" / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    (sets / "bench" / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in made), encoding="utf-8")
     with upstream(folder) as stub:
         home = Home(folder, f"openai:{stub.base}/v1#stub", build.environment, eval_sets=str(sets))
         home.llmops("eval", "run", "bench")
@@ -236,15 +236,15 @@ def _commands(build: Build, folder: Path) -> Iterator[Measure]:
 @contextmanager
 def _recording(build: Build, folder: Path) -> Iterator[Measure]:
     """What each further row of an eval run costs that is scored and recorded again; its answers are reused."""
-    few, many = 20, 200
-    with _evaluated(build, folder) as measured:
+    few, many = 20, {"evaluate": 300, "bulk": 3000}
+    with _evaluated(build, folder, rows=3000) as measured:
 
         def measure() -> Figures:
             figures: Figures = {}
-            for recorder in ("evaluate", "bulk"):
+            for recorder, rows in many.items():
                 line = f"eval run bench --prompt bench-prompt@1 --force --recorder {recorder} --limit"
-                seconds = measured(f"{line} {many}")[0] - measured(f"{line} {few}")[0]
-                figures[f"{recorder}, CPU ms a row"] = 1000 * seconds / (many - few)
+                seconds = measured(f"{line} {rows}")[0] - measured(f"{line} {few}")[0]
+                figures[f"{recorder}, CPU ms a row"] = 1000 * seconds / (rows - few)
             return figures
 
         yield measure

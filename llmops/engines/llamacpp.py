@@ -24,6 +24,7 @@ from llmops.engines.local import check_gguf, from_thread
 from llmops.engines.openai_format import chat_body
 from llmops.engines.protocol import EngineIdentity
 from llmops.engines.schemas import grammar_of
+from llmops.engines.zeroed_memory import mapped, release_zeros
 from llmops.errors import ContextTooLong, Corrupted, EngineError, EngineRejected, EngineUnavailable
 from llmops.generation import UNKNOWN_USAGE, Chunk, GenerationRequest, Message, Usage
 from llmops.json_schema import following
@@ -36,6 +37,7 @@ _MICRO_BATCH, _UNIFIED_CACHE = 512, False
 """Tokens of a prompt read together, and whether slots share one key-value cache: said to llama.cpp, since both change
 the order of sums, and by that greedy answers where two tokens are almost equally likely."""
 _FIELD = re.compile(r"Field '(\w+)'")  # how its refusals name the field at fault
+_opening = threading.Lock()  # no other engine's new cache may be in use while memory is given back
 _RANDOM_SEED = 2**32 - 1  # seeds have 32 bits, and this one, which -1 is too, stands for a new one each time
 
 
@@ -73,7 +75,10 @@ class LlamaCppEngine:
         parameters = _parameters(xllamacpp, path, slots, context, threads, key)
         parameters.slot_save_path = self._states.folder
         try:
-            self._server: Any = xllamacpp.Server(parameters)
+            with _opening:
+                before = mapped()
+                self._server: Any = xllamacpp.Server(parameters)
+                release_zeros(before)  # of the cache, which nobody uses yet
         except RuntimeError as error:
             self._states.remove()
             raise Corrupted(f"{path}: llama.cpp cannot load this file: {error}") from error

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
+import sys
 import threading
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from llmops.engines import llamacpp_port
@@ -49,6 +51,20 @@ async def test_a_prompt_beyond_the_context_is_too_long_and_closing_ends_the_thre
     assert threads() > before
     await engine.close()
     assert threads() == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the cache is in memory from the start")
+async def test_a_cache_takes_memory_only_as_contexts_fill(tiny_gguf, ask):
+    slots, context = 16, 65_536
+    cache = slots * context * 128  # bytes: keys and values of one layer, 32 numbers of 2 bytes each
+    before = psutil.Process().memory_info().rss
+    engine = LlamaCppEngine(tiny_gguf, slots=slots, context=context, threads=1)
+    try:
+        answer = await generate(engine, ask(max_tokens=20))
+        assert psutil.Process().memory_info().rss - before < cache / 2
+        assert answer.usage.tokens_out == 20
+    finally:
+        await engine.close()
 
 
 async def test_requests_run_side_by_side_up_to_the_slots(engine, ask):

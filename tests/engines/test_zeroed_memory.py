@@ -1,0 +1,57 @@
+"""Zeros are given back where they are many, in memory and new; nothing that a program can read changes."""
+
+from __future__ import annotations
+
+import mmap
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from llmops.engines.zeroed_memory import LEAST_BYTES, mapped, release_zeros
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is given back")
+
+SIZE = LEAST_BYTES * 5 // 4
+
+
+@pytest.fixture
+def memory() -> Iterator[mmap.mmap]:
+    """Private memory that is no file's, as `malloc` takes it for large buffers."""
+    with mmap.mmap(-1, SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as made:
+        yield made
+
+
+def fill(memory: mmap.mmap, start: int, end: int, byte: bytes = b"\0") -> None:
+    memory[start:end] = byte * (end - start)
+
+
+def test_new_zeros_are_given_back_once_and_are_zeros_still() -> None:
+    before = mapped()
+    with mmap.mmap(-1, SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        fill(memory, 0, SIZE)
+        assert LEAST_BYTES <= release_zeros(before) <= SIZE
+        assert release_zeros(before) == 0  # they are not in memory any more
+        assert memory[:] == bytes(SIZE)
+
+
+def test_memory_that_was_there_before_is_left_alone(memory: mmap.mmap) -> None:
+    fill(memory, 0, SIZE)
+    assert release_zeros(mapped()) == 0
+
+
+def test_memory_that_was_never_written_is_left_alone() -> None:
+    before = mapped()
+    with mmap.mmap(-1, SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS):
+        assert release_zeros(before) == 0
+
+
+@pytest.mark.parametrize("at", [0, SIZE // 2, SIZE - 1])
+def test_what_is_not_zero_stays(at: int) -> None:
+    before = mapped()
+    with mmap.mmap(-1, SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        fill(memory, 0, SIZE)
+        memory[at] = 7
+        release_zeros(before)
+        assert memory[at] == 7
+        assert memory[:].count(b"\0") == SIZE - 1
