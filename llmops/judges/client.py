@@ -13,10 +13,9 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
-import httpx
 from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
@@ -29,6 +28,9 @@ from llmops.evaluation.scorers.protocol import Text
 from llmops.generation import Message
 from llmops.json_schema import schema_validator
 from llmops.text_io import checked
+
+if TYPE_CHECKING:  # its import takes a sixth of the time of a run that is reused
+    import httpx
 
 SEED = 7
 _FAILING = frozenset({500, 502, 503, 504, 529})
@@ -181,6 +183,8 @@ class JudgeClient:
 
     def _post(self, http: httpx.Client, body: Mapping[str, Any]) -> httpx.Response:
         """One try: a reply of any status. Raises EngineTimeout, EngineUnavailable: there is none."""
+        import httpx
+
         try:
             with self._places:
                 while True:
@@ -195,6 +199,8 @@ class JudgeClient:
 
     @functools.cached_property
     def _http(self) -> httpx.Client:
+        import httpx
+
         key = self.endpoint.read_key()
         http = httpx.Client(
             headers={"authorization": f"Bearer {key}"} if key else {},
@@ -228,6 +234,8 @@ class JudgeClient:
 @functools.cache
 def _trusted() -> ssl.SSLContext:
     """The certificates trusted, read once: a tenth of a second for each client otherwise, and every scorer has one."""
+    import httpx
+
     return httpx.create_ssl_context()
 
 
