@@ -10,9 +10,10 @@ import argparse
 import subprocess
 import sys
 
-from benchmarks import against
+from benchmarks import against, costs
 
 PARTS = {
+    "goals": "benchmarks.goals",
     "engines": "benchmarks.engines",
     "evaluation": "benchmarks.evaluation.runners",
     "evaluation-on-ray": "benchmarks.evaluation.on_ray",
@@ -39,7 +40,7 @@ def main() -> int:
     parser.add_argument("--against", metavar="REV", help="compare with this earlier commit instead")
     parser.add_argument("--rounds", type=int, default=against.FEWEST_ROUNDS, help="of --against; default: %(default)s")
     given = parser.parse_args()
-    known = against.PARTS if given.against else PARTS
+    known = costs.PARTS if given.against else PARTS
     parts = given.parts or list(known)
     if unknown := sorted(set(parts) - known.keys()):
         parser.error(f"no part {unknown[0]!r}; there are {', '.join(known)}")

@@ -71,10 +71,12 @@ def measure(gateway: Gateway, concurrency: int, stream: bool, seconds: float, se
     series.rate.append(good / done.seconds)
 
 
-def turns(gateways: dict[str, Gateway], seconds: float, rounds: int) -> dict[tuple[str, int, bool], Series]:
+def turns(
+    gateways: dict[str, Gateway], seconds: float, rounds: int, concurrencies: Sequence[int] = CONCURRENCIES
+) -> dict[tuple[str, int, bool], Series]:
     """Every contender under every load, `rounds` times."""
     found: dict[tuple[str, int, bool], Series] = {}
-    loads = [(concurrency, stream) for stream in (False, True) for concurrency in CONCURRENCIES]
+    loads = [(concurrency, stream) for stream in (False, True) for concurrency in concurrencies]
     for number in range(rounds):
         names = list(gateways)
         start = number % len(names)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks import against
+from benchmarks import against, costs
 from benchmarks.__main__ import main
 
 
@@ -21,7 +21,7 @@ def test_a_ratio_is_a_geometric_mean_with_students_interval_of_the_logarithms() 
 def test_a_build_runs_its_own_tree_wherever_it_is_started(tmp_path) -> None:
     (tmp_path / "llmops").mkdir()
     (tmp_path / "llmops/__init__.py").write_text("print('another tree')\n")
-    assert against.Build("other", tmp_path).run("-c", "import llmops") == "another tree\n"
+    assert costs.Build("other", tmp_path).run("-c", "import llmops") == "another tree\n"
 
 
 @pytest.mark.parametrize(
