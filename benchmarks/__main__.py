@@ -16,6 +16,7 @@ PARTS = {
     "goals": "benchmarks.goals",
     "engines": "benchmarks.engines",
     "evaluation": "benchmarks.evaluation.runners",
+    "evaluation-at-scale": "benchmarks.evaluation.at_scale",
     "evaluation-on-ray": "benchmarks.evaluation.on_ray",
     "gateway": "benchmarks.gateway.overhead",
     "endurance": "benchmarks.gateway.endurance",

@@ -228,8 +228,8 @@ def _commands(build: Build, folder: Path) -> Iterator[Measure]:
 @contextmanager
 def _recording(build: Build, folder: Path) -> Iterator[Measure]:
     """What each further row of an eval run costs that is scored and recorded again; its answers are reused."""
-    few, many = 20, {"evaluate": 300, "bulk": 3000}
-    with _evaluated(build, folder, rows=3000) as measured:
+    few, many = 20, {"evaluate": 300, "bulk": 1500}
+    with _evaluated(build, folder, rows=1500) as measured:
 
         def measure() -> Figures:
             figures: Figures = {}

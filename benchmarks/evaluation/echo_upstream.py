@@ -1,6 +1,6 @@
 """A stub upstream for evaluations: an OpenAI-compatible server that says the question back, after a moment.
 
-    python -m benchmarks.evaluation.echo_upstream PORT [SECONDS]
+    python -m benchmarks.evaluation.echo_upstream PORT SECONDS PLACES
 
 `GET /seen` gives how often each last message was asked.
 """
@@ -20,10 +20,14 @@ import orjson
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+MANY = 10_000
+"""Places, where their number is no matter."""
 
-def app(seconds: float) -> ASGIApp:
-    """The ASGI application; each answer takes so many seconds."""
+
+def app(seconds: float, places: int) -> ASGIApp:
+    """The ASGI application; each answer takes so many seconds, and one of so many places."""
     seen: collections.Counter[str] = collections.Counter()
+    free = asyncio.Semaphore(places)
 
     async def reply(send: Send, value: object) -> None:
         body = orjson.dumps(value)
@@ -41,7 +45,8 @@ def app(seconds: float) -> ASGIApp:
                 break
         asked = orjson.loads(body)["messages"][-1]["content"]
         seen[asked] += 1
-        await asyncio.sleep(seconds)
+        async with free:
+            await asyncio.sleep(seconds)
         words = len(asked.split())
         said = {"role": "assistant", "content": f"You said: {asked}"}
         choice = {"index": 0, "message": said, "finish_reason": "stop", "logprobs": None}
@@ -53,9 +58,9 @@ def app(seconds: float) -> ASGIApp:
 
 
 @contextmanager
-def echo_upstream(port: int, seconds: float) -> Iterator[str]:
+def echo_upstream(port: int, seconds: float, places: int = MANY) -> Iterator[str]:
     """The server as a process of its own; gives its base URL."""
-    command = [sys.executable, "-m", "benchmarks.evaluation.echo_upstream", str(port), str(seconds)]
+    command = [sys.executable, "-m", "benchmarks.evaluation.echo_upstream", str(port), str(seconds), str(places)]
     url = f"http://127.0.0.1:{port}/v1"
     with subprocess.Popen(command) as process:
         try:
@@ -79,7 +84,7 @@ def times_asked(url: str) -> dict[str, int]:
 
 if __name__ == "__main__":
     uvicorn.run(
-        app(float(sys.argv[2])),
+        app(float(sys.argv[2]), int(sys.argv[3])),
         host="127.0.0.1",
         port=int(sys.argv[1]),
         log_level="error",

@@ -55,9 +55,9 @@ class Measured:
     content: str
 
 
-def home_with_rows(folder: Path, url: str, rows: int) -> Evaluations:
+def home_with_rows(folder: Path, url: str, rows: int, slots: int = SLOTS) -> Evaluations:
     """The suite, whose scorers give half of the rows a point, and the stub as its registered model."""
-    home = Home(folder, SLOTS)
+    home = Home(folder, slots)
     home.write_prompts(["Repeat: {{ question }}"])
     made = [
         {
@@ -71,7 +71,7 @@ def home_with_rows(folder: Path, url: str, rows: int) -> Evaluations:
     home.register_model(f"openai:{url}#echo")
     home.register_prompts()
     settings = Settings(
-        home=folder / "home", eval_sets=folder / "eval_sets", prompts=folder / "prompts", engine_slots=SLOTS
+        home=folder / "home", eval_sets=folder / "eval_sets", prompts=folder / "prompts", engine_slots=slots
     )
     return Evaluations(settings, Registry(settings))
 
