@@ -10,82 +10,14 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmops.evaluation.results import Score
 from llmops.recording.traces import RowTrace, TextCleaner, assessment_id, feedback
 from llmops.registry.store import Store
 
-SCHEME = "llmops-in-memory"
-"""Begins a tracking URI: the rest is that of the store which answers for all but traces."""
-
 _SCORERS_DIGEST = "mlflow.genaiEvaluate.scorersDigest"
-
-
-class TracesInMemory:
-    """An MLflow tracking store that holds the traces which it is given, and is another store for everything else.
-
-    It is registered in MLflow's entry point `mlflow.tracking_store`, under `SCHEME`.
-    """
-
-    def __init__(self, store_uri: str, **_artifacts: Any) -> None:
-        from mlflow.tracing.client import TracingClient
-
-        self._stored = TracingClient(store_uri.removeprefix(f"{SCHEME}:")).store
-        self._held: dict[str, Any] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stored, name)
-
-    @contextmanager
-    def holding(self, traces: Sequence[Any]) -> Iterator[None]:
-        """Holds MLflow's traces; assessments that are logged meanwhile are added to them."""
-        self._held = {trace.info.trace_id: trace for trace in traces}
-        try:
-            yield
-        finally:
-            self._held = {}
-
-    def link_traces_to_run(self, trace_ids: Sequence[str], run_id: str) -> None:
-        """They are linked when they are written."""
-
-    def create_assessment(self, assessment: Any) -> Any:
-        self._held[assessment.trace_id].info.assessments.append(assessment)
-        return assessment
-
-    def get_trace_info(self, trace_id: str) -> Any:
-        from mlflow.tracing.constant import SpansLocation, TraceTagKey
-
-        info = self._held[trace_id].info
-        # Otherwise its spans are looked for in a file.
-        return replace(info, tags={**info.tags, TraceTagKey.SPANS_LOCATION: SpansLocation.TRACKING_STORE.value})
-
-    def get_trace(self, trace_id: str, **_partial: Any) -> Any:
-        return self._held[trace_id]
-
-    def batch_get_traces(self, trace_ids: Sequence[str], *_location: Any) -> list[Any]:
-        return [self._held[trace_id] for trace_id in trace_ids]
-
-    def search_traces(self, **_wanted: Any) -> tuple[list[Any], None]:
-        return [trace.info for trace in self._held.values()], None
-
-
-@contextmanager
-def _in_memory(store: Store, traces: Sequence[Any]) -> Iterator[None]:
-    """MLflow's module-level functions find these traces in memory, and all else in the store."""
-    import mlflow
-    from mlflow.tracing.client import TracingClient
-
-    uri = f"{SCHEME}:{store.uri}"
-    with TracingClient(uri).store.holding(traces):
-        mlflow.set_tracking_uri(uri)
-        try:
-            yield
-        finally:
-            store.make_current()
 
 
 def evaluate_traces(
@@ -131,7 +63,7 @@ def evaluate_traces(
     # MLflow prints a banner to stdout, which belongs to the command's own output; what it warns of (failed scores, its
     # own type hints) is counted and shown by us, or no business of the user's.
     logging.getLogger("mlflow.genai.evaluation.harness").setLevel(logging.ERROR)
-    with _in_memory(store, held), contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+    with store.holding_traces(held), contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         mlflow.genai.evaluate(data=data, scorers=list(map(replaying, scorers)), model_id=model_id or None)
     for trace in traces:

@@ -8,6 +8,7 @@ import logging
 import os
 import sqlite3
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,7 @@ from llmops.state_files import (
     sqlite_path,
     write_ahead,
 )
+from llmops.traces_in_memory import SCHEME
 
 logger = logging.getLogger("llmops.registry")
 
@@ -69,6 +71,9 @@ _RECORD_HOME = (
 _PAGE, _METRICS_AT_A_TIME, _PARAMS_AT_A_TIME = 1000, 1000, 100  # the last two are MLflow's limits
 _NONE: Mapping[str, str] = MappingProxyType({})
 _open_lock = threading.Lock()
+_held: Counter[str] = Counter()
+"""How many hold traces in memory, by the store's address."""
+_held_lock = threading.Lock()
 
 
 class Store:
@@ -136,8 +141,27 @@ class Store:
 
         for chatty in ("alembic", "mlflow"):  # which its import would undo
             logging.getLogger(chatty).setLevel(logging.WARNING)
-        mlflow.set_tracking_uri(self.uri)
+        mlflow.set_tracking_uri(f"{SCHEME}:{self.uri}" if _held[self.uri] else self.uri)
         mlflow.set_registry_uri(self.uri)
+
+    @contextmanager
+    def holding_traces(self, traces: Sequence[Any]) -> Iterator[None]:
+        """MLflow's module-level functions find these traces in memory, and all else in this store, also where other
+        threads make it current meanwhile."""
+        from mlflow.tracing.client import TracingClient
+
+        in_memory, stored = TracingClient(f"{SCHEME}:{self.uri}").store, TracingClient(self.uri).store
+        with in_memory.holding(traces, stored):
+            self._hold(1)
+            try:
+                yield
+            finally:
+                self._hold(-1)
+
+    def _hold(self, more: int) -> None:
+        with _held_lock:
+            _held[self.uri] += more
+        self.make_current()
 
     def start_run(self, **arguments: Any) -> Any:
         """`mlflow.start_run` in this store."""

@@ -1,6 +1,7 @@
 """Both recorders write the same run, whole or not at all, and it reads back as it was."""
 
 import gc
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -78,6 +79,15 @@ def test_both_recorders_write_the_same_run_and_rows(desk, recorded):
     assert bulk.keys() == evaluate.keys() == {f"row-{i}" for i in range(ROWS)}
     for row_id, trace in bulk.items():
         assert row_as_stored(trace) == row_as_stored(evaluate[row_id])
+
+
+def test_runs_that_are_recorded_side_by_side_are_whole(desk, report):
+    desk.recorder.record(desk.cell(), report(30), "bulk")  # MLflow makes a data set once, and not two at a time
+    cells = {recorder: desk.cell() for recorder in ("evaluate", "bulk", "auto")}
+    with ThreadPoolExecutor(len(cells)) as pool:
+        runs = list(pool.map(lambda item: desk.recorder.record(item[1], report(30), item[0]), cells.items()))
+    for run in runs:
+        assert desk.traces(run.run_id).keys() == {f"row-{i}" for i in range(30)}
 
 
 def test_the_stored_rows_are_those_handed_over(desk, recorded, row):
