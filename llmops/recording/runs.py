@@ -242,14 +242,18 @@ class _Writing:
     def _link(self, run_id: str) -> Any:
         """Links eval sets, model and prompt; returns the dataset that the run's metrics belong to."""
         from mlflow.entities import DatasetInput, LoggedModelInput
+        from mlflow.exceptions import MlflowException
 
         client, model_id = self.store.client, self.cell.model.model_id
         datasets = dataset_inputs(self.store, self.cell, len(self.report.results))
-        client.log_inputs(
-            run_id,
-            datasets=[DatasetInput(dataset=dataset, tags=[]) for dataset in datasets],
-            models=[LoggedModelInput(model_id=model_id)] if model_id else None,
-        )
+        inputs = {
+            "datasets": [DatasetInput(dataset=dataset, tags=[]) for dataset in datasets],
+            "models": [LoggedModelInput(model_id=model_id)] if model_id else None,
+        }
+        try:
+            client.log_inputs(run_id, **inputs)
+        except MlflowException:  # so it ends where another writer makes the same new data set at this moment
+            client.log_inputs(run_id, **inputs)
         client.link_prompt_version_to_run(run_id, self.cell.prompt.uri)
         return datasets[0]
 

@@ -189,8 +189,17 @@ class Store:
                 else:
                     root = self.settings.artifact_root
                     location = f"{root}/{name}" if "://" in root else (Path(root).resolve() / name).as_uri()
-                    self._experiments[name] = str(self.client.create_experiment(name, artifact_location=location))
+                    self._experiments[name] = self._made_experiment(name, location)
         return self._experiments[name]
+
+    def _made_experiment(self, name: str, location: str) -> str:
+        """Id of a new experiment, or of the one of that name that somebody else made at this moment."""
+        try:
+            return str(self.client.create_experiment(name, artifact_location=location))
+        except Exception as error:
+            if getattr(error, "error_code", None) != "RESOURCE_ALREADY_EXISTS":
+                raise
+            return str(self.client.get_experiment_by_name(name).experiment_id)
 
     def registered_model(self, name: str) -> Any | None:
         """MLflow's registered model, or None when there is none of that name. Raises StoreUnavailable."""

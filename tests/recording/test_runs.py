@@ -82,8 +82,7 @@ def test_both_recorders_write_the_same_run_and_rows(desk, recorded):
 
 
 def test_runs_that_are_recorded_side_by_side_are_whole(desk, report):
-    desk.recorder.record(desk.cell(), report(30), "bulk")  # MLflow makes a data set once, and not two at a time
-    cells = {recorder: desk.cell() for recorder in ("evaluate", "bulk", "auto")}
+    cells = {recorder: desk.cell("side by side") for recorder in ("evaluate", "bulk", "auto")}  # nothing of it is there
     with ThreadPoolExecutor(len(cells)) as pool:
         runs = list(pool.map(lambda item: desk.recorder.record(item[1], report(30), item[0]), cells.items()))
     for run in runs:
