@@ -1,8 +1,8 @@
-"""Whether this build is as fast and small as it is meant to be: `python -m benchmarks goals [--rounds 3] [--write]`.
+"""Whether this build is as fast and small as it is meant to be: `python -m benchmarks.goals [PART…] [--write]`.
 
 Each figure is measured on this build and on `BASELINE`, and what a request costs beside a bare pass-through and
 LiteLLM's proxy, in alternating rounds; a goal is the most that a ratio may be. With `--write`, the table goes into
-docs/performance.md. Exits 1 when a goal is missed.
+docs/performance.md, where parts that were not measured keep their lines. Exits 1 when a goal is missed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import platform
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +45,8 @@ GOALS = {
 }
 """The most that this build's figure may be of the baseline's, by part and figure."""
 
+PEERS = "gateway"
+PARTS = (*GOALS, PEERS)
 OF_BARE, OF_LITELLM = {False: 1.8, True: 2.2}, 1 / 15
 """The most CPU time of a whole and of a streamed request, of the bare pass-through's and of LiteLLM's."""
 
@@ -71,13 +73,12 @@ class Held:
         return f"| {self.name} | {self.before:.3g} | {self.after:.3g} | {spread} | {self.at_most:.2f} | {met} |"
 
 
-def against_baseline(rounds: int) -> Iterator[Held]:
+def against_baseline(part: str, rounds: int) -> Iterator[Held]:
     with earlier(BASELINE) as other:
-        for part, goals in GOALS.items():
-            for each in measured(part, (Build("this", REPOSITORY), other), rounds):
-                if (at_most := goals.get(each.name)) is not None:
-                    numbers = (each.others, each.ours, each.ratio, each.low, each.high)
-                    yield Held(f"{part}: {each.name}", *numbers, at_most)
+        for each in measured(part, (Build("this", REPOSITORY), other), rounds):
+            if (at_most := GOALS[part].get(each.name)) is not None:
+                numbers = (each.others, each.ours, each.ratio, each.low, each.high)
+                yield Held(f"{part}: {each.name}", *numbers, at_most)
 
 
 def against_peers(rounds: int) -> Iterator[Held]:
@@ -99,14 +100,14 @@ def against_peers(rounds: int) -> Iterator[Held]:
             medians = statistics.median(theirs), statistics.median(mine)
             title = {"bare": "a bare pass-through", "litellm": f"LiteLLM {LITELLM}"}[peer]
             kind = overhead.kind(stream)
-            yield Held(f"gateway: a {kind} request beside {title}, CPU ms", *medians, *ratio(mine, theirs), at_most)
+            yield Held(f"{PEERS}: a {kind} request beside {title}, CPU ms", *medians, *ratio(mine, theirs), at_most)
 
 
-def page(lines: list[Held], rounds: int) -> str:
-    table = "\n".join(map(str, lines))
+def page(lines: Iterable[str], rounds: int) -> str:
+    table = "\n".join(lines)
     return f"""# Performance
 
-Made by `python -m benchmarks goals --write`: {rounds} alternating rounds on {os.cpu_count()} cores
+Made by `python -m benchmarks.goals --write`: {rounds} alternating rounds on {os.cpu_count()} cores
 ({platform.machine()}), Python {platform.python_version()}. "Before" is commit `{BASELINE}`, or the peer that is named.
 A ratio is after over before: the geometric mean over rounds and its 95 % interval. The goal is the most that it may be.
 
@@ -121,19 +122,28 @@ gateway. The demo begins with an empty home, after the installation.
 """
 
 
+def kept_lines(parts: Sequence[str]) -> dict[str, list[str]]:
+    """The page's lines about each part, but for those that are measured anew."""
+    known = PAGE.read_text(encoding="utf-8").splitlines() if PAGE.exists() else []
+    return {part: [line for line in known if line.startswith(f"| {part}: ")] for part in PARTS if part not in parts}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Measures this build against its goals.")
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--write", action="store_true", help=f"into {PAGE.relative_to(REPOSITORY)}")
     options = parser.parse_args()
-    lines = []
-    for lines_of in (against_baseline, against_peers):
-        for line in lines_of(options.rounds):
-            lines.append(line)
-            print(line, flush=True)
-    if options.write:
-        PAGE.write_text(page(lines, options.rounds), encoding="utf-8")
-    missed = [line.name for line in lines if not line.met]
+    parts, missed = options.parts or PARTS, []
+    lines = kept_lines(parts)
+    for part in parts:
+        held = list(against_peers(options.rounds) if part == PEERS else against_baseline(part, options.rounds))
+        lines[part] = list(map(str, held))
+        missed += [line.name for line in held if not line.met]
+        print("\n".join(lines[part]), flush=True)
+        if options.write:
+            ordered = (line for each in PARTS for line in lines.get(each, ()))
+            PAGE.write_text(page(ordered, options.rounds), encoding="utf-8")
     print(f"missed: {'; '.join(missed)}" if missed else "every goal is met")
     return 1 if missed else 0
 
