@@ -118,7 +118,7 @@ A ratio is after over before: the geometric mean over rounds and its 95 % interv
 Each command runs in a home of its own with a registered model and two releases; `eval compare` and `eval run` work on
 100 rows with four scorers, all of them reused. Recording is what a further row costs, its scores included, with
 `mlflow.genai.evaluate` and in bulk. The local model is SmolLM2-135M in Q4_1 on the default engine, asked through the
-gateway. The demo begins with an empty home, after the installation.
+gateway. The demo begins with an empty home, after the installation. A part that was not measured yet has no line.
 """
 
 
