@@ -11,6 +11,7 @@ import ctypes
 import mmap
 import sys
 from collections.abc import Iterator, Sequence
+from io import FileIO
 from pathlib import Path
 
 LEAST_BYTES = 64 * 1024 * 1024
@@ -29,8 +30,8 @@ def mapped() -> list[Range]:
         return []
     found = []
     for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines():
-        addresses, rights, *_offset_device_inode_path = line.split()
-        if rights == "rw-p" and len(line.split()) == 5:
+        addresses, rights, _offset, _device, _inode, *name = line.split()
+        if rights == "rw-p" and not name:
             first, _, end = addresses.partition("-")
             found.append((int(first, 16), int(end, 16)))
     return found
@@ -41,11 +42,16 @@ def release_zeros(before: Sequence[Range]) -> int:
 
     Nothing may write to that memory meanwhile: what was written between the look and the giving back would be lost.
     """
-    library, released = ctypes.CDLL(None, use_errno=True), 0
-    for first, end in _added(before, mapped()):
-        for start, size in _runs_of_zeros(library, first, end):
-            if library.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), _DONTNEED) == 0:
-                released += size
+    added, released = list(_added(before, mapped())), 0
+    if not added:
+        return 0
+    library = ctypes.CDLL(None)
+    # Read as a file, memory that another thread unmaps meanwhile is an error; read through a pointer, a crash.
+    with Path("/proc/self/mem").open("rb", buffering=0) as memory:
+        for first, end in added:
+            for start, size in _runs_of_zeros(library, memory, first, end):
+                if library.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), _DONTNEED) == 0:
+                    released += size
     return released
 
 
@@ -62,24 +68,25 @@ def _added(before: Sequence[Range], now: Sequence[Range]) -> Iterator[Range]:
             yield first, end
 
 
-def _runs_of_zeros(library: ctypes.CDLL, first: int, end: int) -> Iterator[tuple[int, int]]:
+def _runs_of_zeros(library: ctypes.CDLL, memory: FileIO, first: int, end: int) -> Iterator[tuple[int, int]]:
     """Starts and sizes of runs of at least `LEAST_BYTES`, in whole chunks."""
     start = -(-first // _CHUNK) * _CHUNK
     for at in range(start, end + 1, _CHUNK):
-        if at + _CHUNK <= end and _is_zero(library, at):
+        if at + _CHUNK <= end and _is_zero(library, memory, at):
             continue
         if at - start >= LEAST_BYTES:
             yield start, at - start
         start = at + _CHUNK
 
 
-def _is_zero(library: ctypes.CDLL, at: int) -> bool:
+def _is_zero(library: ctypes.CDLL, memory: FileIO, at: int) -> bool:
     """Whether a chunk is wholly in memory and holds nothing but zeros."""
     pages = _CHUNK // mmap.PAGESIZE
     there = (ctypes.c_ubyte * pages)()
     if library.mincore(ctypes.c_void_p(at), ctypes.c_size_t(_CHUNK), there) != 0 or not all(each & 1 for each in there):
         return False
-    # Its first byte is zero, and each byte is as the one before it.
-    return ctypes.c_ubyte.from_address(at).value == 0 and not library.memcmp(
-        ctypes.c_void_p(at), ctypes.c_void_p(at + 1), ctypes.c_size_t(_CHUNK - 1)
-    )
+    try:
+        memory.seek(at)
+        return memory.read(_CHUNK) == bytes(_CHUNK)
+    except OSError:
+        return False

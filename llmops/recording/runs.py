@@ -252,8 +252,10 @@ class _Writing:
         }
         try:
             client.log_inputs(run_id, **inputs)
-        except MlflowException:  # so it ends where another writer makes the same new data set at this moment
-            client.log_inputs(run_id, **inputs)
+        except MlflowException as error:
+            if error.error_code != "BAD_REQUEST":
+                raise
+            client.log_inputs(run_id, **inputs)  # another writer made the same new data set at that moment
         client.link_prompt_version_to_run(run_id, self.cell.prompt.uri)
         return datasets[0]
 

@@ -63,23 +63,14 @@ class TraceWriter:
         prompts: by trace id, the prompt whose page lists the trace.
         run_id: of the run whose rows they are.
         """
-        there = set() if self._database is None else self._there(self._database, traces)
         if self._database is not None:
-            new = [trace for trace in traces if trace.trace_id not in there]
-            location = self._client.get_experiment(experiment_id).artifact_location
-            _insert(self._database, location, new, prompts, run_id)
+            there = _there(self._database, traces)
+            if new := [trace for trace in traces if trace.trace_id not in there]:
+                location = self._client.get_experiment(experiment_id).artifact_location
+                _insert(self._database, location, new, prompts, run_id)
             traces = [trace for trace in traces if trace.trace_id in there]
         if traces:
             self._write_by_mlflow(experiment_id, traces, prompts, run_id)
-
-    def _there(self, database: sa.Engine, traces: Sequence[RowTrace]) -> set[str]:
-        """Ids of the traces that the store has: of a run that was not finished, or of records written twice."""
-        from mlflow.store.tracking.dbmodels.models import SqlTraceInfo
-
-        column = SqlTraceInfo.__table__.c.request_id
-        with database.connect() as connection:
-            query = sa.select(column).where(column.in_([trace.trace_id for trace in traces]))
-            return set(connection.execute(query).scalars())
 
     def _write_by_mlflow(
         self, experiment_id: str, traces: Sequence[RowTrace], prompts: Mapping[str, Prompt], run_id: str | None
@@ -95,6 +86,16 @@ class TraceWriter:
         self._tracing.log_spans(experiment_id, [trace.span for trace in traces])
         if run_id is not None:
             self._client.link_traces_to_run([trace.trace_id for trace in traces], run_id)
+
+
+def _there(database: sa.Engine, traces: Sequence[RowTrace]) -> set[str]:
+    """Ids of the traces that the database has: of a run that was not finished, or of records written twice."""
+    from mlflow.store.tracking.dbmodels.models import SqlTraceInfo
+
+    column = SqlTraceInfo.__table__.c.request_id
+    with database.connect() as connection:
+        query = sa.select(column).where(column.in_([trace.trace_id for trace in traces]))
+        return set(connection.execute(query).scalars())
 
 
 def _insert(

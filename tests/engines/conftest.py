@@ -65,6 +65,16 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random llama of one layer that never ends an answer by itself: its end token's logit is always zero."""
+    return _endless_llama(tmp_path_factory.mktemp("tiny-gguf") / "tiny.gguf", width=32)
+
+
+@pytest.fixture(scope="session")
+def wide_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `tiny_gguf`, with 1,024 bytes of keys and values for each token."""
+    return _endless_llama(tmp_path_factory.mktemp("wide-gguf") / "wide.gguf", width=256)
+
+
+def _endless_llama(path: Path, width: int) -> Path:
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *map(chr, range(33, 127)), "▁"]
 
     def prepare(writer: gguf.GGUFWriter) -> None:
@@ -80,8 +90,7 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
         writer.add_add_space_prefix(False)
         writer.add_chat_template(TEMPLATE)
 
-    path = tmp_path_factory.mktemp("tiny-gguf") / "tiny.gguf"
-    return write_llama(path, width=32, kind="F32", tokens=len(tokens), silent=2, prepare=prepare)
+    return write_llama(path, width=width, kind="F32", tokens=len(tokens), silent=2, prepare=prepare)
 
 
 @pytest.fixture(scope="session")

@@ -54,11 +54,11 @@ async def test_a_prompt_beyond_the_context_is_too_long_and_closing_ends_the_thre
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the cache is in memory from the start")
-async def test_a_cache_takes_memory_only_as_contexts_fill(tiny_gguf, ask):
-    slots, context = 16, 65_536
-    cache = slots * context * 128  # bytes: keys and values of one layer, 32 numbers of 2 bytes each
+async def test_a_cache_takes_memory_only_as_contexts_fill(wide_gguf, ask):
+    slots, context = 16, 16_384
+    cache = slots * context * 1024  # bytes
     before = psutil.Process().memory_info().rss
-    engine = LlamaCppEngine(tiny_gguf, slots=slots, context=context, threads=1)
+    engine = LlamaCppEngine(wide_gguf, slots=slots, context=context, threads=1)
     try:
         answer = await generate(engine, ask(max_tokens=20))
         assert psutil.Process().memory_info().rss - before < cache / 2
