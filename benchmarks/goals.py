@@ -14,14 +14,13 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.against import measured, ratio
 from benchmarks.costs import REPOSITORY, Build, earlier
 from benchmarks.gateway import overhead
-from benchmarks.gateway.contenders import LITELLM, bare, install_litellm, litellm, ours, upstream
+from benchmarks.gateway.contenders import DEFAULT_CACHE, LITELLM, install_litellm, side_by_side
 
 BASELINE = "f6b377d"
 PAGE = REPOSITORY / "docs/performance.md"
@@ -82,16 +81,8 @@ def against_baseline(part: str, rounds: int) -> Iterator[Held]:
 
 
 def against_peers(rounds: int) -> Iterator[Held]:
-    cache = Path(os.environ.get("BENCH_PEERS") or "~/.cache/llmops-bench").expanduser().resolve()
-    command = install_litellm(cache)
-    with tempfile.TemporaryDirectory(prefix="llmops-bench-") as name, ExitStack() as stack:
-        folder = Path(name)
-        stub = stack.enter_context(upstream(folder))
-        gateways = {
-            "bare": stack.enter_context(bare(folder, stub.base)),
-            "llmops": stack.enter_context(ours(folder, stub.base)),
-            "litellm": stack.enter_context(litellm(folder, stub.base, command)),
-        }
+    command = install_litellm(DEFAULT_CACHE)
+    with tempfile.TemporaryDirectory(prefix="llmops-bench-") as name, side_by_side(Path(name), command) as gateways:
         found = overhead.turns(gateways, 4.0, rounds, concurrencies=(1,))
     for stream, of_bare in OF_BARE.items():
         mine = found["llmops", 1, stream].cpu
@@ -130,10 +121,12 @@ def kept_lines(parts: Sequence[str]) -> dict[str, list[str]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Measures this build against its goals.")
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; default: all")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--write", action="store_true", help=f"into {PAGE.relative_to(REPOSITORY)}")
     options = parser.parse_args()
+    if unknown := sorted(set(options.parts) - set(PARTS)):
+        parser.error(f"no part {unknown[0]!r}; there are {', '.join(PARTS)}")
     parts, missed = options.parts or PARTS, []
     lines = kept_lines(parts)
     for part in parts:

@@ -15,7 +15,7 @@ import asyncio
 import os
 import sys
 import tempfile
-from contextlib import AbstractContextManager, aclosing
+from contextlib import aclosing
 from pathlib import Path
 
 import psutil
@@ -51,17 +51,16 @@ async def evaluated(evaluations: Evaluations, rows: int) -> tuple[float, list[fl
     return rows / report.seconds, memory
 
 
-def stub() -> AbstractContextManager[str]:
-    return echo_upstream(free_port(), SECONDS, PLACES)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description="100,000 rows over an upstream of 500 requests a second.")
     parser.add_argument("--rows", type=int, default=100_000)
     options = parser.parse_args()
     os.environ[KEY_VARIABLE] = KEY
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before the run")
-    with tempfile.TemporaryDirectory(prefix="llmops-bench-") as folder, stub() as url:
+    with (
+        tempfile.TemporaryDirectory(prefix="llmops-bench-") as folder,
+        echo_upstream(free_port(), SECONDS, PLACES) as url,
+    ):
         evaluations = home_with_rows(Path(folder), url, options.rows, SLOTS)
         rate, memory = asyncio.run(evaluated(evaluations, options.rows))
     busy, early, most = rate * SECONDS / PLACES, memory[len(memory) // 10], max(memory)

@@ -61,6 +61,7 @@ from benchmarks.evaluation.questions import (
     questions,
 )
 from benchmarks.evaluation.server import MODEL, serving
+from benchmarks.gateway.contenders import DEFAULT_CACHE
 
 SLOTS = 16
 """Requests decoded side by side: the default of llmops, and the most that any contender sends."""
@@ -239,9 +240,8 @@ def say(text: str) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Evaluation runners on the same rows, model file and machine.")
-    cache = os.environ.get("BENCH_PEERS") or "~/.cache/llmops-bench"
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--peers", type=Path, default=Path(cache), help="folder of their environments (BENCH_PEERS)")
+    parser.add_argument("--peers", type=Path, default=DEFAULT_CACHE, help="folder of their environments (BENCH_PEERS)")
     parser.add_argument("--questions", type=int, help="only the first ones, to try the benchmark out")
     parser.add_argument("--model", type=Path, help="a GGUF file; default: the catalogue's default model")
     options = parser.parse_args()

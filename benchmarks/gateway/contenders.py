@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.gateway.processes import Server, ServerFailed, free_port, python
 
+DEFAULT_CACHE = Path(os.environ.get("BENCH_PEERS") or "~/.cache/llmops-bench").expanduser()
+"""Where peers have their environments."""
 LITELLM = "1.106.2"
 MASTER_KEY = "sk-bench"
 PROMPT = """\
@@ -162,3 +164,16 @@ def ours(
     key = home.create_key("--requests-per-minute", "100000000", "--tokens-per-minute", "100000000000")
     with home.serving(key, workers) as gateway:
         yield gateway
+
+
+@contextmanager
+def side_by_side(folder: Path, litellm_command: Path) -> Iterator[dict[str, Gateway]]:
+    """The stub upstream and, in front of it, each gateway with one worker."""
+    with ExitStack() as stack:
+        stub = stack.enter_context(upstream(folder))
+        yield {
+            "upstream": stub,
+            "bare": stack.enter_context(bare(folder, stub.base)),
+            "llmops": stack.enter_context(ours(folder, stub.base)),
+            "litellm": stack.enter_context(litellm(folder, stub.base, litellm_command)),
+        }

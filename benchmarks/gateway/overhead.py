@@ -22,12 +22,11 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.gateway import load
-from benchmarks.gateway.contenders import Gateway, bare, install_litellm, litellm, ours, upstream
+from benchmarks.gateway.contenders import DEFAULT_CACHE, Gateway, install_litellm, ours, side_by_side
 
 TEXT = ("Summarise this text. " * 15)[:300]
 CONCURRENCIES = (1, 32)
@@ -149,26 +148,20 @@ def say(text: str) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="CPU and latency that a gateway adds.")
-    cache = os.environ.get("BENCH_PEERS") or "~/.cache/llmops-bench"
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--peers", type=Path, default=Path(cache), help="folder of their environments (BENCH_PEERS)")
+    parser.add_argument("--peers", type=Path, default=DEFAULT_CACHE, help="folder of their environments (BENCH_PEERS)")
     options = parser.parse_args()
     command = install_litellm(options.peers.expanduser().resolve())
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before the run, {options.rounds} rounds, medians")
-    with tempfile.TemporaryDirectory(prefix="llmops-bench-") as name, ExitStack() as stack:
-        folder = Path(name)
-        stub = stack.enter_context(upstream(folder))
-        gateways = {
-            "upstream": stub,
-            "bare": stack.enter_context(bare(folder, stub.base)),
-            "llmops": stack.enter_context(ours(folder, stub.base)),
-            "litellm": stack.enter_context(litellm(folder, stub.base, command)),
-        }
+    with (
+        tempfile.TemporaryDirectory(prefix="llmops-bench-") as folder,
+        side_by_side(Path(folder), command) as gateways,
+    ):
         found = turns(gateways, options.seconds, options.rounds)
         show(found)
         print()
-        workers(folder, stub.base, options.seconds)
+        workers(Path(folder), gateways["upstream"].base, options.seconds)
     held = criteria(found)
     print()
     for text, met in held:
