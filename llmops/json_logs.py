@@ -35,6 +35,8 @@ def configure_logging(form: str = "auto", *, stream: TextIO | None = None) -> Li
     form: `json`, `text`, or `auto`: text on a terminal, JSON where something else reads. Replaces what an earlier call
     set up. Lines still queued are written when the process ends, or by the handler's `close`.
     """
+    # Looked up for every line, and shown in none.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     stream = stream if stream is not None else sys.stderr
     as_text = form == "text" or (form == "auto" and stream.isatty())
     handler = LineHandler(stream.buffer, _text_line if as_text else _json_line)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +11,7 @@ import orjson
 from starlette.types import Send
 
 from llmops.generation import Chunk
+from llmops.random_ids import random_id
 from service.error_map import ApiError
 from service.exchange import Exchange
 
@@ -140,7 +140,7 @@ class EventStream(Reply):
 
 def envelope(exchange: Exchange, prefix: str, kind: str) -> dict[str, Any]:
     """The fields with which every object of OpenAI's completion routes begins. `prefix` begins its id."""
-    identity = f"{prefix}-{os.urandom(16).hex()}"
+    identity = f"{prefix}-{random_id()}"
     return {"id": identity, "object": kind, "created": int(time.time()), "model": exchange.target.ref}
 
 

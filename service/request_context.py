@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import re
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from typing import Any
 from fastapi import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from llmops.random_ids import random_id
 from service.error_map import CLIENT_CLOSED, error_response, report_failure
 from service.tracing import Tracing
 
@@ -173,7 +173,7 @@ class BodyLimits:
 
 def new_request_id() -> str:
     """An id of the gateway's own."""
-    return f"req_{os.urandom(16).hex()}"
+    return f"req_{random_id()}"
 
 
 def _text(value: bytes | None) -> str | None:

@@ -128,8 +128,11 @@ class LogDatabase:
             yield connection
 
     @contextmanager
-    def inserting(self) -> Iterator[DBAPICursor]:
+    def inserting(self, *, one_statement: bool = False) -> Iterator[DBAPICursor]:
         """As `writing`, with the driver's own cursor, and for numbered rows: `settled` waits for its end.
+
+        one_statement: the block executes one. On SQLite it is a transaction of its own: to begin and to commit another
+        would let go of Python's lock each time, and wait for it beside a busy event loop.
 
         Its connections are kept open outside SQLAlchemy's pool, which would look after them at every transaction: half
         of the processor time of a request's record. One that has failed is not used again.
@@ -137,9 +140,9 @@ class LogDatabase:
         with translated(self.url), self._queue or nullcontext():
             connection: Any = None
             try:
-                (connection, check), cursor = self._begun_insert()
+                (connection, check), cursor = self._begun_insert(one_statement)
                 yield cursor
-                connection.commit()
+                connection.commit()  # of SQLite's one statement, which is durable already, nothing
                 check()  # only now is it certain where it went
             except BaseException as error:
                 if connection is not None:
@@ -197,7 +200,7 @@ class LogDatabase:
             self._queue.close()
             self._queue = None
 
-    def _begun_insert(self) -> tuple[_Inserter, DBAPICursor]:
+    def _begun_insert(self, one_statement: bool) -> tuple[_Inserter, DBAPICursor]:
         """A connection whose transaction has begun. Of PostgreSQL's, those that lost their server are left."""
         while True:
             try:
@@ -209,7 +212,8 @@ class LogDatabase:
             try:
                 check()
                 cursor = connection.cursor()
-                cursor.execute(self._begin_insert)
+                if self.is_postgresql or not one_statement:
+                    cursor.execute(self._begin_insert)
             except StoreUnavailable:
                 connection.close()
                 raise

@@ -73,7 +73,8 @@ class ProductionLog:
         """
         if not records and not replies:
             return
-        with self._database.inserting() as cursor:
+        alone = not replies and self._insert.takes_one_statement(len(records))
+        with self._database.inserting(one_statement=alone) as cursor:
             if records:
                 self._insert(cursor, records)
             self.replies.settle(cursor, replies)

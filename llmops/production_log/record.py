@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from llmops.errors import Corrupted, UsageError
+from llmops.random_ids import random_id
 
 BETTER, WORSE, TIE = VOTES = ("better", "worse", "tie")
 """Labels that are votes when the feedback compares the answer with another one."""
@@ -122,7 +122,7 @@ def new_key() -> str:
 
     So the next one stands beside the last one in the database's index, and in a page that is at hand.
     """
-    return f"{time.time_ns():016x}{os.urandom(8).hex()}"
+    return f"{time.time_ns():016x}{random_id()[:16]}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,14 @@ import math
 import operator
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any
 
 import orjson
 import sqlalchemy as sa
 from sqlalchemy.engine.interfaces import DBAPICursor
 
-from llmops.production_log.record import Feedback, LogRecord, identity_in
+from llmops.production_log.record import Feedback, LogRecord, identity_in, in_batches
 
 metadata = sa.MetaData()
 
@@ -147,24 +148,35 @@ _AT, _DETAILS, _DELETED_AT = (_COLUMNS.index(name) for name in ("at", "details",
 _values_of = operator.attrgetter(*_COLUMNS)
 _FIELDS = tuple(name for name in _COLUMNS if name != "app")
 _MEASURED = ("tokens_in", "tokens_out", "latency_ms", "first_token_ms")
+_ROWS_AT_ONCE = 500  # of 20 values; SQLite takes 32,766 in a statement
 # A day inside of what Python's calendar holds, so that every time zone can show them.
 _EARLIEST, _LATEST = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
 
 
 class RecordInsert:
-    """Inserts records with the driver's own cursor."""
+    """Inserts records with the driver's own cursor: on SQLite in one statement, whatever their number."""
 
     def __init__(self, dialect: sa.Dialect) -> None:
         # No driver takes half of a surrogate pair; PostgreSQL's text holds every character but NUL.
         self._nul = "\ufffd" if dialect.name == "postgresql" else "\x00"
+        self._at_once = 1 if dialect.name == "postgresql" else _ROWS_AT_ONCE
         mark = "%s" if dialect.name == "postgresql" else "?"
         names = ", ".join(f'"{name}"' for name in _COLUMNS)
-        marks = ", ".join([mark] * len(_COLUMNS))
-        self._statement = f"INSERT INTO log_records ({names}) VALUES ({marks})"  # noqa: S608
+        self._marks = f"({', '.join([mark] * len(_COLUMNS))})"
+        self._statement = f"INSERT INTO log_records ({names}) VALUES "  # noqa: S608
 
     def __call__(self, cursor: DBAPICursor, records: Sequence[LogRecord]) -> None:
         """Inserts all of them, in order; at least one."""
-        cursor.executemany(self._statement, [self._row(record) for record in records])
+        rows = [self._row(record) for record in records]
+        if self._at_once == 1:
+            cursor.executemany(self._statement + self._marks, rows)
+            return
+        for part in in_batches(rows, self._at_once):
+            cursor.execute(self._statement + ", ".join([self._marks] * len(part)), list(chain.from_iterable(part)))
+
+    def takes_one_statement(self, records: int) -> bool:
+        """Whether so many records are inserted by one statement."""
+        return records == 1 or records <= self._at_once
 
     def _row(self, record: LogRecord) -> Sequence[Any]:
         row = list(_values_of(record))

@@ -103,7 +103,7 @@ def test_what_dies_is_started_again_and_nothing_outlives_the_parent(environment,
 def test_a_registry_that_is_away_at_the_start_is_said_and_holds_up_no_shutdown(environment, wait_until):
     away = {**environment, "LLMOPS_TRACKING_URI": f"http://127.0.0.1:{free_port()}"}
     with serving(away) as (parent, http):
-        wait_until(lambda: status(http, "/livez") == 200, 60)
+        wait_until(lambda: status(http, "/livez") == 200, 180)
         reply = http.get("/readyz")
         assert reply.status_code == 503
         assert "registry not read yet" in reply.json()["reasons"][0]
