@@ -53,6 +53,15 @@ class StoreUnavailable(CannotRun):
     """The MLflow store or the production log cannot be reached or written."""
 
 
+class IncompatibleStore(StoreUnavailable):
+    """The MLflow store's tables are older or newer than those of the installed MLflow; nothing was changed. mend: what
+    to do about it; the text has it too."""
+
+    def __init__(self, problem: str, mend: str) -> None:
+        super().__init__(f"{problem}; nothing was changed: {mend}")
+        self.problem, self.mend = problem, mend
+
+
 class RecordingIncomplete(CannotRun):
     """The store holds fewer results than were handed to it."""
 

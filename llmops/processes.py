@@ -23,7 +23,7 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -127,6 +127,32 @@ class ProcessLock:
     def __exit__(self, *_: object) -> None:
         self.release()
         self._threads.release()
+
+
+@contextmanager
+def folder_locked(folder: Path) -> Iterator[None]:
+    """Holds the lock of a folder, which no file is made for, among processes that ask for it. Without effect where the
+    folder is not there, or its disk knows no such locks."""
+    with ExitStack() as stack:
+        with suppress(OSError):
+            handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+            stack.callback(os.close, handle)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def users_of_file(path: Path) -> list[str]:
+    """Other processes that have a file open, as `name (pid N)`: those that this user may look at, where the system has
+    a `/proc`. Raises OSError where there is no such file."""
+    wanted, found = path.stat(), {}
+    for handle in Path("/proc").glob("[0-9]*/fd/*"):
+        pid = handle.parent.parent.name
+        with suppress(OSError):  # the process has ended, or is another user's
+            opened = handle.stat()
+            if (opened.st_dev, opened.st_ino) == (wanted.st_dev, wanted.st_ino) and int(pid) != os.getpid():
+                name = (handle.parent.parent / "comm").read_text(encoding="utf-8", errors="replace").strip()
+                found[int(pid)] = f"{name} (pid {pid})"
+    return [found[pid] for pid in sorted(found)]
 
 
 def when_parent_ends(act: Callable[[], object]) -> None:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 
 from llmops.engines.protocol import Engine
-from llmops.errors import CannotRun, StoreUnavailable, UsageError
+from llmops.errors import CannotRun, IncompatibleStore, StoreUnavailable, UsageError
 from llmops.json_logs import configure_logging
 from llmops.keys import KeyStore
 from llmops.processes import running, scratch_folder, sweep_scratch_folders
@@ -68,6 +68,7 @@ def serve(
 
     Raises:
         UsageError: a host beyond loopback without a key, a port outside 0–65535, fewer than one worker, or a setting.
+        IncompatibleStore: MLflow's tables are older or newer than the installed MLflow's.
         CannotRun: the port is taken, the production log cannot be opened, or the app does not start.
     """
     if workers < 1:
@@ -80,6 +81,7 @@ def serve(
         log = stack.enter_context(closing(ProductionLog(settings.resolved_log_url)))
         with closing(KeyStore(settings.resolved_log_url, home=settings.home)) as keys:
             has_keys = keys.has_live_key()
+        _refuse_incompatible_store(settings)
         listener = stack.enter_context(bound_socket(host, port, has_keys))
         socket_path = settings.engine_socket or _start_engine_process(settings, stack)
         metrics = stack.enter_context(scratch_folder("metrics"))
@@ -104,6 +106,20 @@ def serve(
         supervisor.run()
         if supervisor.failed_to_start:
             raise CannotRun("the gateway did not start; the lines above say why")
+
+
+def _refuse_incompatible_store(settings: Settings) -> None:
+    """Raises IncompatibleStore. A store that cannot be reached is waited for later."""
+    from llmops.registry.schema import checked_schema
+    from llmops.registry.store import translated
+
+    try:
+        with translated("MLflow store"):
+            checked_schema(settings.resolved_tracking_uri)
+    except IncompatibleStore:
+        raise
+    except StoreUnavailable as error:
+        logger.warning("%s", error)
 
 
 def _start_engine_process(settings: Settings, stack: ExitStack) -> Path:

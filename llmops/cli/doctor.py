@@ -12,9 +12,9 @@ from importlib.metadata import PackageNotFoundError, version
 import click
 
 from llmops.cli.output import emit, json_option, print_table
-from llmops.errors import LlmopsError, StoreUnavailable
+from llmops.errors import IncompatibleStore, LlmopsError, StoreUnavailable
 from llmops.settings import Settings, describe
-from llmops.state_files import integrity
+from llmops.state_files import integrity, shown
 from llmops.versions import ModelVersion
 
 _PACKAGES = ("mlflow", "xllamacpp", "transformers", "torch", "ragas", "evidently", "fastapi", "datasets")
@@ -83,6 +83,10 @@ def _guarded(name: str, check: Callable[[Settings], Check], settings: Settings, 
     try:
         found = check(settings)
         return replace(found, mend=mend) if found.state == "fail" and not found.mend else found
+    except IncompatibleStore as error:
+        if name == "store":
+            return Check(name, "fail", error.problem, error.mend)
+        return Check(name, "fail", error.problem, "mend what fails above first")
     except StoreUnavailable as error:
         own = name in ("store", "log", "keys")
         return Check(name, "fail", str(error), mend if own else "mend what fails above first")
@@ -117,11 +121,20 @@ def _home(settings: Settings) -> Check:
 
 def _store(settings: Settings) -> Check:
     from llmops.registry import Registry
+    from llmops.registry.schema import store_schema
 
     registry = Registry(settings)
     prompts, models = registry.prompts.list_versions(), registry.model_versions()
     apps = registry.release_versions.names()
-    detail = f"{registry.store.uri}: {len(prompts)} prompt versions, {len(models)} model versions, {len(apps)} apps"
+    store = registry.store
+    detail = f"{shown(store.uri)}: {len(prompts)} prompt versions, {len(models)} model versions, {len(apps)} apps"
+    client, server = version("mlflow"), store.server_version()
+    if server is None:
+        schema = store_schema(store.uri)
+        return Check("store", "ok", f"{detail}; tables of revision {schema.revision}" if schema else detail)
+    detail += f"; the server is MLflow {server}, this client {client}"
+    if server != client:
+        return Check("store", "warn", detail, "install one version of MLflow on both sides")
     return Check("store", "ok", detail)
 
 

@@ -19,8 +19,9 @@ from urllib.parse import unquote, urlsplit
 import sqlalchemy as sa
 
 from llmops.errors import StoreUnavailable, UnknownVersion, UsageError
-from llmops.production_log.database import open_engine
+from llmops.processes import folder_locked
 from llmops.registry.mlflow_database import REVISION, DatabaseClient
+from llmops.registry.schema import StoreSchema, checked_schema, database_of, store_schema
 from llmops.settings import Settings
 from llmops.state_files import (
     BUSY_SECONDS,
@@ -81,7 +82,9 @@ class Store:
 
     def __init__(self, settings: Settings, file: FileIdentity | None = None) -> None:
         """Opens the store, making its tables and folders when absent. file: the SQLite file that it must be; None: any,
-        or a new one. Raises StoreUnavailable."""
+        or a new one.
+
+        Raises StoreUnavailable, which is IncompatibleStore where the tables are not the installed MLflow's."""
         self.settings = settings
         self.uri = settings.resolved_tracking_uri
         for name, value in _MLFLOW_ENVIRONMENT.items():
@@ -101,30 +104,38 @@ class Store:
                     "or move that folder away to begin anew"
                 )
             make_private_folder(settings.home)
-            keep_private(settings.home)
-            if path is not None:
-                # At once where the file cannot be opened, is no database or is damaged: MLflow would try for 100 s.
-                with contextlib.closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
-                    write_ahead(connection)
-                    connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            self._experiments: dict[str, str] = {}
-            self.client: Any = self._database_client() or self.mlflow_client
-            self.experiment()
+            # Beside a process that makes the tables, they look like those of an older MLflow.
+            schema = store_schema(self.uri)
+            is_made = schema is not None and schema.state == "current"
+            with contextlib.nullcontext() if is_made or path is None else folder_locked(path.parent):
+                if not is_made:
+                    schema = checked_schema(self.uri)  # before anything is written
+                keep_private(settings.home)
+                if path is not None:
+                    # At once where it cannot be opened, is no database or is damaged: MLflow would try for 100 s.
+                    with contextlib.closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
+                        write_ahead(connection)
+                        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+                self._experiments: dict[str, str] = {}
+                self.client: Any = self._database_client(schema) or self.mlflow_client
+                self.experiment()
             if in_home:
                 follow_home(home, artifacts_set=settings.artifacts is not None)
             if self._file is not None:
                 self._file.opened()
 
-    def _database_client(self) -> DatabaseClient | None:
+    def _database_client(self, schema: StoreSchema | None) -> DatabaseClient | None:
         """None where the store is behind a server, or in a database that is read by MLflow alone."""
-        database = _database_of(self.uri)
+        database = database_of(self.uri)
         if database is None:
             return None
-        if not _is_known(database):
+        schema = schema or store_schema(self.uri)
+        if schema is None:
             self.mlflow_client.search_experiments(max_results=1)  # makes the tables of a new store
-            if not _is_known(database):
-                database.dispose()
-                return None
+            schema = store_schema(self.uri)
+        if schema is None or schema.revision != REVISION:
+            database.dispose()
+            return None
         return DatabaseClient(database, lambda: self.mlflow_client)
 
     @functools.cached_property
@@ -219,6 +230,18 @@ class Store:
         with translated(f"versions of {name}"):
             return list(self.client.search_model_versions(f"name = '{name}'"))
 
+    def server_version(self) -> str | None:
+        """Of MLflow's server; None where the store is a database. Raises StoreUnavailable."""
+        if not self.uri.startswith(("http:", "https:")):
+            return None
+        from mlflow.tracking._tracking_service.utils import get_default_host_creds
+        from mlflow.utils.rest_utils import http_request
+
+        with translated(f"MLflow's server {self.uri}"):
+            reply = http_request(get_default_host_creds(self.uri), "/version", "GET")
+            reply.raise_for_status()
+            return str(reply.text).strip()
+
     def marks(self) -> Sequence[Any] | None:
         """As `DatabaseClient.marks`; None where the store is behind a server.
 
@@ -230,27 +253,6 @@ class Store:
             return None
         with translated(f"MLflow store {shown(self.uri)}"):
             return self.client.marks()
-
-
-def _database_of(uri: str) -> sa.Engine | None:
-    """The database that a store's address names, where it is one that MLflow shares with others by SQL."""
-    try:
-        url = sa.make_url(uri)
-        if url.get_backend_name() == "postgresql":
-            return open_engine(uri)
-        elsewhere = url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:")
-        return None if elsewhere else sa.create_engine(url, pool_size=1)
-    except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError):
-        return None
-
-
-def _is_known(database: sa.Engine) -> bool:
-    """Whether the database holds MLflow's tables in the form that `DatabaseClient` reads."""
-    try:
-        with database.connect() as connection:
-            return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalars().all() == [REVISION]
-    except sa.exc.DBAPIError:
-        return False
 
 
 def pages(search: Callable[..., Any], at_a_time: int = _PAGE, **wanted: Any) -> Iterator[Any]:

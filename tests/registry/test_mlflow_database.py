@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
 from deploy.services.servers import PostgresServer
 from llmops.errors import UnknownVersion
@@ -232,15 +231,6 @@ def test_the_revision_is_that_of_the_mlflow_which_is_installed() -> None:
     from mlflow.store.db.utils import _get_latest_schema_revision
 
     assert _get_latest_schema_revision() == REVISION
-
-
-def test_tables_of_another_revision_are_left_to_mlflow(tmp_path: Path) -> None:
-    Registry(Settings(home=tmp_path))
-    database = sa.create_engine(f"sqlite:///{tmp_path}/mlflow.db")
-    with database.begin() as connection:
-        connection.execute(sa.text("UPDATE alembic_version SET version_num = 'cfd24bdc0731'"))
-    opened = Store(Settings(home=tmp_path))
-    assert opened.client is opened.mlflow_client
 
 
 LOOKS = """
