@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -18,13 +19,15 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from deploy.services.servers import PostgresServer
+from deploy.services.servers import PostgresServer, free_port
 from llmops.errors import IncompatibleStore
+from llmops.processes import running
 from llmops.registry import Registry
 from llmops.registry.mlflow_database import REVISION
 from llmops.registry.schema import installed_mlflow
 from llmops.registry.store import Store
 from llmops.settings import Settings
+from tests.at_once import wait_until
 
 OLDER = "b7e2c1a4d9f3"
 """The last revision before MLflow made columns of traces' tags and metadata."""
@@ -245,6 +248,7 @@ def test_a_store_in_postgresql_is_refused_dumped_and_upgraded(postgres: Postgres
         Store(Settings(home=home, tracking_uri=restored.replace("postgresql://", "postgresql+psycopg://")))
 
 
+OLD_MLFLOW = "mlflow==3.14.0 mlflow-skinny==3.14.0 mlflow-tracing==3.14.0"
 MADE_BY_ANOTHER = """
 import sys
 import mlflow
@@ -269,20 +273,31 @@ for n in range(3):
 
 
 @pytest.fixture(scope="session")
-def with_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs Python with another MLflow laid over the installed one."""
+def environment_with(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, str]]:
+    """The environment of a process in which these packages of another MLflow, if any, lie over the installed one."""
 
-    def run(packages: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def made(packages: str) -> dict[str, str]:
         folder = tmp_path_factory.getbasetemp() / packages.replace("=", "-")
-        if not folder.exists():
+        if packages and not folder.exists():
             pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder)]
             subprocess.run([*pip, *packages.split()], check=True)
         # MLflow keeps in the environment which store was named last.
         kept = {name: value for name, value in os.environ.items() if "MLFLOW" not in name}
         path = f"{folder}{os.pathsep}{Path(__file__).parents[2]}"
-        environment = {**kept, "PYTHONPATH": path, "MLFLOW_DISABLE_TELEMETRY": "true"}
-        command = [sys.executable, *arguments]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        return {**kept, "PYTHONPATH": path, "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def with_mlflow(environment_with: Callable[[str], dict[str, str]]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs Python in such an environment."""
+
+    def run(packages: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = environment_with(packages)
+        return subprocess.run(
+            [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False
+        )
 
     return run
 
@@ -290,8 +305,7 @@ def with_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subpr
 @pytest.mark.slow
 def test_a_store_really_made_by_an_older_mlflow_is_upgraded_with_nothing_lost(with_mlflow, home, llmops):
     home.mkdir()
-    older = "mlflow==3.14.0 mlflow-skinny==3.14.0 mlflow-tracing==3.14.0"
-    made = with_mlflow(older, "-c", MADE_BY_ANOTHER, f"sqlite:///{home}/mlflow.db")
+    made = with_mlflow(OLD_MLFLOW, "-c", MADE_BY_ANOTHER, f"sqlite:///{home}/mlflow.db")
     assert made.returncode == 0, made.stderr
     before = sha256(home / "mlflow.db")
     llmops("prompts", "list").refused(3, "is older than the installed MLflow")
@@ -316,18 +330,38 @@ def test_a_store_really_made_by_an_older_mlflow_is_upgraded_with_nothing_lost(wi
 
 @pytest.mark.slow
 def test_a_newer_mlflow_migrates_nothing_unasked_and_what_it_upgraded_is_refused_afterwards(with_mlflow, home, llmops):
-    assert llmops("prompts", "register").code == 0
-    prompts = llmops("prompts", "list", "--json").json
+    with_mlflow("", "-m", "llmops.cli", "prompts", "register")  # another process, so that nobody has it open afterwards
+    prompts = json.loads(with_mlflow("", "-m", "llmops.cli", "prompts", "list", "--json").stdout)
     before = sha256(home / "mlflow.db")
 
     def newer(*arguments: str) -> subprocess.CompletedProcess[str]:
         return with_mlflow("mlflow==3.18.0", "-m", "llmops.cli", *arguments)
 
     refused = newer("prompts", "list")
-    assert (refused.returncode, "is older than the installed MLflow 3.18.0" in refused.stderr) == (3, True), refused.stderr
+    assert (refused.returncode, "is older than the installed MLflow 3.18.0" in refused.stderr) == (3, True), (
+        refused.stderr
+    )
     assert sha256(home / "mlflow.db") == before
     upgraded = newer("store", "upgrade", "--json")
     assert upgraded.returncode == 0, upgraded.stderr
     listed = newer("prompts", "list", "--json")  # by MLflow's own client: these tables are not known here
     assert json.loads(listed.stdout) == prompts, listed.stderr
     llmops("prompts", "list").refused(3, "is newer than the installed MLflow")
+
+
+def accepts(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.slow
+def test_doctor_tells_the_version_of_a_tracking_server(environment_with, home, llmops, tmp_path, monkeypatch):
+    port = free_port()
+    server = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{tmp_path}/server.db"]
+    server += ["--port", str(port), "--workers", "1", "--default-artifact-root", str(tmp_path / "artifacts")]
+    with running(server, env=environment_with(OLD_MLFLOW), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+        wait_until(lambda: accepts(port), 300)
+        monkeypatch.setenv("LLMOPS_TRACKING_URI", f"http://127.0.0.1:{port}")
+        found = {check["name"]: check for check in llmops("doctor", "--json").json["checks"]}["store"]
+    assert found["state"] == "warn", found
+    assert "the server is MLflow 3.14.0, this client 3.17.2" in found["detail"]
