@@ -18,7 +18,8 @@ LABS = ("bike", "wine")
 
 def pages() -> dict[Path, str]:
     """Every generated page: path and text."""
-    notebooks = {DOCS / "labs" / f"{lab}.ipynb": notebook(DOCS / "labs" / f"{lab}.md") for lab in LABS}
+    guides = [DOCS / "python.md", *(DOCS / "labs" / f"{lab}.md" for lab in LABS)]
+    notebooks = {guide.with_suffix(".ipynb"): notebook(guide) for guide in guides}
     return {
         DOCS / "cli.md": _cli_page(),
         DOCS / "settings.md": _settings_page(),

@@ -1,4 +1,4 @@
-"""Notebooks made from the guides of the labs, so that there is one text to keep true.
+"""Notebooks made from guides, so that there is one text to keep true.
 
 Text becomes Markdown cells, a ```python block a code cell, a ```bash block whose lines all begin with `llmops` a code
 cell of `!llmops …`. Other blocks (output, commands that run until they are stopped) stay text. Solutions, folded on the
@@ -39,7 +39,8 @@ def notebook(guide: Path) -> str:
     makers = {"markdown": new_markdown_cell, "code": new_code_cell}
     for number, cell in enumerate(cells(guide.read_text("utf-8")), start=1):
         made.cells.append(makers[cell.kind](cell.source, id=f"{guide.stem}-{number:03d}"))
-    made.cells.insert(1, new_code_cell(_PICTURES, id=f"{guide.stem}-pictures"))
+    if guide.parent.name == "labs":
+        made.cells.insert(1, new_code_cell(_PICTURES, id=f"{guide.stem}-pictures"))
     nbformat.validate(made)
     return f"{nbformat.writes(made)}\n"
 

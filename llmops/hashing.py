@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -42,3 +44,18 @@ def folder_sha256(folder: Path) -> str:
     """sha256 over the sorted relative names and sha256s of all files below `folder`."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return content_hash([[path.relative_to(folder).as_posix(), file_sha256(path)] for path in files])
+
+
+def source_of(function: Any) -> str:
+    """The source text of a function, or of an object's class; its bytecode where there is no source to be read. What it
+    calls, and what it closes over, is not in it."""
+    target = function if inspect.isroutine(function) or inspect.isclass(function) else type(function)
+    try:
+        return textwrap.dedent(inspect.getsource(target))
+    except (OSError, TypeError):
+        code = getattr(target, "__code__", None)
+        if code is None:
+            return f"{target.__module__}.{target.__qualname__}"
+        return (
+            f"{code.co_code.hex()} {code.co_names} {[each for each in code.co_consts if not hasattr(each, 'co_code')]}"
+        )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextvars
 import fcntl
 import functools
 import os
@@ -22,7 +23,7 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -223,6 +224,24 @@ def _end_group(group: int, terminate_seconds: float) -> None:
             number, deadline = signal.SIGKILL, time.monotonic() + terminate_seconds
     except ProcessLookupError:  # all of them have ended
         return
+
+
+def run_async(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """What a coroutine function returns, from code that is none: as `asyncio.run`, and on a thread of its own where an
+    event loop runs on this one already, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work())
+    from anyio.from_thread import start_blocking_portal
+
+    context = contextvars.copy_context()  # by which a notebook knows whose output is printed
+
+    async def there() -> T:
+        return await asyncio.create_task(work(), context=context)
+
+    with start_blocking_portal() as portal:  # cancels the work where waiting for it is interrupted
+        return portal.call(there)
 
 
 def make_scratch_folder(kind: str) -> Path:

@@ -14,11 +14,11 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from llmops.errors import BadFile, UsageError
+from llmops.errors import BadFile, CannotRun, UsageError
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -32,6 +32,15 @@ def read_text(path: Path) -> str:
         raise BadFile(path, f"cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise BadFile(path, f"cannot be read: {error}") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file that the user asked for, making its folder. Raises CannotRun."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise CannotRun(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -211,6 +220,11 @@ def printable_json(value: Any, *, indent: int | None = None) -> str:
     """JSON that holds the very value and is safe to show: such characters stand in its strings as JSON escapes."""
     text = json.dumps(value, ensure_ascii=False, indent=indent, default=str)
     return _IN_TEXT.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def shown_time(at: datetime) -> str:
+    """`2026-01-31 12:00:00Z`: whatever the machine's zone, and as `--since` and `--until` read it again."""
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
 
 
 def listed(names: Sequence[str], most: int) -> str:

@@ -20,6 +20,9 @@ MOST_NAMED = 10
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 
+PYTHON = "python"
+"""The format of a model version that is a Python callable."""
+
 _REF = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9_.-]*)(?:@(?P<selector>[A-Za-z0-9_-]+))?\Z")
 
 
@@ -80,9 +83,10 @@ class PromptVersion(_Versioned):
 class ModelVersion(_Versioned):
     """A registered model: where its weights come from and what they must hash to.
 
-    format: `gguf` (one file), `hf` (a Hugging Face folder) or `openai` (an upstream server; no weights).
-    path: where the weights lie below the models folder, relative; None for `openai`.
-    provenance: for derived weights, the parent and how they were made; empty otherwise.
+    format: `gguf` (one file), `hf` (a Hugging Face folder), `openai` (an upstream server; no weights) or `python` (a
+        callable, which only the process that holds it can ask; sha256 is of its source).
+    path: where the weights lie below the models folder, relative; None where there are none.
+    provenance: for derived weights, the parent and how they were made; of a callable its named version; else empty.
     """
 
     name: str

@@ -75,8 +75,6 @@ FLOORS = (
     "llmops.recording",
     "llmops.eval_runs",
     "llmops.factsheet",
-    "llmops.cli",
-    "service",
     "monitoring.tables",
     "monitoring.evidently_import",
     "monitoring.descriptors",
@@ -94,6 +92,9 @@ FLOORS = (
     "monitoring.forgetting",
     "monitoring.daemon",
     "monitoring.release_actions",
+    "llmops.api",  # the functions behind the commands put the parts together, the monitor's too
+    "llmops.cli",
+    "service",
     "monitoring.cli",
     "labs",
 )
@@ -104,8 +105,8 @@ COMPOSITION_POINTS = {
     "monitoring.forgetting",  # deletes what MLflow's traces hold of a user
     "monitoring.cli",  # commands open what they need
 }
-# The table of commands, by which the command line finds those of the rooms above it.
-COMMAND_TABLE = "llmops.cli"
+# The tables by which the command line finds the commands of the rooms above it, and `import llmops` its functions.
+TABLES = ("llmops.cli", "llmops")
 
 
 @functools.cache
@@ -153,9 +154,9 @@ def imports_of_ours(path: Path) -> frozenset[str]:
 
 
 def arrows(*, within_rooms: tuple[str, ...] = ROOMS) -> Iterator[tuple[str, str]]:
-    """Each module of some rooms with each module of ours that it imports; but for the table of commands."""
+    """Each module of some rooms with each module of ours that it imports; but for the tables."""
     for path in MODULES:
-        if (name := name_of(path)) != COMMAND_TABLE and within(name, *within_rooms):
+        if (name := name_of(path)) not in TABLES and within(name, *within_rooms):
             yield from ((name, imported) for imported in imports_of_ours(path))
 
 

@@ -25,10 +25,10 @@ from benchmarks.evaluation.on_ray import home_with_rows
 from benchmarks.evaluation.ours import KEY_VARIABLE, SUITE
 from benchmarks.evaluation.server import KEY
 from deploy.services.servers import free_port
-from llmops.cli.output import progress_bar
 from llmops.eval_runs.evaluations import Evaluations
 from llmops.eval_runs.matrix import RowChoice, RunOptions
 from llmops.eval_runs.ray_matrix import matrix_of
+from llmops.progress import progress_bar
 
 PLACES, SECONDS, SLOTS = 50, 0.1, 64
 AT_LEAST, MAY_GROW = 0.9, 1.1

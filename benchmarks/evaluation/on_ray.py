@@ -30,11 +30,11 @@ from benchmarks.evaluation.ours import KEY_VARIABLE, SUITE, Home
 from benchmarks.evaluation.server import KEY
 from deploy.services.ray_nodes import ray_nodes
 from deploy.services.servers import free_port
-from llmops.cli.output import progress_bar
 from llmops.eval_runs.evaluations import Evaluations
 from llmops.eval_runs.matrix import RowChoice, RunOptions
 from llmops.eval_runs.ray_matrix import matrix_of
 from llmops.hashing import content_hash
+from llmops.progress import progress_bar
 from llmops.registry import Registry
 from llmops.settings import Settings
 

@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmops.cli.output import echo, emit, json_option, print_table, progress_bar, say
-from llmops.cli.registry import load_prompts
+from llmops.cli.output import echo, emit, json_option, print_table, say
 from llmops.errors import CannotRun, GateRefused
 from llmops.models.sources import DEFAULT_MODEL
 from llmops.pages.numbers import interval
-from llmops.settings import Settings, with_samples
-from monitoring.cli.promote import renew_reference
+from llmops.progress import progress_bar
+from llmops.settings import Settings, data_folder, describe_folder, with_samples
 
 if TYPE_CHECKING:
     from llmops.eval_runs.evaluations import CellRun, Evaluations
@@ -50,9 +49,11 @@ def command(as_json: bool) -> None:
     """
     start = time.perf_counter()
     settings = with_samples(Settings.from_environment())
+    from llmops.api.production import champion_of, record_verdict
+    from llmops.api.versions import load_prompts
     from llmops.eval_runs.evaluations import Evaluations
     from llmops.registry import Registry, model_registration
-    from monitoring.cli.monitor import champion_of, record, report_path
+    from monitoring.cli.monitor import report_path
     from monitoring.run import run_monitor, write_report
 
     registry = Registry(settings)
@@ -60,6 +61,7 @@ def command(as_json: bool) -> None:
     with _step("models: pull, check, register"):
         models = [model.ref for model in model_registration.pull(settings, registry, DEFAULT_MODEL, say)]
     with _step("prompts: register what changed"):
+        say(describe_folder(data_folder(settings, "prompts")))
         loaded, broken = load_prompts(settings)
         for error in broken.values():
             raise error
@@ -82,9 +84,9 @@ def command(as_json: bool) -> None:
             )
     with _step("monitor: descriptors, reference against current window"):
         # The second half of the traffic against the reference: the first half, once pinned, for good.
-        serves, until = champion_of(settings, APP), datetime.now(UTC)
+        serves, until = champion_of(settings, APP)[0], datetime.now(UTC)
         monitored = run_monitor(settings, APP, second_half_at, until, champion=serves)
-        record(settings, monitored)
+        record_verdict(settings, monitored)
         report = write_report(settings, APP, report_path(settings, APP), second_half_at, until, champion=serves)
     story = {
         "runs": {suite: [item.to_json() for item in done] for suite, done in runs.items()},
@@ -118,7 +120,8 @@ def _run_suites(evaluations: Evaluations, models: Sequence[str]) -> dict[str, li
             suite = evaluations.suite(name)
             cells = evaluations.cells(suite, models=models[:1])
             if name == SUITE:
-                cells += evaluations.cells(suite, prompts=[cells[-1].prompt.ref], models=models[1:])
+                newest = evaluations.registry.prompts.get(suite.prompt)
+                cells += evaluations.cells(suite, prompts=[newest.ref], models=models[1:])
             runs[name] = evaluations.run(suite, cells, RunOptions(), show)
             for done in runs[name]:
                 say(f"  {name}: {done.run.cell}: {done.generated} generated, {done.from_cache} from cache")
@@ -146,11 +149,13 @@ def _gate_and_promote(
 
     Where the better one serves already, the other challenges it, so that the gate's true verdict is shown.
     """
+    from llmops.api.versions import renew_reference
+
     primary = evaluations.suite(SUITE).gate.primary
     model = runs[0].cell.model
     compared = [run for run in runs if run.cell.model.ref == model.ref]
     book = registry.release_versions
-    releases = [book.create(APP, run.cell.prompt, model, run.cell.parameters)[0] for run in compared]
+    releases = [book.create(APP, run.cell.prompt, model, run.cell.parameters)[0] for run in compared if run.cell.prompt]
 
     def mean_of(pair: tuple[CellRun, Release]) -> float:
         mean = pair[0].run.metrics[primary].mean
@@ -163,7 +168,8 @@ def _gate_and_promote(
     verdict = evaluations.gate(challenger.ref, against, SUITE).verdict
     try:
         old = book.promote(challenger)
-        renew_reference(settings, registry, challenger, old.ref if old else None)
+        _, said = renew_reference(settings, registry, challenger, old.ref if old else None)
+        say(said)
     except GateRefused:
         say(f"  {challenger.ref} is not promoted: the gate says {verdict.verdict}")
     gate = {"challenger": challenger.ref, "against": against, **verdict.to_json()}

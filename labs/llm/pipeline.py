@@ -261,10 +261,10 @@ class LlmSteps:
 
     def renew_reference(self, plan: Plan) -> dict[str, Any]:
         """Tells the monitor of the promotion, which stands also where that fails."""
-        from monitoring.cli.promote import renew_reference
+        from llmops.api.versions import renew_reference
 
         release = self._registry.release_versions.get(plan["challenger"])
-        return renew_reference(self._settings, self._registry, release, plan["champion"])
+        return renew_reference(self._settings, self._registry, release, plan["champion"])[0]
 
     def roll_back(self, plan: Plan) -> dict[str, Any]:
         """The challenger is withdrawn, and the traffic policy is again what it was. Raises StoreUnavailable."""

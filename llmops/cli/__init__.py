@@ -31,7 +31,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     ),
     "eval": ("llmops.cli.eval", "run suites, show and compare runs, gate a challenger, calibrate judges"),
     "eval-set": ("llmops.cli.eval_set", "check eval sets, and add rows from production"),
-    "promote": ("monitoring.cli.promote", "make a release the champion"),
+    "promote": ("llmops.cli.release:promote", "make a release the champion"),
     "rollback": ("llmops.cli.release:rollback", "return to the previous champion"),
     "traffic": ("llmops.cli.release:traffic", "canary and shadow traffic to a challenger: show, set, clear"),
     "serve": ("service.cli", "start the gateway"),

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llmops.cli.output import echo, emit, json_option, print_table, say, shown_time
+from llmops.cli.output import echo, emit, json_option, print_table, say
 from llmops.cli.registry import open_registry
 from llmops.errors import CannotRun, UsageError
 from llmops.processes import running
 from llmops.settings import Settings
+from llmops.text_io import shown_time
 from llmops.versions import whole_id
 
 if TYPE_CHECKING:

@@ -140,7 +140,7 @@ def _store(settings: Settings) -> Check:
 
 def _serving(settings: Settings) -> Check:
     """Champions are served by the engine, and in the mode, that their gate has read answers of."""
-    from llmops.eval_runs.evaluations import mode_change
+    from llmops.eval_runs.served_mode import mode_change
     from llmops.registry import Registry
 
     versions = Registry(settings).release_versions

@@ -11,7 +11,8 @@ from typing import Any
 import click
 from yarl import URL
 
-from llmops.cli.output import echo, emit, json_option, print_table, progress_bar, say
+from llmops.cli.output import echo, emit, json_option, print_table, say
+from llmops.progress import progress_bar
 
 _WORKS = {"yes": "yes", "ignored": "no", "refused": "refused", "unknown": "could not tell"}
 _ENFORCED = {**_WORKS, "ignored": "accepted, not enforced"}

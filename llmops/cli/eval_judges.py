@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmops.cli.eval import open_evaluations
-from llmops.cli.output import echo, emit, json_option, print_table, progress_bar, row_count, say
+from llmops.cli.output import echo, emit, json_option, print_table, row_count, say
 from llmops.pages.numbers import interval, number
+from llmops.progress import progress_bar
 from llmops.settings import Settings, data_folder, describe_folder
 from llmops.text_io import read_text
 

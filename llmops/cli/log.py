@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from llmops.api.production import opened_log, record_json
 from llmops.cli import CommandGroup
-from llmops.cli.output import echo, emit, json_option, print_table, say, shown_time
+from llmops.cli.output import echo, emit, emit_result, json_option, say
 from llmops.errors import BadFile, CannotRun, Corrupted, UsageError
-from llmops.production_log import LogRecord, ProductionLog, in_batches, is_prediction, parse_time
+from llmops.production_log import LogRecord, ProductionLog, in_batches, is_prediction, moment_of
 from llmops.production_log.record import values_of
 from llmops.settings import Settings
 from llmops.text_io import json_object, numbered_lines, printable_json
 from llmops.versions import MOST_NAMED, whole_id
 
-if TYPE_CHECKING:
-    from llmops.production_log.archive import Archive
-
-_AGO = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 _BATCH = 1000
 _PARQUET = b"PAR1"  # how such a file begins
 _MOST_ERRORS = 100  # that `log import --json` lists; stderr has all
@@ -35,14 +32,10 @@ def command() -> None:
 
 def read_time(_ctx: click.Context, _param: click.Parameter, value: str | None) -> datetime | None:
     """Reads `--since` and `--until`: an ISO time, or how long ago: 30m, 24h, 7d."""
-    if value is None:
-        return None
-    if value[-1:] in _AGO and value[:-1].isdigit():
-        return datetime.now(UTC) - int(value[:-1]) * _AGO[value[-1]]
     try:
-        return parse_time(value, "time")
+        return moment_of(value)
     except UsageError as error:
-        raise click.BadParameter(f"{value!r}: give a time such as 2026-01-31T12:00:00Z, or 30m, 24h, 7d") from error
+        raise click.BadParameter(str(error)) from error
 
 
 def window_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -87,14 +80,9 @@ def tail(
     \b
     Example: llmops log tail -n 5 --app assistant
     """
-    log = _reading(archive)
-    window: dict[str, Any] = {"app": app, "since": since, "until": until, "shadow": shadow}
-    records, total = log.read(limit=limit, newest=True, feedback=True, **window), log.count(**window)
-    value = {"records": [_shown(record) for record in records], "total": total}
+    from llmops.api.production import read_log
 
-    columns = ("at", "request", "release", "status", "outcome", "ms#", "feedback", "input", "output")
-    title, rows = f"{len(records)} of {total} records", [_row(record) for record in records]
-    emit(as_json, value, lambda: print_table(title, columns, rows))
+    emit_result(as_json, read_log(app, since=since, until=until, limit=limit, shadow=shadow, archive=archive))
 
 
 @command.command()
@@ -108,10 +96,10 @@ def show(request_id: str, archive: str | None, as_json: bool) -> None:
     \b
     Example: llmops log show req_5f0c2a1b
     """
-    log = _reading(archive)
+    log = opened_log(Settings.from_environment(), archive)
     found = whole_id(request_id, log.request_ids(request_id, limit=MOST_NAMED + 1), "request", "llmops log tail")
     records = log.read(request_id=found, feedback=True)
-    value = {"records": [_shown(record) for record in records], "total": len(records)}
+    value = {"records": [record_json(record) for record in records], "total": len(records)}
     emit(as_json, value, lambda: echo(printable_json(value["records"], indent=2)))
 
 
@@ -139,7 +127,9 @@ def export(
     if out.suffix not in writers:
         raise UsageError("--out: must end in .jsonl or .parquet")
     try:
-        records = _reading(archive).iterate(app=app, since=since, until=until, shadow=shadow, feedback=True)
+        records = opened_log(Settings.from_environment(), archive).iterate(
+            app=app, since=since, until=until, shadow=shadow, feedback=True
+        )
         total = writers[out.suffix](records, out)
     except OSError as error:
         raise CannotRun(f"{out} cannot be written: {error.strerror}") from error
@@ -159,7 +149,7 @@ def import_records(ctx: click.Context, file: Path, as_json: bool) -> None:
     \b
     Example: llmops log import traffic.jsonl
     """
-    log, errors = _open(), list[BadFile]()
+    log, errors = ProductionLog(Settings.from_environment().resolved_log_url), list[BadFile]()
     imported = total = 0
     for batch in in_batches(_read_jsonl(file), _BATCH):
         records = [record for record in batch if isinstance(record, LogRecord)]
@@ -196,44 +186,6 @@ def _read_jsonl(file: Path) -> Iterator[LogRecord | BadFile]:
             yield error
 
 
-def _open() -> ProductionLog:
-    return ProductionLog(Settings.from_environment().resolved_log_url)
-
-
-def _reading(archive: str | None) -> ProductionLog | Archive:
-    """The log, or an archive, which is read alike."""
-    return _open() if archive is None else open_archive(archive)
-
-
-def open_archive(url: str) -> Archive:
-    """The archive, which is there. Raises UsageError, CannotRun, StoreUnavailable."""
-    from llmops.production_log.archive import Archive
-
-    opened = Archive(url)
-    opened.check()
-    return opened
-
-
-def _shown(record: LogRecord) -> dict[str, Any]:
-    """The record's JSON; `feedback` is there also where there is none."""
-    return {"feedback": [], **record.to_json()}
-
-
-def _row(record: LogRecord) -> tuple[Any, ...]:
-    """A line of the table; of feedback the newest label or score, or that there is a comment."""
-    feedback = ""
-    if record.feedback:
-        last = record.feedback[-1]
-        short = last.label if last.label is not None else last.score
-        feedback = "comment" if short is None else f"{short:.12g}" if isinstance(short, float) else short[:12]
-    why = record.details.get("error")
-    texts = (record.input[:60], record.output[:60] or (f"({str(why)[:100]})" if why else ""))
-    served = record.release or record.model or "–"
-    what = (shown_time(record.at), record.request_id[:12], served, record.status, record.outcome)
-    latency = "–" if record.latency_ms is None else f"{record.latency_ms:.0f}"
-    return (*what, latency, feedback, *texts)
-
-
 def _write_jsonl(records: Iterable[LogRecord], out: Path) -> int:
     total = 0
     with out.open("w", encoding="utf-8") as file:
@@ -260,7 +212,7 @@ def _write_parquet(records: Iterable[LogRecord], out: Path) -> int:
         for batch in in_batches(records, _BATCH):
             rows = []
             for record in batch:
-                values = _shown(record)
+                values = record_json(record)
                 texts = {name: json.dumps(values[name], ensure_ascii=False) for name in ("details", "feedback")}
                 rows.append({**values, **texts, "at": record.at, "text_deleted_at": record.text_deleted_at})
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))

@@ -9,16 +9,15 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from llmops.errors import CannotRun, UsageError
-from llmops.text_io import printable, printable_json
+from llmops.errors import UsageError
+from llmops.pages.tables import Block, Shown
+from llmops.text_io import printable, printable_json, write_text
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object on stdout.")
 
@@ -47,6 +46,22 @@ def emit(as_json: bool, value: Mapping[str, Any], table: Callable[[], None]) -> 
         click.echo(printable_json(value, indent=2))
     else:
         table()
+
+
+def emit_result(as_json: bool, result: Shown) -> None:
+    """Prints a result of the Python API, and says what is to be known besides."""
+    for note in result.notes:
+        say(note)
+    emit(as_json, result.to_dict(), lambda: show(result.blocks()))
+
+
+def show(blocks: Iterable[Block]) -> None:
+    """Tables and lines of text, on stdout."""
+    for block in blocks:
+        if isinstance(block, str):
+            echo(block)
+        else:
+            print_table(block.title, block.columns, block.rows, block.caption)
 
 
 def echo(text: str, *, nl: bool = True) -> None:
@@ -80,11 +95,7 @@ def json_values(option: str, texts: Sequence[str]) -> dict[str, Any]:
 
 def write_file(path: Path, text: str) -> None:
     """Writes a file that the user asked for, and says so. Raises CannotRun."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise CannotRun(f"{path}: cannot be written: {error.strerror}") from error
+    write_text(path, text)
     say(f"wrote {path}")
 
 
@@ -121,27 +132,3 @@ def _text(text: str, style: str = "") -> Any:
     from rich.text import Text
 
     return Text(printable(text), style=style)
-
-
-@contextmanager
-def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """Gives `show(what, done, total)`: a bar on stderr, one for each `what`; nothing when stderr is no terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
-        tasks: dict[str, Any] = {}
-
-        def show(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(printable(what, one_line=True), total=total or None)
-            bars.update(tasks[what], completed=done, total=total or None)
-
-        yield show
-
-
-def shown_time(at: datetime) -> str:
-    """`2026-01-31 12:00:00Z`: whatever the machine's zone, and as `--since` and `--until` read it again."""
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"

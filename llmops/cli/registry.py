@@ -5,14 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from llmops.cli.output import echo, emit, json_option, print_table, say, write_file
-from llmops.errors import BadFile, CannotRun, UsageError
+from llmops.api.versions import prompt_json
+from llmops.cli.output import echo, emit, emit_result, json_option, print_table, say
+from llmops.errors import CannotRun, UsageError
 from llmops.models.sources import DEFAULT_MODEL
-from llmops.prompt_file import PromptTemplate, load_prompt_folder
 from llmops.settings import Settings, data_folder, describe_folder
 from llmops.versions import ModelVersion, PromptVersion
 
@@ -159,24 +159,12 @@ def register_prompts(ctx: click.Context, names: Sequence[str], as_json: bool) ->
     \b
     Example: llmops prompts register qa
     """
-    settings = Settings.from_environment()
-    loaded, broken = load_prompts(settings, names)  # all files are read before any is registered
-    for error in broken.values():
-        say(f"not registered: {error}")
-    registry = open_registry()
-    done = [(path, *registry.prompts.register(path.parent.name, template)) for path, template in loaded]
+    from llmops.api.versions import register_prompts as register
 
-    for path, version, _ in done:
-        if path.stem != f"v{version.version}":
-            say(f"{path} is {version.ref}: versions are numbered as they are registered, and one never changes")
-
-    rows = [(v.ref, "new" if new else "unchanged", path, v.template.description) for path, v, new in done]
-    columns = ("prompt", "state", "file", "description")
-    values = [{**_prompt_json(version), "new": new, "file": str(path)} for path, version, new in done]
-    unread = [{"name": name, "error": str(error)} for name, error in broken.items()]
-    value = {"prompts": values, **({"broken": unread} if broken else {})}
-    emit(as_json, value, lambda: print_table("Prompt versions", columns, rows))
-    ctx.exit(CannotRun.exit_code if broken else 0)
+    say(describe_folder(data_folder(Settings.from_environment(), "prompts")))
+    done = register(names)
+    emit_result(as_json, done)
+    ctx.exit(CannotRun.exit_code if done.broken else 0)
 
 
 @prompts.command("list")
@@ -190,7 +178,7 @@ def list_prompts(as_json: bool) -> None:
     versions = open_registry().prompts.list_versions()
     rows = [(v.ref, ", ".join(v.aliases), v.template.description) for v in versions]
     columns = ("prompt", "aliases", "description")
-    value = {"prompts": [_prompt_json(version) for version in versions]}
+    value = {"prompts": [prompt_json(version) for version in versions]}
     emit(as_json, value, lambda: print_table("Prompt versions", columns, rows))
 
 
@@ -204,7 +192,7 @@ def show(prompt: str, as_json: bool) -> None:
     Example: llmops prompts show qa@2
     """
     version = open_registry().prompts.get(prompt)
-    value = {**_prompt_json(version), "turns": [dict(turn) for turn in version.template.turns]}
+    value = {**prompt_json(version), "turns": [dict(turn) for turn in version.template.turns]}
     emit(as_json, value, lambda: echo(_prompt_text(version)))
 
 
@@ -226,39 +214,6 @@ def diff(a: str, b: str, as_json: bool) -> None:
         )
     )
     emit(as_json, {"a": left.ref, "b": right.ref, "diff": lines}, lambda: echo("\n".join(lines)))
-
-
-def load_prompts(
-    settings: Settings, names: Sequence[str] = ()
-) -> tuple[list[tuple[Path, PromptTemplate]], dict[str, BadFile]]:
-    """Every prompt file of the prompts folder, or of the prompts named, in order; and by the name of each prompt with a
-    file that cannot be read, what is wrong with it. Raises CannotRun."""
-    folder = data_folder(settings, "prompts")
-    say(describe_folder(folder))
-    wanted = list(names) or sorted(item.name for item in folder.iterdir() if item.is_dir())
-    loaded, broken = list[tuple[Path, PromptTemplate]](), dict[str, BadFile]()
-    for name in wanted:
-        try:
-            if not (folder / name).is_dir():
-                raise BadFile(folder / name, "no such prompt folder")
-            loaded.extend(load_prompt_folder(folder / name))
-        except BadFile as error:
-            broken[name] = error
-    return loaded, broken
-
-
-def _prompt_json(version: PromptVersion) -> dict[str, Any]:
-    template = version.template
-    return {
-        "name": version.name,
-        "version": version.version,
-        "aliases": list(version.aliases),
-        "description": template.description,
-        "input_variable": template.input_variable,
-        "variables": sorted(template.variables),
-        "parameters": template.parameters.to_mapping(),
-        "content_hash": template.content_hash,
-    }
 
 
 def _prompt_text(version: PromptVersion) -> str:
@@ -286,15 +241,10 @@ def factsheet(version: str, markdown: Path | None, html: Path | None, as_json: b
     Example: llmops factsheet assistant@1
     Example: llmops factsheet bike --html bike.html
     """
-    from llmops.factsheet.collecting import make_factsheet
-    from llmops.factsheet.rendering import markdown as as_markdown
-    from llmops.factsheet.rendering import write_html
+    from llmops.api.versions import fact_sheet
 
-    sheet = make_factsheet(open_registry(), version)
-    if markdown is not None:
-        write_file(markdown, as_markdown(sheet))
-    if html is not None:
-        write_html(sheet, html)
-        say(f"wrote {html}")
+    sheet = fact_sheet(version)
+    for path in sheet.write(markdown=markdown, html=html):
+        say(f"wrote {path}")
     if as_json or not (markdown or html):
-        emit(as_json, sheet.to_json() if as_json else {}, lambda: echo(as_markdown(sheet), nl=False))
+        emit(as_json, sheet.to_dict() if as_json else {}, lambda: echo(sheet.markdown(), nl=False))

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 import click
 
-from llmops.cli.output import echo, emit, json_option, json_values, print_table, say
+from llmops.api.versions import release_json, release_table
+from llmops.cli.output import echo, emit, emit_result, json_option, json_values, say, show
 from llmops.cli.registry import open_registry
 from llmops.errors import UsageError
-from llmops.generation import GenerationParameters
 from llmops.models.weights import refuse_lost_weights
 from llmops.settings import Settings
 from llmops.traffic_policy import STICKY, Sticky, TrafficPolicy, parse_share
-from llmops.versions import CHALLENGER, CHAMPION, Release, parse_guards, shown_guards
+from llmops.versions import CHALLENGER, CHAMPION, Release
 
 
 @click.group()
@@ -42,22 +40,10 @@ def create(app: str, prompt: str, model: str, params: Sequence[str], guards: Seq
     Example: llmops release create assistant --prompt qa@2 --model smollm2-135m-instruct@1 --param max_tokens=48
     Example: llmops release create assistant --prompt qa@2 --model smollm2-135m-instruct@1 --guard redact-pii
     """
-    from llmops.engines.opening import check_parameters
+    from llmops.api.versions import create_release
 
-    chosen = parse_guards(guards)
-    settings = Settings.from_environment()
-    registry = open_registry()
-    prompt_version, model_version = registry.prompts.get(prompt), registry.models.get(model)
-    refuse_lost_weights(model_version, settings)
-    given = json_values("--param", params)
-    checked = GenerationParameters.from_mapping(given)
-    parameters = dataclasses.replace(
-        prompt_version.template.parameters, **{name: getattr(checked, name) for name in given}
-    )
-    check_parameters(model_version, settings, parameters)
-    made, new = registry.release_versions.create(app, prompt_version, model_version, parameters, chosen)
-    say(f"{made.ref} {'created' if new else 'has this content already'}")
-    emit(as_json, {**to_json(made), "new": new}, lambda: _table([made]))
+    parameters = json_values("--param", params)
+    emit_result(as_json, create_release(app, prompt=prompt, model=model, parameters=parameters, guards=guards))
 
 
 @release.command("list")
@@ -73,11 +59,11 @@ def list_releases(app: str, as_json: bool) -> None:
 
     registry = open_registry()
     releases, left = registry.release_versions.versions(app), rolled_back(registry.release_versions.history(app))
-    shown = [{**to_json(each), "rolled_back": each.ref in left} for each in releases]
+    shown = [{**release_json(each), "rolled_back": each.ref in left} for each in releases]
     if not releases:
         apps = registry.release_versions.names()
         say(f"no app {app}; {'there are ' + ', '.join(apps) if apps else 'no app has a release yet'}")
-    emit(as_json, {"releases": shown}, lambda: _table(releases, left))
+    emit(as_json, {"releases": shown}, lambda: show([release_table(releases, left)]))
 
 
 @release.command("show")
@@ -94,7 +80,7 @@ def show_release(release_ref: str, as_json: bool) -> None:
     gates, history = registry.release_versions.gates(found), registry.release_versions.history(found.app)
 
     def table() -> None:
-        _table([found])
+        show([release_table([found])])
         for suite, gate in gates.items():
             echo(f"gate {suite}: {gate['verdict']} against {gate['against'] or 'no champion'} ({gate['at']})")
             for reason in gate["reasons"]:
@@ -103,7 +89,7 @@ def show_release(release_ref: str, as_json: bool) -> None:
             old, new = move["from"] or "nothing", move["to"] or "nothing"
             echo(f"{move['at']} {move['what']}: {old} → {new} ({move['why']})")
 
-    emit(as_json, {**to_json(found), "gates": gates, "history": history}, table)
+    emit(as_json, {**release_json(found), "gates": gates, "history": history}, table)
 
 
 @release.command()
@@ -145,30 +131,24 @@ def withdraw(app: str, as_json: bool) -> None:
     emit(as_json, value, lambda: echo(f"{app}: no challenger (was {was or 'none'})"))
 
 
-def to_json(release: Release) -> dict[str, Any]:
-    """The contract's shape of a release."""
-    return {
-        "app": release.app,
-        "version": release.version,
-        "prompt": release.prompt.ref,
-        "model": release.model.ref,
-        "parameters": release.parameters.to_mapping(),
-        "guards": dict(release.guards),
-        "aliases": list(release.aliases),
-    }
+@click.command()
+@click.argument("release_ref", metavar="RELEASE")
+@click.option("--force", is_flag=True, help="Promote without a passing gate, or a rolled-back version; needs --why.")
+@click.option("--why", help="The reason for a forced promotion; it is recorded.")
+@json_option
+def promote(release_ref: str, force: bool, why: str | None, as_json: bool) -> None:
+    """Make a release, or a tabular model's version, the champion; the old champion becomes `previous`.
 
+    Refused without a recorded passing gate against the current champion, and for a rolled-back version. The monitor
+    then uses a new reference, as configured.
 
-def _table(releases: Sequence[Release], left: Collection[str] = ()) -> None:
-    """left: the releases that were rolled back."""
-    rows = []
-    for each in releases:
-        values = each.parameters.to_mapping()
-        fixed = {"response_format": values["response_format"] and values["response_format"]["type"]}
-        shown = [f"{key}={value}" for key, value in {**values, **fixed}.items() if value not in (None, [])]
-        aliases = [*each.aliases, *["rolled back"] * (each.ref in left)]
-        settings = ", ".join([*shown, *shown_guards(each.guards)])
-        rows.append((each.ref, each.prompt.ref, each.model.ref, ", ".join(aliases), settings))
-    print_table("Releases", ("release", "prompt", "model", "aliases", "parameters and guards"), rows)
+    \b
+    Example: llmops promote assistant@2
+    Example: llmops promote assistant@1 --force --why "hot fix, evaluated by hand"
+    """
+    from llmops.api.versions import promote as promote_version
+
+    emit_result(as_json, promote_version(release_ref, force=force, why=why))
 
 
 @click.command()
@@ -186,13 +166,9 @@ def rollback(app: str, force: bool, why: str | None, as_json: bool) -> None:
     Example: llmops rollback assistant
     Example: llmops rollback assistant --force --why "the alarm was the upstream's, not the release's"
     """
-    if force != bool(why):
-        raise UsageError("--force and --why TEXT go together")
-    registry = open_registry()
-    tabular = app in registry.tabular_versions.names()
-    new, old = (registry.tabular_versions if tabular else registry.release_versions).roll_back(app, why=why)
-    value = {"app": app, "champion": new.ref, "previous": old.ref, "forced": force}
-    emit(as_json, value, lambda: echo(f"{app}: champion is {new.ref} (was {old.ref})"))
+    from llmops.api.versions import rollback as roll_back
+
+    emit_result(as_json, roll_back(app, force=force, why=why))
 
 
 @click.group()

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llmops.engines.protocol import Engine, EngineIdentity, RelayingEngine
+from llmops.engines.python import CallableEngine, CallableModel
 from llmops.errors import CannotRun, Corrupted, EngineRejected, UsageError
 from llmops.generation import GenerationParameters
 from llmops.load_once import ModelCache
 from llmops.models.sources import UpstreamSource
 from llmops.models.weights import verified_path
 from llmops.settings import Settings
-from llmops.versions import ModelVersion
+from llmops.versions import PYTHON, ModelVersion
 
 
 def _threads(settings: Settings) -> int:
@@ -140,6 +141,13 @@ def _fake(_model: ModelVersion, settings: Settings) -> _Opening:
     return _Opening(lambda: engine, lambda: engine.identity)
 
 
+def _python(model: ModelVersion, settings: Settings) -> _Opening:
+    if not isinstance(model, CallableModel) or model.call is None:
+        raise UsageError(f"{model.ref} is a Python callable: only llmops.evaluate, which is handed it, can ask it")
+    call, slots = model.call, model.slots or settings.engine_slots
+    return _Opening(lambda: CallableEngine(call, model.identity, slots), lambda: model.identity)
+
+
 # Of each engine the formats that it can open, and how. The first that can is a format's default.
 _ENGINES = {
     "llamacpp": (frozenset({"gguf"}), _llamacpp),
@@ -147,8 +155,10 @@ _ENGINES = {
     "transformers": (frozenset({"hf", "gguf"}), _transformers),
     "openai": (frozenset({"openai"}), _openai),
     "fake": (frozenset({"gguf", "hf", "openai"}), _fake),
+    PYTHON: (frozenset({PYTHON}), _python),
 }
-ENGINE_NAMES = tuple(_ENGINES)
+ENGINE_NAMES = tuple(name for name in _ENGINES if name != PYTHON)
+"""Those that may be asked for by name."""
 
 
 def engine_name(model: ModelVersion, settings: Settings, engine: str | None = None) -> str:
@@ -158,7 +168,7 @@ def engine_name(model: ModelVersion, settings: Settings, engine: str | None = No
     if default is None:
         raise UsageError(f"no engine opens {model.ref}, whose format is {model.format}")
     asked = engine or settings.engine or default
-    if asked not in _ENGINES:
+    if asked not in ENGINE_NAMES and asked != default:
         raise UsageError(f"unknown engine {asked!r}; known: {', '.join(ENGINE_NAMES)}")
     if model.format in _ENGINES[asked][0]:
         return asked

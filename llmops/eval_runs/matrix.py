@@ -10,14 +10,15 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import groupby, islice
-from typing import Any
+from typing import Any, get_args
 
 import psutil
 
 from llmops.engines.openai_errors import check_reachable
 from llmops.engines.opening import check_parameters, engine_identity, engine_name, open_engine
 from llmops.engines.protocol import Engine
-from llmops.errors import CannotRun, EngineUnavailable
+from llmops.engines.python import CallableModel
+from llmops.errors import CannotRun, EngineUnavailable, UsageError
 from llmops.eval_runs.scorer_factory import JUDGED_TYPES, ScorerFactory
 from llmops.evaluation.comparison import draw
 from llmops.evaluation.eval_set import Rows, measure
@@ -53,21 +54,21 @@ _LOCAL_ENGINES = ("llamacpp", "openvino", "transformers")
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One thing to evaluate: a prompt version on a model version with parameters, perhaps as a release."""
+    """What is evaluated: a prompt version on a model version, perhaps as a release; or a callable, without a prompt."""
 
-    prompt: PromptVersion
+    prompt: PromptVersion | None
     model: ModelVersion
     parameters: GenerationParameters
     release: Release | None = None
 
     @property
     def name(self) -> str:
-        return f"{self.prompt.ref} on {self.model.ref}"
+        return f"{self.prompt.ref} on {self.model.ref}" if self.prompt else self.model.ref
 
     @property
-    def asks_upstream(self) -> bool:
-        """Whether its answers come from another server, whose failures may pass."""
-        return self.model.source.startswith("openai:")
+    def failures_may_pass(self) -> bool:
+        """Whether it is worth asking again: another server, or a callable of a named version, which may ask one."""
+        return self.model.format == "openai" or (isinstance(self.model, CallableModel) and self.model.asked is None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,14 @@ class RunOptions:
     on: str = LOCAL
     workers: int | None = None
     shard_rows: int = 500
+
+    def __post_init__(self) -> None:
+        """Raises UsageError."""
+        for name in ("limit", "workers", "shard_rows"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise UsageError(f"{name}: must be 1 or more")
+        if self.recorder not in get_args(RecorderName):
+            raise UsageError(f"recorder: must be one of {', '.join(get_args(RecorderName))}")
 
     def engine_settings(self, settings: Settings) -> Settings:
         """As the gateway opens the model, so that what is served is what was evaluated. Repeatable: each request alone
@@ -135,7 +144,7 @@ class CellRun:
     def to_json(self) -> dict[str, Any]:
         return {
             "run_id": self.run.run_id,
-            "prompt": self.cell.prompt.ref,
+            "prompt": self.cell.prompt.ref if self.cell.prompt else None,
             "model": self.cell.model.ref,
             "release": self.cell.release.ref if self.cell.release else None,
             "rows": self.run.rows,
@@ -160,9 +169,9 @@ def cell_identity(suite: Suite, cell: Cell, settings: Settings, options: RunOpti
         "rows": suite.rows_hash if whole else measure(chosen.of(suite))[1],
         "cluster_by": suite.cluster_by,
         "choices": suite.choices,
-        "prompt": [cell.prompt.ref, cell.prompt.template.content_hash],
+        "prompt": [cell.prompt.ref, cell.prompt.template.content_hash] if cell.prompt else None,
         "model": [cell.model.ref, cell.model.sha256],
-        "parameters": cell.parameters.to_mapping(),
+        "parameters": cell.parameters.to_mapping() if cell.prompt else {},
         "engine": asdict(engine_identity(cell.model, options.engine_settings(settings), options.engine)),
         "seed": options.seed,
         "stopped_early": None if chosen.drawn is None else chosen.seed,
@@ -229,7 +238,7 @@ class Matrix:
         done, failed = ({}, {}) if self.options.force else self._recorded(cells, identities)
         left = [position for position in range(len(cells)) if position not in done]
         if left:
-            self._suite.try_scorers()  # loads their libraries, which takes seconds
+            await asyncio.to_thread(self._suite.try_scorers)  # loads their libraries, which takes seconds
         for _, group in groupby(left, key=lambda position: cells[position].model.ref):
             positions = list(group)
             async for report in self.reports([cells[position] for position in positions], chosen):
@@ -305,7 +314,7 @@ class Matrix:
     def task(self, cell: Cell, chosen: RowChoice) -> Task:
         """The cell's work for the runner."""
         return Task(
-            template=cell.prompt.template,
+            template=cell.prompt.template if cell.prompt else None,
             parameters=cell.parameters,
             model_sha256=cell.model.sha256,
             identity=engine_identity(cell.model, self._engine_settings, self.options.engine),
@@ -360,7 +369,8 @@ class Matrix:
             extra_metrics=metrics,
             progress=partial(self._progress, f"recording {cell.name} in MLflow"),
         )
-        self._registry.prompts.show_in_experiment(cell.prompt.name, run.experiment_id)
+        if cell.prompt is not None:
+            self._registry.prompts.show_in_experiment(cell.prompt.name, run.experiment_id)
         return CellRun(cell, run, report.generated, report.from_cache)
 
     def _passing_failures(self, cell: Cell, results: Iterable[RowResult]) -> int:
@@ -370,7 +380,7 @@ class Matrix:
         failed = 0
         for result in results:
             if result.output.error is not None:
-                failed += cell.asks_upstream
+                failed += cell.failures_may_pass
             else:
                 errors = (result.scores[name].error for name in judged if name in result.scores)
                 failed += sum(error is not None and error.partition(":")[0] in _PASSING for error in errors)

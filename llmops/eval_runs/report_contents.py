@@ -73,7 +73,7 @@ def report_contents(
 
 
 def _side(evaluations: Evaluations, name: str, run: EvalRun) -> Side:
-    release, prompt = evaluations.release(name), evaluations.registry.prompts.get(run.prompt)
+    release, prompt = evaluations.release(name), evaluations.registry.prompts.get(run.prompt) if run.prompt else None
     return Side(
         name=name,
         run_id=run.run_id,
@@ -81,7 +81,7 @@ def _side(evaluations: Evaluations, name: str, run: EvalRun) -> Side:
         model=run.model,
         release=release.ref if release else None,
         params=run.params,
-        prompt_text=prompt.template.turns,
+        prompt_text=prompt.template.turns if prompt else None,
         metrics=run.metrics,
         tokens_in=int(run.usage["tokens_in"]) if "tokens_in" in run.usage else None,
         tokens_out=int(run.usage["tokens_out"]) if "tokens_out" in run.usage else None,
@@ -201,17 +201,6 @@ def _pairs(
             }
         )
     return pairs
-
-
-def noise_sentence(comparison: Mapping[str, Any]) -> str | None:
-    """What the engine's own noise says of the rows that changed; None where it was not measured."""
-    noise = comparison["noise"]
-    if noise is None:
-        return None
-    return (
-        f"{noise['changed']} of {comparison['rows']} answers differ; the engine alone would change about "
-        f"{noise['expected_changed']:.0f} ({noise['flips']} of {noise['n']} answers flipped when made again)"
-    )
 
 
 @dataclass(frozen=True, slots=True)

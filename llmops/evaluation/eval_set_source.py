@@ -32,7 +32,9 @@ from llmops.evaluation.eval_set import (
     EvalRow,
     EvalSet,
     PlacedRows,
+    Rows,
     checked_eval_set,
+    measure,
     read_rows,
     row_from_values,
     without_repeats,
@@ -203,6 +205,25 @@ class EvalSetSource:
                     yield place, columns.row(record, *place, position + 1)
 
         return read
+
+
+def eval_set_of_rows(name: str, rows: Any, columns: Mapping[str, Any] | None = None) -> EvalSet:
+    """An eval set of rows that are at hand: mappings, a DataFrame of pandas, or a data set of `datasets`. They are held
+    in memory, and known by their content as a file's are.
+
+    columns: our fields and their columns, as `Columns.from_table` takes them.
+
+    Raises:
+        UsageError: `columns` is wrong. BadFile: naming number, from 1, and field of the first wrong row.
+    """
+    named, place = Columns.from_table(name, columns), f"rows of {name}"
+    if hasattr(rows, "notna"):  # pandas has NaN where a row has no value
+        rows = rows.astype(object).where(rows.notna(), None).to_dict("records")
+    placed = ((RecordLocation(place, number), record) for number, record in enumerate(rows, 1))
+    held = list(without_repeats((at, named.row(record, *at)) for at, record in placed))
+    if not held:
+        raise BadFile(place, "there are none")
+    return EvalSet(name, Rows(lambda: iter(held)), *measure(held))
 
 
 def find_eval_set(path: Path, access: SourceAccess | None = None) -> EvalSet:

@@ -24,6 +24,7 @@ from llmops.evaluation.generation_cache import GenerationCache, generation_key
 from llmops.evaluation.results import Noise, Output, known_sum
 from llmops.evaluation.scorers.classification import row_choices
 from llmops.generation import GenerationParameters, GenerationRequest, Message
+from llmops.hashing import canonical_json
 from llmops.prompt_file import PromptTemplate
 
 Answer = TypeVar("Answer")
@@ -85,13 +86,14 @@ _NOISE_SAMPLE, _NOISE_FEWEST = 32, 16
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One cell's work: a template and parameters for a model, over rows that can be gone through again.
+    """One cell's work: a template and parameters for a model, over rows that can be gone through again. template: None
+    asks with the row's inputs as they are, as JSON, which a Python callable reads.
 
     identity: the engine's, known without loading it, so that a fully cached task loads nothing. choices: ask for the
     likelihood of each row's choices, not for a text.
     """
 
-    template: PromptTemplate
+    template: PromptTemplate | None
     parameters: GenerationParameters
     model_sha256: str
     identity: EngineIdentity
@@ -105,22 +107,28 @@ class Task:
         for row in self.rows:
             choices = None
             try:
-                messages = (
-                    self.template.render_conversation(row.messages, row.variables)
-                    if row.messages
-                    else self.template.render(row.variables)
-                )
+                messages, beginning = self._messages(row)
                 if self.choices:
                     choices = tuple(row_choices(row))
             except LlmopsError as error:
                 raise BadFile("eval set", f"row {row.id!r} does not fit the prompt: {error}", field="inputs") from error
-            request = GenerationRequest(messages, parameters, beginning=self.template.beginning)
+            request = GenerationRequest(messages, parameters, beginning=beginning)
             key = generation_key(request, self.model_sha256, self.identity, self.seed, choices)
             yield Job(row, request, key, choices)
+
+    def _messages(self, row: EvalRow) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
+        """A row's messages, and those that every row begins with."""
+        if self.template is None:
+            return (Message(role="user", content=canonical_json(row.inputs)),), ()
+        if row.messages:
+            return self.template.render_conversation(row.messages, row.variables), self.template.beginning
+        return self.template.render(row.variables), self.template.beginning
 
     @property
     def head_length(self) -> int:
         """Characters that every rendered row begins with."""
+        if self.template is None:
+            return 0
         blank = self.template.render(dict.fromkeys(self.template.variables, "\0"))
         return _text(blank).find("\0")
 
@@ -173,7 +181,8 @@ async def generate_missing(
         for task, made in zip(tasks, all_made, strict=True):
             if any(map(lanes.lacks, task.jobs())):
                 made.began = time.perf_counter()
-                await engine.prime(task.template.beginning)
+                if task.template is not None:
+                    await engine.prime(task.template.beginning)
                 await lanes.do((made, group) for group in prefix_groups(task.jobs(), task.head_length))
     else:
         await lanes.do((made, [job]) for task, made in zip(tasks, all_made, strict=True) for job in task.jobs())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +18,7 @@ from llmops.evaluation.eval_set_source import eval_set_of_table, find_eval_set
 from llmops.evaluation.gate_rules import GateRules
 from llmops.evaluation.record_files import SourceAccess
 from llmops.evaluation.scorers import Scorer, make_scorer, try_scorer
+from llmops.evaluation.scorers.function import FUNCTION, FunctionScorer
 from llmops.evaluation.scorers.protocol import limits_of
 from llmops.hashing import JsonData, content_hash
 from llmops.text_io import checked, read_json, read_toml
@@ -201,6 +202,51 @@ def load_suite(
     if try_scorers:
         suite.try_scorers()
     return suite
+
+
+def suite_of(
+    name: str,
+    base: Suite | None,
+    eval_set: EvalSet | None,
+    scorers: Sequence[FunctionScorer | str],
+    gate: Mapping[str, Any] | None,
+    make: MakeScorer = make_built_in,
+) -> Suite:
+    """A suite that is put together in Python.
+
+    Args:
+        name: of it.
+        base: what it begins with; None: nothing.
+        eval_set: in place of the base's.
+        scorers: beside the base's: functions, and names of types that have no options.
+        gate: rules in place of the base's, as `GateRules` has them; the first scorer decides where they do not say so.
+        make: as `load_suite` takes it.
+
+    Raises UsageError, BadFile: something is missing, or the rules do not go with the scorers.
+    """
+    if base is None and (eval_set is None or not scorers):
+        raise UsageError(f"{name}: a suite without a file needs rows and scorers")
+    functions = {each.name: each for each in scorers if isinstance(each, FunctionScorer)}
+    own = [
+        ScorerSpec(each, each) if isinstance(each, str) else ScorerSpec(each.name, FUNCTION, dict(each.identity))
+        for each in scorers
+    ]
+    replaced = {spec.name for spec in own}
+    specs = (*(spec for spec in (base.scorer_specs if base else ()) if spec.name not in replaced), *own)
+    makes = base.make if base else make
+
+    def made(spec: ScorerSpec, judges: JudgeTables) -> Scorer | None:
+        return functions[spec.name] if spec.type == FUNCTION else makes(spec, judges)
+
+    given = {} if gate is None else dict(gate)
+    rules = base.gate if base and gate is None else GateRules.from_mapping({"primary": specs[0].name, **given})
+    blank = Suite(name, "", (), "", "", (), rules)
+    suite = replace(base or blank, scorer_specs=specs, gate=rules, make=made)
+    if eval_set is not None:
+        suite = replace(suite, eval_sets=(eval_set,))
+    by_name = {spec.name: made(spec, suite.judges) for spec in specs}
+    _check_gate(rules, by_name, Path(name))
+    return replace(suite, left_out=tuple(each for each, scorer in by_name.items() if scorer is None))
 
 
 def _scorers(file: _SuiteFile, path: Path, make: MakeScorer) -> list[tuple[ScorerSpec, Scorer | None]]:

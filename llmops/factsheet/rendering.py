@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,10 @@ def markdown(sheet: Factsheet) -> str:
     return render_blocks(_SHEET, **_values(sheet), **writing)
 
 
-def html(sheet: Factsheet) -> str:
-    """The sheet as a page."""
+def html(sheet: Factsheet, render: Callable[..., str] = page) -> str:
+    """The sheet as a page. render: makes it, or a part of a page that is not ours."""
     verdicts = {gate.verdict for gate in sheet.gates if gate.current}
-    return page(
+    return render(
         _SHEET,
         **_values(sheet),
         title=f"{sheet.ref}: fact sheet",

@@ -22,6 +22,7 @@ from llmops.production_log.record import (
     hidden_user,
     in_batches,
     is_prediction,
+    moment_of,
     parse_time,
 )
 from llmops.production_log.replies import ClaimedKey, IdempotentReplies, KeyInUse, ReplyRow, StoredReply
@@ -54,6 +55,7 @@ __all__ = [
     "in_batches",
     "is_prediction",
     "make_tables",
+    "moment_of",
     "open_engine",
     "parse_time",
     "read_predictions",

@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from llmops.errors import Corrupted, UsageError
@@ -274,6 +274,24 @@ def parse_time(value: Any, name: str) -> datetime:
     except (ValueError, OverflowError, OSError) as error:
         raise UsageError(f"{name}: {value!r} is not a time such as 2026-01-31T12:00:00Z") from error
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+_AGO = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
+
+
+def moment_of(value: datetime | timedelta | str | None) -> datetime | None:
+    """A time as people give it: itself, ISO 8601 text, or how long ago: a duration, `30m`, `24h`, `7d`. Raises
+    UsageError."""
+    if isinstance(value, str) and value[-1:] in _AGO and value[:-1].isdigit():
+        value = int(value[:-1]) * _AGO[value[-1]]
+    if isinstance(value, timedelta):
+        return datetime.now(UTC) - value
+    if value is None:
+        return None
+    try:
+        return parse_time(value, "time")
+    except UsageError as error:
+        raise UsageError(f"{value!r}: give a time such as 2026-01-31T12:00:00Z, or 30m, 24h, 7d") from error
 
 
 def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

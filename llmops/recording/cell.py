@@ -35,11 +35,12 @@ _LONGEST_PARAM = 500
 class CellIdentity:
     """What was run: everything that makes two eval runs the same run. hash: of all of it.
 
+    prompt: None where a Python callable answered.
     content: needs `parameters`, `engine` (mappings) and `seed`. eval_sets: content hashes by name.
     """
 
     suite: str
-    prompt: PromptVersion
+    prompt: PromptVersion | None
     model: ModelVersion
     content: Mapping[str, Any]
     hash: str
@@ -47,19 +48,20 @@ class CellIdentity:
 
     @property
     def title(self) -> str:
-        return f"{self.prompt.ref} on {self.model.ref}"
+        return f"{self.prompt.ref} on {self.model.ref}" if self.prompt else self.model.ref
 
     def tags(self) -> dict[str, str]:
         return {
             CELL_TAG: self.hash,
             SUITE_TAG: self.suite,
-            PROMPT_TAG: self.prompt.ref,
+            PROMPT_TAG: self.prompt.ref if self.prompt else "",
             MODEL_TAG: self.model.ref,
             CONTENT_TAG: canonical_json(self.content),
         }
 
     def params(self) -> dict[str, str]:
-        shown = {"prompt": self.prompt.ref, "model": self.model.ref, "model_sha256": self.model.sha256}
+        shown = {"prompt": self.prompt.ref} if self.prompt else {}
+        shown |= {"model": self.model.ref, "model_sha256": self.model.sha256}
         for group in ("parameters", "engine"):
             shown.update({f"{group}.{key}": shown_param(value) for key, value in self.content[group].items()})
         return {**shown, "seed": str(self.content["seed"])}
@@ -87,6 +89,7 @@ class DatasetUse:
 class EvalRun:
     """A recorded eval run. Rows are read when asked for.
 
+    prompt: empty where a Python callable answered.
     params: what MLflow shows (engine, slots, seed …).
     usage: `tokens_in`, `tokens_out` and `cost` over all rows, where they are known.
     answers: what became of the rows.
@@ -115,7 +118,7 @@ class EvalRun:
 
     @property
     def cell(self) -> str:
-        return f"{self.prompt},{self.model}"
+        return f"{self.prompt},{self.model}" if self.prompt else self.model
 
 
 def read_run(store: Store, run: Any) -> EvalRun:

@@ -60,10 +60,15 @@ def evaluate_traces(
 
         return scorer(name=name, aggregations=[])(replayed)
 
-    # MLflow prints a banner to stdout, which belongs to the command's own output; what it warns of (failed scores, its
-    # own type hints) is counted and shown by us, or no business of the user's.
+    # MLflow prints a banner to stdout, which belongs to the command's own output, and draws a bar beside ours; what it
+    # warns of (failed scores, its own type hints) is counted and shown by us, or no business of the user's.
     logging.getLogger("mlflow.genai.evaluation.harness").setLevel(logging.ERROR)
-    with store.holding_traces(held), contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+    with (
+        store.holding_traces(held),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")
         mlflow.genai.evaluate(data=data, scorers=list(map(replaying, scorers)), model_id=model_id or None)
     for trace in traces:

@@ -36,7 +36,7 @@ def write_traces(
     """
     writer = TraceWriter(store)
     for batch in in_batches(enumerate(traces), BATCH):
-        listed = {trace.trace_id: cell.prompt for number, trace in batch if number < LISTED_BY_PROMPT}
+        listed = {trace.trace_id: cell.prompt for number, trace in batch if cell.prompt and number < LISTED_BY_PROMPT}
         writer.write(experiment_id, [trace for _, trace in batch], listed, run_id)
         written(len(batch))
 

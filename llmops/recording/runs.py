@@ -256,7 +256,8 @@ class _Writing:
             if error.error_code != "BAD_REQUEST":
                 raise
             client.log_inputs(run_id, **inputs)  # another writer made the same new data set at that moment
-        client.link_prompt_version_to_run(run_id, self.cell.prompt.uri)
+        if self.cell.prompt is not None:
+            client.link_prompt_version_to_run(run_id, self.cell.prompt.uri)
         return datasets[0]
 
     def _write_rows(self, run: Any, experiment_id: str, dataset: Any) -> int:

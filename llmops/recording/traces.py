@@ -122,7 +122,9 @@ class TraceMaker:
         """started_ms: when the run began. with_scores: False leaves the scores to `mlflow.genai.evaluate`."""
         self._run_id, self._experiment_id, self._started_ms = run_id, experiment_id, started_ms
         self._model_id, self._with_scores = cell.model.model_id, with_scores
-        self._linked_prompts = json.dumps([{"name": cell.prompt.name, "version": str(cell.prompt.version)}])
+        prompt = cell.prompt
+        linked = None if prompt is None else json.dumps([{"name": prompt.name, "version": str(prompt.version)}])
+        self._linked_prompts = {} if linked is None else {"mlflow.linkedPrompts": linked}
         self.clean = TextCleaner()
 
     def make(self, number: int, result: RowResult) -> RowTrace:
@@ -143,7 +145,7 @@ class TraceMaker:
             tags={
                 **{name[:250]: value[:_LONGEST_TAG] for name, value in tags.items()},
                 "mlflow.traceName": _SPAN_NAME,
-                "mlflow.linkedPrompts": self._linked_prompts,
+                **self._linked_prompts,
             },
             tokens=(output.tokens_in, output.tokens_out),
             assessments=self._assessments(trace_id, span_id, result),

@@ -15,7 +15,7 @@ from llmops.registry.store import Store
 from llmops.settings import Settings
 from llmops.state_files import FileIdentity
 from llmops.traffic_policy import TrafficPolicy
-from llmops.versions import ModelVersion, RegisteredVersions, Release, TabularVersion
+from llmops.versions import PYTHON, ModelVersion, RegisteredVersions, Release, TabularVersion
 
 __all__ = ["Registry", "Store", "rolled_back"]
 
@@ -59,7 +59,8 @@ class Registry:
         for registered in sorted(self.store.registered_models(), key=lambda item: str(item.name)):
             kind, name = registered.tags.get(KIND_TAG), str(registered.name)
             if kind == ModelRegistry.kind:
-                models += self.models.of_registered(registered, self._versions_of(registered))
+                versions_of_model = self.models.of_registered(registered, self._versions_of(registered))
+                models += [version for version in versions_of_model if version.format != PYTHON]  # nothing to serve
             elif kind == TabularRegistry.kind:
                 versions = self.tabular_versions.of_registered(registered, self._versions_of(registered))
                 tabular[name] = tuple(versions)

@@ -29,7 +29,16 @@ from llmops.registry.models import ModelRegistry, PromptRegistry
 from llmops.registry.promotions import TRAFFIC, TRAFFIC_TAG, Promotions
 from llmops.registry.store import translated
 from llmops.traffic_policy import TrafficPolicy
-from llmops.versions import ModelVersion, PromptVersion, Ref, Release, TabularVersion, check_guards, release_content
+from llmops.versions import (
+    PYTHON,
+    ModelVersion,
+    PromptVersion,
+    Ref,
+    Release,
+    TabularVersion,
+    check_guards,
+    release_content,
+)
 
 _HASH_TAG = "llmops.content_hash"
 _SCHEMA_TAG, _SHOWN_ON_MODEL = "llmops.schema", "mlflow.modelVersions"
@@ -63,6 +72,8 @@ class ReleaseRegistry(Promotions[Release]):
         guards: Mapping[str, Any] | None = None,
     ) -> tuple[Release, bool]:
         """The release with this content, and whether it is new. Raises UsageError, StoreUnavailable."""
+        if model.format == PYTHON:
+            raise UsageError(f"{model.ref} is a Python callable, which no gateway can serve")
         content = release_content(prompt.ref, model.ref, parameters, check_guards(guards or {}))
         identity = content_hash(content)
         with self.audit.turn():

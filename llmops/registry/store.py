@@ -7,6 +7,7 @@ import functools
 import logging
 import os
 import sqlite3
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -88,7 +89,8 @@ class Store:
         self.settings = settings
         self.uri = settings.resolved_tracking_uri
         for name, value in _MLFLOW_ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
+            if name != "TQDM_DISABLE" or "ipykernel" not in sys.modules:  # a notebook's other bars are its user's
+                os.environ.setdefault(name, value)
         if self.uri.startswith("sqlite:"):
             _tune_sqlite()
         path, home = sqlite_path(self.uri), settings.home.resolve()

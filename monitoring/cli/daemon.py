@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from monitoring.act.alarm_book import AlarmBook, Entry
     from monitoring.act.outbox import Outbox
     from monitoring.daemon.loop import Tick
+    from monitoring.decide.result import MonitorResult
 
 
 @click.command()
@@ -42,8 +43,8 @@ def daemon(ctx: click.Context, every: str, window_at: str, every_window: str, on
     \b
     Example: llmops monitor daemon --every 60s --window-at 00:00
     """
+    from llmops.api.production import record_verdict
     from llmops.json_logs import configure_logging
-    from monitoring.cli.monitor import record
     from monitoring.config import read_config
     from monitoring.daemon.loop import Daemon
     from monitoring.daemon.work import LogWork, WindowSchedule
@@ -52,6 +53,13 @@ def daemon(ctx: click.Context, every: str, window_at: str, every_window: str, on
     settings = Settings.from_environment()
     configure_logging(settings.server_log)
     stop = threading.Event()
+
+    def record(result: MonitorResult) -> str:
+        run_id, notes = record_verdict(settings, result)
+        for note in notes:
+            say(note)
+        return run_id
+
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: stop.set())
     try:
@@ -64,7 +72,7 @@ def daemon(ctx: click.Context, every: str, window_at: str, every_window: str, on
     with LogWork(settings, config, schedule, lambda app: actuator.situation(app).champion) as work:
         if not once:
             say(f"watching {settings.home}; stop it with Ctrl-C")
-        tick = Daemon(work, actuator, lambda result: record(settings, result), every=pause).run(stop, once=once)
+        tick = Daemon(work, actuator, record, every=pause).run(stop, once=once)
     if once:
         value: dict[str, Any] = {"worked": tick is not None}
         if tick is not None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmops.cli.log import window_options
-from llmops.cli.output import echo, emit, json_option, print_table, progress_bar, say
+from llmops.cli.output import echo, emit, json_option, print_table, say
+from llmops.progress import progress_bar
 from llmops.settings import Settings
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llmops.cli.output import echo, emit, json_option, print_table, progress_bar, say
+from llmops.cli.output import echo, emit, json_option, print_table, say
 from llmops.errors import UsageError
+from llmops.progress import progress_bar
 from llmops.settings import Settings
 from llmops.state_files import shown, sqlite_path
 

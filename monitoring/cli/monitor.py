@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
-from contextlib import closing
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -12,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llmops.api.production import champion_of, chosen_app
 from llmops.cli import CommandGroup
-from llmops.cli.log import open_archive, read_time, window_options
-from llmops.cli.output import echo, emit, json_option, on_option, print_table, progress_bar, row_count, say, shown_time
-from llmops.errors import CannotRun, StoreUnavailable, UsageError
+from llmops.cli.log import read_time, window_options
+from llmops.cli.output import echo, emit, emit_result, json_option, on_option, print_table, say
+from llmops.errors import CannotRun
 from llmops.pages.numbers import number
-from llmops.ray_cluster import LOCAL, RayCluster
+from llmops.progress import progress_bar
 from llmops.settings import Settings
-from llmops.text_io import listed
+from llmops.text_io import shown_time
 from monitoring.cli.log_archive import say_waiting
 
 if TYPE_CHECKING:
-    from monitoring.decide.drift import DescriptorDrift
-    from monitoring.decide.result import MonitorResult
+    pass
 
 
 @click.group("monitor", cls=CommandGroup)
@@ -61,27 +59,13 @@ def run(
     Example: llmops monitor run --app assistant --since 24h
     Example: llmops monitor run --archive s3://llmops-log/production --on ray://head:10001
     """
-    from monitoring.run import run_monitor
+    from llmops.api.production import monitor
 
-    settings = Settings.from_environment()
-    opened = None if archive is None else open_archive(archive)
-    name = chosen_app(settings, app)
-    champion = champion_of(settings, name)
-    with progress_bar() as show, closing(RayCluster(on)) as cluster:
-        result = run_monitor(
-            settings,
-            name,
-            since,
-            until,
-            progress=partial(show, "describing"),
-            champion=champion,
-            archive=opened,
-            spread=map if on == LOCAL else cluster.map,
-            waiting=say_waiting,
-        )
-    run_id = None if no_record else record(settings, result)
-    emit(as_json, {**result.to_json(), "run_id": run_id}, lambda: show_result(result))
-    ctx.exit(1 if result.alarm else 0)
+    found = monitor(app, since=since, until=until, archive=archive, on=on, record=not no_record, waiting=say_waiting)
+    emit_result(as_json, found)
+    if not as_json:
+        say(f"at most {found.result.expected_false_alarms_per_month:g} false alarms a month are expected, run daily")
+    ctx.exit(1 if found.alarm else 0)
 
 
 @command.command()
@@ -101,7 +85,7 @@ def report(app: str | None, since: datetime | None, until: datetime | None, out:
     settings = Settings.from_environment()
     name = chosen_app(settings, app)
     file = out or report_path(settings, name)
-    path = write_report(settings, name, file, since, until, champion=champion_of(settings, name))
+    path = write_report(settings, name, file, since, until, champion=_champion_of(settings, name))
     emit(as_json, {"app": name, "out": str(path)}, lambda: echo(f"wrote {path}"))
 
 
@@ -143,7 +127,7 @@ def show(app: str, as_json: bool) -> None:
     from monitoring.run import reference_in_force
 
     settings = Settings.from_environment()
-    pinned, frozen, awaited = reference_in_force(settings, app, champion_of(settings, app))
+    pinned, frozen, awaited = reference_in_force(settings, app, _champion_of(settings, app))
     levels: dict[str, dict[str, Any]] = {}
     if frozen is not None:
         whole = frozen.whole
@@ -214,7 +198,7 @@ def replay(app: str | None, until: datetime | None, months: int, as_json: bool) 
 
     settings = Settings.from_environment()
     name = chosen_app(settings, app)
-    champion = champion_of(settings, name)
+    champion = _champion_of(settings, name)
     with progress_bar() as bar:
         found = replay_past(settings, name, until, months=months, progress=partial(bar, "replaying"), champion=champion)
 
@@ -271,110 +255,16 @@ def ui(port: int, no_serve: bool, as_json: bool) -> None:
         serve_workspace(folder, "127.0.0.1", port)
 
 
+def _champion_of(settings: Settings, app: str) -> str | None:
+    champion, notes = champion_of(settings, app)
+    for note in notes:
+        say(note)
+    return champion
+
+
 def report_path(settings: Settings, app: str) -> Path:
     """Where an app's report lies unless told otherwise."""
     return settings.reports_dir / f"monitor-{app}.html"
-
-
-def chosen_app(settings: Settings, app: str | None) -> str:
-    """The app asked for, or the only one in the log. Raises UsageError when there are several."""
-    from monitoring.run import list_apps
-
-    if app is not None:
-        return app
-    apps = list_apps(settings)
-    if len(apps) != 1:
-        raise UsageError(
-            f"--app: name one of {', '.join(apps)}" if apps else "--app: the log holds no app's records yet"
-        )
-    return apps[0]
-
-
-def champion_of(settings: Settings, app: str) -> str | None:
-    """The release that is served, which decides what reference counts; None, and a note, while nobody can say."""
-    from llmops.registry import Registry
-
-    try:
-        champion = Registry(settings).release_versions.champion(app)
-    except StoreUnavailable as error:
-        say(f"the champion of {app} is not known, so its newest reference counts: {error}")
-        return None
-    return champion.ref if champion is not None else None
-
-
-def record(settings: Settings, result: MonitorResult) -> str:
-    """Writes the result into MLflow and the dashboard; returns the run id. Raises StoreUnavailable."""
-    from llmops.recording import nameless, record_monitoring_run
-    from llmops.registry import Store
-    from monitoring.config import read_config
-    from monitoring.show.dashboard import Dashboard, workspace_folder
-    from monitoring.show.verdict_page import verdict_page
-
-    verdict, version = result.to_json(), read_config(settings).descriptors.version
-    run_id = record_monitoring_run(
-        Store(settings),
-        result.app,
-        verdict,
-        result.metrics(),
-        descriptor_version=version,
-        page=verdict_page(nameless(verdict)),
-    )
-    try:
-        Dashboard(workspace_folder(settings)).add_verdict(result.app, run_id, verdict)
-    except CannotRun as error:
-        say(f"the verdict is recorded, but not in the dashboard: {error}")
-    return run_id
-
-
-def show_result(result: MonitorResult) -> None:
-    """The whole app as a table, of slices and variants what drifted; then alarms or their absence, and the cure."""
-    for place, part in enumerate(result.slices):
-        if place == 0:
-            title = f"{result.app}: {row_count(result.window.rows)} against {result.reference.rows} of reference"
-            _drift_table(title, part.descriptors)
-        elif part.rows < result.window.rows and (drifted := _drifted(part.descriptors)):
-            _drift_table(f"{' '.join(part.label.values())}: {row_count(part.rows)}", drifted)
-    for comparison in result.canary:
-        variants = comparison.variants
-        title = f"{variants.kind}: {row_count(variants.after.rows)} of {variants.challenger or 'the challenger'} "
-        title += f"against {variants.before.rows} of {variants.champion or 'the champion'}"
-        if drifted := _drifted(comparison.drift.descriptors):
-            _drift_table(title, drifted)
-        else:
-            echo(f"{title}: no difference")
-        if not comparison.alike:
-            echo("their questions differ, so that nothing is held against the challenger")
-    _show_alarms(result)
-
-
-def _show_alarms(result: MonitorResult) -> None:
-    if result.failures:
-        failed = sorted(result.failures.items(), key=lambda item: -item[1])
-        print_table("rows that a descriptor could not be computed of", ("descriptor", "rows#"), failed)
-    if result.not_compared:
-        say(f"not in the reference as they are now, so not compared: {', '.join(result.not_compared)}")
-    for alarm in result.alarms:
-        echo(f"ALARM {alarm.what} ({alarm.kind}): {alarm.why}")
-        if alarm.rows:
-            echo(f"      see llmops log show {listed(alarm.rows, 1)}")
-    if result.alarms:
-        echo(f"a rollback {'may help' if result.cure.helps else 'is no cure'}: {result.cure.why}")
-    else:
-        echo("no alarm" if not result.note else f"no alarm: {result.note}")
-    budget = result.expected_false_alarms_per_month
-    say(f"at most {budget:g} false alarms a month are expected, run daily")
-
-
-def _drift_table(title: str, descriptors: Mapping[str, DescriptorDrift]) -> None:
-    rows = []
-    for name, drift in descriptors.items():
-        levels = (_shown(drift.before), _shown(drift.after), number(drift.result.effect))
-        rows.append((name, drift.result.test, *levels, f"{drift.p_adjusted:.3g}", "yes" if drift.drifted else ""))
-    print_table(title, ("descriptor", "test", "before#", "after#", "effect#", "p adjusted#", "drifted"), rows)
-
-
-def _drifted(descriptors: Mapping[str, DescriptorDrift]) -> dict[str, DescriptorDrift]:
-    return {name: drift for name, drift in descriptors.items() if drift.drifted}
 
 
 def _shown(value: object) -> str:

@@ -20,7 +20,8 @@ from llmops.errors import (
     UsageError,
 )
 from llmops.eval_runs import matrix as module
-from llmops.eval_runs.evaluations import CellRun, mode_change, served_mode
+from llmops.eval_runs.evaluations import CellRun
+from llmops.eval_runs.served_mode import mode_change, served_mode
 from llmops.prompt_file import parse_prompt
 from llmops.recording import EvalRun
 from llmops.settings import Settings

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmops.eval_runs.evaluations import CellRun
-from llmops.eval_runs.report_contents import _order, _pairs, leaderboard, noise_sentence, report_contents
+from llmops.eval_runs.report_contents import _order, _pairs, leaderboard, report_contents
 from llmops.evaluation.reports.html import write_leaderboard_html
 from llmops.evaluation.reports.markdown import leaderboard_markdown
 from llmops.evaluation.results import Score
@@ -172,17 +172,6 @@ def test_a_row_without_a_score_is_the_worst_that_any_cell_has_and_never_0(worksh
 
     assert {pair["difference"] for pair in board["pairs"]} == {0.0}
     assert not any(pair["real"] for pair in board["pairs"])
-
-
-# Noise
-
-
-def test_noise_is_told_in_a_sentence_where_it_is_known():
-    noise = {"n": 32, "flips": 2, "changed": 7, "expected_changed": 2.5}
-    assert noise_sentence({"rows": 40, "noise": None}) is None
-    assert noise_sentence({"rows": 40, "noise": noise}) == (
-        "7 of 40 answers differ; the engine alone would change about 2 (2 of 32 answers flipped when made again)"
-    )
 
 
 def test_the_leaderboard_says_of_two_cells_what_the_comparison_says(workshop, done):

@@ -15,10 +15,10 @@ import httpx
 import pytest
 
 from deploy.services.servers import free_port
+from llmops.api.versions import gate_answers
 from llmops.eval_runs.evaluations import RunOptions
 from llmops.registry import Registry
 from llmops.settings import Settings
-from monitoring.cli.promote import gate_answers
 from tests.moments import START
 from tests.registry.conftest import model, template
 

@@ -1,0 +1,80 @@
+"""docs/python.md runs as it is written: its code in order, and as a notebook, where an event loop runs already."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+from docs.notebooks import notebook
+from llmops.registry import Registry, model_registration
+from llmops.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "python.md"
+ROWS = 12
+SLOW = """import time
+
+patient = llmops.model(lambda _: str(time.sleep(0.1)), name="patient", slots=2)
+llmops.evaluate("sums", rows=rows, scorers=["words"], models=patient)
+"""
+"""A cell that takes long enough for a bar to be seen."""
+
+
+@pytest.fixture
+def place(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The samples with few rows; the model of that name is made up, and answers by the fake engine."""
+    weights, settings = home.parent / "made-up.gguf", Settings.from_environment()
+    weights.write_bytes(b"GGUF made up")
+    model_registration.register(settings, Registry(settings), "smollm2-135m-instruct", f"file:{weights}", "MIT")
+    for name in ("prompts", "eval_sets"):
+        shutil.copytree(ROOT / name, home.parent / name)
+    rows = home.parent / "eval_sets" / "qa" / "rows.jsonl"
+    rows.write_text("".join(rows.read_text("utf-8").splitlines(keepends=True)[:ROWS]), "utf-8")
+    return home.parent
+
+
+def test_the_pages_code_runs_in_order(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {"__name__": "page"}
+    for block in blocks:
+        exec(compile(block, str(PAGE), "exec"), names)  # noqa: S102 - our own page
+    assert capsys.readouterr().out.splitlines()[0] == "pass"
+    assert names["done"][0].metrics["correct"].rows == ROWS
+    assert names["first"][0].name == "calculator@2"
+
+
+@pytest.mark.slow
+def test_the_page_runs_as_a_notebook_and_shows_its_results(place: Path) -> None:
+    """In a process of its own: a kernel's sockets and threads are not ours to warn about."""
+    source = place / "python.ipynb"
+    made = nbformat.reads(notebook(PAGE), as_version=4)
+    made.cells.append(nbformat.v4.new_code_cell(SLOW))
+    nbformat.write(made, source)
+    program = (
+        "import sys, nbformat, nbclient\n"
+        "made = nbformat.read(sys.argv[1], as_version=4)\n"
+        "nbclient.NotebookClient(made, timeout=600, kernel_name='python3').execute()\n"
+        "nbformat.write(made, sys.argv[1])\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", program, source], cwd=place, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    outputs = [
+        output
+        for cell in nbformat.read(source, as_version=4).cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+    ]
+    pages = "".join(output["data"].get("text/html", "") for output in outputs if "data" in output)
+    assert all(shown in pages for shown in ("calculator@1", "Leaderboard", "Which differences are real", "shop@1"))
+    assert "patient@1: " in "".join(output.get("text", "") for output in outputs if output.get("name") == "stderr")
