@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
@@ -177,9 +177,9 @@ class Further(NamedTuple):
     reply: Mapping[str, Any] = NO_FIELDS
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: to make one that is takes thrice as long, and a stream has many
 class Chunk:
-    """A piece of an answer. The last chunk of a stream, and only that, has `usage`; it has a `finish_reason` too.
+    """A piece of an answer; nobody changes one that was handed on. The last chunk of a stream, and only that, has `usage`; it has a `finish_reason` too.
 
     index: which of the `n` answers asked for; each has a chunk of its own with its `finish_reason`. tool_calls,
     logprobs: OpenAI's delta objects, and its entries of `logprobs.content` for the tokens of this piece.
@@ -203,10 +203,6 @@ class Chunk:
         """Whether it holds something of the message that is neither text nor a call: reasoning, a refusal …"""
         delta = self.further.delta if self.further is not None else NO_FIELDS
         return any(value for name, value in delta.items() if name != "role")
-
-    def followed(self) -> Chunk:
-        """The same, with `more`."""
-        return replace(self, more=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -243,7 +243,8 @@ class _StreamedAnswer:
             for event in events:
                 for chunk in self._chunks(event):
                     if held is not None:
-                        yield held.followed()
+                        held.more = True
+                        yield held
                     held = chunk
         except EngineError:
             if held is not None:

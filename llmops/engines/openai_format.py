@@ -190,7 +190,10 @@ class _ChoiceReader:
     def opened(self) -> list[Chunk]:
         """The event that waited, once."""
         opening, self._opening = self._opening, None
-        return [] if opening is None else [opening.followed()]
+        if opening is None:
+            return []
+        opening.more = True
+        return [opening]
 
 
 def whole_answer(reply: object, asked: int = 1) -> list[Chunk]:
