@@ -179,7 +179,8 @@ class Further(NamedTuple):
 
 @dataclass(slots=True)  # not frozen: to make one that is takes thrice as long, and a stream has many
 class Chunk:
-    """A piece of an answer; nobody changes one that was handed on. The last chunk of a stream, and only that, has `usage`; it has a `finish_reason` too.
+    """A piece of an answer; nobody changes one that was handed on. The last chunk of a stream, and only that, has
+    `usage`; it has a `finish_reason` too.
 
     index: which of the `n` answers asked for; each has a chunk of its own with its `finish_reason`. tool_calls,
     logprobs: OpenAI's delta objects, and its entries of `logprobs.content` for the tokens of this piece.

@@ -14,8 +14,7 @@ import orjson
 from yarl import URL
 
 from llmops.engines.openai_errors import SentFields, failure, read_key, refusal
-from llmops.engines.openai_format import AnswerReader, chat_body, sent_message, whole_answer
-from llmops.engines.protocol import EngineIdentity
+from llmops.engines.openai_format import AnswerReader, chat_body, identity, sent_message, whole_answer
 from llmops.engines.upstream_wire import EventParser, SentEvent, UpstreamJson, misshapen
 from llmops.errors import EngineError, EngineRejected, EngineTimeout, EngineUnavailable
 from llmops.generation import EXTRAS, Chunk, GenerationRequest
@@ -171,11 +170,6 @@ class OpenAIEngine:
         if isinstance(error, TimeoutError):
             return EngineTimeout(f"{self._base_url}: no whole answer within {self._stream_timeout.total:g} s")
         return EngineUnavailable(f"{self._base_url}: {type(error).__name__}: {error}")
-
-
-def identity(base_url: str, model: str) -> EngineIdentity:
-    """What this engine will be, known before it connects."""
-    return EngineIdentity("openai", base_url.rstrip("/"), {"model": model})
 
 
 async def _send(

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from llmops.engines.openai_errors import failure, reported, unwrapped
+from llmops.engines.protocol import EngineIdentity
 from llmops.engines.upstream_wire import ToolCallReader, argument_text, misshapen, whole_number
 from llmops.errors import EngineError, EngineUnavailable
 from llmops.generation import NO_FIELDS, UNKNOWN_USAGE, UNSAID, Chunk, Further, GenerationRequest, Message, Usage
@@ -25,6 +26,11 @@ _TOO_MANY_TOKENS = 2**53  # from here on JSON's numbers, and the log's, are not 
 FAILED = frozenset({"error", "abort", "insufficient_system_resource", "network_error"})
 """Finish reasons of an answer that its server gave up: OpenRouter's, Mistral's and vLLM's; vLLM's and SGLang's;
 DeepSeek's; Zhipu's."""
+
+
+def identity(base_url: str, model: str) -> EngineIdentity:
+    """What the engine for a server will be, known before it connects, or imports what connects."""
+    return EngineIdentity("openai", base_url.rstrip("/"), {"model": model})
 
 
 def chat_body(request: GenerationRequest, *, stream: bool = True) -> dict[str, Any]:

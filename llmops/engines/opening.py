@@ -107,12 +107,14 @@ def _transformers(model: ModelVersion, settings: Settings) -> _Opening:
 
 
 def _openai(model: ModelVersion, settings: Settings) -> _Opening:
-    from llmops.engines.openai import OpenAIEngine, identity
-    from llmops.engines.upstreams import Upstream, UpstreamsEngine
+    from llmops.engines.openai_format import identity
 
     source = UpstreamSource.parse(model.source, model.provenance.get("key_variable"))
 
     def opened() -> Engine:
+        from llmops.engines.openai import OpenAIEngine
+        from llmops.engines.upstreams import Upstream, UpstreamsEngine
+
         engines = [
             OpenAIEngine(
                 server.url,

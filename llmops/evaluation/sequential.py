@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmops.errors import UsageError
+from llmops.evaluation.statistics import bisected
 
 _STAKES = tuple(0.05 + 0.1 * number for number in range(10))
 _BLOCK = 4096  # rows taken at a time
@@ -117,7 +118,6 @@ class SequentialTest:
 
     def _end(self, bound: float, seen: float, shares: Any, counts: Any) -> float:
         """The first mean from `seen` towards `bound` that is rejected; the bound when none is."""
-        from scipy.optimize import brentq
 
         def excess(mean: float) -> float:
             return float(_log_mean(_log_gains(shares, mean) @ counts)) + math.log(self.alpha)
@@ -126,7 +126,7 @@ class SequentialTest:
         outermost, inside = bound - outward, min(max(seen, _PRECISION), 1 - _PRECISION)
         if outermost == inside or excess(outermost) < 0:
             return bound
-        return float(brentq(excess, outermost, inside, xtol=_PRECISION)) + outward
+        return bisected(excess, outermost, inside, _PRECISION) + outward
 
 
 def _log_gains(shares: Any, mean: float) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,7 +71,6 @@ def difference_interval(gained: int, lost: int, pairs: int) -> tuple[float, floa
 def _end(gained: int, lost: int, pairs: int) -> float:
     """The upper end."""
     from scipy import special
-    from scipy.optimize import brentq
 
     # What has to be taken off |gained − lost| so that it is as many standard errors as the exact p has. Far out in the
     # tail the normal distribution's is the heavier one; nothing near p = 0.05 depends on it.
@@ -85,7 +84,19 @@ def _end(gained: int, lost: int, pairs: int) -> float:
     if excess(1.0) <= 0:
         return 1.0
     # Where all pairs went one way, the difference itself is a root as well, and not the one that is meant.
-    return float(brentq(excess, (gained - lost) / pairs + 2 * _PRECISION, 1.0, xtol=_PRECISION))
+    return bisected(excess, (gained - lost) / pairs + 2 * _PRECISION, 1.0, _PRECISION)
+
+
+def bisected(function: Callable[[float], float], low: float, high: float, precision: float) -> float:
+    """Where the function, whose signs at `low` and `high` differ, is zero, to within `precision`.
+
+    By halving: scipy's root finders need fewer steps, and a third of a second to be imported.
+    """
+    rising = function(high) > 0
+    while abs(high - low) > precision:
+        middle = (low + high) / 2
+        low, high = (low, middle) if (function(middle) > 0) == rising else (middle, high)
+    return (low + high) / 2
 
 
 def _error(difference: float, gained: int, lost: int, pairs: int) -> float:

@@ -9,7 +9,8 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from llmops.engines.openai import OpenAIEngine, identity
+from llmops.engines.openai import OpenAIEngine
+from llmops.engines.openai_format import identity
 from llmops.engines.protocol import generate
 from llmops.errors import ContextTooLong, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
 from llmops.generation import Chunk, GenerationRequest, Usage
