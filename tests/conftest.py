@@ -19,9 +19,10 @@ from deploy.services.servers import PostgresServer, postgres_server
 from llmops.production_log import ProductionLog
 from llmops.registry import store
 from tests.command_line import home, llmops
+from tests.other_mlflow import environment_with, with_mlflow
 from tests.registered_home import workshop
 
-__all__ = ["home", "llmops", "workshop"]  # fixtures
+__all__ = ["environment_with", "home", "llmops", "with_mlflow", "workshop"]  # fixtures
 
 # Tests run on every core: how long one example takes says nothing. Examples are the same each time, so that a failure
 # is a change's and not a draw's; `make test-all` draws others.

@@ -4,6 +4,7 @@ import json
 import xml.etree.ElementTree as ElementTree
 from datetime import UTC, datetime
 from html import unescape
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -183,3 +184,8 @@ def test_of_two_releases_the_votes_are_shown_beside_the_rows_and_left_out_withou
     assert done.code == 0
     assert done.json["votes"] is None
     assert "votes are left out" in done.err
+
+
+def test_a_second_opinion_that_the_installed_mlflow_cannot_give_is_refused_by_its_version(llmops, ran):
+    done = llmops("eval", "compare", "qa@1", "qa@2", "--second-opinion")
+    done.refused(3, f"MLflow {version('mlflow')} is installed, and cannot compare runs; 3.18.0 can")
