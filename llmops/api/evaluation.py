@@ -19,6 +19,7 @@ from llmops.eval_runs.evaluations import Evaluations, RunOptions
 from llmops.eval_runs.pairwise import votes_between
 from llmops.eval_runs.report_contents import leaderboard as leaderboard_of
 from llmops.eval_runs.report_contents import report_contents
+from llmops.eval_runs.second_opinion import second_opinion
 from llmops.evaluation.eval_set_source import eval_set_of_rows
 from llmops.evaluation.scorers.function import FUNCTION, FunctionScorer
 from llmops.evaluation.suite import Suite, suite_of
@@ -161,6 +162,7 @@ def compare(
     b: str | Run | Evaluation,
     *,
     suite: str | Suite | None = None,
+    with_second_opinion: bool = False,
     settings: Settings | None = None,
 ) -> ComparisonResult:
     """Two runs row by row, as `llmops eval compare`.
@@ -169,6 +171,7 @@ def compare(
         a: a run of `evaluate`, or a run id, a prompt version, `PROMPT@V,MODEL@V` or a release.
         b: as a; a difference is b − a.
         suite: needed where several suites use the prompt.
+        with_second_opinion: also compare as MLflow does (3.18), and explain where both disagree.
         settings: by default those of the environment.
 
     Raises UnknownVersion, CannotRun, StoreUnavailable.
@@ -187,10 +190,12 @@ def compare(
                 votes = votes_between(log, *releases)
     except StoreUnavailable as error:  # without the log there are no votes, and still a comparison
         notes.append(f"note: votes are left out: {error}")
+    opinions = None
+    if with_second_opinion:
+        opinions = second_opinion(evaluations.registry.store, comparison, run_a.run_id, run_b.run_id)
     runs = {"a": run_a, "b": run_b}
-    return ComparisonResult(
-        comparison, votes, functools.partial(report_contents, evaluations, of_suite, runs, name_b, comparison), notes
-    )
+    report = functools.partial(report_contents, evaluations, of_suite, runs, name_b, comparison)
+    return ComparisonResult(comparison, votes, report, notes, opinions)
 
 
 def _meant(evaluations: Evaluations, run: str | Run | Evaluation, *, release: bool = False) -> str | EvalRun:

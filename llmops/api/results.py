@@ -13,6 +13,7 @@ from llmops.eval_runs.early_stopping import EarlyStop
 from llmops.eval_runs.evaluations import CellRun, Evaluations, Gated
 from llmops.eval_runs.pairwise import Votes
 from llmops.eval_runs.report_contents import ShownRow
+from llmops.eval_runs.second_opinion import MetricOpinions, opinion_blocks
 from llmops.evaluation.comparison import Comparison
 from llmops.evaluation.gate import Verdict
 from llmops.evaluation.reports import html as html_reports
@@ -203,12 +204,13 @@ class Leaders(Shown):
 @dataclass(frozen=True)
 class ComparisonResult(Shown):
     """Two runs, row by row. `to_pandas` has a line for each metric, of all rows and of each slice. votes: people's,
-    between two releases; None where there are none."""
+    between two releases; None where there are none. opinions: MLflow's too, by metric; None where not asked for."""
 
     comparison: Comparison
     votes: Votes | None
     report: Callable[[], Judged] = field(repr=False)
     notes: Sequence[str] = ()
+    opinions: Mapping[str, MetricOpinions] | None = None
 
     @property
     def metrics(self) -> Mapping[str, Any]:
@@ -216,12 +218,17 @@ class ComparisonResult(Shown):
         return self.comparison.metrics
 
     def to_dict(self) -> dict[str, Any]:
-        return {**self.comparison.to_json(), "votes": self.votes.to_json() if self.votes is not None else None}
+        value = {**self.comparison.to_json(), "votes": self.votes.to_json() if self.votes is not None else None}
+        if self.opinions is not None:
+            value["second_opinion"] = {name: each.to_json() for name, each in self.opinions.items()}
+        return value
 
     def blocks(self) -> Iterator[Block]:
         yield from comparison_blocks(self.comparison)
         if self.votes is not None:
             yield self.votes.sentence()
+        if self.opinions is not None:
+            yield from opinion_blocks(self.opinions)
 
     def records(self) -> list[dict[str, Any]]:
         parts = [("", self.comparison.metrics), *self.comparison.slices.items()]

@@ -106,20 +106,26 @@ def report_options(command: Any) -> Any:
 @click.argument("a")
 @click.argument("b")
 @click.option("--suite", help="The suite; required if several use the prompt.")
+@click.option(
+    "--second-opinion",
+    is_flag=True,
+    help="Also compare with MLflow's own `compare_evaluations` (MLflow 3.18), and explain where both disagree.",
+)
 @report_options
 @json_option
-def compare(a: str, b: str, suite: str | None, as_json: bool, **files: Path | None) -> None:
+def compare(a: str, b: str, suite: str | None, second_opinion: bool, as_json: bool, **files: Path | None) -> None:
     """Compare two runs row by row. A and B: run ids, prompt versions, PROMPT@V,MODEL@V, or releases.
 
     For two releases, the result includes people's votes from the gateway's page.
 
     \b
     Example: llmops eval compare qa@1 qa@2 --html comparison.html
+    Example: llmops eval compare qa@1 qa@2 --second-opinion
     """
     from llmops.api.evaluation import compare as compare_runs
 
     say(describe_folder(data_folder(Settings.from_environment(), "eval_sets")))
-    found = compare_runs(a, b, suite=suite)
+    found = compare_runs(a, b, suite=suite, with_second_opinion=second_opinion)
     for path in found.write(**files):
         say(f"wrote {path}")
     emit_result(as_json, found)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from llmops.evaluation.comparison import Comparison
 from llmops.evaluation.metric_comparison import MetricComparison
 from llmops.evaluation.statistics import ALPHA
 from llmops.hashing import JsonData
-from llmops.pages.numbers import counted, number, probability
+from llmops.pages.numbers import NOTHING, counted, interval, number, probability, signed
+from llmops.pages.tables import Block, Table
 from llmops.recording.second_opinion import ScorerOpinion, mlflow_opinions
 from llmops.registry import Store
 
@@ -111,3 +112,25 @@ def _reasons(comparison: Comparison, metric: MetricComparison, opinion: ScorerOp
     if comparison.sequential:
         reasons.append("the runs were stopped early, which MLflow's p-value does not allow for")
     return reasons
+
+
+def opinion_blocks(opinions: Mapping[str, MetricOpinions]) -> Iterator[Block]:
+    """Both verdicts of each metric, MLflow's figures, and why they differ."""
+    rows = []
+    for name, found in opinions.items():
+        opinion = found.opinion
+        figures: tuple[str, ...] = (NOTHING,) * 5
+        if opinion is not None:
+            p_value = NOTHING if opinion.p_value is None else f"{opinion.p_value:.3g}"
+            difference = NOTHING if opinion.difference is None else signed(opinion.difference)
+            ci95 = interval(opinion.ci95, of_difference=True)
+            figures = (str(opinion.n), difference, ci95, p_value, opinion.method or NOTHING)
+        rows.append((name, found.here, found.mlflow, *figures))
+    columns = ("metric", "b is, here", "b is, by MLflow", "rows#", "difference#", "95 % interval", "p#", "test")
+    caption = "by MLflow: p below 0.05, for each metric by itself; its figures follow"
+    yield Table("MLflow's second opinion", columns, rows, caption)
+    for name, found in opinions.items():
+        for reason in found.reasons:
+            yield f"{name}{'' if found.agree else ', where they disagree'}: {reason}"
+    agree = sum(found.agree for found in opinions.values())
+    yield f"both say the same of {agree} of {counted(len(opinions), 'metric')}"
