@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llmops.api.evaluation import compare, evaluate, gate, leaderboard
+    from llmops.api.evaluation import compare, evaluate, gate, leaderboard, mlflow_scorers
     from llmops.api.production import monitor, read_log
     from llmops.api.versions import create_release, fact_sheet, promote, register_prompts, rollback
     from llmops.engines.python import model
@@ -24,6 +24,7 @@ __all__ = [
     "fact_sheet",
     "gate",
     "leaderboard",
+    "mlflow_scorers",
     "model",
     "monitor",
     "promote",
@@ -36,7 +37,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _MODULES = {
-    "llmops.api.evaluation": ("compare", "evaluate", "gate", "leaderboard"),
+    "llmops.api.evaluation": ("compare", "evaluate", "gate", "leaderboard", "mlflow_scorers"),
     "llmops.api.production": ("monitor", "read_log"),
     "llmops.api.versions": ("create_release", "fact_sheet", "promote", "register_prompts", "rollback"),
     "llmops.engines.python": ("model",),

@@ -93,6 +93,7 @@ FLOORS = (
     "monitoring.daemon",
     "monitoring.release_actions",
     "llmops.api",  # the functions behind the commands put the parts together, the monitor's too
+    "llmops.pytest_plugin",
     "llmops.cli",
     "service",
     "monitoring.cli",

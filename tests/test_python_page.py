@@ -7,12 +7,15 @@ import re
 import shutil
 import subprocess
 import sys
+import xml.etree.ElementTree as ElementTree
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
 
+import llmops
 from docs.notebooks import notebook
 from llmops.registry import Registry, model_registration
 from llmops.settings import Settings
@@ -41,14 +44,37 @@ def place(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home.parent
 
 
+def blocks_of_the_page() -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+
+
 def test_the_pages_code_runs_in_order(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
     names: dict[str, Any] = {"__name__": "page"}
-    for block in blocks:
+    for block in blocks_of_the_page():
+        if "import pytest" in block:  # which pytest runs, below
+            continue
         exec(compile(block, str(PAGE), "exec"), names)  # noqa: S102 - our own page
     assert capsys.readouterr().out.splitlines()[0] == "pass"
     assert names["done"][0].metrics["correct"].rows == ROWS
     assert names["first"][0].name == "calculator@2"
+
+
+@pytest.mark.slow
+def test_the_pages_tests_run_in_pytest(place: Path) -> None:
+    """Whether they pass is the model's business, which is made up here; that each is judged is ours."""
+    code = "\n".join(block for block in blocks_of_the_page() if block.startswith(("import llmops", "import pytest")))
+    llmops.register_prompts("qa")
+    (place / "test_page.py").write_text(code.replace("\ndone = ", "\ndef unused(): done = ").replace("\ndone\n", "\n"))
+    installed = [] if entry_points(group="pytest11", name="llmops") else ["-p", "llmops.pytest_plugin"]
+    command = [sys.executable, "-m", "pytest", *installed, "-v", "--junitxml=page.xml", "test_page.py"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
+    assert "not evaluated" not in done.stdout, done.stdout
+    assert "test_the_calculator_calculates PASSED" in done.stdout
+    assert done.stdout.count("test_an_answer_is_short[") >= 5
+    suite = ElementTree.parse(place / "page.xml").getroot().find("testsuite")  # noqa: S314 - our own file
+    assert suite is not None
+    assert (suite.get("tests"), suite.get("errors")) == ("8", "0"), done.stdout
 
 
 @pytest.mark.slow

@@ -9,13 +9,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
+from llmops import recording
 from llmops.api import Names, names_of
 from llmops.api.results import ComparisonResult, Evaluation, GateResult, Leaders, Run, write_reports
 from llmops.engines.python import CallableModel
 from llmops.engines.python import model as callable_model
 from llmops.errors import BadFile, CannotRun, StoreUnavailable, UsageError
 from llmops.eval_runs.early_stopping import EarlyStop
-from llmops.eval_runs.evaluations import Evaluations, RunOptions
+from llmops.eval_runs.evaluations import Evaluations, RunOptions, read_suite
 from llmops.eval_runs.pairwise import votes_between
 from llmops.eval_runs.report_contents import leaderboard as leaderboard_of
 from llmops.eval_runs.report_contents import report_contents
@@ -109,6 +110,13 @@ def evaluate(
     runs = [Run(loaded, item, evaluations.failures(item), evaluations) for item in done]
     board = leaderboard_of(evaluations, loaded, done) if len(done) > 1 and stop is None else None
     return Evaluation(loaded, runs, board, stop)
+
+
+def mlflow_scorers(suite: str | Suite, *, settings: Settings | None = None) -> list[Any]:
+    """The scorers of a suite as MLflow's own, for `mlflow.genai.evaluate` and `@mlflow.test`. Raises UnknownVersion,
+    BadFile."""
+    loaded = suite if isinstance(suite, Suite) else read_suite(settings or Settings.from_environment(), suite)
+    return recording.mlflow_scorers(loaded.make_scorers())
 
 
 def _opened(settings: Settings | None) -> Evaluations:

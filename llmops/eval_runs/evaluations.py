@@ -36,7 +36,7 @@ from llmops.evaluation.gate import ALPHA, Facts, Verdict, decide, slice_metrics
 from llmops.evaluation.record_files import SourceAccess
 from llmops.evaluation.results import Failure, Noise, Results, failures_of
 from llmops.evaluation.scorers.protocol import limits_of
-from llmops.evaluation.suite import Suite, load_suite, readable_suites
+from llmops.evaluation.suite import MakeScorer, Suite, load_suite, readable_suites
 from llmops.generation import GenerationParameters
 from llmops.hashing import content_hash
 from llmops.processes import run_async
@@ -72,9 +72,7 @@ class Evaluations:
     def suite(self, name: str) -> Suite:
         """Read once. Raises UnknownVersion, BadFile."""
         if name not in self._suites:
-            access = SourceAccess(self.settings.hub_endpoint, self.settings.home / "eval_sets")
-            folder = data_folder(self.settings, "eval_sets")
-            self._suites[name] = load_suite(folder, name, access, self.make_scorer, try_scorers=False)
+            self._suites[name] = read_suite(self.settings, name, self.make_scorer)
         return self._suites[name]
 
     def adopt(self, suite: Suite) -> Suite:
@@ -331,6 +329,13 @@ class Evaluations:
         ):
             return None
         return self.registry.release_versions.get(text)
+
+
+def read_suite(settings: Settings, name: str, make: MakeScorer | None = None) -> Suite:
+    """A suite of the settings' folder, whose scorers are not tried. Raises UnknownVersion, BadFile."""
+    access = SourceAccess(settings.hub_endpoint, settings.home / "eval_sets")
+    folder = data_folder(settings, "eval_sets")
+    return load_suite(folder, name, access, make or ScorerFactory(settings).make, try_scorers=False)
 
 
 def named(run: str | EvalRun) -> str:

@@ -236,7 +236,7 @@ def suite_of(
     makes = base.make if base else make
 
     def made(spec: ScorerSpec, judges: JudgeTables) -> Scorer | None:
-        return functions[spec.name] if spec.type == FUNCTION else makes(spec, judges)
+        return functions[spec.name] if spec.name in functions else makes(spec, judges)
 
     given = {} if gate is None else dict(gate)
     rules = base.gate if base and gate is None else GateRules.from_mapping({"primary": specs[0].name, **given})

@@ -15,10 +15,12 @@ from llmops.recording.cell import (
     record_calibration,
     record_comparison,
     record_report,
+    record_test_session,
     record_verdict,
     recorded_rows,
 )
 from llmops.recording.datasets import MAX_TRACED_ROWS, register_eval_set
+from llmops.recording.mlflow_evaluate import mlflow_scorers
 from llmops.recording.monitoring import nameless, record_monitoring_run
 from llmops.recording.runs import EVALUATE_UP_TO, EvalRecorder
 from llmops.recording.tabular import UsedData, evaluate_tabular, record_training
@@ -34,11 +36,13 @@ __all__ = [
     "UsedData",
     "evaluate_tabular",
     "find_calibration",
+    "mlflow_scorers",
     "nameless",
     "record_calibration",
     "record_comparison",
     "record_monitoring_run",
     "record_report",
+    "record_test_session",
     "record_training",
     "record_verdict",
     "recorded_rows",

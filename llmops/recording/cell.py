@@ -283,6 +283,7 @@ class RecordedRows:
 
 
 GATE_TAG, GATE_AGAINST_TAG, GATE_REASONS_TAG = "llmops.gate", "llmops.gate.against", "llmops.gate.reasons"
+TEST_SESSIONS_TAG, _MOST_SESSIONS = "llmops.test_sessions", 20
 _LONGEST_TAG = 5000  # characters, which is what MLflow keeps
 _JUDGES, _JUDGE_TAG, _CALIBRATION_FILE = "judges", "llmops.judge_hash", "calibration.json"
 _CALIBRATION_METRICS = ("kappa", "kappa_low", "kappa_high", "n", "n_failed", "accuracy")
@@ -318,6 +319,15 @@ def record_report(store: Store, run_id: str, path: Path) -> str:
     with translated(f"run {run_id}"):
         store.client.log_artifact(run_id, str(path), "reports")
     return f"reports/{path.name}"
+
+
+def record_test_session(store: Store, run_id: str, session: str) -> None:
+    """Adds a session of tests to those that a run is tagged with, the newest of which stay. Raises UnknownVersion,
+    StoreUnavailable."""
+    with translated(f"run {run_id}"):
+        tagged = store.client.get_run(run_id).data.tags.get(TEST_SESSIONS_TAG, "").split()
+        if session not in tagged:
+            store.client.set_tag(run_id, TEST_SESSIONS_TAG, " ".join([*tagged, session][-_MOST_SESSIONS:]))
 
 
 def record_calibration(store: Store, name: str, calibration: Mapping[str, Any], judge_hash: str) -> str:

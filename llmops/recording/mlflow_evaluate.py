@@ -13,7 +13,11 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmops.evaluation.results import Score
+from llmops.evaluation.eval_set import EvalRow, as_text
+from llmops.evaluation.results import Output, Score
+from llmops.evaluation.runner import one_score
+from llmops.evaluation.scorers.protocol import Scorer
+from llmops.hashing import canonical_json
 from llmops.recording.traces import RowTrace, TextCleaner, assessment_id, feedback
 from llmops.registry.store import Store
 
@@ -77,3 +81,19 @@ def evaluate_traces(
     # A digest of the replaying functions, which are the same for all scorers: it would call any two runs alike.
     if _SCORERS_DIGEST in store.client.get_run(run_id).data.tags:
         store.client.delete_tag(run_id, _SCORERS_DIGEST)
+
+
+def mlflow_scorers(scorers: Sequence[Scorer]) -> list[Any]:
+    """Scorers as MLflow's, for its own `evaluate` on rows of `inputs`, `outputs` and `expectations`."""
+    from mlflow.genai.scorers import scorer
+
+    def as_mlflows(ours: Scorer) -> Any:
+        def scored(inputs: Any = None, outputs: Any = None, expectations: Any = None) -> Any:
+            text = outputs if isinstance(outputs, str) else canonical_json(outputs)
+            named = {str(name): as_text(value) for name, value in dict(inputs or {}).items()}
+            row = EvalRow("a row of MLflow's", named, dict(expectations or {}))
+            return feedback(ours.name, one_score(ours, row, Output(text)), TextCleaner(), None)
+
+        return scorer(name=ours.name)(scored)
+
+    return [as_mlflows(each) for each in scorers]

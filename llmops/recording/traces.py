@@ -172,12 +172,13 @@ def assessment_id(trace_id: str, assessment: Any) -> str:
     return f"a-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
 
 
-def feedback(name: str, score: Score, clean: TextCleaner, run_id: str) -> Any:
-    """A score as MLflow's feedback; a failed one as its error."""
+def feedback(name: str, score: Score, clean: TextCleaner, run_id: str | None) -> Any:
+    """A score as MLflow's feedback; a failed one as its error. run_id: of the run that it belongs to, where MLflow does
+    not say so itself."""
     from mlflow.entities import AssessmentError, AssessmentSource, Feedback
 
     source = AssessmentSource(source_type="CODE", source_id=name)
-    metadata = {_SOURCE_RUN: run_id}
+    metadata = {} if run_id is None else {_SOURCE_RUN: run_id}
     if score.label is not None:
         metadata["llmops.label"] = clean(score.label)
     if score.error is not None:
