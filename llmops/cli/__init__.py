@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "bind a prompt version and a model version: create, list, show, challenge",
     ),
     "eval": ("llmops.cli.eval", "run suites, show and compare runs, gate a challenger, calibrate judges"),
+    "review": ("llmops.cli.review", "have people label rows in MLflow's review queue, and take the labels back"),
     "eval-set": ("llmops.cli.eval_set", "check eval sets, and add rows from production"),
     "promote": ("llmops.cli.release:promote", "make a release the champion"),
     "rollback": ("llmops.cli.release:rollback", "return to the previous champion"),

@@ -148,6 +148,10 @@ class Evaluations:
         """Every row of a run, read as often as asked. Raises StoreUnavailable, and Corrupted while it is read."""
         return self._recorder.rows(run)
 
+    def newest_runs(self, suite_name: str) -> list[EvalRun]:
+        """The newest complete runs of a suite, the last first. Raises StoreUnavailable."""
+        return self._recorder.newest(suite_name)
+
     def failures(self, done: CellRun) -> Sequence[Failure]:
         """Why rows of a run have no score, most frequent first. Raises StoreUnavailable."""
         if done.failed_again is not None:

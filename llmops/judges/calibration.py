@@ -95,13 +95,14 @@ def labelled_rows(
 ) -> Iterator[tuple[int, EvalRow, Mapping[str, Any]]]:
     """Each row of a JSON Lines file with `inputs`, the outputs named and `label`, and where the judge needs them
     `expectations` and `contexts`: its line, the row, all its values. A row without an `id` is called after its line.
+    `by` and `at` may say who labelled it, and when.
 
     problem_of: what is wrong with a label; None where nothing is.
 
     Raises:
         BadFile: naming file, line and field of the first wrong row, or that there are none.
     """
-    fields, seen = {"id", "inputs", "expectations", "contexts", "label", *outputs}, set[str]()
+    fields, seen = {"id", "inputs", "expectations", "contexts", "label", "by", "at", *outputs}, set[str]()
     for number, line in numbered_lines(path):
         values = json_object(line, path, number)
         if unknown := sorted(values.keys() - fields):
@@ -111,7 +112,7 @@ def labelled_rows(
                 raise BadFile(path, "must be text", line=number, field=name)
         if problem := problem_of(values.get("label")):
             raise BadFile(path, problem, line=number, field="label")
-        of_row = {name: value for name, value in values.items() if name not in ("label", *outputs)}
+        of_row = {name: value for name, value in values.items() if name not in ("label", "by", "at", *outputs)}
         row = row_from_values({"id": f"line-{number}", **of_row}, path, number)
         if row.id in seen:
             raise BadFile(path, f"{row.id!r} stands on two rows", line=number, field="id")

@@ -138,6 +138,12 @@ class EvalRecorder:
                 raise UnknownVersion(f"run {run_id} is no complete eval run")
             return read_run(self.store, run)
 
+    def newest(self, suite: str, most: int = 20) -> list[EvalRun]:
+        """The newest complete runs of a suite, the last first. Raises StoreUnavailable."""
+        with translated(f"eval runs of {suite}"):
+            runs = find_runs(self.store, [self.store.experiment(suite)], {COMPLETE_TAG: "true"}, most=most)
+            return [read_run(self.store, run) for run in runs]
+
     def beginning_with(self, text: str, *, limit: int) -> list[str]:
         """Ids of complete runs that begin so, at most so many. Raises StoreUnavailable."""
         condition = f"attributes.run_id LIKE '{text}%' and tags.`{COMPLETE_TAG}` = 'true'"

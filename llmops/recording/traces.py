@@ -54,6 +54,12 @@ class RowTrace:
         return str(self.info.trace_id)
 
 
+def trace_ids(run_id: str, row_id: str) -> tuple[str, str]:
+    """Ids of the trace, and of its span, of a row in a run."""
+    key = hashlib.sha256(f"{run_id}|{row_id}".encode(errors="surrogatepass")).hexdigest()
+    return f"tr-{key[:32]}", key[32:48]
+
+
 def make_trace(
     trace_id: str,
     span_id: str,
@@ -129,8 +135,8 @@ class TraceMaker:
 
     def make(self, number: int, result: RowResult) -> RowTrace:
         """number: of the row in its run; later rows begin a millisecond later, so that MLflow keeps their order."""
-        key = hashlib.sha256(f"{self._run_id}|{result.row.id}".encode(errors="surrogatepass")).hexdigest()
-        trace_id, span_id, output = f"tr-{key[:32]}", key[32:48], result.output
+        trace_id, span_id = trace_ids(self._run_id, result.row.id)
+        output = result.output
         inputs, text = self.clean(dict(result.row.inputs)), self.clean(output.text)
         tags: Mapping[str, str] = self.clean({**result.row.tags, ROW_ID_TAG: result.row.id})
         return make_trace(

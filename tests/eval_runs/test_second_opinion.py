@@ -105,4 +105,4 @@ def test_mlflow_3_18_is_asked_on_the_same_runs_and_its_known_faults_are_explaine
     ):
         assert [why in reason for reason in told[suite]["reasons"]] == [True], suite
     assert told["same"]["reasons"] == []
-    assert "both say the same of 0 of 1 metrics" in found["shown"]
+    assert "both say the same of 0 of 1 metric" in found["shown"]

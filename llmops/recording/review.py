@@ -1,0 +1,151 @@
+"""MLflow's review queues: traces of eval rows that people are asked about, and what they answered.
+
+MLflow keeps whatever is written as an answer; `llmops.eval_runs.reviewing` checks it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from llmops.errors import UnknownVersion
+from llmops.recording.traces import ROW_ID_TAG
+from llmops.registry.store import Store, pages, translated
+
+CORRECT = "Is the answer correct?"
+"""The question that is answered with pass or fail: a judge's label."""
+EXPECTED = "What would be a right answer?"
+"""The question that is answered with a text: an expectation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a person said of a trace. question: `CORRECT` or `EXPECTED`. value: as MLflow holds it, unchecked."""
+
+    question: str
+    value: Any
+    by: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewedItem:
+    """A trace in the queue. status: `pending`, `complete` or `declined`. run_id, row_id: what it is of; None where the
+    trace is gone or is of no eval row."""
+
+    trace_id: str
+    status: str
+    run_id: str | None
+    row_id: str | None
+    answers: Sequence[Answer]
+
+
+@dataclass(frozen=True, slots=True)
+class ReviewQueue:
+    """users: who is asked, in lower case; empty for anybody. items: the first to be reviewed first."""
+
+    name: str
+    users: Sequence[str]
+    items: Sequence[ReviewedItem]
+
+
+def put_into_queue(
+    store: Store, experiment_id: str, name: str, trace_ids: Sequence[str], users: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """Puts traces into the queue of that name, which is made when absent with both questions, in the order in which
+    they are to be reviewed. What is in it already stays as it is.
+
+    users: who is asked besides those who were. Returns the traces that were put in, and those that are not in the
+    store. Raises StoreUnavailable, UsageError.
+    """
+    from mlflow.genai import label_schemas, review_queues
+
+    store.make_current()
+    with translated(f"review queue {name}"):
+        schemas = {
+            schema.name: schema.schema_id for schema in label_schemas.list_label_schemas(experiment_id=experiment_id)
+        }
+        passes = label_schemas.InputPassFail(positive_label="Correct", negative_label="Wrong")
+        questions: Mapping[str, tuple[Any, Any]] = {
+            CORRECT: ("feedback", passes),
+            EXPECTED: ("expectation", label_schemas.InputText()),
+        }
+        for question, (kind, asked) in questions.items():
+            if question not in schemas:
+                made = label_schemas.create_label_schema(
+                    question, type=kind, input=asked, enable_comment=kind == "feedback", experiment_id=experiment_id
+                )
+                schemas[question] = made.schema_id
+        queue = _queue(experiment_id, name)
+        if queue is None:
+            queue = review_queues.create_review_queue(
+                name,
+                queue_type="custom",
+                users=list(users),
+                schema_ids=[schemas[question] for question in questions],
+                experiment_id=experiment_id,
+            )
+        elif users:
+            review_queues.update_review_queue(queue.queue_id, users=sorted({*queue.users, *users}))
+        there = {item.item_id for item in _items(queue.queue_id)}
+        known = _traces(store, trace_ids)
+        added = [trace_id for trace_id in trace_ids if trace_id in known and trace_id not in there]
+        for trace_id in reversed(added):  # pages show the newest first, to the millisecond
+            review_queues.add_items_to_review_queue(queue.queue_id, item_ids=[trace_id])
+            time.sleep(0.002)
+    return added, [trace_id for trace_id in trace_ids if trace_id not in known]
+
+
+def read_queue(store: Store, experiment_id: str, name: str) -> ReviewQueue:
+    """The queue with what people have answered. Raises UnknownVersion, StoreUnavailable."""
+    store.make_current()
+    with translated(f"review queue {name}"):
+        queue = _queue(experiment_id, name)
+        if queue is None:
+            raise UnknownVersion("there is none; `llmops review open` makes it")
+        items = _items(queue.queue_id)
+        traces = _traces(store, [item.item_id for item in items])
+        return ReviewQueue(name, tuple(queue.users), [_reviewed(item, traces.get(item.item_id)) for item in items])
+
+
+def _queue(experiment_id: str, name: str) -> Any | None:
+    from mlflow.genai.review_queues import list_review_queues
+
+    queues = pages(list_review_queues, 100, experiment_id=experiment_id)
+    return next((queue for queue in queues if queue.name.lower() == name.lower()), None)
+
+
+def _items(queue_id: str) -> list[Any]:
+    from mlflow.genai.review_queues import list_review_queue_items
+
+    return list(pages(list_review_queue_items, 100, queue_id=queue_id))
+
+
+def _traces(store: Store, trace_ids: Sequence[str]) -> dict[str, Any]:
+    """By id, those that are in the store."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracing.client import TracingClient
+
+    client, found = TracingClient(store.uri), {}
+    for trace_id in trace_ids:
+        try:
+            found[trace_id] = client.get_trace_info(trace_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+    return found
+
+
+def _reviewed(item: Any, trace: Any | None) -> ReviewedItem:
+    if trace is None:
+        return ReviewedItem(item.item_id, str(item.status), None, None, ())
+    answers = [
+        Answer(each.name, each.value, each.source.source_id, datetime.fromtimestamp(each.create_time_ms / 1000, UTC))
+        for each in trace.assessments
+        if each.name in (CORRECT, EXPECTED) and each.source.source_type == "HUMAN" and getattr(each, "valid", True)
+    ]
+    run_id, row_id = trace.trace_metadata.get("mlflow.sourceRun"), trace.tags.get(ROW_ID_TAG)
+    return ReviewedItem(item.item_id, str(item.status), run_id, row_id, answers)
