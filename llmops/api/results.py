@@ -16,9 +16,6 @@ from llmops.eval_runs.report_contents import ShownRow
 from llmops.eval_runs.second_opinion import MetricOpinions, opinion_blocks
 from llmops.evaluation.comparison import Comparison
 from llmops.evaluation.gate import Verdict
-from llmops.evaluation.reports import html as html_reports
-from llmops.evaluation.reports import junit as junit_reports
-from llmops.evaluation.reports import markdown as markdown_reports
 from llmops.evaluation.reports.contents import Judged, Leaderboard, Report
 from llmops.evaluation.reports.tables import comparison_blocks, leaderboard_blocks
 from llmops.evaluation.results import Failure, Metric, RowResult
@@ -159,6 +156,9 @@ class Evaluation(Shown):
 
     def write(self, *, html: Path | str | None = None, markdown: Path | str | None = None) -> list[Path]:
         """Writes the leaderboard, where there is one, to files; returns them. Raises CannotRun."""
+        from llmops.evaluation.reports import html as html_reports
+        from llmops.evaluation.reports import markdown as markdown_reports
+
         if (board := self.leaderboard) is None:
             return []
         if html is not None:
@@ -250,6 +250,10 @@ def write_reports(
     markdown: Path | str | None = None,
 ) -> list[Path]:
     """A comparison, or a run that was compared with none, as each file that was asked for. Raises CannotRun."""
+    from llmops.evaluation.reports import html as html_reports
+    from llmops.evaluation.reports import junit as junit_reports
+    from llmops.evaluation.reports import markdown as markdown_reports
+
     page, xml, text = (
         (html_reports.write_html, junit_reports.junit, markdown_reports.markdown)
         if isinstance(report, Report)

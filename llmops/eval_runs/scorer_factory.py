@@ -23,7 +23,6 @@ DEFAULT_JUDGE = "default"
 JUDGED_TYPES = TYPES.keys() - NEEDS_NO_JUDGE
 """Scorer types whose judgements a language model makes."""
 _EMBEDDING_TYPES = {"semantic_similarity", *NEEDS_EMBEDDINGS}
-_NO_JUDGE = JudgeEndpoint("none", "http://localhost/v1", "none")
 
 
 @dataclass(frozen=True)
@@ -45,17 +44,19 @@ class ScorerFactory:
         parameters, types = dict(spec.parameters), {**SCORER_TYPES, **TYPES}
         bound: dict[str, Any] = {}
         besides: tuple[str, ...] = ()
+        lacks_judge = False
         if spec.type in _EMBEDDING_TYPES:
             bound["embed"] = self._embed
         if spec.type in TYPES:
             besides = ("judge",)
             endpoint = self.endpoint(judges, parameters.pop("judge", None))
-            bound["endpoint"] = endpoint or _NO_JUDGE
+            lacks_judge = endpoint is None and spec.type in JUDGED_TYPES
+            bound["endpoint"] = endpoint or JudgeEndpoint("none", "http://localhost/v1", "none")
         if bound:
             types[spec.type] = functools.partial(types[spec.type], **bound)
         # Made in any case, which asks nothing: wrong options are to show also where no judge is configured.
         scorer = make_scorer(spec.name, spec.type, parameters, types, besides)
-        return None if bound.get("endpoint") is _NO_JUDGE and spec.type in JUDGED_TYPES else scorer
+        return None if lacks_judge else scorer
 
     def endpoint(self, judges: Mapping[str, Mapping[str, Any]], name: str | None = None) -> JudgeEndpoint | None:
         """The judge of that name; without a name the suite's only one, else the setting's. Raises UsageError."""

@@ -52,7 +52,7 @@ def _address(url: str) -> str:
     return url.rstrip("/")
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", defer_build=True))
 class JudgeEndpoint:
     """A judge model at `base_url` + `/chat/completions`.
 

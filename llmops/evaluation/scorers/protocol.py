@@ -91,7 +91,8 @@ class Correctness(BaseModel):
     """Base of scorers: its fields are the options that a suite may set, checked when a scorer is made. Unless a class
     says otherwise it tells how right an output is: more is better, and a row without a score counts as wrong."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    # Built when one is made: a suite uses a few of the types that there are.
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, arbitrary_types_allowed=True, defer_build=True)
     higher_is_better: ClassVar[bool | None] = True
     worst: ClassVar[float | None] = 0.0
     limits: ClassVar[tuple[float, float]] = (0.0, 1.0)
