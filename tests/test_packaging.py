@@ -42,7 +42,8 @@ def test_the_wheel_holds_the_packages_and_their_data_and_nothing_that_git_ignore
     assert names >= {
         "llmops/cli/__init__.py", "service/app.py", "monitoring/run.py", "llmops/py.typed", "llmops/pages/base.html",
         "llmops/_data/prompts/qa/v1.md", "llmops/_data/eval_sets/qa/rows.jsonl", "llmops/_data/eval_sets/qa.toml",
-        "llmops/pages/page.css", "monitoring/default.toml", "monitoring/descriptors/profanity.txt",
+        "llmops/cli/new_project/suite.toml", "llmops/cli/new_project/gitignore", "llmops/pages/page.css",
+        "monitoring/default.toml", "monitoring/descriptors/profanity.txt",
     }  # fmt: skip
     tops = {name.partition("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"labs", "llmops", "monitoring", "service"}

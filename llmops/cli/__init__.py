@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Mapping
 
 import click
+from click.shell_completion import CompletionItem
 
 from llmops import __version__
 from llmops.cli.output import echo, report_error, say
@@ -21,6 +22,7 @@ from llmops.errors import LlmopsError
 from llmops.settings import given_home
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
+    "init": ("llmops.cli.init", "make a new project folder: a prompt, a suite, ten rows, a test, a GitHub workflow"),
     "doctor": ("llmops.cli.doctor", "check the environment, store, model, engine and gateway"),
     "models": ("llmops.cli.registry:models", "pull, register, requantise and list model versions"),
     "engine": ("llmops.cli.engine", "check what an OpenAI-compatible server can do, and how fast it is"),
@@ -55,6 +57,7 @@ SUBCOMMANDS: Mapping[str, Mapping[str, str]] = {
         "show": "llmops.cli.eval_results",
         "compare": "llmops.cli.eval_results",
         "gate": "llmops.cli.eval_results",
+        "changed": "llmops.cli.eval_changed",
         "calibrate-judge": "llmops.cli.eval_judges",
         "pairwise": "llmops.cli.eval_judges",
     },
@@ -85,6 +88,11 @@ class MainGroup(click.Group):
         module, _, function = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), function or "command")
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """As click does, but without loading the commands for their help."""
+        names = [CompletionItem(name, help=text) for name, (_, text) in COMMANDS.items() if name.startswith(incomplete)]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
