@@ -11,6 +11,7 @@ import click
 
 from llmops.cli.eval import open_evaluations
 from llmops.cli.output import echo, emit, json_option, print_table, row_count, say, write_file
+from llmops.pages.numbers import counted
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -89,8 +90,8 @@ def take(suite: str, labels: Path | None, expectations: Path | None, as_json: bo
     def table() -> None:
         taken = [(each["id"], each["label"], each["by"], each["at"]) for each in found.labels]
         print_table(f"Labels of suite {suite}", ("row", "correct", "by", "at"), taken)
-        refused, expected = len(found.refused), len(found.expectations)
-        echo(f"{len(taken)} labels and {expected} expected answers taken, {refused} reviewed rows not taken")
+        labelled, expected = counted(len(taken), "label"), counted(len(found.expectations), "expected answer")
+        echo(f"{labelled} and {expected} taken, {counted(len(found.refused), 'reviewed row')} not taken")
         echo(f"{row_count(found.pending)} to review yet, {found.declined} declined")
 
     emit(as_json, found.to_json(), table)

@@ -118,7 +118,7 @@ def test_rows_are_reviewed_in_mlflow_and_come_back_as_labels_and_expectations(sh
     labels, expected = tmp_path / "labels.jsonl", tmp_path / "rows.jsonl"
     taken = llmops("review", "take", "sums", "--labels", str(labels), "--expectations", str(expected))
     assert taken.code == 0, taken.err
-    assert "2 labels and 1 expected answers taken, 2 reviewed rows not taken" in taken.out
+    assert "2 labels and 1 expected answer taken, 2 reviewed rows not taken" in taken.out
     assert 'Anna answered "perhaps": must be true or false' in taken.err
     assert "eve is not asked; asked are anna" in taken.err
     assert "1 row to review yet, 0 declined" in taken.out
