@@ -170,7 +170,7 @@ def _git(folder: Path, *arguments: str) -> str:
     done = subprocess.run([git, "-C", str(folder), *arguments], capture_output=True, check=False)
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip() or "no common history; a clone must have all of it"
-        raise CannotRun(f"git {arguments[0]} in {folder}: {said.splitlines()[-1]}")
+        raise CannotRun(f"git {' '.join(arguments)} in {folder}: {said.splitlines()[-1]}")
     try:
         return done.stdout.decode()
     except UnicodeDecodeError as error:

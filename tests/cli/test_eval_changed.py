@@ -78,7 +78,16 @@ def test_a_new_prompt_has_floors_to_meet_and_fails_below_them(llmops, project):
 
 
 def test_what_git_or_a_prompt_file_lacks_is_said(llmops, project):
-    llmops("eval", "changed", "--base", "nowhere").refused(3, "git rev-parse")
+    llmops("eval", "changed", "--base", "nowhere").refused(3, "git rev-parse", "nowhere")
     llmops("eval", "changed", "--base=--help").refused(3, "git rev-parse")
     (project / "prompts" / "qa" / "v3.md").write_text("# user\n{{ question\n")
     llmops("eval", "changed", "--base", "main").refused(3, "v3.md")
+
+
+def test_a_clone_without_its_history_is_refused_and_says_what_it_needs(llmops, project, monkeypatch):
+    git(project, "branch", "old")
+    git(project, "commit", "-q", "--allow-empty", "-m", "second")
+    git(project, "clone", "-q", "--depth", "1", f"file://{project}", "shallow")
+    monkeypatch.chdir(project / "shallow")
+    git(project / "shallow", "fetch", "-q", "--depth", "1", "origin", "old:old")
+    llmops("eval", "changed", "--base", "old").refused(3, "a clone must have all of it")
