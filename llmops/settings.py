@@ -143,7 +143,9 @@ class Settings:
     server_log: Literal["auto", "json", "text"] = _setting(
         "auto", "format of the server's log: json; text; auto (text on a terminal)"
     )
-    otel_endpoint: str | None = _setting(None, "OTLP/HTTP endpoint for traces, such as http://127.0.0.1:4318")
+    otel_endpoint: str | None = _setting(
+        None, "OTLP/HTTP endpoint for traces and evaluation results, such as http://127.0.0.1:4318"
+    )
     otel_sample: _Share = _setting(1.0, "share of requests traced to that endpoint, 0 to 1")
     trace_sample: _Share = _setting(0.0, "share of requests whose record becomes an MLflow trace, 0 to 1")
     monitor_config: _Place | None = _setting(None, "TOML file that configures the monitor; default: the packaged one")

@@ -32,6 +32,7 @@ from llmops.recording.cell import (
     shown_param,
 )
 from llmops.recording.datasets import MAX_TRACED_ROWS, RULE_ALL, RULE_SAMPLE, dataset_inputs, traced
+from llmops.recording.evaluation_events import send_results
 from llmops.recording.mlflow_evaluate import evaluate_traces
 from llmops.recording.recorders import check_complete, parts_of, take_up, this_process, write_traces
 from llmops.recording.traces import RowTrace, TraceMaker
@@ -182,7 +183,9 @@ class EvalRecorder:
         with translated(f"recording {cell.title} on {cell.suite}"):
             writing = _Writing(self.store, cell, report, recorder, self.max_traced_rows, progress)
             run_id = writing.write(extra_params or {}, extra_metrics or {})
-        return self.get(run_id)
+        run = self.get(run_id)
+        send_results(self.store, cell, run)
+        return run
 
 
 @dataclass(slots=True)
