@@ -65,7 +65,7 @@ def llmops_eval(request: pytest.FixtureRequest) -> Callable[..., MeasuredRun]:
         verdict = ruling.verdict.verdict
         properties.append(("llmops_verdict", verdict))
         if verdict == "fail":
-            pytest.fail(ruling.message, pytrace=False)
+            pytest.fail(f"failed: {ruling.message}", pytrace=False)
         if verdict == "inconclusive":
             end = config.getoption("llmops_inconclusive") or config.getini("llmops_inconclusive")
             _ENDS[end](f"inconclusive: {ruling.message}", **({"pytrace": False} if end == "fail" else {}))

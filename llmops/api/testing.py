@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,9 +21,9 @@ from llmops.eval_runs.evaluations import Evaluations, read_suite
 from llmops.evaluation.comparison import Comparison
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.gate import Facts, Verdict, decide, slice_metrics
+from llmops.evaluation.power import Power
 from llmops.evaluation.results import RowResult
 from llmops.evaluation.suite import Suite, suite_of
-from llmops.pages.numbers import counted
 from llmops.processes import ProcessLock
 from llmops.recording import record_test_session
 from llmops.settings import Settings
@@ -150,10 +151,10 @@ class MeasuredRun:
         suite = evaluations.adopt(suite_of(run.suite.name, run.suite, None, (), {"primary": scorer, **rules}))
         verdict, comparison = _ruled(evaluations, suite, run, baseline, part)
         where = "" if part is None else f" in {part}"
-        lines = [f"{run.name} on {suite.name}: {rule}{where}: {verdict.verdict}"]
+        lines = [f"{run.name} on {suite.name}: {rule}{where}"]
         lines += [check.detail for check in verdict.checks if check.outcome != "pass" or check.kind == "rows"]
         if comparison is not None and verdict.verdict == "inconclusive":
-            lines += _visible(comparison, scorer, part)
+            lines += _visible(comparison, run, scorer, part)
         if baseline is not None:
             lines.append(f"look at the rows: llmops eval compare {baseline.run_id} {run.run_id} --html rows.html")
         self._settle(Ruling(verdict, "\n  ".join(lines)))
@@ -187,11 +188,12 @@ def _of_slice(evaluations: Evaluations, facts: Facts, run: Run, baseline: Run | 
     return replace(facts, metrics=metrics["b"], champion=metrics.get("a", {}), comparison=comparison)
 
 
-def _visible(comparison: Comparison, scorer: str, part: str | None) -> Sequence[str]:
+def _visible(comparison: Comparison, run: Run, scorer: str, part: str | None) -> Sequence[str]:
     """What the rows could have shown."""
     if part is None:
         return [comparison.power[scorer]] if scorer in comparison.power else []
-    metric = comparison.slices.get(part, {}).get(scorer)
-    if metric is None or metric.detectable is None:
+    if (metric := comparison.slices.get(part, {}).get(scorer)) is None:
         return []
-    return [f"with the {counted(metric.n, 'row')} of {part} a difference of {metric.detectable:.2g} can be seen"]
+    low, high = run.metrics[scorer].limits
+    seen = math.inf if metric.detectable is None else metric.detectable
+    return [f"{part}: {Power(metric.n, seen, {}, in_points=low >= 0 and high <= 1).sentence}"]
