@@ -98,6 +98,7 @@ class Access:
         self._keys: Sequence[Key] = ()
         self._known: Mapping[str, tuple[Key, Caller]] | None = None
         self._failure: str | None = None
+        self._reading: asyncio.Task[Sequence[Key]] | None = None
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -115,6 +116,8 @@ class Access:
         finally:
             polling.cancel()
             await asyncio.gather(polling, return_exceptions=True)
+            if self._reading is not None:  # else whoever closes the source would close it under its reader
+                await asyncio.wait([self._reading], timeout=_LOOK_SECONDS)
             await self._rates.close()
 
     @property
@@ -145,7 +148,10 @@ class Access:
         """One look at the keys, of at most a few seconds; what goes wrong stands in `problem`."""
         try:
             async with asyncio.timeout(_LOOK_SECONDS):
-                keys = await run_blocking(self._source.read, name="read keys")
+                self._reading = asyncio.create_task(run_blocking(self._source.read, name="read keys"))
+                # Of a read that was too slow nobody asks any more how it ended.
+                self._reading.add_done_callback(lambda task: task.cancelled() or task.exception())
+                keys = await asyncio.shield(self._reading)
         except TimeoutError:
             self._failure = f"keys cannot be read: no answer within {_LOOK_SECONDS:g} s"
         except LlmopsError as error:

@@ -266,3 +266,22 @@ async def test_whether_a_caller_is_local_is_told_by_the_address_it_came_to(store
     scope = {"type": "http", "path": "/v1/models", "headers": [], "server": server, "state": {"reply_headers": []}}
     await AccessCheck(app, await looked(store, tmp_path))(scope, None, send)
     assert sent[0]["status"] == status
+
+
+async def test_the_end_waits_for_a_look_that_is_under_way_so_that_the_source_can_be_closed(store, tmp_path):
+    class SlowKeys:
+        looks, under_way, goes_on = 0, threading.Event(), threading.Event()
+
+        def read(self):
+            self.looks += 1
+            if self.looks == 2:
+                self.under_way.set()
+                assert self.goes_on.wait(10)
+                self.under_way.clear()
+            return store.read()
+
+    keys = SlowKeys()
+    async with Access(keys, Settings(home=tmp_path, keys_poll=0.01)).running():
+        assert await asyncio.to_thread(keys.under_way.wait, 10)
+        asyncio.get_running_loop().call_later(0.05, keys.goes_on.set)
+    assert not keys.under_way.is_set()
