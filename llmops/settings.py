@@ -188,6 +188,12 @@ class Settings:
     def artifact_root(self) -> str:
         return self.artifacts or str(self.home / "artifacts")
 
+    def otel_url(self, signal: str) -> str | None:
+        """Where `traces` or `logs` go by OTLP/HTTP; None: nowhere. An endpoint may be given as that of its traces."""
+        if self.otel_endpoint is None:
+            return None
+        return f"{self.otel_endpoint.rstrip('/').removesuffix('/v1/traces')}/v1/{signal}"
+
     @property
     def resolved_log_url(self) -> str:
         return self.log_url or f"sqlite:///{self.home / 'log.db'}"

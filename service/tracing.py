@@ -112,12 +112,10 @@ class Tracing:
 
 def open_tracing(settings: Settings) -> Tracing:
     """As `otel_endpoint` and `otel_sample` say."""
-    if settings.otel_endpoint is None:
+    if (url := settings.otel_url("traces")) is None:
         return Tracing()
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-    base = settings.otel_endpoint.rstrip("/")
-    url = base if base.endswith("/v1/traces") else f"{base}/v1/traces"
     return Tracing(OTLPSpanExporter(endpoint=url, timeout=10), settings.otel_sample)
 
 

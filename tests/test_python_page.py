@@ -19,6 +19,7 @@ import llmops
 from docs.notebooks import notebook
 from llmops.registry import Registry, model_registration
 from llmops.settings import Settings
+from tests.notebook_runs import outputs_of
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "python.md"
@@ -79,28 +80,11 @@ def test_the_pages_tests_run_in_pytest(place: Path) -> None:
 
 @pytest.mark.slow
 def test_the_page_runs_as_a_notebook_and_shows_its_results(place: Path) -> None:
-    """In a process of its own: a kernel's sockets and threads are not ours to warn about."""
     source = place / "python.ipynb"
     made = nbformat.reads(notebook(PAGE), as_version=4)
     made.cells.append(nbformat.v4.new_code_cell(SLOW))
     nbformat.write(made, source)
-    program = (
-        "import sys, nbformat, nbclient\n"
-        "made = nbformat.read(sys.argv[1], as_version=4)\n"
-        "nbclient.NotebookClient(made, timeout=600, kernel_name='python3').execute()\n"
-        "nbformat.write(made, sys.argv[1])\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", program, source], cwd=place, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    outputs = [
-        output
-        for cell in nbformat.read(source, as_version=4).cells
-        if cell.cell_type == "code"
-        for output in cell.outputs
-    ]
+    outputs = outputs_of(source, {**os.environ, "PYTHONPATH": str(ROOT)})
     pages = "".join(output["data"].get("text/html", "") for output in outputs if "data" in output)
     assert all(shown in pages for shown in ("calculator@1", "Leaderboard", "Which differences are real", "shop@1"))
     assert "patient@1: " in "".join(output.get("text", "") for output in outputs if output.get("name") == "stderr")

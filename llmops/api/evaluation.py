@@ -90,8 +90,7 @@ def evaluate(
     evaluations = _opened(settings)
     loaded = _suite(evaluations, suite, rows, columns, scorers, gate)
     chosen = RunOptions(**options)
-    asked = [models] if isinstance(models, (str, CallableModel)) or callable(models) else models
-    given = [callable_model(each) if callable(each) else each for each in asked]
+    given = models_of(models)
     callables = [each.name for each in given if isinstance(each, CallableModel)]
     own = callables + [spec.name for spec in loaded.scorer_specs if spec.type == FUNCTION]
     if own and chosen.on != LOCAL:
@@ -110,6 +109,12 @@ def evaluate(
     runs = [Run(loaded, item, evaluations.failures(item), evaluations) for item in done]
     board = leaderboard_of(evaluations, loaded, done) if len(done) > 1 and stop is None else None
     return Evaluation(loaded, runs, board, stop)
+
+
+def models_of(models: Models) -> list[str | CallableModel]:
+    """One model or several, callables as what `llmops.model` makes of them. Raises UsageError."""
+    asked = [models] if isinstance(models, (str, CallableModel)) or callable(models) else models
+    return [callable_model(each) if callable(each) else each for each in asked]
 
 
 def mlflow_scorers(suite: str | Suite, *, settings: Settings | None = None) -> list[Any]:

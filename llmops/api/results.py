@@ -34,8 +34,8 @@ class Run(Shown):
 
     suite: Suite = field(repr=False)
     done: CellRun = field(repr=False)
-    failures: Sequence[Failure] = ()
-    evaluations: Evaluations | None = field(default=None, repr=False)
+    failures: Sequence[Failure]
+    evaluations: Evaluations = field(repr=False)
 
     @property
     def run_id(self) -> str:
@@ -56,7 +56,6 @@ class Run(Shown):
     @property
     def rows(self) -> Sequence[RowResult]:
         """Every row with its answer and scores, read from MLflow's artifacts. Raises StoreUnavailable."""
-        assert self.evaluations is not None  # noqa: S101 - `evaluate` gives it
         return list(self.evaluations.rows(self.done.run))
 
     @property
@@ -252,12 +251,11 @@ def write_reports(
     """A comparison, or a run that was compared with none, as each file that was asked for. Raises CannotRun."""
     from llmops.evaluation.reports import html as html_reports
     from llmops.evaluation.reports import junit as junit_reports
-    from llmops.evaluation.reports import markdown as markdown_reports
 
-    page, xml, text = (
-        (html_reports.write_html, junit_reports.junit, markdown_reports.markdown)
+    page, xml = (
+        (html_reports.write_html, junit_reports.junit)
         if isinstance(report, Report)
-        else (html_reports.write_verdict_html, junit_reports.verdict_junit, markdown_reports.verdict_markdown)
+        else (html_reports.write_verdict_html, junit_reports.verdict_junit)
     )
     made: Any = report  # of the kind that they take
     if html is not None:
@@ -265,8 +263,15 @@ def write_reports(
     if junit is not None:
         write_text(Path(junit), xml(made))
     if markdown is not None:
-        write_text(Path(markdown), text(made))
+        write_text(Path(markdown), report_markdown(report))
     return [Path(path) for path in (html, junit, markdown) if path is not None]
+
+
+def report_markdown(report: Judged) -> str:
+    """A comparison, or a run that was compared with none, as a page of Markdown."""
+    from llmops.evaluation.reports.markdown import markdown, verdict_markdown
+
+    return markdown(report) if isinstance(report, Report) else verdict_markdown(report)
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,9 @@ from itertools import islice
 from typing import Any
 from uuid import uuid4
 
-from llmops.api.evaluation import evaluate
+from llmops.api.evaluation import evaluate, models_of
 from llmops.api.results import Run
 from llmops.engines.python import CallableModel
-from llmops.engines.python import model as callable_model
 from llmops.errors import UsageError
 from llmops.eval_runs.evaluations import Evaluations, read_suite
 from llmops.evaluation.comparison import Comparison
@@ -65,9 +64,8 @@ class TestSession:
 
     def _evaluated(self, suite: str | Suite, arguments: Mapping[str, Any]) -> Run:
         settings = arguments.get("settings") or Settings.from_environment()
-        asked = arguments.get("models", ())
-        models = [asked] if isinstance(asked, (str, CallableModel)) or callable(asked) else list(asked)
-        given = {**arguments, "models": [self._of_session(each) for each in models], "progress": False}
+        models = [self._of_session(each) for each in models_of(arguments.get("models", ()))]
+        given = {**arguments, "models": models, "progress": False}
         make_private_folder(settings.home)
         with ProcessLock(settings.home / "tests.lock"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of libraries, which are not what is tested
@@ -76,17 +74,13 @@ class TestSession:
                 names = ", ".join(run.name for run in done.runs)
                 raise UsageError(f"{names}: a test is of one cell; say which prompt and which model")
             (run,) = done.runs
-            assert run.evaluations is not None  # noqa: S101 - `evaluate` gives it
             record_test_session(run.evaluations.registry.store, run.run_id, self.id)
         return run
 
-    def _of_session(self, model: Any) -> Any:
+    def _of_session(self, given: str | CallableModel) -> str | CallableModel:
         """A callable whose answers are kept for this session. Only a module's own function is surely the same one in
         each process; any other object may hold what its source does not show."""
-        if not (callable(model) or isinstance(model, CallableModel)):
-            return model
-        given = model if isinstance(model, CallableModel) else callable_model(model)
-        if given.provenance or given.asked is not None:
+        if isinstance(given, str) or given.provenance or given.asked is not None:
             return given
         alone = inspect.isfunction(given.call) and "<locals>" not in given.call.__qualname__
         token = self.id if alone else self._asked.setdefault(id(given.call), f"{self.id}-{uuid4().hex}")
@@ -147,7 +141,6 @@ class MeasuredRun:
     def _hold(self, rule: str, scorer: str, rules: Mapping[str, Any], baseline: Run | None, part: str | None) -> None:
         __tracebackhide__ = True
         run, evaluations = self.run, self.run.evaluations
-        assert evaluations is not None  # noqa: S101 - `evaluate` gives it
         suite = evaluations.adopt(suite_of(run.suite.name, run.suite, None, (), {"primary": scorer, **rules}))
         verdict, comparison = _ruled(evaluations, suite, run, baseline, part)
         where = "" if part is None else f" in {part}"

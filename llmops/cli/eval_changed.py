@@ -60,8 +60,12 @@ def changed(ctx: click.Context, base: str, inconclusive: str, markdown: Path | N
     gates = [found for prompt in prompts for found in _gates(prompt)]
     verdicts = {found.gated.verdict.verdict for found in gates}
     if markdown is not None:
+        from llmops.api.results import report_markdown
+
         none = "" if gates else "No prompt with a suite has changed.\n"
-        write_file(markdown, "# llmops evals\n\n" + none + "\n".join(_markdown(found.gated) for found in gates))
+        write_file(
+            markdown, "# llmops evals\n\n" + none + "\n".join(report_markdown(found.gated.report) for found in gates)
+        )
     emit(
         as_json,
         {
@@ -103,12 +107,6 @@ def _gates(prompt: ChangedPrompt) -> Iterator[_Gate]:
         for version, run in zip(prompt.new, runs.runs[-len(prompt.new) :], strict=True):
             gated = gate(run, against=before, suite=suite)
             yield _Gate(suite, version.ref, prompt.before.ref if prompt.before else None, gated)
-
-
-def _markdown(gated: GateResult) -> str:
-    with tempfile.TemporaryDirectory() as scratch:
-        (path,) = gated.write(markdown=Path(scratch) / "gate.md")
-        return path.read_text(encoding="utf-8")
 
 
 def _show(base: str, gates: Sequence[_Gate]) -> None:

@@ -176,7 +176,7 @@ class RecordInsert:
 
     def takes_one_statement(self, records: int) -> bool:
         """Whether so many records are inserted by one statement."""
-        return records == 1 or records <= self._at_once
+        return records <= self._at_once
 
     def _row(self, record: LogRecord) -> Sequence[Any]:
         row = list(_values_of(record))

@@ -22,7 +22,7 @@ _SEND_SECONDS = 5
 def send_results(store: Store, cell: CellIdentity, run: EvalRun) -> None:
     """Sends a run's results to `otel_endpoint`, where there is one. A receiver that is away costs the run a few seconds
     and a warning, never the results. Raises StoreUnavailable: the judges' calibrations cannot be read."""
-    if (endpoint := store.settings.otel_endpoint) is None:
+    if (url := store.settings.otel_url("logs")) is None:
         return
     from opentelemetry._logs import LogRecord
     from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
@@ -30,7 +30,6 @@ def send_results(store: Store, cell: CellIdentity, run: EvalRun) -> None:
     from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
     from opentelemetry.sdk.resources import Resource
 
-    url = f"{endpoint.rstrip('/').removesuffix('/v1/traces')}/v1/logs"
     resource = Resource.create({"service.name": "llmops", "service.version": llmops.__version__})
     provider = LoggerProvider(resource, shutdown_on_exit=False)
     provider.add_log_record_processor(BatchLogRecordProcessor(OTLPLogExporter(url, timeout=_SEND_SECONDS)))

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from docs.notebooks import Cell, cells, notebook
 from llmops.cli import cli
+from tests.notebook_runs import outputs_of
 
 ROOT = Path(__file__).parents[2]
 _COMMAND = re.compile(r"^(?:\$ )?llmops (.+)$", re.MULTILINE)
@@ -104,26 +105,9 @@ def test_python_runs_from_top_to_bottom_and_prints_what_the_guide_shows(lab: str
 
 @pytest.mark.slow
 def test_the_notebook_executes(lab: str, tmp_path: Path) -> None:
-    """In a process of its own: a kernel's sockets and threads are not ours to warn about."""
     source = tmp_path / f"{lab}.ipynb"
     source.write_text(notebook(guide(lab)), encoding="utf-8")
-    program = (
-        "import sys, nbformat, nbclient\n"
-        "made = nbformat.read(sys.argv[1], as_version=4)\n"
-        "nbclient.NotebookClient(made, timeout=1200, kernel_name='python3').execute()\n"
-        "nbformat.write(made, sys.argv[1])\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, source], cwd=tmp_path, env=environment(tmp_path), capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    outputs = [
-        output
-        for cell in nbformat.read(source, as_version=4).cells
-        if cell.cell_type == "code"
-        for output in cell.outputs
-    ]
+    outputs = outputs_of(source, environment(tmp_path))
     texts = [output.get("text", "") for output in outputs]
     for shown in (f"served     {lab}@", f"{lab}@first: finished", "the chain is whole"):
         assert any(shown in text for text in texts), shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, overload
@@ -111,7 +112,6 @@ def _made(
         raise UsageError(f"scorer {name}: unknown argument {unknown[0]}; there are {', '.join(_ARGUMENTS)}")
     low, high = limits
     worst = None if higher_is_better is None else low if higher_is_better else high
-    return FunctionScorer(name, function, version, higher_is_better, worst if worst not in _ENDLESS else None, limits)
-
-
-_ENDLESS = (float("-inf"), float("inf"))
+    if worst is not None and math.isinf(worst):
+        worst = None
+    return FunctionScorer(name, function, version, higher_is_better, worst, limits)
