@@ -1,7 +1,5 @@
 """Calls that run at the same time, and waiting for what comes of them."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable

@@ -1,12 +1,10 @@
 """Runs `llmops` in this process, in a home of its own, with the fake engine."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -23,7 +21,7 @@ class Result:
     def json(self) -> Any:
         return json.loads(self.out)
 
-    def refused(self, code: int, *said: str) -> Result:
+    def refused(self, code: int, *said: str) -> Self:
         """Checks that the command ended with this code, and said all of this to the person; returns itself."""
         assert (self.code, [text for text in said if text not in self.err]) == (code, []), self.err
         return self

@@ -1,7 +1,5 @@
 """What tests of every room may ask for."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import sqlite3

@@ -1,7 +1,5 @@
 """Small GGUF files of random weights."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Moments and spans that tests speak of."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -1,7 +1,5 @@
 """Runs a notebook, in a process of its own: a kernel's sockets and threads are not ours to warn about."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Mapping

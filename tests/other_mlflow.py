@@ -1,7 +1,5 @@
 """Processes with another version of MLflow, laid over the installed one. Its wheels come from the package index."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,12 +1,10 @@
 """A real MLflow store, a small suite on disk, and the fake engine. One store a module; opening it takes seconds."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -91,7 +89,7 @@ class Workshop:
         cells = evaluations.cells(loaded, () if releases else prompts, models, releases)
         return evaluations.run(loaded, cells, RunOptions(**{"recorder": "bulk", **options}), lambda *_: None)
 
-    def with_settings(self, **changed: object) -> Workshop:
+    def with_settings(self, **changed: object) -> Self:
         return replace(self, settings=replace(self.settings, **changed))  # type: ignore[arg-type]
 
 

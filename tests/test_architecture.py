@@ -1,7 +1,5 @@
 """Holds the import rules of ARCHITECTURE.md: who may import whom, and which room owns which framework."""
 
-from __future__ import annotations
-
 import ast
 import functools
 import re
@@ -134,7 +132,7 @@ def within(name: str, *prefixes: str) -> bool:
     return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
 
 
-def test_a_framework_is_imported_only_by_the_room_that_owns_it() -> None:
+def test_a_framework_is_imported_only_by_the_room_that_owns_it():
     assert not [
         f"{name_of(path)} imports {imported}"
         for path in MODULES
@@ -167,19 +165,19 @@ def floor_of(name: str) -> int:
     return FLOORS.index(max(holding, key=len))
 
 
-def test_imports_go_down_or_stay_on_their_floor() -> None:
+def test_imports_go_down_or_stay_on_their_floor():
     assert not [f"{name} imports {other}" for name, other in arrows() if floor_of(other) > floor_of(name)]
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=str)
-def test_templates_use_templates_of_their_floor_or_below(path: Path) -> None:
+def test_templates_use_templates_of_their_floor_or_below(path):
     floor = floor_of(".".join(path.relative_to(ROOT).with_suffix("").parts))
     for used in re.findall(r'"((?:llmops|service|monitoring|labs)/[^"]+)"', path.read_text(encoding="utf-8")):
         assert (ROOT / used).is_file(), f"{path} uses {used}"
         assert floor_of(used.rpartition(".")[0].replace("/", ".")) <= floor, f"{path} uses {used}"
 
 
-def test_no_modules_import_each_other_in_a_circle() -> None:
+def test_no_modules_import_each_other_in_a_circle():
     graph: dict[str, set[str]] = {}
     for name, imported in arrows():
         graph.setdefault(name, set()).add(imported)
@@ -187,11 +185,11 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 
 @pytest.mark.parametrize(("room", "other"), [("service", "monitoring"), ("monitoring", "service")])
-def test_service_and_monitoring_never_import_each_other(room: str, other: str) -> None:
+def test_service_and_monitoring_never_import_each_other(room, other):
     assert not [each for each in arrows(within_rooms=(room,)) if within(each[1], other)]
 
 
-def test_stores_of_mlflow_are_handed_to_service_and_monitoring() -> None:
+def test_stores_of_mlflow_are_handed_to_service_and_monitoring():
     assert not [
         f"{name} imports {other}"
         for name, other in arrows(within_rooms=("service", "monitoring"))
@@ -199,13 +197,13 @@ def test_stores_of_mlflow_are_handed_to_service_and_monitoring() -> None:
     ]
 
 
-def test_evaluation_knows_no_store_and_no_network() -> None:
+def test_evaluation_knows_no_store_and_no_network():
     banned = ("llmops.registry", "llmops.recording", "llmops.production_log", "httpx", "requests", "openai")
     modules = [path for path in MODULES if within(name_of(path), "llmops.evaluation")]
     assert not [(name_of(path), each) for path in modules for each in imports_of(path) if within(each, *banned)]
 
 
-def test_only_the_settings_read_the_environment() -> None:
+def test_only_the_settings_read_the_environment():
     # openai_errors: the user names the variable of a key; store: MLflow is configured through the environment alone;
     # the others hand their environment on to a child process, or to a library at its import.
     exempt = {
@@ -222,11 +220,11 @@ def test_only_the_settings_read_the_environment() -> None:
     assert readers == exempt
 
 
-def test_no_file_outgrows_a_reader() -> None:
+def test_no_file_outgrows_a_reader():
     assert not [str(path) for path in MODULES if len(path.read_text(encoding="utf-8").splitlines()) > 400]
 
 
-def test_help_loads_nothing_heavy() -> None:
+def test_help_loads_nothing_heavy():
     heavy = ("mlflow", "torch", "evidently", "ragas", "fastapi", "pandas", "scipy", "transformers", "numpy", "datasets")
     heavy += ("sklearn", "skops", "pandera", "dbos", "matplotlib", "ray")
     code = (
@@ -238,7 +236,7 @@ def test_help_loads_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_the_gateway_process_loads_neither_evidently_nor_ragas_nor_torch_nor_the_labs() -> None:
+def test_the_gateway_process_loads_neither_evidently_nor_ragas_nor_torch_nor_the_labs():
     code = (
         "import sys, service.app, service.server, llmops.registry;"
         "heavy = ('evidently', 'ragas', 'torch', 'transformers', 'pandera', 'dbos', 'matplotlib', 'labs');"

@@ -1,7 +1,5 @@
 """The docs tell the truth: generated pages are fresh, settings are documented, links lead somewhere, commands exist."""
 
-from __future__ import annotations
-
 import functools
 import re
 import shlex
@@ -36,20 +34,20 @@ def modules() -> set[str]:
 
 
 @pytest.mark.parametrize("page", ["cli.md", "settings.md", "python.ipynb", "labs/bike.ipynb", "labs/wine.ipynb"])
-def test_a_generated_page_is_fresh(page: str) -> None:
+def test_a_generated_page_is_fresh(page):
     path = ROOT / "docs" / page
     assert path.read_text("utf-8") == pages()[path], "run `make docs`"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_relative_link_leads_to_a_file(page: Path) -> None:
+def test_every_relative_link_leads_to_a_file(page):
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page}: {target}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_module_named_exists(page: Path) -> None:
+def test_every_module_named_exists(page):
     if page.name in ("extending.md", "CHANGELOG.md") or page.parent.name == "adr":  # new ones, or those of a time
         return
     for name in re.findall(r"(?<![\w/.:-])[\w/]+\.py\b", page.read_text("utf-8")):
@@ -57,7 +55,7 @@ def test_every_module_named_exists(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_command_shown_exists_with_its_options(page: Path) -> None:
+def test_every_command_shown_exists_with_its_options(page):
     for line in re.findall(r"^\$ llmops (.+)$", page.read_text("utf-8"), re.MULTILINE):
         words = shlex.split(line, comments=True)
         command: click.Command = cli
@@ -72,7 +70,7 @@ def test_every_command_shown_exists_with_its_options(page: Path) -> None:
                 assert word.partition("=")[0] in known, f"{page}: llmops {line}: {word}"
 
 
-def test_every_command_has_an_example_and_results_have_json() -> None:
+def test_every_command_has_an_example_and_results_have_json():
     for command, path in walk(cli, "llmops"):
         if isinstance(command, click.Group):
             continue

@@ -1,7 +1,5 @@
 """The examples of docs/extending.md: each is made in a copy of the tree, and does there what the page says."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil
@@ -130,12 +128,12 @@ def failed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return found
 
 
-def test_the_page_has_an_example_for_each_door() -> None:
+def test_the_page_has_an_example_for_each_door():
     assert list(sections()) == [*TRIED, "Afterwards"]
 
 
 @pytest.mark.parametrize("door", TRIED)
-def test_an_example_is_short_and_does_what_the_page_says(door: str, failed: dict[str, str]) -> None:
+def test_an_example_is_short_and_does_what_the_page_says(door, failed):
     found = changes(sections()[door])
     written = [line for kind, _, text in found for line in text.splitlines() if kind == "python" or line[:1] == "+"]
     assert len([line for line in written if line.strip("+ ")]) <= MOST_LINES

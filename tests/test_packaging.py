@@ -1,7 +1,5 @@
 """The wheel, built through the source distribution and installed elsewhere: whole, and carrying nothing private."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -37,7 +35,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def test_the_wheel_holds_the_packages_and_their_data_and_nothing_that_git_ignores_and_no_tests(wheel: Path) -> None:
+def test_the_wheel_holds_the_packages_and_their_data_and_nothing_that_git_ignores_and_no_tests(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert names >= {
         "llmops/cli/__init__.py", "service/app.py", "monitoring/run.py", "llmops/py.typed", "llmops/pages/base.html",
@@ -52,7 +50,7 @@ def test_the_wheel_holds_the_packages_and_their_data_and_nothing_that_git_ignore
         assert not name.endswith((".pyc", ".db", ".gguf"))
 
 
-def test_the_installed_wheel_finds_its_prompts_and_eval_sets_from_anywhere(wheel: Path, tmp_path: Path) -> None:
+def test_the_installed_wheel_finds_its_prompts_and_eval_sets_from_anywhere(wheel, tmp_path):
     target = tmp_path / "site"
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), str(wheel)]
     subprocess.run(install, check=True, capture_output=True)

@@ -1,7 +1,5 @@
 """The pytest plugin, in a pytest of its own on a real store: three ends, rows as tests, one generation in a session."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess
@@ -152,7 +150,7 @@ def ended(junit: Path) -> dict[str, set[str]]:
     return ends
 
 
-def test_a_test_passes_fails_or_is_inconclusive_and_its_runs_are_tagged_with_the_session(run: Run, place: Path) -> None:
+def test_a_test_passes_fails_or_is_inconclusive_and_its_runs_are_tagged_with_the_session(run, place):
     code, said = run("-v", "--junitxml", "first.xml")
     ends = ended(place / "first.xml")
     assert (code, ends["passed"], ends["failure"]) == (1, PASSED, FAILED | INCONCLUSIVE), said
@@ -178,7 +176,7 @@ def test_a_test_passes_fails_or_is_inconclusive_and_its_runs_are_tagged_with_the
 
 
 @pytest.mark.slow
-def test_an_inconclusive_end_is_what_the_setting_says_and_usual_options_work(run: Run, place: Path) -> None:
+def test_an_inconclusive_end_is_what_the_setting_says_and_usual_options_work(run, place):
     two = ("-k", "too_little or missed")
     code, said = run(*two, "--cache-clear", "--llmops-inconclusive", "xfail", "--junitxml", "xfail.xml")
     ends = ended(place / "xfail.xml")
@@ -192,7 +190,7 @@ def test_an_inconclusive_end_is_what_the_setting_says_and_usual_options_work(run
 
 
 @pytest.mark.slow
-def test_what_is_set_or_asked_for_wrongly_is_said_in_a_line(run: Run, place: Path) -> None:
+def test_what_is_set_or_asked_for_wrongly_is_said_in_a_line(run, place):
     code, said = run("-o", "llmops_inconclusive=maybe")
     assert (code, "llmops_inconclusive = maybe: must be fail, xfail, skip" in said) == (4, True), said
     wrong = place / "wrong"
@@ -213,7 +211,7 @@ def test_what_is_set_or_asked_for_wrongly_is_said_in_a_line(run: Run, place: Pat
     assert "Traceback" not in said
 
 
-def test_a_pytest_that_does_not_use_it_imports_nothing_of_llmops(run: Run, place: Path) -> None:
+def test_a_pytest_that_does_not_use_it_imports_nothing_of_llmops(run, place):
     other = place / "other"
     other.mkdir(exist_ok=True)
     (other / "test_plain.py").write_text(
@@ -227,7 +225,7 @@ def test_a_pytest_that_does_not_use_it_imports_nothing_of_llmops(run: Run, place
 
 
 @pytest.mark.slow
-def test_workers_make_an_evaluation_once_between_them(run: Run, place: Path) -> None:
+def test_workers_make_an_evaluation_once_between_them(run, place):
     code, said = run("-n", "3", "--junitxml", "workers.xml")
     ends = ended(place / "workers.xml")
     assert (code, ends["passed"], ends["failure"]) == (1, PASSED, FAILED | INCONCLUSIVE), said
@@ -253,7 +251,7 @@ def test_our_scorers_in_mlflows_own_evaluation():
 
 
 @pytest.mark.slow
-def test_mlflows_own_plugin_works_on_the_scorers_of_a_suite(run: Run, place: Path) -> None:
+def test_mlflows_own_plugin_works_on_the_scorers_of_a_suite(run, place):
     theirs = place / "theirs"
     theirs.mkdir(exist_ok=True)
     (theirs / "test_theirs.py").write_text(MLFLOWS)

@@ -1,7 +1,5 @@
 """docs/python.md runs as it is written: its code in order, and as a notebook, where an event loop runs already."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
@@ -49,7 +47,7 @@ def blocks_of_the_page() -> list[str]:
     return re.findall(r"^```python\n(.*?)^```$", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
 
 
-def test_the_pages_code_runs_in_order(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_pages_code_runs_in_order(place, capsys):
     names: dict[str, Any] = {"__name__": "page"}
     for block in blocks_of_the_page():
         if "import pytest" in block:  # which pytest runs, below
@@ -61,7 +59,7 @@ def test_the_pages_code_runs_in_order(place: Path, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.slow
-def test_the_pages_tests_run_in_pytest(place: Path) -> None:
+def test_the_pages_tests_run_in_pytest(place):
     """Whether they pass is the model's business, which is made up here; that each is judged is ours."""
     code = "\n".join(block for block in blocks_of_the_page() if block.startswith(("import llmops", "import pytest")))
     llmops.register_prompts("qa")
@@ -79,7 +77,7 @@ def test_the_pages_tests_run_in_pytest(place: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_page_runs_as_a_notebook_and_shows_its_results(place: Path) -> None:
+def test_the_page_runs_as_a_notebook_and_shows_its_results(place):
     source = place / "python.ipynb"
     made = nbformat.reads(notebook(PAGE), as_version=4)
     made.cells.append(nbformat.v4.new_code_cell(SLOW))

@@ -1,7 +1,5 @@
 """Starting Ray where its processes die, without Ray."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys

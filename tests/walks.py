@@ -8,8 +8,6 @@ openings do not count. Generated functions (of dataclasses, comprehensions and l
 macros of templates; a template counts as one module.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

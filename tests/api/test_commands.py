@@ -1,7 +1,5 @@
 """Each function gives what its command prints with `--json`."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,6 @@ import llmops
 from llmops.errors import GateRefused
 from llmops.production_log import LogRecord, ProductionLog
 from llmops.settings import Settings
-from tests.command_line import Run
 from tests.registered_home import prompt_text, register_tiny, write_suite
 
 AT = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -29,7 +26,7 @@ def project(home: Path) -> Path:
     return home
 
 
-def test_every_function_gives_what_its_command_prints(project: Path, llmops: Run) -> None:
+def test_every_function_gives_what_its_command_prints(project, llmops):
     def said(*arguments: str) -> dict[str, Any]:
         value: dict[str, Any] = llmops(*arguments, "--json").json
         return value
@@ -74,7 +71,7 @@ def functions() -> Any:
     return llmops
 
 
-def test_the_log_is_read_and_monitored_as_by_the_commands(project: Path, llmops: Run) -> None:
+def test_the_log_is_read_and_monitored_as_by_the_commands(project, llmops):
     calls, log = functions(), ProductionLog(Settings.from_environment().resolved_log_url)
     asked = {"outcome": "ok", "release": "shop@1", "tokens_in": 3, "tokens_out": 4, "latency_ms": 5.0}
     log.import_records(

@@ -1,13 +1,10 @@
 """`llmops.evaluate`, `compare`, `gate` and `leaderboard`: own rows, scorers and models; a real MLflow store."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -51,7 +48,7 @@ def evaluate(workshop: Workshop) -> Callable[..., Evaluation]:
     return run
 
 
-def test_importing_llmops_loads_nothing_of_its_own_and_nothing_heavy() -> None:
+def test_importing_llmops_loads_nothing_of_its_own_and_nothing_heavy():
     code = (
         "import sys; before = set(sys.modules); import llmops; dir(llmops);"
         "print(sorted(name for name in set(sys.modules) - before if name.startswith('llmops.')),"
@@ -61,7 +58,7 @@ def test_importing_llmops_loads_nothing_of_its_own_and_nothing_heavy() -> None:
     assert done.stdout.strip() == "[] []"
 
 
-def test_every_public_name_is_there_and_any_other_is_an_attribute_error() -> None:
+def test_every_public_name_is_there_and_any_other_is_an_attribute_error():
     assert all(getattr(llmops, name) is not None for name in llmops.__all__)
     assert set(llmops.__all__) <= set(dir(llmops))
     with pytest.raises(AttributeError, match="no attribute 'evalute'"):
@@ -151,7 +148,7 @@ def test_another_source_or_version_of_a_scorer_is_another_scorer(evaluate):
 
 
 @pytest.mark.parametrize("kind", ["list", "frame", "dataset"])
-def test_own_rows_are_known_by_their_content_whatever_holds_them(tmp_path: Path, kind: str) -> None:
+def test_own_rows_are_known_by_their_content_whatever_holds_them(tmp_path, kind):
     rows: Any = {"list": ROWS, "frame": pd.DataFrame(ROWS), "dataset": datasets.Dataset.from_list(ROWS)}[kind]
     (tmp_path / "doubles").mkdir()
     (tmp_path / "doubles" / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
@@ -159,7 +156,7 @@ def test_own_rows_are_known_by_their_content_whatever_holds_them(tmp_path: Path,
     assert (found.n_rows, found.content_hash) == (on_disk.n_rows, on_disk.content_hash)
 
 
-def test_a_frames_columns_are_mapped_and_a_missing_value_is_no_field() -> None:
+def test_a_frames_columns_are_mapped_and_a_missing_value_is_no_field():
     frame = pd.DataFrame({"q": ["one", "two"], "year": [2001, None]})
     first, second = eval_set_of_rows("years", frame, {"inputs.question": "q", "expectations.year": "year"}).rows
     assert (first.inputs, first.expectations, second.expectations) == ({"question": "one"}, {"year": 2001.0}, {})
@@ -175,7 +172,7 @@ def test_a_frames_columns_are_mapped_and_a_missing_value_is_no_field() -> None:
         ([], "rows of x: there are none"),
     ],
 )
-def test_a_wrong_row_is_named_by_number_and_field(rows: list[Any], said: str) -> None:
+def test_a_wrong_row_is_named_by_number_and_field(rows, said):
     with pytest.raises(BadFile) as caught:
         eval_set_of_rows("x", rows)
     assert str(caught.value).startswith(said)
@@ -203,7 +200,7 @@ def test_what_cannot_be_evaluated_is_said_before_anything_is_asked(evaluate, arg
         evaluate(**{"models": llmops.model(lambda _: pytest.fail("asked"), name="double"), **arguments})
 
 
-def test_a_scorer_of_unknown_arguments_is_refused() -> None:
+def test_a_scorer_of_unknown_arguments_is_refused():
     with pytest.raises(UsageError, match="unknown argument output; there are inputs, expected, answer"):
         llmops.scorer(lambda output: output)
 

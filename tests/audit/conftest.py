@@ -1,7 +1,5 @@
 """Audit logs on each database."""
 
-from __future__ import annotations
-
 import pytest
 
 from llmops.audit import AuditLog

@@ -1,7 +1,5 @@
 """Entries: what is hashed and stored, how aliases stand by them, and what verification finds of a chain."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

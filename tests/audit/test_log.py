@@ -1,7 +1,5 @@
 """The log in its database: appending, reading, what the database refuses, and one mover at a time."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from contextlib import closing

@@ -1,7 +1,5 @@
 """The judgements of the benchmark of evaluation runners: it must not call a wrong answer a near-tie."""
 
-from __future__ import annotations
-
 import math
 
 import pytest
@@ -41,7 +39,7 @@ def outcome(text: str, score: float = 1.0) -> Outcome:
         pytest.param("", math.inf, id="nor is no text"),
     ],
 )
-def test_a_text_parts_from_the_loops_by_the_lead_of_a_token(text: str, lead: float) -> None:
+def test_a_text_parts_from_the_loops_by_the_lead_of_a_token(text, lead):
     assert LOOP.parting(text) == pytest.approx(lead)
     assert (lead <= NEAR_TIE) == (text not in ("It is Paris.", "The capital", "Nonsense", ""))
 
@@ -59,9 +57,7 @@ def test_a_text_parts_from_the_loops_by_the_lead_of_a_token(text: str, lead: flo
         pytest.param("It is Rome.", 0.0, "It is Rome.", None, [True, True, False, False], id="same text, other score"),
     ],
 )
-def test_ours_is_held_against_the_loop(
-    text: str, score: float, loop_server: str, again: str | None, met: list[bool]
-) -> None:
+def test_ours_is_held_against_the_loop(text, score, loop_server, again, met):
     fast = outcome(text, score)
     runs = OurRuns(outcome(loop_server), (fast, outcome(again, score) if again else fast), [fast])
     assert [criterion.met for criterion in same_as_loop(runs, {KEY: LOOP})] == met
@@ -85,9 +81,7 @@ ROME, ROMEO, PARIS = "It is Rome.", "It is Romeo.", "It is Paris."
         pytest.param(ROME, ROME, ROME, 0.0, 20, [True, False], id="and score the same text the same"),
     ],
 )
-def test_an_engine_is_held_against_itself(
-    batched: str, alone: str, again: str, score: float, rows: int, met: list[bool]
-) -> None:
+def test_an_engine_is_held_against_itself(batched, alone, again, score, rows, met):
     """The first row is as given, the others are the loop's."""
     keys = [("plain", f"q{number:03}") for number in range(rows)]
     same = dict.fromkeys(keys, LOOP.answer)
@@ -99,14 +93,14 @@ def test_an_engine_is_held_against_itself(
     assert [criterion.met for criterion in found] == met
 
 
-def test_no_question_stands_twice_and_the_right_choice_stands_in_every_place_and_only_once() -> None:
+def test_no_question_stands_twice_and_the_right_choice_stands_in_every_place_and_only_once():
     assert len({item.question for item in questions()}) == len(questions()) == 100
     assert len({item.question for item in choice_questions()}) == len(choice_questions()) == 40
     assert {item.answer_index for item in choice_questions()} == {0, 1, 2, 3}
     assert all(len(set(item.choices)) == 4 for item in choice_questions())
 
 
-def test_contained_means_whole_words_in_any_case() -> None:
+def test_contained_means_whole_words_in_any_case():
     assert contained("4", "It is 4.")
     assert contained("new delhi", "New Delhi, India")
     assert not contained("4", "It is 40.")

@@ -1,7 +1,5 @@
 """The capacity model: the queue's arithmetic where theory gives it, and a page that shows the kept figures."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
@@ -18,7 +16,7 @@ def test_a_request_alone_takes_the_sum_of_its_visits_and_of_the_database():
 
 
 @pytest.mark.parametrize("load", [0.3, 0.7])
-def test_one_visit_waits_as_pollaczek_and_khinchine_say(load: float):
+def test_one_visit_waits_as_pollaczek_and_khinchine_say(load):
     """Visits of 2 ms at random wait load / (1 - load) ms on average. The other visits come when all is over."""
     arrivals = poisson(load / 0.002, 20_000, seed=1)
     late = arrivals[-1] + 1e6 - arrivals  # so that nothing else is visited meanwhile

@@ -1,7 +1,5 @@
 """`llmops review`: rows in MLflow's own review queue, answered there, and the labels taken back with every check."""
 
-from __future__ import annotations
-
 import json
 import re
 from datetime import UTC, datetime

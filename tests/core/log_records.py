@@ -1,7 +1,5 @@
 """Records for the tests of the production log."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """Random ids are never given twice, not to threads and not to a forked child."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

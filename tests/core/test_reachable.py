@@ -1,7 +1,5 @@
 """Whether a server answers, before a run relies on it."""
 
-from __future__ import annotations
-
 import socket
 
 import pytest

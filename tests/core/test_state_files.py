@@ -1,7 +1,5 @@
 """State is for its owner alone; SQLite files have a write-ahead log."""
 
-from __future__ import annotations
-
 import os
 import sqlite3
 import stat

@@ -1,10 +1,7 @@
 """Text files are read strictly, and errors name the place; text that would act on a terminal is shown instead."""
 
-from __future__ import annotations
-
 import json
 import unicodedata
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -17,7 +14,7 @@ from llmops.text_io import json_object, numbered_lines, printable, printable_jso
 MARK = b"\xef\xbb\xbf"
 
 
-def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(MARK + b"a = 1\n")
     assert (read_text(path), read_toml(path)) == ("a = 1\n", {"a": 1})
@@ -27,7 +24,7 @@ def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path) -> None:
     assert [template.input_variable for _, template in load_prompt_folder(tmp_path)] == ["q"]
 
 
-def test_what_is_no_toml_is_a_bad_file(tmp_path: Path) -> None:
+def test_what_is_no_toml_is_a_bad_file(tmp_path):
     (tmp_path / "no-utf8.toml").write_bytes(b"\xff")
     (tmp_path / "cut-off.toml").write_bytes(b"a = ")
     for name in ("no-utf8", "cut-off", "absent"):
@@ -37,7 +34,7 @@ def test_what_is_no_toml_is_a_bad_file(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_lines_have_their_numbers_in_the_file_and_blank_ones_are_left_out(tmp_path: Path) -> None:
+def test_lines_have_their_numbers_in_the_file_and_blank_ones_are_left_out(tmp_path):
     (tmp_path / "x.jsonl").write_bytes(b"one\r\n\n  \t\ntwo\nthree")
     assert list(numbered_lines(tmp_path / "x.jsonl")) == [(1, b"one"), (4, b"two"), (5, b"three")]
     for absent in ("absent.jsonl", "."):
@@ -46,7 +43,7 @@ def test_lines_have_their_numbers_in_the_file_and_blank_ones_are_left_out(tmp_pa
 
 
 @given(st.lists(st.dictionaries(st.text(), st.text())))
-def test_what_was_written_as_one_object_a_line_is_read_back(tmp_path_factory: pytest.TempPathFactory, rows) -> None:
+def test_what_was_written_as_one_object_a_line_is_read_back(tmp_path_factory, rows):
     path = tmp_path_factory.getbasetemp() / "lines.jsonl"
     texts = [json.dumps(row, ensure_ascii=False).encode(errors="replace") for row in rows]
     path.write_bytes(b"\n".join(texts))
@@ -54,7 +51,7 @@ def test_what_was_written_as_one_object_a_line_is_read_back(tmp_path_factory: py
     assert read == [json.loads(text) for text in texts]
 
 
-def test_bytes_that_are_no_utf8_are_named_by_their_line_and_end_no_others(tmp_path: Path) -> None:
+def test_bytes_that_are_no_utf8_are_named_by_their_line_and_end_no_others(tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_bytes(MARK + b'{"a": 1}\n\n{"a": "\xff"}\n{"a": 2}')
     (first, *_), (number, bad), (_, last) = numbered_lines(path)
@@ -79,13 +76,13 @@ def test_bytes_that_are_no_utf8_are_named_by_their_line_and_end_no_others(tmp_pa
         (f'{{"a": {"9" * 5000}}}', None, "not JSON"),
     ],
 )
-def test_a_line_that_is_no_object_is_named_by_its_place(line: str, field: str | None, problem: str) -> None:
+def test_a_line_that_is_no_object_is_named_by_its_place(line, field, problem):
     with pytest.raises(BadFile, match=problem) as caught:
         json_object(line, "x.jsonl", 7)
     assert (caught.value.line, caught.value.field) == (7, field)
 
 
-def test_a_flaw_in_a_json_file_of_many_lines_is_named_by_its_line(tmp_path: Path) -> None:
+def test_a_flaw_in_a_json_file_of_many_lines_is_named_by_its_line(tmp_path):
     (tmp_path / "x.json").write_text('{\n "a": 1,\n}\n')
     with pytest.raises(BadFile) as caught:
         read_json(tmp_path / "x.json")
@@ -104,11 +101,11 @@ def test_a_flaw_in_a_json_file_of_many_lines_is_named_by_its_line(tmp_path: Path
         ("日本語 é 👩‍🚀 [/x]", "日本語 é 👩‍🚀 [/x]"),
     ],
 )
-def test_what_acts_on_a_terminal_is_written_out_and_all_else_stays(text: str, shown: str) -> None:
+def test_what_acts_on_a_terminal_is_written_out_and_all_else_stays(text, shown):
     assert printable(text) == shown
 
 
-def test_no_control_character_is_left_and_json_keeps_the_very_value() -> None:
+def test_no_control_character_is_left_and_json_keeps_the_very_value():
     assert printable("a\nb\tc\x85d", one_line=True) == r"a\nb\tc\x85d"
     every = "".join(map(chr, range(0x3000)))
     left = {character for character in printable(every) if unicodedata.category(character) == "Cc"}

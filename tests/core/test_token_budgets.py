@@ -1,7 +1,5 @@
 """Token budgets of keys in the log's database."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from dataclasses import replace

@@ -1,8 +1,6 @@
 """Three gateways behind nginx as deploy/nginx configures it, on PostgreSQL and Valkey: what clients are promised when
 one is killed or restarted, and what all of them share."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

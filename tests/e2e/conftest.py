@@ -4,8 +4,6 @@ It runs on the first rows of each eval set, the monitor asks for fewer rows than
 at length is cut short; everything else is as `make demo`.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import shutil

@@ -1,7 +1,5 @@
 """The main job, end to end: real model, real MLflow store, real gateway."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import signal
@@ -12,19 +10,18 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import httpx
 import openai
 import pytest
 
 from llmops.production_log import ProductionLog
-from tests.e2e.conftest import ROWS, Demo, Workplace
+from tests.e2e.conftest import ROWS, Workplace
 
 CELLS = {"qa": 3, "extract": 2}
 
 
-def test_every_cell_scores_every_row_with_every_scorer(demo: Demo) -> None:
+def test_every_cell_scores_every_row_with_every_scorer(demo):
     for suite, runs in demo.first["runs"].items():
         assert len(runs) == CELLS[suite]
         for run in runs:
@@ -34,7 +31,7 @@ def test_every_cell_scores_every_row_with_every_scorer(demo: Demo) -> None:
                 assert metric["n_failed"] == 0
 
 
-def test_the_second_demo_generates_nothing_and_reuses_the_same_runs(demo: Demo) -> None:
+def test_the_second_demo_generates_nothing_and_reuses_the_same_runs(demo):
     first, second = (list(itertools.chain(*result["runs"].values())) for result in (demo.first, demo.second))
     assert sum(run["generated"] for run in first) == sum(run["rows"] for run in first)
     assert [run["generated"] for run in second] == [0] * len(second)
@@ -43,7 +40,7 @@ def test_the_second_demo_generates_nothing_and_reuses_the_same_runs(demo: Demo) 
     assert [run["metrics"] for run in second] == [run["metrics"] for run in first]
 
 
-def test_the_store_holds_rows_times_scorers_assessments(demo: Demo) -> None:
+def test_the_store_holds_rows_times_scorers_assessments(demo):
     import mlflow
 
     client = mlflow.MlflowClient(f"sqlite:///{demo.place.home / 'mlflow.db'}")
@@ -60,7 +57,7 @@ def test_the_store_holds_rows_times_scorers_assessments(demo: Demo) -> None:
             assert counted == dict.fromkeys(run["metrics"], run["rows"])
 
 
-def test_a_gated_champion_serves_and_the_second_demo_gates_the_other_release_against_it(demo: Demo) -> None:
+def test_a_gated_champion_serves_and_the_second_demo_gates_the_other_release_against_it(demo):
     releases = demo.place.json("release", "list", "assistant")["releases"]
     assert [release["prompt"] for release in releases] == ["qa@1", "qa@2"]
     assert demo.first["gate"]["against"] is None
@@ -75,7 +72,7 @@ def test_a_gated_champion_serves_and_the_second_demo_gates_the_other_release_aga
     assert gate["verdict"] in ("pass", "fail", "inconclusive")
 
 
-def test_every_request_is_in_the_log_and_names_what_served_it(demo: Demo) -> None:
+def test_every_request_is_in_the_log_and_names_what_served_it(demo):
     tail = demo.place.json("log", "tail", "--app", "assistant", "-n", "200")
     assert tail["total"] == demo.first["requests"]["sent"] + demo.second["requests"]["sent"]
     for record in tail["records"]:
@@ -87,7 +84,7 @@ def test_every_request_is_in_the_log_and_names_what_served_it(demo: Demo) -> Non
     assert demo.first["requests"]["streamed"] == demo.first["requests"]["sent"] // 2
 
 
-def test_the_monitor_tests_the_second_half_against_the_first(demo: Demo) -> None:
+def test_the_monitor_tests_the_second_half_against_the_first(demo):
     monitored = demo.first["monitor"]
     half = demo.first["requests"]["sent"] // 2
     assert monitored["window"]["rows"] == monitored["reference"]["rows"] == half
@@ -96,7 +93,7 @@ def test_the_monitor_tests_the_second_half_against_the_first(demo: Demo) -> None
     assert (demo.place.home / "reports" / "monitor-assistant.html").stat().st_size > 100_000
 
 
-def test_the_weights_are_stored_once(demo: Demo) -> None:
+def test_the_weights_are_stored_once(demo):
     models = demo.place.json("models", "list")["models"]
     assert [model["version"] for model in models] == [1, 2]
     assert models[1]["provenance"]["parent_sha256"] == models[0]["sha256"]
@@ -104,7 +101,7 @@ def test_the_weights_are_stored_once(demo: Demo) -> None:
     assert len(stored) == 2
 
 
-def test_a_run_compared_with_itself_shows_no_difference(demo: Demo) -> None:
+def test_a_run_compared_with_itself_shows_no_difference(demo):
     run_id = demo.first["runs"]["qa"][0]["run_id"]
     for metric in demo.place.json("eval", "compare", run_id, run_id)["metrics"].values():
         assert metric["difference"] == 0
@@ -113,7 +110,7 @@ def test_a_run_compared_with_itself_shows_no_difference(demo: Demo) -> None:
 
 
 @pytest.mark.slow
-def test_two_seeds_of_a_cell_show_no_significant_difference(demo: Demo) -> None:
+def test_two_seeds_of_a_cell_show_no_significant_difference(demo):
     runs = [
         demo.place.json("eval", "run", "qa", "--prompt", "qa@1", "--limit", "10", "--seed", str(seed))["runs"][0]
         for seed in (1, 2)
@@ -126,7 +123,7 @@ def test_two_seeds_of_a_cell_show_no_significant_difference(demo: Demo) -> None:
 
 
 @pytest.mark.slow
-def test_a_corrupted_model_file_is_named_with_its_cure(demo: Demo, make_workplace: Any) -> None:
+def test_a_corrupted_model_file_is_named_with_its_cure(demo, make_workplace):
     place: Workplace = make_workplace("corrupted")
     source = next((demo.place.home / "models").rglob("*.Q4_1.gguf"))
     assert place.run("models", "register", "broken", "--source", f"file:{source}").code == 0
@@ -167,7 +164,7 @@ def gateway(place: Workplace) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
         process.wait()
 
 
-def test_kill_9_right_after_a_reply_leaves_the_request_in_the_log(demo: Demo) -> None:
+def test_kill_9_right_after_a_reply_leaves_the_request_in_the_log(demo):
     with (
         gateway(demo.place) as (process, url),
         openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
@@ -185,7 +182,7 @@ def test_kill_9_right_after_a_reply_leaves_the_request_in_the_log(demo: Demo) ->
 
 
 @pytest.mark.slow
-def test_a_promotion_reaches_a_running_gateway_without_a_restart(demo: Demo) -> None:
+def test_a_promotion_reaches_a_running_gateway_without_a_restart(demo):
     champion = demo.second["champion"]
     other = next(f"assistant@{n}" for n in (1, 2) if f"assistant@{n}" != champion)
     with gateway(demo.place) as (_, url), httpx.Client(timeout=60) as client:
@@ -211,7 +208,7 @@ def test_a_promotion_reaches_a_running_gateway_without_a_restart(demo: Demo) -> 
 
 
 @pytest.mark.parametrize("arguments", [("eval", "run", "nonsense"), ("promote", "assistant@99"), ("log", "show", "x")])
-def test_what_does_not_exist_is_one_clear_line_and_exit_3(demo: Demo, arguments: tuple[str, ...]) -> None:
+def test_what_does_not_exist_is_one_clear_line_and_exit_3(demo, arguments):
     done = demo.place.run(*arguments, "--json")
     assert done.code == 3
     assert done.json["error"]["type"] == "UnknownVersion"

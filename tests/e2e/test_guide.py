@@ -1,7 +1,5 @@
 """Runs the commands of the guides, in order, as a reader would: every `$ ` line of their console blocks."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import shutil
@@ -10,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.e2e.conftest import ROOT, Demo
+from tests.e2e.conftest import ROOT
 
 
 def console_commands(text: str) -> list[tuple[str, int]]:
@@ -27,7 +25,7 @@ def console_commands(text: str) -> list[tuple[str, int]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", ["guide.md", "monitoring.md"])
-def test_the_guide_runs_as_written(demo: Demo, page: str) -> None:
+def test_the_guide_runs_as_written(demo, page):
     commands = console_commands((ROOT / "docs" / page).read_text("utf-8"))
     assert len(commands) >= 10
     environment = demo.place.environment

@@ -1,14 +1,10 @@
 """A Hugging Face folder of one's own, of another architecture, goes the whole way: registered, evaluated, served."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from pathlib import Path
 
 import openai
 import pytest
 
-from tests.e2e.conftest import Workplace
 from tests.e2e.test_demo import gateway
 
 TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
@@ -38,9 +34,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_folder_of_ones_own_is_registered_evaluated_and_served(
-    make_workplace: Callable[[str], Workplace], tiny_folder: Path
-) -> None:
+def test_a_folder_of_ones_own_is_registered_evaluated_and_served(make_workplace, tiny_folder):
     place = make_workplace("own-model")
     registered = place.json("models", "register", "tiny", "--source", f"file:{tiny_folder}")["models"]
     assert [(model["version"], model["format"]) for model in registered] == [(1, "hf")]

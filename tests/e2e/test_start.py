@@ -1,12 +1,9 @@
 """docs/start.md runs as a new user would follow it: a new project, the real model, and `pytest` there."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -17,7 +14,7 @@ WHO = {f"GIT_{role}_{part}": "t@example.org" for role in ("AUTHOR", "COMMITTER")
 
 
 @pytest.mark.slow
-def test_the_page_runs_as_written(tmp_path: Path) -> None:
+def test_the_page_runs_as_written(tmp_path):
     commands = console_commands((ROOT / "docs" / "start.md").read_text("utf-8"))
     assert len(commands) >= 10
     bin_folder = tmp_path / "bin"

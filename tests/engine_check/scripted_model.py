@@ -1,8 +1,6 @@
 """A scripted model behind OpenAI's chat route: it copies JSON, counts, tells stories and calls tools as it is asked,
 and misbehaves in the ways that a test names."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import random

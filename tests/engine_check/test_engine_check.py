@@ -1,7 +1,5 @@
 """`llmops engine check`: what is said of servers that are whole, that do less than they are asked, and that fail."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import time
@@ -19,10 +17,9 @@ from llmops.engine_check.session import Observation, Session
 from llmops.engine_check.speed import load, retry_after
 from llmops.errors import EngineRejected
 from llmops.json_schema import ENFORCEABLE
-from tests.command_line import Run
 from tests.engine_check.scripted_model import CONFORMING, ScriptedModel
 from tests.engines.conftest import tiny_gguf
-from tests.engines.upstream_server import Behaviour, answer, drop, raw, reply, serving, silence, whole
+from tests.engines.upstream_server import answer, drop, raw, reply, serving, silence, whole
 
 T = TypeVar("T")
 __all__ = ["tiny_gguf"]  # a fixture
@@ -61,7 +58,7 @@ def good() -> dict[str, Any]:
         return asyncio.run(check(server.url, "scripted", concurrency=(1, 4)))
 
 
-def test_a_server_that_obeys_is_seen_to_obey(good) -> None:
+def test_a_server_that_obeys_is_seen_to_obey(good):
     seen = verdicts(good["capabilities"])
     for name in NAMES:  # its answers come too fast to see them end
         del seen[name]
@@ -72,26 +69,26 @@ def test_a_server_that_obeys_is_seen_to_obey(good) -> None:
     assert good["fields"]["message"] == ["reasoning_content"]
 
 
-def test_speed_is_measured_at_each_concurrency(good) -> None:
+def test_speed_is_measured_at_each_concurrency(good):
     one, four = good["speed"]
     assert [(each["concurrency"], each["requests"], each["failed"]) for each in (one, four)] == [(1, 4, 0), (4, 8, 0)]
     assert one["first_token_s"]["min"] <= one["first_token_s"]["median"] <= one["first_token_s"]["max"]
     assert four["tokens_per_second"] > 0
 
 
-def test_every_keyword_that_an_engine_here_enforces_is_probed() -> None:
+def test_every_keyword_that_an_engine_here_enforces_is_probed():
     unasked = {"$defs", "definitions", "additionalItems"}
     assert {each.keyword for each in KEYWORDS} >= ENFORCEABLE - unasked
     assert set(CONFORMING) == {each.name for each in KEYWORDS}
 
 
-def test_a_keyword_is_enforced_or_ignored() -> None:
+def test_a_keyword_is_enforced_or_ignored():
     model = ScriptedModel(enforces=frozenset({"maximum (integer)"}))
     assert of_keyword(model, "maximum (integer)") == Observation("yes", "2 of 2 contrary prompts")
     assert of_keyword(model, "maximum (number)") == Observation("ignored", 'answered {"value": 500.5}')
 
 
-def test_an_answer_that_conforms_without_the_keyword_too_proves_nothing() -> None:
+def test_an_answer_that_conforms_without_the_keyword_too_proves_nothing():
     model = ScriptedModel(always='{"value": 12}')
     seen = of_keyword(model, "minimum (integer)")
     assert seen.verdict == "unknown"
@@ -113,12 +110,12 @@ def test_an_answer_that_conforms_without_the_keyword_too_proves_nothing() -> Non
         ("parallel", "parallel_tool_calls: false"),
     ],
 )
-def test_a_field_that_is_taken_and_not_obeyed_is_reported(field: str, capability: str) -> None:
+def test_a_field_that_is_taken_and_not_obeyed_is_reported(field, capability):
     model = ScriptedModel(obeys=ScriptedModel().obeys - {field})
     assert observed(model, PROBES[capability]).verdict == "ignored"
 
 
-def test_what_a_server_refuses_is_reported_with_its_message_and_without_the_key(monkeypatch) -> None:
+def test_what_a_server_refuses_is_reported_with_its_message_and_without_the_key(monkeypatch):
     monkeypatch.setenv("THE_KEY", "sk-secret")
     model = ScriptedModel(refuses=("logprobs", "uniqueItems", "stream"))
     with serving(model.behave) as server:
@@ -131,13 +128,13 @@ def test_what_a_server_refuses_is_reported_with_its_message_and_without_the_key(
         observed(ScriptedModel(refuses=("logprobs",)), PROBES["logprobs"])
 
 
-def test_a_prompt_beyond_the_context_is_refused_with_status_and_code_or_cut() -> None:
+def test_a_prompt_beyond_the_context_is_refused_with_status_and_code_or_cut():
     assert '400 {"code": "context_length_exceeded"' in observed(ScriptedModel(), PROBES["context error"]).detail
     cut = observed(ScriptedModel(cuts=True), PROBES["context error"])
     assert cut == Observation("ignored", "16000 words were cut to 1000 tokens, and answered")
 
 
-def test_refusals_under_load_are_counted_with_their_retry_after() -> None:
+def test_refusals_under_load_are_counted_with_their_retry_after():
     seen = observed(ScriptedModel(limit=2, piece_s=0.01), lambda session: load(session, 4, 60))
     assert seen.to_mapping()["failed"] > 0
     assert retry_after([seen]).verdict == "yes"
@@ -146,7 +143,7 @@ def test_refusals_under_load_are_counted_with_their_retry_after() -> None:
 
 @pytest.mark.parametrize(("deaf", "verdict"), [(False, "yes"), (True, "ignored")])
 @pytest.mark.slow
-def test_a_generation_that_goes_on_without_its_client_is_told_from_one_that_stops(deaf: bool, verdict: str) -> None:
+def test_a_generation_that_goes_on_without_its_client_is_told_from_one_that_stops(deaf, verdict):
     model = ScriptedModel(slots=1, deaf=deaf, piece_s=0.02)
     seen = observed(model, lambda session: cancellation(session, 0.3))
     assert [each.verdict for each in seen.values()] == [verdict, verdict], seen
@@ -163,7 +160,7 @@ def test_a_generation_that_goes_on_without_its_client_is_told_from_one_that_stop
         (reply(404, {"error": {"message": "no such model"}}), "no such model"),
     ],
 )
-def test_a_server_that_gives_no_answers_is_no_upstream(llmops: Run, behave: Behaviour, why: str) -> None:
+def test_a_server_that_gives_no_answers_is_no_upstream(llmops, behave, why):
     async def with_models(seen, send) -> bool:
         models = reply(200, {"data": [{"id": "only"}]})
         return await (models if seen.line.startswith("GET") else behave)(seen, send)
@@ -175,7 +172,7 @@ def test_a_server_that_gives_no_answers_is_no_upstream(llmops: Run, behave: Beha
     assert "cannot be an upstream" in done.out
 
 
-def test_a_server_that_never_answers_costs_no_more_than_the_time_given() -> None:
+def test_a_server_that_never_answers_costs_no_more_than_the_time_given():
     async def quiet_after_models(seen, send) -> bool:
         return await (answer if seen.line.startswith("GET") else silence)(seen, send)
 
@@ -186,7 +183,7 @@ def test_a_server_that_never_answers_costs_no_more_than_the_time_given() -> None
     assert time.monotonic() - start < 30
 
 
-def test_the_command_prints_the_settings_to_write(llmops: Run) -> None:
+def test_the_command_prints_the_settings_to_write(llmops):
     with serving(ScriptedModel().behave) as server:
         done = llmops("engine", "check", server.url.removesuffix("/v1"), "--concurrency", "2")
     assert done.code == 0, done.out + done.err
@@ -195,7 +192,7 @@ def test_the_command_prints_the_settings_to_write(llmops: Run) -> None:
     assert "accepted, not enforced" not in done.out
 
 
-def test_a_model_is_asked_for_by_name_where_a_server_has_several(llmops: Run) -> None:
+def test_a_model_is_asked_for_by_name_where_a_server_has_several(llmops):
     with serving(reply(200, {"data": [{"id": "a"}, {"id": "b"}]})) as server:
         llmops("engine", "check", server.url).refused(2, "serves 2 models: a, b; name one with --model")
     llmops("engine", "check", "http://user:secret@127.0.0.1:1/v1").refused(2, "a source holds no user and password")
@@ -217,7 +214,7 @@ def llama_server(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("llama_server", [None], indirect=True)
-def test_llama_cpps_server_is_checked_as_it_is(llama_server: str) -> None:
+def test_llama_cpps_server_is_checked_as_it_is(llama_server):
     for name in ("usage", "max_tokens", "n", "logprobs", "seed"):
         assert observed(llama_server, PROBES[name]).verdict == "yes", name
     seen = observed(llama_server, PROBES["context error"])
@@ -229,6 +226,6 @@ def test_llama_cpps_server_is_checked_as_it_is(llama_server: str) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not REAL, reason="needs `llmops models pull`")
 @pytest.mark.parametrize("llama_server", REAL[:1], indirect=True)
-def test_llama_cpps_server_drops_the_maximum_of_a_number_and_keeps_that_of_an_integer(llama_server: str) -> None:
+def test_llama_cpps_server_drops_the_maximum_of_a_number_and_keeps_that_of_an_integer(llama_server):
     assert of_keyword(llama_server, "maximum (integer)").verdict == "yes"
     assert of_keyword(llama_server, "maximum (number)").verdict == "ignored"

@@ -1,7 +1,5 @@
 """Engine hosts on real sockets: in the test's own process, where the engines can be looked into, or as a process."""
 
-from __future__ import annotations
-
 import asyncio
 import shutil
 import sys

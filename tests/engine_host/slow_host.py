@@ -1,7 +1,5 @@
 """The engine process with a fake engine that says a hundred words, one every 20 ms: a program for tests to start."""
 
-from __future__ import annotations
-
 import sys
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """"""
 
-from __future__ import annotations
-
 import asyncio
 from contextlib import ExitStack, aclosing
 

@@ -1,8 +1,6 @@
 """Random tiny models, made from seeds in a moment: a Hugging Face folder and GGUF files; upstreams; and requests for
 them."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The embedding model is fetched and loaded once, when first needed."""
 
-from __future__ import annotations
-
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -61,7 +59,7 @@ def source(model: CatalogueModel) -> Path:
     return Path(model.source.removeprefix("file:"))
 
 
-def test_weights_are_fetched_once_and_used_from_the_store_by_others(settings: Settings, tiny: CatalogueModel) -> None:
+def test_weights_are_fetched_once_and_used_from_the_store_by_others(settings, tiny):
     first = Embedder(settings, tiny)
     vectors = first(["cat", "cat dog"])
     shutil.rmtree(source(tiny))
@@ -71,9 +69,7 @@ def test_weights_are_fetched_once_and_used_from_the_store_by_others(settings: Se
     assert np.allclose(Embedder(settings, tiny)(["cat", "cat dog"]), vectors)
 
 
-def test_weights_that_cannot_be_fetched_are_tried_again_at_the_next_call(
-    settings: Settings, tiny: CatalogueModel, tmp_path: Path
-) -> None:
+def test_weights_that_cannot_be_fetched_are_tried_again_at_the_next_call(settings, tiny, tmp_path):
     embed = Embedder(settings, tiny)
     source(tiny).rename(tmp_path / "away")
     with pytest.raises(CannotRun, match="no such file or folder"):
@@ -83,9 +79,7 @@ def test_weights_that_cannot_be_fetched_are_tried_again_at_the_next_call(
     assert embed(["cat"]).shape == (1, 16)
 
 
-def test_other_bytes_than_the_catalogue_names_are_refused_in_source_and_store(
-    settings: Settings, tiny: CatalogueModel
-) -> None:
+def test_other_bytes_than_the_catalogue_names_are_refused_in_source_and_store(settings, tiny):
     Embedder(settings, tiny)(["cat"])
     next(settings.models_dir.rglob("config.json")).write_text("changed")
     with pytest.raises(Corrupted, match=r"is corrupted .*delete it and try again"):
@@ -95,7 +89,7 @@ def test_other_bytes_than_the_catalogue_names_are_refused_in_source_and_store(
         Embedder(Settings(home=settings.home / "other"), tiny)(["cat"])
 
 
-def test_it_says_which_model_it_is_without_loading_it(settings: Settings, tiny: CatalogueModel) -> None:
+def test_it_says_which_model_it_is_without_loading_it(settings, tiny):
     default = catalogue_model(EMBEDDING_MODEL)
 
     assert Embedder(settings, tiny).identity == {"model": "tiny", "sha256": tiny.sha256}
@@ -103,7 +97,7 @@ def test_it_says_which_model_it_is_without_loading_it(settings: Settings, tiny: 
     assert not settings.models_dir.exists()
 
 
-def test_a_kept_score_notices_another_embedding_model(settings: Settings, tiny: CatalogueModel) -> None:
+def test_a_kept_score_notices_another_embedding_model(settings, tiny):
     endpoint = JudgeEndpoint("judge", "http://127.0.0.1:9/v1", "any")
     by_tiny, by_default = (
         TYPES["ragas.AnswerRelevancy"]("relevant", endpoint=endpoint, embed=embed)
@@ -116,7 +110,7 @@ def test_a_kept_score_notices_another_embedding_model(settings: Settings, tiny: 
     assert by_tiny.identity != by_default.identity
 
 
-def test_the_catalogues_model_is_the_default_and_an_index_out_of_reach_says_so(settings: Settings) -> None:
+def test_the_catalogues_model_is_the_default_and_an_index_out_of_reach_says_so(settings):
     out_of_reach = Settings(home=settings.home, pip_index="file:///nowhere")
 
     assert catalogue_model(EMBEDDING_MODEL).role == "embedding"
@@ -124,9 +118,7 @@ def test_the_catalogues_model_is_the_default_and_an_index_out_of_reach_says_so(s
         Embedder(out_of_reach)(["cat"])
 
 
-def test_each_text_becomes_a_row_of_length_1_the_mean_of_the_last_hidden_states(
-    embed: Embedder, tiny_bert: Path
-) -> None:
+def test_each_text_becomes_a_row_of_length_1_the_mean_of_the_last_hidden_states(embed, tiny_bert):
     import torch
     import transformers
 
@@ -142,7 +134,7 @@ def test_each_text_becomes_a_row_of_length_1_the_mean_of_the_last_hidden_states(
     assert vectors[3] == pytest.approx(expected / np.linalg.norm(expected), abs=1e-5)
 
 
-def test_order_and_company_do_not_matter(embed: Embedder) -> None:
+def test_order_and_company_do_not_matter(embed):
     chance = np.random.default_rng(0)
     texts = [" ".join(chance.choice(WORDS, size=int(chance.integers(1, 30)))) for _ in range(75)]
 
@@ -152,7 +144,7 @@ def test_order_and_company_do_not_matter(embed: Embedder) -> None:
         assert together[place] == pytest.approx(embed([texts[place]])[0], abs=1e-5)
 
 
-def test_a_long_text_is_read_up_to_the_limit(embed: Embedder) -> None:
+def test_a_long_text_is_read_up_to_the_limit(embed):
     fits = MAX_TOKENS - 2  # between [CLS] and [SEP]
 
     start = embed(["cat " * fits])[0]
@@ -161,7 +153,7 @@ def test_a_long_text_is_read_up_to_the_limit(embed: Embedder) -> None:
     assert embed(["cat " * (fits - 1) + "dog"])[0] != pytest.approx(start, abs=1e-5)
 
 
-def test_threads_may_embed_at_the_same_time_and_torch_keeps_its_own_number_of_them(embed: Embedder) -> None:
+def test_threads_may_embed_at_the_same_time_and_torch_keeps_its_own_number_of_them(embed):
     import torch
 
     before = torch.get_num_threads()
@@ -176,14 +168,14 @@ def test_threads_may_embed_at_the_same_time_and_torch_keeps_its_own_number_of_th
 
 
 @pytest.mark.parametrize("broken", ["config.json", "model.safetensors"])
-def test_a_folder_that_cannot_be_loaded_is_corrupted(settings: Settings, tiny: CatalogueModel, broken: str) -> None:
+def test_a_folder_that_cannot_be_loaded_is_corrupted(settings, tiny, broken):
     (source(tiny) / broken).write_text("{")
     with pytest.raises(Corrupted, match=": transformers cannot load this model: "):
         Embedder(settings, catalogued(source(tiny)))(["cat"])
 
 
 @pytest.mark.slow
-def test_the_real_minilm_puts_like_sentences_together(tmp_path: Path) -> None:
+def test_the_real_minilm_puts_like_sentences_together(tmp_path):
     embed = Embedder(Settings(home=tmp_path))
 
     happy, *others = embed(

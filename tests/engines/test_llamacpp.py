@@ -1,7 +1,5 @@
 """llama.cpp in this process: slots, log-likelihoods, and what is kept of templates."""
 
-from __future__ import annotations
-
 import asyncio
 import dataclasses
 import os

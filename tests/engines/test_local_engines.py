@@ -1,7 +1,5 @@
 """What engines that decode in this process do alike: each parameter is obeyed, or refused by name; answers stream."""
 
-from __future__ import annotations
-
 import asyncio
 import dataclasses
 import json

@@ -1,7 +1,5 @@
 """What is sent to an OpenAI-compatible server, and what its answers and refusals become."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from contextlib import aclosing

@@ -1,7 +1,5 @@
 """What a server may do with a connection, and what the engine makes of it; on bare sockets."""
 
-from __future__ import annotations
-
 import asyncio
 import socket
 from contextlib import ExitStack, closing

@@ -1,7 +1,5 @@
 """What upstreams send, read piece by piece: events, chunks of answers, errors. Nothing that they send breaks it."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 

@@ -1,7 +1,5 @@
 """Parameters, the fake engine, `generate`, and several engines behind one."""
 
-from __future__ import annotations
-
 import asyncio
 import dataclasses
 import json

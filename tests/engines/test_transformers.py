@@ -1,7 +1,5 @@
 """Batches, refusals and log-likelihoods of the transformers engine."""
 
-from __future__ import annotations
-
 import asyncio
 import functools
 import math

@@ -1,7 +1,5 @@
 """What becomes of an upstream's answer where nobody streams it on: in an evaluation, and between several upstreams."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import zlib

@@ -1,7 +1,5 @@
 """Zeros are given back where they are many, in memory and new; nothing that a program can read changes."""
 
-from __future__ import annotations
-
 import mmap
 import sys
 from collections.abc import Iterator
@@ -26,7 +24,7 @@ def fill(memory: mmap.mmap, start: int, end: int, byte: bytes = b"\0") -> None:
     memory[start:end] = byte * (end - start)
 
 
-def test_new_zeros_are_given_back_once_and_are_zeros_still() -> None:
+def test_new_zeros_are_given_back_once_and_are_zeros_still():
     before = mapped()
     with mmap.mmap(-1, SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
         fill(memory, 0, SIZE)
@@ -35,19 +33,19 @@ def test_new_zeros_are_given_back_once_and_are_zeros_still() -> None:
         assert memory[:] == bytes(SIZE)
 
 
-def test_memory_that_was_there_before_is_left_alone(memory: mmap.mmap) -> None:
+def test_memory_that_was_there_before_is_left_alone(memory):
     fill(memory, 0, SIZE)
     assert release_zeros(mapped()) == 0
 
 
-def test_memory_that_was_never_written_is_left_alone() -> None:
+def test_memory_that_was_never_written_is_left_alone():
     before = mapped()
     with mmap.mmap(-1, SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS):
         assert release_zeros(before) == 0
 
 
 @pytest.mark.parametrize("at", [0, SIZE // 2, SIZE - 1])
-def test_what_is_not_zero_stays(at: int) -> None:
+def test_what_is_not_zero_stays(at):
     before = mapped()
     with mmap.mmap(-1, SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
         fill(memory, 0, SIZE)

@@ -1,7 +1,5 @@
 """An upstream server for tests, on bare sockets, so that it can also misbehave in ways that no HTTP library can."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import threading

@@ -3,8 +3,6 @@
 An upstream that answers with `answer` gives the shape that the last message of the user names.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """A simulated cluster of three nodes on this machine: a head, and two that evaluate, one of which may be killed."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 import sys

@@ -1,7 +1,5 @@
 """MLflow's own comparison beside ours: each disagreement is explained by what it comes from."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Shards without a cluster: the local runner's results, nothing made twice, failures tried again."""
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import closing

@@ -1,8 +1,6 @@
 """Runs suites whose answers are known beforehand, and prints both comparisons of each. A program of its own, so that
 another MLflow can be laid over the installed one: `python -m tests.eval_runs.two_opinions`."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

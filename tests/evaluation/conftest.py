@@ -1,7 +1,5 @@
 """Made-up scorers, caches and samples of paired differences, and what a simulated rate may be."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path

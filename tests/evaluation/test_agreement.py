@@ -1,7 +1,5 @@
 """What is said of a judge: published examples, properties of any labels, and coverage measured by simulation."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np
@@ -31,7 +29,7 @@ def labelled(counts: list[list[int]]) -> tuple[list[int], list[int]]:
     return [i for i, _ in cells], [j for _, j in cells]
 
 
-def test_confusion_counts_people_by_row_and_judge_by_column() -> None:
+def test_confusion_counts_people_by_row_and_judge_by_column():
     found = confusion(["good", "bad", "good"], ["good", "good", "unsure"])
     assert found.labels == ("bad", "good", "unsure")
     assert found.counts == ((0, 1, 0), (0, 1, 1), (0, 0, 0))
@@ -85,7 +83,7 @@ def test_few_labels_in_perfect_agreement_prove_little(rows, below):
     ("margins", "kappa"),
     [([0.5, 0.5], 0.7), ([0.8, 0.2], 0.4), ([0.8, 0.2], 0.9), ([0.5, 0.3, 0.2], 0.0), ([0.1, 0.2, 0.3, 0.4], 0.7)],
 )
-def test_the_interval_of_kappa_covers_the_truth(margins: list[float], kappa: float, n: int) -> None:
+def test_the_interval_of_kappa_covers_the_truth(margins, kappa, n):
     """Both give labels in the same proportions and agree beyond chance in the share κ, weighted or not."""
     shares = np.array(margins)
     table = kappa * np.diag(shares) + (1 - kappa) * np.outer(shares, shares)
@@ -99,7 +97,7 @@ def test_the_interval_of_kappa_covers_the_truth(margins: list[float], kappa: flo
         assert covered / repetitions >= 0.91
 
 
-def test_a_judge_that_is_kind_to_long_answers_is_found_out() -> None:
+def test_a_judge_that_is_kind_to_long_answers_is_found_out():
     generator = np.random.default_rng(0)
     lengths = generator.integers(20, 400, 120)
     people = generator.random(120)
@@ -129,7 +127,7 @@ def test_length_bias_is_spearmans_correlation_and_none_is_claimed_where_nothing_
 
 
 @pytest.mark.parametrize("n", [12, 60])
-def test_bias_by_length_is_found_in_5_percent_where_there_is_none(n: int) -> None:
+def test_bias_by_length_is_found_in_5_percent_where_there_is_none(n):
     """A judge of truth values: its errors are −1, 0 and 1, with many ties."""
     generator, repetitions, found = np.random.default_rng(n), 500, 0
     for _ in range(repetitions):
@@ -148,9 +146,7 @@ def test_bias_by_length_is_found_in_5_percent_where_there_is_none(n: int) -> Non
         (["tie"] * 5, ["tie"] * 5, 0.0, None, 1.0),
     ],
 )
-def test_position_bias_is_a_preference_that_survives_the_swap(
-    verdicts: list[Verdict], swapped: list[Verdict], flipped: float, prefers_first: float | None, p_value: float
-) -> None:
+def test_position_bias_is_a_preference_that_survives_the_swap(verdicts, swapped, flipped, prefers_first, p_value):
     found = position_bias(verdicts, swapped)
     assert (found.flipped, found.p_value, found.n) == (pytest.approx(flipped), pytest.approx(p_value), len(verdicts))
     assert found.prefers_first == (None if prefers_first is None else pytest.approx(prefers_first))
@@ -159,7 +155,7 @@ def test_position_bias_is_a_preference_that_survives_the_swap(
 
 @given(st.lists(st.tuples(*[st.sampled_from(["first", "second", "tie"])] * 2), min_size=1, max_size=40))
 @quick
-def test_the_order_judged_first_does_not_matter_and_places_mirror(rows: list[tuple[Verdict, Verdict]]) -> None:
+def test_the_order_judged_first_does_not_matter_and_places_mirror(rows):
     here, there = [a for a, _ in rows], [b for _, b in rows]
     other: dict[Verdict, Verdict] = {"first": "second", "second": "first", "tie": "tie"}
     found = position_bias(here, there)
@@ -170,7 +166,7 @@ def test_the_order_judged_first_does_not_matter_and_places_mirror(rows: list[tup
         assert mirrored.prefers_first == pytest.approx(1 - found.prefers_first)
 
 
-def test_results_go_through_json() -> None:
+def test_results_go_through_json():
     results = [
         cohen_kappa([True, False, True], [True, False, False]),
         weighted_kappa([1, 2, 3], [1, 3, 3]),

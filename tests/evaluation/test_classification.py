@@ -1,7 +1,5 @@
 """Classes read from outputs, the figures of a run, which are scikit-learn's, their picture, and multiple choice."""
 
-from __future__ import annotations
-
 import io
 import json
 import random
@@ -100,9 +98,7 @@ def test_a_rows_choices_are_its_labels_and_without_any_the_whole_output_is_the_c
         ({}, {"expected_response": "word " * 50}),
     ],
 )
-def test_a_row_whose_class_is_none_of_the_labels_is_not_scored(
-    parameters: dict[str, object], expectations: dict[str, object]
-) -> None:
+def test_a_row_whose_class_is_none_of_the_labels_is_not_scored(parameters, expectations):
     with pytest.raises(MissingExpectation, match="r1"):
         make_scorer("s", "label", parameters).score(EvalRow("r1", {"q": "x"}, expectations), Output("A"))
 
@@ -121,7 +117,7 @@ def test_a_row_whose_class_is_none_of_the_labels_is_not_scored(
         (["naïve", "other"], "Nai\u0308ve", "naïve"),
     ],
 )
-def test_a_label_is_read_in_its_script_with_its_signs(labels: list[str], output: str, label: str) -> None:
+def test_a_label_is_read_in_its_script_with_its_signs(labels, output, label):
     score = make_scorer("s", "label", {"labels": labels}).score(row(label), Output(output))
     assert (score.value, score.label) == (True, label)
 
@@ -145,7 +141,7 @@ CLASSES = ["red", "green", "blue", "grey"]
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_runs_figures_are_scikit_learns(seed: int) -> None:
+def test_the_runs_figures_are_scikit_learns(seed):
     chance = random.Random(seed)  # noqa: S311 - a repeatable sample
     # "grey" is said but never expected: it is no class of the macro average, as nobody could have it right.
     expected = [chance.choice(CLASSES[:3]) for _ in range(60)]
@@ -176,7 +172,7 @@ PAIRS = st.dictionaries(
 
 
 @given(PAIRS)
-def test_a_report_is_consistent_with_scikit_learn_whatever_the_counts(pairs: dict[tuple[str, str], int]) -> None:
+def test_a_report_is_consistent_with_scikit_learn_whatever_the_counts(pairs):
     expected = [want for (want, _), n in pairs.items() for _ in range(n)]
     predicted = [label for (_, label), n in pairs.items() for _ in range(n)]
 
@@ -190,7 +186,7 @@ def test_a_report_is_consistent_with_scikit_learn_whatever_the_counts(pairs: dic
     assert {(a, b): n for a, b, n in report.confusions} == {pair: n for pair, n in pairs.items() if pair[0] != pair[1]}
 
 
-def test_confusions_stand_in_the_report_the_commonest_first() -> None:
+def test_confusions_stand_in_the_report_the_commonest_first():
     report = ClassificationReport.of(Counter({("a", "b"): 2, ("b", "a"): 5, ("a", "a"): 9, ("a", "c"): 2}))
     assert report.confusions == [("b", "a", 5), ("a", "b", 2), ("a", "c", 2)]
     assert report.to_json()["confusions"][0] == {"expected": "b", "said": "a", "rows": 5}
@@ -242,20 +238,20 @@ def test_the_likeliest_choice_is_the_answer(logprobs, right, norm, options, valu
 
 
 @given(st.lists(st.floats(-1e3, 0), min_size=3, max_size=3), st.integers(0, 2))
-def test_both_agree_with_argmax_over_log_likelihoods(logprobs: list[float], right: int) -> None:
+def test_both_agree_with_argmax_over_log_likelihoods(logprobs, right):
     lengths = np.array([len(choice.encode()) for choice in CHOICES])
     assert ranked(tuple(logprobs), right).value is bool(np.argmax(logprobs) == right)
     assert ranked(tuple(logprobs), right, norm=True).value is bool(np.argmax(np.array(logprobs) / lengths) == right)
 
 
 @pytest.mark.parametrize("logprobs", [None, (), (-1.0, -2.0), (-1.0, float("nan"), -2.0)])
-def test_an_output_without_a_log_likelihood_for_each_choice_is_an_error(logprobs: tuple[float, ...] | None) -> None:
+def test_an_output_without_a_log_likelihood_for_each_choice_is_an_error(logprobs):
     score = ranked(logprobs, right=0)
     assert score.value is None
     assert "choice_logprobs" in (score.error or "")
 
 
-def test_the_right_choice_is_given_by_place_or_by_text() -> None:
+def test_the_right_choice_is_given_by_place_or_by_text():
     assert answer_index(choice_row(answer_index=0)) == 0
     assert answer_index(choice_row(expected_response="ja, größer")) == 2
     assert answer_index(choice_row(answer_index=1, expected_response="no")) == 1
@@ -278,7 +274,7 @@ def test_the_right_choice_is_given_by_place_or_by_text() -> None:
         {"choices": ["a", 2], "answer_index": 0},
     ],
 )
-def test_a_row_without_choices_or_answer_is_not_ranked(expectations: dict[str, object]) -> None:
+def test_a_row_without_choices_or_answer_is_not_ranked(expectations):
     with pytest.raises(MissingExpectation, match="row r1: "):
         make_scorer("s", "choice_accuracy", {}).score(
             choice_row(**expectations), Output("", choice_logprobs=(-1, -2, -3))
@@ -296,13 +292,13 @@ def many(n: int) -> Counter[tuple[str, str]]:
     return pairs
 
 
-def test_all_classes_are_shown_while_they_fit() -> None:
+def test_all_classes_are_shown_while_they_fit():
     rows, columns, title = _shown(Counter({("b", "b"): 3, ("A", "b"): 1, ("b", "(none)"): 2}))
     assert (rows, columns, title) == (["A", "b"], ["A", "b", "(none)"], "6 rows")
     assert len(_shown(many(MOST_CLASSES))[0]) == MOST_CLASSES
 
 
-def test_of_too_many_those_with_most_errors_are_shown_and_no_row_is_lost() -> None:
+def test_of_too_many_those_with_most_errors_are_shown_and_no_row_is_lost():
     pairs = many(77)
 
     rows, columns, title = _shown(pairs)
@@ -315,7 +311,7 @@ def test_of_too_many_those_with_most_errors_are_shown_and_no_row_is_lost() -> No
         assert sum(line) == sum(n for (expected, _), n in pairs.items() if expected == name)
 
 
-def test_of_many_classes_nobody_expected_the_commonest_are_columns() -> None:
+def test_of_many_classes_nobody_expected_the_commonest_are_columns():
     pairs = Counter({("a", f"wild {i:03}"): i + 1 for i in range(100)})
     rows, columns, title = _shown(pairs)
     assert rows == ["a"]

@@ -1,7 +1,5 @@
 """Two runs become pairs by row id; a row without a score counts as the worst; slices are adjusted together."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -105,7 +103,7 @@ def test_a_row_id_that_stands_for_something_else_in_the_other_run_is_refused(sco
 
 
 @pytest.mark.parametrize("sequential_seed", [None, 0])
-def test_scores_that_differ_by_rounding_are_ties_and_no_changed_rows(scorer: Any, sequential_seed: int | None) -> None:
+def test_scores_that_differ_by_rounding_are_ties_and_no_changed_rows(scorer, sequential_seed):
     a, b = run([0.3] * 400), run([0.1 + 0.2] * 400)
     assert 0.1 + 0.2 > 0.3
     found = compare("a", a, "b", b, [scorer("right")], "right", sequential_seed=sequential_seed)
@@ -143,7 +141,7 @@ def test_a_side_without_a_score_is_not_compared(scorer, worst, a, b, reason):
     assert json.loads(json.dumps(found.to_json()))["not_compared"]["right"]["reason"] == reason
 
 
-def test_a_metric_that_failed_everywhere_moves_no_other_metrics_p(scorer: Any) -> None:
+def test_a_metric_that_failed_everywhere_moves_no_other_metrics_p(scorer):
     a, b = run([False] * 8 + [True] * 12), run([True] * 20)
     alone = compare("a", a, "b", b, [scorer("right")]).metrics["right"]
     beside = compare("a", a, "b", b, [scorer("right"), scorer("failed")])
@@ -151,7 +149,7 @@ def test_a_metric_that_failed_everywhere_moves_no_other_metrics_p(scorer: Any) -
     assert list(beside.not_compared) == ["failed"]
 
 
-def test_p_values_are_adjusted_over_the_metrics_compared_together(scorer: Any) -> None:
+def test_p_values_are_adjusted_over_the_metrics_compared_together(scorer):
     def both(first: Values, second: Values) -> list[RowResult]:
         others = run(second, "other")
         return [RowResult(x.row, x.output, {**x.scores, **y.scores}) for x, y in zip(run(first), others, strict=True)]
@@ -165,7 +163,7 @@ def test_p_values_are_adjusted_over_the_metrics_compared_together(scorer: Any) -
     assert (found["right"].p_adjusted, found["other"].p_adjusted) == (pytest.approx(4 / 256), pytest.approx(0.25))
 
 
-def test_slices_compare_the_gate_metric_and_are_adjusted_together(scorer: Any) -> None:
+def test_slices_compare_the_gate_metric_and_are_adjusted_together(scorer):
     tags = [{"topic": "sums"}] * 8 + [{"topic": "words", "level": "hard"}] * 8 + [{"topic": "rare"}] * 4
     a, b = run([False] * 20, tags=tags), run([True] * 8 + [False] * 12, tags=tags)
     slices = compare("a", a, "b", b, [scorer("right")], slice_by="right").slices
@@ -186,7 +184,7 @@ def test_changed_rows_show_both_answers_and_need_a_metric_as_slices_do(scorer):
     ]
 
 
-def test_a_run_compared_with_itself_has_no_difference_in_anything(scorer: Any) -> None:
+def test_a_run_compared_with_itself_has_no_difference_in_anything(scorer):
     values = [0.1, 0.9, None, 0.5] * 6
     tags = [{"half": str(i % 2)} for i in range(24)]
     found = compare("a", run(values, tags=tags), "a", run(values, tags=tags), [scorer("right")], slice_by="right")
@@ -195,7 +193,7 @@ def test_a_run_compared_with_itself_has_no_difference_in_anything(scorer: Any) -
     assert found.changed_rows == []
 
 
-def test_a_comparison_is_plain_json(scorer: Any) -> None:
+def test_a_comparison_is_plain_json(scorer):
     tags = [{"topic": "sums"}] * 6
     found = compare("x", run([True] * 6, tags=tags), "y", run([False] * 6, tags=tags), [scorer("right")], "right")
     value = json.loads(json.dumps(found.to_json()))
@@ -263,7 +261,7 @@ def test_more_rows_show_smaller_differences_and_one_row_none(scorer):
 
 
 @pytest.mark.parametrize(("values", "kept"), [(100, True), (101, False)])
-def test_a_tag_of_too_many_values_names_rows_and_no_slices(scorer: Any, values: int, kept: bool) -> None:
+def test_a_tag_of_too_many_values_names_rows_and_no_slices(scorer, values, kept):
     tags = [{"id": str(i % values), "topic": "sums"} for i in range(5 * values)]
     given = run([i % 2 == 0 for i in range(5 * values)], tags=tags)
     slices = compare("a", given, "b", given, [scorer("right")], slice_by="right").slices
@@ -328,7 +326,7 @@ def test_the_engines_own_noise_stands_beside_what_changed_where_it_is_known(scor
     assert (unknown.noise, unknown.to_json()["noise"]) == (None, None)
 
 
-def test_a_slice_in_which_one_side_has_no_score_is_named_and_not_passed_over(scorer: Any) -> None:
+def test_a_slice_in_which_one_side_has_no_score_is_named_and_not_passed_over(scorer):
     tags = [{"topic": "sums" if i < 6 else "words"} for i in range(12)]
     a, b = run([True] * 12, tags=tags), run([None] * 6 + [True] * 6, tags=tags)
     found = compare("a", a, "b", b, [scorer("right")], "right")
@@ -337,7 +335,7 @@ def test_a_slice_in_which_one_side_has_no_score_is_named_and_not_passed_over(sco
     assert (apart.reason, apart.n, apart.failed_a, apart.failed_b) == ("no row of b has a score", 6, 0, 6)
 
 
-def test_what_became_of_both_runs_rows_is_counted_and_told(scorer: Any) -> None:
+def test_what_became_of_both_runs_rows_is_counted_and_told(scorer):
     a, b = run([True] * 8), run([True] * 5)
     b[0] = RowResult(b[0].row, Output("ans", "length"), b[0].scores)
     b[1] = RowResult(b[1].row, Output("", error="timed out"), {"right": Score(error="generation failed: timed out")})
@@ -376,7 +374,7 @@ def test_without_failed_rows_or_known_limits_there_are_no_ends_and_a_failed_row_
     assert (found.failed_as, found.difference) == (-0.4, 0.0)
 
 
-def test_metrics_that_are_to_be_kept_apart_are_not_compared_and_say_why(scorer: Any) -> None:
+def test_metrics_that_are_to_be_kept_apart_are_not_compared_and_say_why(scorer):
     found = compare(
         "a", run([True] * 6), "b", run([None] * 6), [scorer("right")], "right", apart={"right": "defined otherwise"}
     )

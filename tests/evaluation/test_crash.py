@@ -1,7 +1,5 @@
 """A run killed with SIGKILL at any moment goes on where it was: the same rows in the end, and nothing asked twice."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import random

@@ -1,7 +1,5 @@
 """Eval sets are read whole or not at all, and are identified by their content."""
 
-from __future__ import annotations
-
 import json
 import tracemalloc
 from dataclasses import replace
@@ -30,7 +28,7 @@ def written(folder: Path, *lines: Any) -> Path:
     return folder
 
 
-def test_reads_every_field_of_every_row_in_order(tmp_path: Path) -> None:
+def test_reads_every_field_of_every_row_in_order(tmp_path):
     full = {**GOOD, "id": "r2", "contexts": ["one", "two"], "tags": {"topic": "sums"}}
     loaded = load_eval_set(written(tmp_path / "sums", full, GOOD))
     assert loaded.name == "sums"
@@ -125,7 +123,7 @@ BAD_ROWS: list[tuple[Any, str | None]] = [
 
 
 @pytest.mark.parametrize(("row", "field"), BAD_ROWS)
-def test_a_bad_row_names_file_line_and_field(tmp_path: Path, row: Any, field: str | None) -> None:
+def test_a_bad_row_names_file_line_and_field(tmp_path, row, field):
     folder = written(tmp_path, GOOD, row, {**GOOD, "id": "r9"})
     with pytest.raises(BadFile) as caught:
         load_eval_set(folder)
@@ -170,14 +168,14 @@ def test_a_loaded_set_knows_number_and_hash_of_its_rows_and_refuses_a_later_chan
         list(loaded.rows)
 
 
-def test_the_first_rows_are_read_no_further_than_they_must() -> None:
+def test_the_first_rows_are_read_no_further_than_they_must():
     numbers = iter(range(100))
     rows = Rows(lambda: (EvalRow(f"r{number}", {"question": "x"}) for number in numbers))
     assert measure(islice(rows, 3))[0] == 3
     assert next(numbers) == 3
 
 
-def test_many_rows_are_not_held_in_memory(tmp_path: Path) -> None:
+def test_many_rows_are_not_held_in_memory(tmp_path):
     text = "x" * 2000
     lines = (json.dumps({"id": str(number), "inputs": {"question": text}}) for number in range(5000))
     folder = written(tmp_path, *lines)
@@ -190,7 +188,7 @@ def test_many_rows_are_not_held_in_memory(tmp_path: Path) -> None:
     assert peak < 2_000_000  # the file holds ten million bytes
 
 
-def test_a_conversation_ends_with_the_users_message_and_leaves_the_other_variables() -> None:
+def test_a_conversation_ends_with_the_users_message_and_leaves_the_other_variables():
     messages = [
         {"role": "system", "content": "Be kind."},
         {"role": "user", "content": "Hi"},
@@ -216,7 +214,7 @@ def test_rows_of_one_source_share_a_cluster_which_is_a_tag_an_input_or_the_conte
             cluster_of(ROW, wrong)
 
 
-def test_the_eval_sets_of_the_product_can_be_read() -> None:
+def test_the_eval_sets_of_the_product_can_be_read():
     folder = Path(__file__).parents[2] / "eval_sets"
     for rows in folder.glob("*/rows.jsonl"):
         assert load_eval_set(rows.parent).n_rows >= 20
@@ -264,7 +262,7 @@ def test_every_field_of_a_row_may_come_from_a_column_of_any_name_and_expectation
         ("nothing.text", None),
     ],
 )
-def test_a_dotted_path_leads_into_nested_columns(column: str, expected: Any) -> None:
+def test_a_dotted_path_leads_into_nested_columns(column, expected):
     record = {
         "q": "Why?", "answers": {"text": ["4", "four"]}, "spans": [{"text": "a"}, {"text": "b"}],
         "dotted.name": "plain", "deep": {"dotted.name": {"x": 1}}, "nothing": None,
@@ -287,7 +285,7 @@ def test_a_dotted_path_leads_into_nested_columns(column: str, expected: Any) -> 
         (datetime(2026, 1, 31, tzinfo=UTC), "2026-01-31T00:00:00+00:00"),
     ],
 )
-def test_numbers_truth_values_and_dates_become_text_in_inputs_and_tags(value: Any, text: str) -> None:
+def test_numbers_truth_values_and_dates_become_text_in_inputs_and_tags(value, text):
     row = read({**QUESTION, "tags.t": "q"}, {"q": value})
     assert (row.inputs, row.tags) == ({"question": text}, {"t": text})
 
@@ -299,7 +297,7 @@ def test_numbers_truth_values_and_dates_become_text_in_inputs_and_tags(value: An
         (Decimal("9.50"), 9.5), (Decimal(2**70), 2**70), (date(2026, 1, 31), "2026-01-31"),
     ],
 )  # fmt: skip
-def test_expectations_hold_what_the_file_holds_as_json_has_it(value: Any, kept: Any) -> None:
+def test_expectations_hold_what_the_file_holds_as_json_has_it(value, kept):
     found = read({**QUESTION, "expectations.x": "v"}, {"q": "x", "v": value}).expectations["x"]
     assert (found, type(found)) == (kept, type(kept))
 
@@ -314,14 +312,14 @@ def test_nulls_in_tags_and_expectations_are_left_out_and_messages_keep_role_and_
     assert row == EvalRow("1", {"text": "x"}, {}, (), {"source_row": "17"})
 
 
-def test_a_made_id_is_unique_by_number_and_changes_with_the_content() -> None:
+def test_a_made_id_is_unique_by_number_and_changes_with_the_content():
     ids = [read(QUESTION, {"q": text}, number).id for number, text in ((1, "a"), (2, "a"), (2, "b"))]
     assert len(set(ids)) == 3
     assert ids[0] == read(QUESTION, {"q": "a"}, 1).id
     assert ids[0].startswith("sums-000001-")
 
 
-def test_a_null_right_under_a_field_says_that_the_row_has_none_and_deeper_it_is_a_value() -> None:
+def test_a_null_right_under_a_field_says_that_the_row_has_none_and_deeper_it_is_a_value():
     deep = {"expected_json": {"a": None}, "answers": ["x"]}
     record = {
         "id": "r1", "inputs": {"q": "x", "context": None}, "expectations": {"note": None, **deep}, "tags": {"t": None},
@@ -357,7 +355,7 @@ def test_a_null_right_under_a_field_says_that_the_row_has_none_and_deeper_it_is_
         (None, {"id": "r1", "question": "x"}, "question", "unknown field"),
     ],
 )
-def test_a_wrong_column_names_row_and_field(mapping: Any, record: Any, field: str | None, problem: str) -> None:
+def test_a_wrong_column_names_row_and_field(mapping, record, field, problem):
     error = refused(mapping, record)
     assert error.field == field
     assert problem in error.problem
@@ -374,7 +372,7 @@ def test_a_wrong_column_names_row_and_field(mapping: Any, record: Any, field: st
         ({}, "inputs: at least one"),
     ],
 )
-def test_a_wrong_mapping_is_refused(mapping: dict[str, Any], problem: str) -> None:
+def test_a_wrong_mapping_is_refused(mapping, problem):
     with pytest.raises(UsageError, match=problem):
         Columns.from_table("sums", mapping)
 
@@ -387,7 +385,7 @@ _JSON = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(["q", "a", "c", "t", "m"]), _JSON))
-def test_any_record_gives_a_sound_row_or_a_bad_file(record: dict[str, Any]) -> None:
+def test_any_record_gives_a_sound_row_or_a_bad_file(record):
     mapping = {**QUESTION, "expectations.answers": "a.x", "contexts": "c", "tags.t": "t", "messages": "m"}
     columns = Columns.from_table("sums", mapping)
     try:

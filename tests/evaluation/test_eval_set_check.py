@@ -1,7 +1,5 @@
 """What the check finds, what it leaves alone, and how grave it calls it."""
 
-from __future__ import annotations
-
 import random
 from typing import Any
 
@@ -116,7 +114,7 @@ def test_each_kind_of_defect_names_its_rows_and_how_grave_it_is(kind, rows, ids,
     assert kind != "duplicate" or not found("near_duplicate", rows)
 
 
-def test_the_same_question_on_another_context_is_no_duplicate() -> None:
+def test_the_same_question_on_another_context_is_no_duplicate():
     rows = [
         row("r1", "Who owns the mill by the river?", "Ida", inputs={"context": "Ida owns the mill."}),
         row("r2", "Who owns the mill by the river?", "Bo", inputs={"context": "Bo owns the mill."}),
@@ -126,7 +124,7 @@ def test_the_same_question_on_another_context_is_no_duplicate() -> None:
     assert kinds == {"answer_in_context"}
 
 
-def test_questions_of_one_pattern_with_different_answers_are_only_noted() -> None:
+def test_questions_of_one_pattern_with_different_answers_are_only_noted():
     rows = [
         row("r1", "Which continent is Egypt in, please?", "Africa"),
         row("r2", "Which continent is Spain in, please?", "Europe"),
@@ -136,7 +134,7 @@ def test_questions_of_one_pattern_with_different_answers_are_only_noted() -> Non
 
 
 @pytest.mark.parametrize("place", ["context", "passage", "contexts"])
-def test_an_answer_in_a_context_is_only_noted(place: str) -> None:
+def test_an_answer_in_a_context_is_only_noted(place):
     text = "The mill belongs to Ida Pellin."
     contexts = () if place == "context" else (text,)
     inputs = {} if place == "contexts" else {place: text}
@@ -179,7 +177,7 @@ def test_a_changed_character_is_a_near_duplicate_another_question_is_not_and_cas
     assert list(near_duplicates(["Who  IS it?\n", "who is it?"], 1.0)) == [(0, 1, 1.0)]
 
 
-def test_planted_edits_among_thousands_of_texts_are_found() -> None:
+def test_planted_edits_among_thousands_of_texts_are_found():
     chance = random.Random(0)  # noqa: S311 - no secret
     texts = [sentence(chance) for _ in range(3000)]
     edited = [text[:10] + "zz" + text[12:] for text in texts[:300]]
@@ -188,7 +186,7 @@ def test_planted_edits_among_thousands_of_texts_are_found() -> None:
     assert len(pairs) <= 310
 
 
-def test_many_texts_of_one_pattern_hang_together_without_every_pair() -> None:
+def test_many_texts_of_one_pattern_hang_together_without_every_pair():
     texts = [f"Please translate the number {number} into French, and say nothing else." for number in range(2000)]
     pairs = list(near_duplicates(texts, 0.9))
     reached = {0}
@@ -200,14 +198,14 @@ def test_many_texts_of_one_pattern_hang_together_without_every_pair() -> None:
 
 
 @pytest.mark.parametrize("texts", [[], ["alone"], ["", ""], ["a", "b"], ["日本語の質問です", "日本語の質問ですか"]])
-def test_few_and_short_texts_are_no_trouble(texts: list[str]) -> None:
+def test_few_and_short_texts_are_no_trouble(texts):
     for left, right, similarity in near_duplicates(texts, 0.9):
         assert similarity == pytest.approx(fuzz.ratio(folded(texts[left]), folded(texts[right])) / 100)
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.text(max_size=30), max_size=12), st.sampled_from([0.7, 0.9, 1.0]))
-def test_every_pair_told_reaches_the_limit_and_equal_texts_are_always_told(texts: list[str], least: float) -> None:
+def test_every_pair_told_reaches_the_limit_and_equal_texts_are_always_told(texts, least):
     pairs = list(near_duplicates(texts, least))
     for left, right, similarity in pairs:
         assert left < right

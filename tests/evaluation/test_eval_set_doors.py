@@ -1,7 +1,5 @@
 """The same rows give the same values and the same errors through every door: file, folder, archive."""
 
-from __future__ import annotations
-
 import csv
 import gzip
 import io
@@ -120,7 +118,7 @@ def test_cells_come_through_every_kind_of_file_as_written_and_columns_named_like
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_objects_come_through_every_kind_of_file_and_folder_equal(tmp_path: Path, name: str) -> None:
+def test_objects_come_through_every_kind_of_file_and_folder_equal(tmp_path, name):
     (tmp_path / "direct.jsonl").write_bytes(json_lines(NESTED))
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / name, tmp_path / "folder" / name):
@@ -139,7 +137,7 @@ def test_a_folder_gives_the_cells_of_its_files(tmp_path, name):
     assert list(loaded(tmp_path, "folder", COLUMNS).rows) == EXPECTED
 
 
-def test_a_folder_of_a_packed_archive_gives_the_rows_of_its_files(tmp_path: Path) -> None:
+def test_a_folder_of_a_packed_archive_gives_the_rows_of_its_files(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "test.zip").write_bytes(zipped(NESTED))
     (tmp_path / "direct.jsonl").write_bytes(json_lines(NESTED))
@@ -147,7 +145,7 @@ def test_a_folder_of_a_packed_archive_gives_the_rows_of_its_files(tmp_path: Path
 
 
 @pytest.mark.parametrize("other", ["notes.csv", "more.jsonl"])
-def test_a_file_of_a_folder_that_would_be_left_out_is_an_error(tmp_path: Path, other: str) -> None:
+def test_a_file_of_a_folder_that_would_be_left_out_is_an_error(tmp_path, other):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "test.jsonl").write_bytes(json_lines(NESTED))
     (tmp_path / "folder" / other).write_bytes(CELLS["t.csv"](TEXTS) if other.endswith("csv") else json_lines(NESTED))
@@ -176,7 +174,7 @@ PARQUET: list[tuple[Any, Any]] = [
 
 
 @pytest.mark.parametrize(("column", "value"), PARQUET)
-def test_what_parquet_has_and_json_has_not_becomes_what_json_has(tmp_path: Path, column: Any, value: Any) -> None:
+def test_what_parquet_has_and_json_has_not_becomes_what_json_has(tmp_path, column, value):
     pq.write_table(pa.table({"q": ["x"], "v": column}), tmp_path / "t.parquet")
     (tmp_path / "folder").mkdir()
     pq.write_table(pa.table({"q": ["x"], "v": column}), tmp_path / "folder" / "t.parquet")
@@ -195,7 +193,7 @@ def test_what_parquet_has_and_json_has_not_becomes_what_json_has(tmp_path: Path,
         (pa.array([1, 1], pa.duration("ns")), "is a duration, which JSON cannot hold"),
     ],
 )
-def test_what_json_cannot_hold_is_refused_by_file_record_and_field(tmp_path: Path, column: Any, problem: str) -> None:
+def test_what_json_cannot_hold_is_refused_by_file_record_and_field(tmp_path, column, problem):
     number = 1 if "bytes" in problem or "duration" in problem else 2
     pq.write_table(pa.table({"q": ["x", "y"], "v": column}), tmp_path / "t.parquet")
     with pytest.raises(BadFile) as caught:
@@ -243,14 +241,14 @@ def test_a_header_that_names_two_columns_alike_is_an_error(tmp_path):
         ("t.json", b"[\n" + b'{"q": "x"},\n' * 40 + b'{"q": "caf\xe9"}\n]'),
     ],
 )
-def test_bytes_that_are_no_utf8_are_named_by_the_line_they_stand_on(tmp_path: Path, name: str, content: bytes) -> None:
+def test_bytes_that_are_no_utf8_are_named_by_the_line_they_stand_on(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(BadFile, match=r"is no UTF-8 .*; save it as UTF-8") as caught:
         loaded(tmp_path, name, {"inputs.question": "q"})
     assert (caught.value.path, caught.value.line) == (tmp_path / name, 42)
 
 
-def test_a_quoted_header_says_how_a_file_is_separated_and_a_comma_in_a_name_does_not(tmp_path: Path) -> None:
+def test_a_quoted_header_says_how_a_file_is_separated_and_a_comma_in_a_name_does_not(tmp_path):
     (tmp_path / "t.csv").write_bytes('\ufeff"id";"inputs.question";"a, b"\r\n1;"So; it is, yes";x\r\n'.encode())
     (row,) = loaded(tmp_path, "t.csv", {"id": "id", "inputs.q": "inputs.question", "tags.t": "a, b"}).rows
     assert (row.id, row.inputs, row.tags) == ("1", {"q": "So; it is, yes"}, {"t": "x"})
@@ -260,7 +258,7 @@ def test_a_quoted_header_says_how_a_file_is_separated_and_a_comma_in_a_name_does
     "column",
     [pa.array([10**8], pa.date32()), pa.array([10**18], pa.timestamp("ms")), pa.array([1], pa.time64("ns"))],
 )
-def test_a_date_beyond_the_calendar_or_a_time_too_fine_is_an_error_of_its_file(tmp_path: Path, column: Any) -> None:
+def test_a_date_beyond_the_calendar_or_a_time_too_fine_is_an_error_of_its_file(tmp_path, column):
     pq.write_table(pa.table({"q": ["x"], "v": column}), tmp_path / "t.parquet")
     with pytest.raises(BadFile, match=r"t\.parquet: cannot be read: "):
         loaded(tmp_path, "t.parquet", {"inputs.q": "q", "expectations.v": "v"})
@@ -292,7 +290,7 @@ def test_a_row_without_an_id_gets_the_same_one_through_every_door_and_one_that_i
             find_eval_set(tmp_path / "qa.jsonl")
 
 
-def test_what_datasets_keeps_as_json_texts_is_read_as_the_values_they_are(tmp_path: Path) -> None:
+def test_what_datasets_keeps_as_json_texts_is_read_as_the_values_they_are(tmp_path):
     from datasets import Dataset
 
     mixed = {"id": ["a", "b"], "q": ["x", "y"], "e": [{"n": 1, "d": "2026-01-31"}, {"n": [1.0, None]}]}
@@ -312,7 +310,7 @@ _NAMES = st.text(min_size=1, max_size=5).filter(lambda name: name != "answers" a
 
 
 @given(st.dictionaries(_NAMES, _VALUES, max_size=4))
-def test_any_json_value_comes_back_as_it_was_written(tmp_path_factory: Any, expectations: dict[str, Any]) -> None:
+def test_any_json_value_comes_back_as_it_was_written(tmp_path_factory, expectations):
     path = tmp_path_factory.mktemp("rows") / "t.jsonl"
     path.write_text(json.dumps({"id": "a", "inputs": {"q": "x"}, "expectations": expectations}))
     (row,) = find_eval_set(path).rows

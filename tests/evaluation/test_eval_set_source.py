@@ -1,7 +1,5 @@
 """Eval sets from files, folders and the hub: the same rows on every pass, and errors that name their place."""
 
-from __future__ import annotations
-
 import io
 import json
 import os
@@ -63,7 +61,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_same_records_give_the_same_rows_from_every_kind_of_file(folder: Path) -> None:
+def test_the_same_records_give_the_same_rows_from_every_kind_of_file(folder):
     sets = [loaded(folder, f"t.{ending}") for ending in ("jsonl", "json", "parquet")]
     assert len({eval_set.content_hash for eval_set in sets}) == 1
     for eval_set in sets:
@@ -129,7 +127,7 @@ def test_a_sample_is_the_same_every_time_in_the_order_of_the_file_and_drawn_with
     assert set(ids(loaded(folder, "t.jsonl", limit=5, sample=3))) < {"k0", "k1", "k2", "k3", "k4"}
 
 
-def test_a_sample_of_many_draws_from_all_of_them(tmp_path: Path) -> None:
+def test_a_sample_of_many_draws_from_all_of_them(tmp_path):
     write_jsonl(tmp_path / "t.jsonl", [{"q": str(number)} for number in range(4000)])
     drawn = [int(row.inputs["q"]) for row in loaded(tmp_path, "t.jsonl", {"inputs.q": "q"}, sample=400).rows]
     quarters = [sum(1000 * part <= number < 1000 * (part + 1) for number in drawn) for part in range(4)]
@@ -169,7 +167,7 @@ def test_the_default_split_is_the_first_of_test_validation_and_train_and_code_an
         ({"sampel": 3}, "sampel"),
     ],
 )
-def test_a_mistake_in_the_table_names_the_toml_and_the_key(folder: Path, keys: dict[str, Any], field: str) -> None:
+def test_a_mistake_in_the_table_names_the_toml_and_the_key(folder, keys, field):
     with pytest.raises(BadFile) as caught:
         eval_set_of_table(
             {"name": "sums", "source": "t.jsonl", "columns": COLUMNS, **keys}, folder / "task.toml", key="eval_sets[0]"
@@ -185,7 +183,7 @@ def test_a_mistake_in_the_table_names_the_toml_and_the_key(folder: Path, keys: d
         ("absent.jsonl", None), ("absent.json", None), ("absent.csv", None), ("absent.parquet", None),
     ],
 )  # fmt: skip
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, content: bytes | None) -> None:
+def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     assert refused(tmp_path, name).path == tmp_path / name

@@ -1,7 +1,5 @@
 """The gate's verdict on every path: pass, fail, inconclusive, each with its reasons."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping
@@ -132,7 +130,7 @@ def test_without_a_champion_only_the_floors_count_and_a_slice_may_have_its_own(m
     assert found.checks[0].detail.startswith("right in topic=sums " if bounds == "slice_floors" else "right ")
 
 
-def test_a_first_release_without_floors_passes_if_its_primary_metric_was_measured() -> None:
+def test_a_first_release_without_floors_passes_if_its_primary_metric_was_measured():
     measured = decide(GateRules("right"), facts(GOOD, None))
     failed = decide(GateRules("right"), facts({"right": Metric(None, 0, 100, None)}, None))
     absent = decide(GateRules("right", not_worse={"valid": 0.1}), facts(GOOD, None))
@@ -160,7 +158,7 @@ def test_a_missed_floor_fails_whatever_the_comparison_says_and_one_that_holds_tu
     assert (found.verdict, found.reasons[0]) == ("fail", reason)
 
 
-def test_every_floor_has_a_reason_and_failed_rows_are_named() -> None:
+def test_every_floor_has_a_reason_and_failed_rows_are_named():
     metrics = {**GOOD, "valid": Metric(1.0, 8, 2, None)}
     found = decide(GateRules("right", floors={"right": 0.5, "valid": 0.9}), facts(metrics, None))
     assert found.reasons[:2] == (
@@ -207,7 +205,7 @@ def test_a_verdict_is_plain_json_and_its_reason_shows_the_numbers():
         ({"slice_floors": {"topic=sums": {"right": "half"}}}, "slice_floors.topic=sums.right"),
     ],
 )
-def test_a_wrong_rule_names_its_key(changed: dict[str, Any], key: str) -> None:
+def test_a_wrong_rule_names_its_key(changed, key):
     with pytest.raises(UsageError, match=f"^{re.escape(key)}: "):
         GateRules.from_mapping({"primary": "right", **changed})
 
@@ -248,7 +246,7 @@ def test_rules_are_read_and_told_alike_and_name_all_their_scorers():
         (None, "inconclusive", "latency was scored in no row, so its ceiling of 900 says nothing"),
     ],
 )
-def test_a_ceiling_is_the_most_a_mean_may_be(metric: Metric | None, expected: str, reason: str) -> None:
+def test_a_ceiling_is_the_most_a_mean_may_be(metric, expected, reason):
     metrics = {**GOOD, "latency": metric} if metric else GOOD
     found = decide(GateRules("right", ceilings={"latency": 900.0}), facts(metrics, None))
     assert found.verdict == expected
@@ -257,7 +255,7 @@ def test_a_ceiling_is_the_most_a_mean_may_be(metric: Metric | None, expected: st
     assert (check.kind, check.metric, check.outcome) == ("ceiling", "latency", expected)
 
 
-def test_a_ceiling_of_shares_takes_every_failed_row_for_the_worst() -> None:
+def test_a_ceiling_of_shares_takes_every_failed_row_for_the_worst():
     rules, limits = GateRules("right", ceilings={"refusal": 0.1}), {"refusal": (0.0, 1.0)}
 
     def found(metric: Metric) -> str:
@@ -381,7 +379,7 @@ def test_a_judge_that_is_not_trusted_counts_wherever_a_rule_names_it(rules):
 
 
 @pytest.mark.parametrize("rule", ["better", "not-worse"])
-def test_the_rules_of_a_judge_that_is_not_trusted_say_nothing_and_others_still_do(rule: str) -> None:
+def test_the_rules_of_a_judge_that_is_not_trusted_say_nothing_and_others_still_do(rule):
     rules = GateRules("right", rule, 0.05, floors={"right": 0.9}, slice_floors={"topic=sums": {"right": 0.9}})
     lost = against(-0.1, (-0.15, -0.05), 0.001)
     distrust = {"right": "κ 0.61 is not surely 0.9 or more"}
@@ -395,14 +393,14 @@ def test_the_rules_of_a_judge_that_is_not_trusted_say_nothing_and_others_still_d
 
 
 @pytest.mark.parametrize("bounds", [{"floors": {"right": 0.7}}, {"ceilings": {"right": 0.7}}])
-def test_a_mean_that_is_its_bound_but_for_rounding_is_within_it(bounds: dict[str, Any]) -> None:
+def test_a_mean_that_is_its_bound_but_for_rounding_is_within_it(bounds):
     for mean in (0.7 - 1e-16, 0.7, 0.7 + 1e-16):
         found = decide(GateRules("right", **bounds), facts({"right": Metric(mean, 100, 0, (0.6, 0.8))}, None))
         assert found.verdict == "pass"
 
 
 @pytest.mark.parametrize(("skewed", "better_up", "told"), [(-1, True, True), (1, True, False), (1, False, True)])
-def test_not_worse_is_said_to_be_less_sure_where_few_rows_lose_much(skewed: int, better_up: bool, told: bool) -> None:
+def test_not_worse_is_said_to_be_less_sure_where_few_rows_lose_much(skewed, better_up, told):
     comparison = against(0.0, (-0.02, 0.02), 0.9)
     metric = replace(comparison.metrics["right"], skewed=skewed)
     found = verdict(GateRules("right", "not-worse", 0.05), replace(comparison, metrics={"right": metric}), better_up)

@@ -1,7 +1,5 @@
 """A verdict never hides a failure: simulated gates of every way in which rows can be missing. None of them passes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -191,14 +189,14 @@ EDGES = (
 
 @pytest.mark.parametrize("gates", [40, pytest.param(400, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("edge", EDGES, ids=lambda edge: edge.__name__)
-def test_no_gate_passes_where_rows_are_missing_or_cannot_be_relied_on(edge: Callable[..., Verdict], gates: int) -> None:
+def test_no_gate_passes_where_rows_are_missing_or_cannot_be_relied_on(edge, gates):
     """Nor does any fail: the challenger is better wherever it was measured."""
     rng = np.random.default_rng(20_261_201)
     outcomes = [edge(rng).verdict for _ in range(gates)]
     assert set(outcomes) == {"inconclusive"}
 
 
-def test_the_same_gates_pass_where_nothing_is_missing() -> None:
+def test_the_same_gates_pass_where_nothing_is_missing():
     rng = np.random.default_rng(20_261_201)
     outcomes = [gate(*good(rng, int(rng.integers(20, 60)))).verdict for _ in range(40)]
     assert set(outcomes) == {"pass"}
@@ -268,11 +266,11 @@ def test_what_is_missing_leaves_the_verdict_open_and_stands_in_a_reason(rules, a
 @pytest.mark.parametrize(
     ("a", "b"), [(plain(1.0), broken(plain(0.5), 12)), (broken(plain(1.0), 6), broken(plain(0.5), 60))]
 )
-def test_a_loss_that_no_value_of_the_failed_rows_could_undo_is_a_failure(a: Run, b: Run) -> None:
+def test_a_loss_that_no_value_of_the_failed_rows_could_undo_is_a_failure(a, b):
     assert gate(BETTER, a, b).verdict == gate(NOT_WORSE, a, b).verdict == "fail"
 
 
-def test_what_became_of_both_sides_rows_stands_in_every_verdict() -> None:
+def test_what_became_of_both_sides_rows_stands_in_every_verdict():
     cut = [replace(result, output=Output("an ans", "length")) for result in plain(0.5)[:86]]
     blank = [replace(result, output=Output(" \n")) for result in plain(0.5)[86:88]]
     found = gate(BETTER, plain(0.5), [*cut, *blank, *plain(0.5)[88:]])

@@ -1,7 +1,5 @@
 """Generating: slots always full, nothing asked twice, rows of one passage together, failures told apart."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections import Counter
@@ -108,13 +106,13 @@ def test_a_passage_counts_beyond_the_templates_own_text_which_ends_where_rows_be
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 260), st.integers(0, 9)), max_size=50), st.integers(0, 100))
 @settings(max_examples=60)
-def test_groups_hold_every_row_once_and_in_order(parts: list[tuple[int, int, int]], head_length: int) -> None:
+def test_groups_hold_every_row_once_and_in_order(parts, head_length):
     made = groups(["ABC"[letter] * length + str(end) for letter, length, end in parts], head_length)
     assert [row_id for group in made for row_id in group] == [str(number) for number in range(len(parts))]
     assert all(1 <= len(group) <= 8 for group in made)
 
 
-def test_rows_on_one_passage_are_answered_in_turn(cache: GenerationCache) -> None:
+def test_rows_on_one_passage_are_answered_in_turn(cache):
     given = [EvalRow(f"{i}", {"question": "passage " * 40 + f"{i}?"}) for i in range(6)]
     engine = Priming(slots=4, word_seconds=0.0001)
     generate(engine, cache, task(given))
@@ -125,7 +123,7 @@ def test_rows_on_one_passage_are_answered_in_turn(cache: GenerationCache) -> Non
 # Requests
 
 
-def test_equal_requests_in_flight_are_made_once(cache: GenerationCache) -> None:
+def test_equal_requests_in_flight_are_made_once(cache):
     engine = FakeEngine(slots=4, word_seconds=0.002)
     twins = [EvalRow(f"twin-{i}", {"question": "same"}) for i in range(12)]
     one, two = task(twins), task(twins[:3])
@@ -136,14 +134,14 @@ def test_equal_requests_in_flight_are_made_once(cache: GenerationCache) -> None:
 
 
 @pytest.mark.parametrize("slots", [1, 2, 5])
-def test_slots_are_filled_and_never_exceeded_over_several_cells(cache: GenerationCache, slots: int) -> None:
+def test_slots_are_filled_and_never_exceeded_over_several_cells(cache, slots):
     engine = FakeEngine(slots=slots, word_seconds=0.001)
     generate(engine, cache, *(task(rows(7, name)) for name in "abc"))
     assert engine.most_in_flight == slots
     assert len(engine.requests) == 21
 
 
-def test_the_next_cell_begins_while_the_last_answer_of_the_one_before_is_decoded(cache: GenerationCache) -> None:
+def test_the_next_cell_begins_while_the_last_answer_of_the_one_before_is_decoded(cache):
     first, second = task(rows(3, "first")), task(rows(8, "second"))
     slow = next(first.jobs()).key
     slow_was_done: dict[str, bool] = {}
@@ -173,7 +171,7 @@ def test_what_was_made_is_counted_for_each_cell_and_progress_told_for_every_answ
     assert told == [(done, 5) for done in range(1, 6)]
 
 
-def test_a_row_of_several_turns_is_asked_as_a_conversation(cache: GenerationCache) -> None:
+def test_a_row_of_several_turns_is_asked_as_a_conversation(cache):
     messages = [
         {"role": "user", "content": "My name is Ada."},
         {"role": "assistant", "content": "Hello, Ada."},
@@ -292,7 +290,7 @@ def failing(
 
 
 @pytest.mark.parametrize("error", [EngineUnavailable("busy"), EngineTimeout("slow"), EngineError("hiccup")])
-def test_a_flaky_upstream_ends_as_full_success(cache: GenerationCache, error: EngineError) -> None:
+def test_a_flaky_upstream_ends_as_full_success(cache, error):
     answer, asked = failing(lambda text: int(text.split()[-1]) % 3, error)
     one = task(rows(12))
     [made] = generate(FakeEngine(answer, slots=4), cache, one)
@@ -301,7 +299,7 @@ def test_a_flaky_upstream_ends_as_full_success(cache: GenerationCache, error: En
     assert made.n == 12
 
 
-def test_one_dead_row_among_living_ones_becomes_a_record(cache: GenerationCache) -> None:
+def test_one_dead_row_among_living_ones_becomes_a_record(cache):
     answer, asked = failing(lambda text: 99 if text == "number 3" else 0, EngineUnavailable("dead row"))
     one = task(rows(60))
     generate(FakeEngine(answer, slots=4, word_seconds=0.002), cache, one)
@@ -438,12 +436,12 @@ def test_each_wait_is_about_twice_the_one_before_up_to_the_longest_and_none_is_l
         (None, 0.5, 1.0),
     ],
 )
-def test_retry_after_is_obeyed_within_bounds(asked: float | None, least: float, most: float) -> None:
+def test_retry_after_is_obeyed_within_bounds(asked, least, most):
     found = waits(Retries(first_wait=1.0, longest_wait=10.0), 1, EngineUnavailable("busy", retry_after=asked))
     assert least <= min(found) <= max(found) <= most
 
 
-def test_an_upstreams_wait_is_slept() -> None:
+def test_an_upstreams_wait_is_slept():
     ask = Failing(EngineUnavailable("busy", retry_after=0.008))
     begun = time.perf_counter()
     assert asyncio.run(with_retries(ask, Retries(attempts=2, first_wait=0.0, longest_wait=0.01))) == "answer"

@@ -1,12 +1,9 @@
 """Finished generations are kept by everything that can change their text."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -152,7 +149,7 @@ def test_scores_may_be_kept_from_many_threads(cache):
 # Noise
 
 
-def test_noise_is_kept_by_both_engines_weights_and_rows(cache: GenerationCache) -> None:
+def test_noise_is_kept_by_both_engines_weights_and_rows(cache):
     served = EngineIdentity("fake", "1", {"slots": 16})
     cache.put_noise(noise_key("abc", ENGINE, served, "rows"), Noise(32, 3))
     assert cache.get_noise(noise_key("abc", EngineIdentity("fake", "1", {"slots": 4}), served, "rows")) == Noise(32, 3)
@@ -192,11 +189,11 @@ CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arg
         (Output("Paris", None), AnswerCounts(1)),
     ],
 )
-def test_a_row_failed_was_cut_off_or_empty_or_none_of_it(output: Output, counted: AnswerCounts) -> None:
+def test_a_row_failed_was_cut_off_or_empty_or_none_of_it(output, counted):
     assert AnswerCounts.of([output]) == counted
 
 
-def test_counts_are_told_with_their_shares_and_read_back() -> None:
+def test_counts_are_told_with_their_shares_and_read_back():
     found = AnswerCounts.of(
         [Output("x", "length")] * 86 + [Output("")] * 2 + [Output("", error="no")] + [Output("x")] * 11
     )
@@ -224,7 +221,7 @@ def test_the_share_of_answers_that_flip_has_clopper_and_pearsons_interval(n, fli
     assert Noise(0, 0).share == 0.0
 
 
-def test_results_on_disk_are_read_as_often_as_asked_and_leave_no_file_behind(tmp_path: Path) -> None:
+def test_results_on_disk_are_read_as_often_as_asked_and_leave_no_file_behind(tmp_path):
     results = StoredResults(tmp_path)
     made = [RowResult(EvalRow(f"r{i}", {"q": "ü\u2028" * 40_000}), Output("a\nb"), {"x": Score(0.5)}) for i in range(3)]
     for number, result in enumerate(made, 1):

@@ -1,7 +1,5 @@
 """Scorers of structured output."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 
@@ -64,7 +62,7 @@ def test_read_json_gives_a_value_or_a_problem():
         ("not json", False, "Expecting value"),
     ],
 )
-def test_json_schema_names_the_first_violation(text: str, follows: bool, rationale: str) -> None:
+def test_json_schema_names_the_first_violation(text, follows, rationale):
     score = make_scorer("s", "json_schema", {"schema": SCHEMA}).score(row(), Output(text))
     assert score.value is follows
     assert rationale in score.rationale
@@ -129,7 +127,7 @@ def f1(text: str, expected: Any, **parameters: Any) -> Score:
         ("nothing", {"a": 3}, 0.0, "Expecting value: line 1 column 1 (char 0)"),
     ],
 )
-def test_json_f1_weighs_missing_and_made_up_leaves(text: str, expected: Any, value: float, rationale: str) -> None:
+def test_json_f1_weighs_missing_and_made_up_leaves(text, expected, value, rationale):
     score = f1(text, expected)
     assert score.value == pytest.approx(value)
     assert score.rationale == rationale
@@ -184,7 +182,7 @@ def test_lists_are_compared_in_order_unless_told_otherwise(text, expected, order
         ('{"a": 1} and more', {"a": 1}, False),
     ],
 )
-def test_json_values_are_the_same_by_value_and_not_by_spelling(text: str, expected: Any, same: bool) -> None:
+def test_json_values_are_the_same_by_value_and_not_by_spelling(text, expected, same):
     assert (make_scorer("s", "json_fields", {}).score(row(expected), Output(text)).value == 1.0) is same
     assert (f1(text, expected).value == 1.0) is same
     assert (f1(text, expected, ordered=False).value == 1.0) is same
@@ -211,7 +209,7 @@ FORMATS = {
     "draft", [None, "http://json-schema.org/draft-04/schema#", "http://json-schema.org/draft-07/schema#"]
 )
 @pytest.mark.parametrize("name", FORMATS)
-def test_formats_of_a_schema_are_checked_in_every_draft(name: str, draft: str | None) -> None:
+def test_formats_of_a_schema_are_checked_in_every_draft(name, draft):
     schema = {"type": "string", "format": name} | ({"$schema": draft} if draft else {})
     right, wrong = FORMATS[name]
     scorer = make_scorer("s", "json_schema", {"schema": schema})
@@ -219,7 +217,7 @@ def test_formats_of_a_schema_are_checked_in_every_draft(name: str, draft: str | 
     assert scorer.score(row(), Output(json.dumps(wrong))).value is False
 
 
-def test_json_nested_as_deep_as_the_reader_goes_is_scored() -> None:
+def test_json_nested_as_deep_as_the_reader_goes_is_scored():
     deep: Any = 1
     for _ in range(900):
         deep = [deep]
@@ -234,7 +232,7 @@ JSON_VALUES = st.recursive(
 
 
 @given(JSON_VALUES.filter(lambda value: isinstance(value, dict | list) and bool(value)), JSON_VALUES, st.booleans())
-def test_json_f1_is_1_for_the_same_value_and_symmetric(expected: Any, other: Any, ordered: bool) -> None:
+def test_json_f1_is_1_for_the_same_value_and_symmetric(expected, other, ordered):
     assert f1(json.dumps(expected), expected, ordered=ordered).value == 1.0
     there = f1(json.dumps(other), expected, ordered=ordered).value
     assert there is not None
@@ -304,7 +302,7 @@ def called(made: Any, expected: Any, **options: Any) -> Score:
         ([{"name": "f", "args": {"a": {"b": 1}}}], [{"name": "f", "args": {"a.b": 1}}], 0.0),
     ],
 )
-def test_calls_are_counted_with_all_their_arguments(made: Any, expected: Any, value: float) -> None:
+def test_calls_are_counted_with_all_their_arguments(made, expected, value):
     assert called(made, expected).value == pytest.approx(value)
     assert called(made, expected, exact=True).value is (value == 1.0)
 

@@ -1,7 +1,5 @@
 """Numbers in prose: how they are read, and when two are the same."""
 
-from __future__ import annotations
-
 import time
 from decimal import Decimal
 
@@ -85,7 +83,7 @@ def verdict(output: str, parameters: dict[str, object] | None = None, **expectat
         ("GPT4, Нет42, é42", []),
     ],
 )
-def test_numbers_of_a_text_are_read_in_order(text: str, values: list[float]) -> None:
+def test_numbers_of_a_text_are_read_in_order(text, values):
     assert [float(number.value) for number in read_numbers(text)] == pytest.approx(values)
 
 
@@ -102,7 +100,7 @@ def test_numbers_of_a_text_are_read_in_order(text: str, values: list[float]) -> 
         ("$(3) + (4)$", None),
     ],
 )
-def test_a_loss_in_brackets_is_negative_where_it_is_the_whole_answer(text: str, value: float | None) -> None:
+def test_a_loss_in_brackets_is_negative_where_it_is_the_whole_answer(text, value):
     whole = read_whole(text)
     assert (whole and float(whole.value)) == value
     assert [float(number.value) for number in read_numbers("a fee ($1,234)")] == [1234]
@@ -118,17 +116,17 @@ def test_percentages_are_told_apart_and_what_only_looks_like_a_number_is_none():
 
 
 @given(st.integers(-(10**15), 10**15))
-def test_a_whole_number_with_thousands_separators_is_read_back(number: int) -> None:
+def test_a_whole_number_with_thousands_separators_is_read_back(number):
     assert read_numbers(f"so {number:,}.") == [ReadNumber(Decimal(number))]
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
-def test_a_float_as_python_writes_it_is_read_back(number: float) -> None:
+def test_a_float_as_python_writes_it_is_read_back(number):
     assert read_numbers(repr(number)) == [ReadNumber(Decimal(repr(number)))]
 
 
 @given(st.text())
-def test_no_text_breaks_the_reader(text: str) -> None:
+def test_no_text_breaks_the_reader(text):
     assert all(isinstance(number.value, Decimal) for number in read_numbers(text))
     read_whole(text)
 
@@ -148,7 +146,7 @@ def test_no_text_breaks_the_reader(text: str) -> None:
         "5 hundred" * 20_000,
     ],
 )
-def test_a_hostile_text_costs_little(text: str) -> None:
+def test_a_hostile_text_costs_little(text):
     start = time.process_time()
     read_numbers(text)
     read_whole(text)
@@ -194,14 +192,12 @@ def test_a_number_is_right_however_the_output_or_the_expected_answer_writes_it(w
         ("0.0", 0, {}, True),
     ],
 )
-def test_whole_numbers_are_compared_exactly_unless_a_tolerance_is_set(
-    output: str, expected: float, parameters: dict[str, object], right: bool
-) -> None:
+def test_whole_numbers_are_compared_exactly_unless_a_tolerance_is_set(output, expected, parameters, right):
     assert verdict(output, parameters, expected_number=expected) is right
     assert verdict(output, parameters, answers=[str(expected)]) is right
 
 
-def test_the_rationale_says_what_was_read_and_expected() -> None:
+def test_the_rationale_says_what_was_read_and_expected():
     row = EvalRow("r1", {"q": "x"}, {"expected_number": 41})
     scorer = make_scorer("s", "numeric", {})
     assert scorer.score(row, Output("so 42")).rationale == "reads 42; expected 41"
@@ -218,7 +214,7 @@ def test_the_rationale_says_what_was_read_and_expected() -> None:
         {"expected_number": float("inf")},
     ],
 )
-def test_a_row_without_an_expected_number_is_not_scored(expectations: dict[str, object]) -> None:
+def test_a_row_without_an_expected_number_is_not_scored(expectations):
     with pytest.raises(MissingExpectation, match="r1"):
         verdict("7", **expectations)
 
@@ -292,7 +288,5 @@ VERDICTS: list[tuple[str, dict[str, object], dict[str, object], bool]] = [
 
 
 @pytest.mark.parametrize(("output", "options", "expectations", "right"), VERDICTS)
-def test_the_number_taken_is_right_by_what_it_says(
-    output: str, options: dict[str, object], expectations: dict[str, object], right: bool
-) -> None:
+def test_the_number_taken_is_right_by_what_it_says(output, options, expectations, right):
     assert verdict(output, options, **expectations) is right

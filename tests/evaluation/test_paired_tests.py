@@ -1,8 +1,6 @@
 """p is below 0.05 exactly when 0 lies outside the interval, for data of every shape; and both err as seldom as meant,
 where differences are skewed, mostly ties, or come in few clusters."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -90,7 +88,7 @@ def test_an_interval_of_a_difference_stays_within_what_the_limits_allow(shape, n
 
 
 @pytest.mark.parametrize("units", range(1, FEWEST_CLUSTERS))
-def test_of_fewer_than_six_clusters_nothing_is_significant_and_the_reason_is_told(units: int) -> None:
+def test_of_fewer_than_six_clusters_nothing_is_significant_and_the_reason_is_told(units):
     names = [number % units for number in range(60)]
     found = paired_test([0.0] * 60, [0.9] * 60, clusters=names, limits=(0.0, 1.0))
     assert found.p_value >= 0.05
@@ -107,7 +105,7 @@ def in_another_order(generator: Any, n: int) -> tuple[list[float], list[float]]:
 
 @pytest.mark.parametrize("limits", [(0.0, 1.0), UNLIMITED])
 @pytest.mark.parametrize("unit", [1.0, 1e6])
-def test_scores_that_are_equal_but_for_rounding_are_ties(limits: tuple[float, float], unit: float) -> None:
+def test_scores_that_are_equal_but_for_rounding_are_ties(limits, unit):
     a, b = in_another_order(np.random.default_rng(0), 60)
     a, b = ([value * unit for value in side] for side in (a, b))
     assert a != b
@@ -147,7 +145,7 @@ def even(generator: Any, n: int) -> Any:
 
 
 @pytest.mark.parametrize("n", [40, 120])
-def test_where_few_rows_lose_much_the_interval_is_said_to_be_less_sure_than_meant(n: int) -> None:
+def test_where_few_rows_lose_much_the_interval_is_said_to_be_less_sure_than_meant(n):
     generator, told = np.random.default_rng(n), {}
     for shape in (many_lose_and_few_lose_much, even):
         found = [paired_test([0.0] * n, shape(generator, n).tolist(), resamples=FLIPS) for _ in range(100)]
@@ -158,7 +156,7 @@ def test_where_few_rows_lose_much_the_interval_is_said_to_be_less_sure_than_mean
 
 
 @pytest.mark.parametrize("count", [FEWEST_CLUSTERS, 8, 12])
-def test_a_loss_is_ruled_out_as_seldom_where_rows_come_in_few_clusters(count: int) -> None:
+def test_a_loss_is_ruled_out_as_seldom_where_rows_come_in_few_clusters(count):
     generator, repetitions, wrong = np.random.default_rng(count), 300, 0
     clusters = np.repeat(np.arange(count), 30)
     for _ in range(repetitions):
@@ -229,7 +227,7 @@ def power_at_the_stated_difference(
 
 
 @pytest.mark.parametrize("sized", [equal, unequal])
-def test_twelve_clusters_find_the_difference_they_state_in_four_of_five(sized: Callable[..., Any]) -> None:
+def test_twelve_clusters_find_the_difference_they_state_in_four_of_five(sized):
     found = power_at_the_stated_difference(numbers, sized, 12, 600, FLIPS)
     low, high = stats.binom.ppf([0.001, 0.999], 600, [0.78, 0.82]) / 600
     assert low <= found <= high

@@ -1,7 +1,5 @@
 """A planned comparison finds what it was planned to find: power by enumeration, by publication and by simulation."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +20,7 @@ quick = settings(max_examples=40, deadline=None)
 
 
 @pytest.mark.parametrize(("rows", "share", "gap"), [(20, 0.4, 0.3), (20, 0.1, 0.08), (12, 0.9, 0.7), (7, 1.0, 1.0)])
-def test_power_for_truth_values_is_that_of_every_outcome_of_the_exact_test(rows: int, share: float, gap: float) -> None:
+def test_power_for_truth_values_is_that_of_every_outcome_of_the_exact_test(rows, share, gap):
     expected = 0.0
     for pairs in range(1, rows + 1):
         for gained in range(pairs + 1):
@@ -59,7 +57,7 @@ def test_the_detectable_difference_and_the_rows_needed_have_the_power_asked_for_
 
 
 @pytest.mark.parametrize(("rows", "share"), [(40, 0.5), (100, 0.15), (400, 0.05)])
-def test_truth_values_differ_significantly_as_often_as_predicted(rows: int, share: float) -> None:
+def test_truth_values_differ_significantly_as_often_as_predicted(rows, share):
     noise, generator, repetitions, found = Discordance(share), np.random.default_rng(rows), 1000, 0
     gap = noise.detectable(rows)
     share = max(share, gap)
@@ -76,7 +74,7 @@ def smooth(generator: Any, rows: int) -> Any:
 
 @pytest.mark.parametrize("rows", [40, 150])
 @pytest.mark.parametrize("drawn", [thirds, smooth])
-def test_numbers_differ_significantly_as_often_as_predicted(drawn: Any, rows: int) -> None:
+def test_numbers_differ_significantly_as_often_as_predicted(drawn, rows):
     generator, repetitions, found = np.random.default_rng(rows), 600, 0
     gap = Spread(float(drawn(generator, 100_000).std())).detectable(rows)
     for number in range(repetitions):
@@ -90,7 +88,7 @@ def clustered(generator: Any, gap: float) -> tuple[list[float], list[int]]:
     return (gap + generator.normal(0, 0.2, 40)[clusters] + generator.normal(0, 0.2, 200)).tolist(), clusters.tolist()
 
 
-def test_clustered_numbers_differ_significantly_as_often_as_predicted() -> None:
+def test_clustered_numbers_differ_significantly_as_often_as_predicted():
     generator, repetitions, found, planned = np.random.default_rng(0), 500, 0, []
     for _ in range(40):
         differences, clusters = clustered(generator, 0.0)
@@ -115,7 +113,7 @@ def test_power_is_planned_from_the_pairs_that_differ_whatever_the_order_of_sampl
     assert power_of(a, b) == power_of(b, a) == power_of(a, b, clusters=list(range(50)))
 
 
-def test_clusters_make_small_differences_harder_to_see() -> None:
+def test_clusters_make_small_differences_harder_to_see():
     a, b = [False] * 120, ([True] * 6 + [False] * 24) * 4
     alone = power_of(a, b, targets=(0.05,))
     together = power_of(a, b, clusters=[number // 6 for number in range(120)], targets=(0.05,))
@@ -124,7 +122,7 @@ def test_clusters_make_small_differences_harder_to_see() -> None:
     assert together.rows_for[0.05] > 4 * alone.rows_for[0.05]
 
 
-def test_where_no_pair_differs_the_rule_of_three_says_how_many_could() -> None:
+def test_where_no_pair_differs_the_rule_of_three_says_how_many_could():
     found = power_of([True] * 100, [True] * 100)
     assert found.detectable == pytest.approx(Discordance(1 - 0.05 ** (1 / 100)).detectable(100))
     assert found.note == "no pair differed; up to 3 % could, by the rule of three; the mean of a cannot rise"
@@ -133,7 +131,7 @@ def test_where_no_pair_differs_the_rule_of_three_says_how_many_could() -> None:
     assert power_of([True] * 100, [True] * 100, clusters=[0, 1] * 50).detectable == math.inf
 
 
-def test_a_difference_that_the_limits_of_a_score_do_not_leave_room_for_is_not_stated_as_one_to_be_seen() -> None:
+def test_a_difference_that_the_limits_of_a_score_do_not_leave_room_for_is_not_stated_as_one_to_be_seen():
     generator = np.random.default_rng(5)
     a = np.clip(generator.normal(4.7, 0.3, 12), 1, 5)
     b = np.clip(a + generator.normal(0, 0.5, 12), 1, 5)
@@ -148,7 +146,7 @@ def test_a_difference_that_the_limits_of_a_score_do_not_leave_room_for_is_not_st
     assert apart.sentence == "with 8 rows no difference can be seen, however large"
 
 
-def test_rows_that_are_tied_make_a_difference_harder_to_see_than_their_deviation_says() -> None:
+def test_rows_that_are_tied_make_a_difference_harder_to_see_than_their_deviation_says():
     """Of 20 rows of which 5 differ, no sign-flip test can find anything: it takes six."""
     generator = np.random.default_rng(1)
     differences = np.where(np.arange(20) % 4 == 0, generator.normal(0, 0.4, 20), 0.0)
@@ -160,7 +158,7 @@ def test_rows_that_are_tied_make_a_difference_harder_to_see_than_their_deviation
     assert many == pytest.approx(Spread(deviation).detectable(4000), rel=0.02)
 
 
-def test_clusters_whose_sum_is_0_but_for_rounding_are_tied() -> None:
+def test_clusters_whose_sum_is_0_but_for_rounding_are_tied():
     clusters = [number // 3 for number in range(72)]
     assert 0.1 + 0.2 - 0.3 != 0
     rounded = power_of([0.0] * 72, [0.1, 0.2, -0.3, 0.1, 0.1, 0.1] * 12, clusters=clusters)
@@ -196,11 +194,11 @@ def test_too_few_rows_and_scores_of_one_unknown_scale_see_nothing_however_large(
         (Power(20, 1.0, {}), "with 20 rows a difference of 100 points can be seen"),
     ],
 )
-def test_the_sentence_says_what_a_reader_asks(plan: Power, sentence: str) -> None:
+def test_the_sentence_says_what_a_reader_asks(plan, sentence):
     assert plan.sentence == sentence
 
 
-def test_what_cannot_be_planned_is_refused() -> None:
+def test_what_cannot_be_planned_is_refused():
     with pytest.raises(UsageError, match="same number of values"):
         power_of([True], [])
     with pytest.raises(UsageError, match="cluster names"):
@@ -245,7 +243,7 @@ def test_neither_calls_nor_units_matter_and_swapping_the_releases_mirrors_everyt
 
 @given(within_one)
 @quick
-def test_p_never_rises_and_a_decision_stands(differences: list[float]) -> None:
+def test_p_never_rises_and_a_decision_stands(differences):
     test, before = SequentialTest(), 1.0
     for difference in differences:
         was_decided = test.decided
@@ -327,18 +325,18 @@ def decided_share(drawn: Draw, paths: int, gain: float) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("drawn", [rarely_discordant, often_discordant, skewed, always_discordant])
-def test_with_a_look_after_every_row_5_percent_are_found_where_nothing_is(drawn: Draw) -> None:
+def test_with_a_look_after_every_row_5_percent_are_found_where_nothing_is(drawn):
     """`update` looks after every row of a call: p is the least of them, so `decided` is the outcome of 500 looks."""
     assert decided_share(drawn, 2000, 0.0) <= most(2000, 0.05)
 
 
 @pytest.mark.parametrize(("drawn", "gain"), [(often_discordant, 0.15), (skewed, 0.05), (always_discordant, 0.3)])
-def test_a_real_gain_is_found_in_sequence(drawn: Draw, gain: float) -> None:
+def test_a_real_gain_is_found_in_sequence(drawn, gain):
     assert decided_share(drawn, 200, gain) >= 0.9
 
 
 @pytest.mark.parametrize(("drawn", "gain"), [(rarely_discordant, 0.03), (often_discordant, 0.1), (skewed, 0.02)])
-def test_the_true_mean_is_held_at_all_looks_together(drawn: Draw, gain: float) -> None:
+def test_the_true_mean_is_held_at_all_looks_together(drawn, gain):
     """The interval leaves a mean out when the test of that mean, of the rows moved by it, has decided."""
     generator, paths, lost = np.random.default_rng(7), 600, 0
     for path in drawn(generator, (paths, 500), gain):
@@ -348,14 +346,14 @@ def test_the_true_mean_is_held_at_all_looks_together(drawn: Draw, gain: float) -
 
 @given(within_one, st.floats(-0.9, 0.9))
 @quick
-def test_the_interval_holds_the_means_whose_test_has_not_decided(differences: list[float], mean: float) -> None:
+def test_the_interval_holds_the_means_whose_test_has_not_decided(differences, mean):
     low, high = after(differences).interval
     moved = after([value - mean for value in differences], low=-1 - mean - 1e-12, high=1 - mean + 1e-12)
     if mean < low - 1e-6 or mean > high + 1e-6:
         assert moved.decided
 
 
-def test_the_interval_looked_at_now_and_then_holds_the_truth() -> None:
+def test_the_interval_looked_at_now_and_then_holds_the_truth():
     generator, paths, gain, lost = np.random.default_rng(7), 60, 0.1, 0
     for path in often_discordant(generator, (paths, 300), gain):
         test, held = SequentialTest(), True
@@ -367,7 +365,7 @@ def test_the_interval_looked_at_now_and_then_holds_the_truth() -> None:
     assert lost / paths <= most(paths, 0.05)
 
 
-def test_a_fixed_test_looked_at_after_every_row_would_find_far_too_much() -> None:
+def test_a_fixed_test_looked_at_after_every_row_would_find_far_too_much():
     """Why there is a sequential test at all."""
     paths = often_discordant(np.random.default_rng(1), (500, 500), 0.0)
     sums, squares = paths.cumsum(axis=1)[:, 20:], (paths**2).cumsum(axis=1)[:, 20:]

@@ -1,7 +1,5 @@
 """ragas' deterministic metrics, on rows whose scores follow by hand."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 
@@ -38,7 +36,7 @@ def scored(type_name: str, output: str, *answers: str, **parameters: Any) -> Sco
         ("CHRFScore", "xyz", "abc", 0.0),
     ],
 )
-def test_values_on_hand_made_pairs(type_name: str, output: str, reference: str, value: float) -> None:
+def test_values_on_hand_made_pairs(type_name, output, reference, value):
     score = scored(type_name, output, reference)
     assert score.error is None
     assert score.value == pytest.approx(value, abs=1e-6)
@@ -66,7 +64,7 @@ def test_the_best_over_the_references_counts_and_is_named_and_an_empty_output_sc
             assert scored(type_name, output, "Paris") == Score(0.0, "the output is empty")
 
 
-def test_what_follows_the_first_sentence_counts_against_bleu() -> None:
+def test_what_follows_the_first_sentence_counts_against_bleu():
     right = "The cat sat on the mat near the door"
     hostile = f"{right}. Completely wrong nonsense follows here and goes on."
     score = scored("BleuScore", hostile, right)
@@ -94,15 +92,13 @@ ENGLISH = st.lists(st.sampled_from(WORDS), min_size=4, max_size=9)
         ("NonLLMStringSimilarity", {}, {}),
     ],
 )
-def test_on_plain_english_of_one_sentence_the_score_is_ragas_own(
-    type_name: str, given_: dict[str, Any], of_ragas: dict[str, Any], output: list[str], answer: list[str]
-) -> None:
+def test_on_plain_english_of_one_sentence_the_score_is_ragas_own(type_name, given_, of_ragas, output, answer):
     theirs = load(type_name, of_ragas).score(reference=" ".join(answer), response=" ".join(output)).value
     assert scored(type_name, " ".join(output), " ".join(answer), **given_).value == pytest.approx(theirs)
 
 
 @pytest.mark.parametrize("measure", ["levenshtein", "hamming", "jaro", "jaro_winkler"])
-def test_every_distance_measure_of_ragas_works_by_its_name(measure: str) -> None:
+def test_every_distance_measure_of_ragas_works_by_its_name(measure):
     from ragas.metrics.collections import DistanceMeasure
 
     theirs = load("NonLLMStringSimilarity", {"distance_measure": DistanceMeasure(measure)})
@@ -132,7 +128,7 @@ def scored_row(type_name: str, output: str = "x", contexts: tuple[str, ...] = CO
         ("It doesn't say 'the dog sat on'.", 0.0),
     ],
 )
-def test_quotations_must_stand_in_the_contexts(output: str, value: float) -> None:
+def test_quotations_must_stand_in_the_contexts(output, value):
     assert scored_row("QuotedSpansAlignment", output).value == value
 
 
@@ -163,9 +159,7 @@ def test_contexts_are_matched_with_those_they_should_be_by_text_or_by_id_and_not
         ("ToolCallAccuracy", (), {"tool_calls": ["f"]}, "tool_calls must be objects of name and args"),
     ],
 )
-def test_what_a_row_lacks_is_named(
-    type_name: str, contexts: tuple[str, ...], expectations: dict[str, Any], problem: str
-) -> None:
+def test_what_a_row_lacks_is_named(type_name, contexts, expectations, problem):
     with pytest.raises(MissingExpectation, match=f"row r1: .*{problem}"):
         scored_row(type_name, contexts=contexts, **expectations)
 
@@ -209,7 +203,7 @@ def test_tool_calls_are_read_in_the_usual_shapes_and_an_output_of_another_calls_
         assert (made, problem.startswith("no tool calls: ")) == ([], True), text
 
 
-def test_nothing_is_reported_to_the_makers_of_ragas(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_reported_to_the_makers_of_ragas(monkeypatch):
     scored_row("IDBasedContextRecall", retrieved_context_ids=["a"], reference_context_ids=["a"])
     from ragas import _analytics
 

@@ -1,7 +1,5 @@
 """Overlap with references: the same figures as the reference libraries give when called directly."""
 
-from __future__ import annotations
-
 import functools
 import json
 import re
@@ -67,7 +65,7 @@ def scored(type_name: str, output: str, answers: list[str], **parameters: object
         ("Новый Йорк", "Йорк", 2 / 3),
     ],
 )
-def test_token_f1_by_hand(text: str, answer: str, value: float) -> None:
+def test_token_f1_by_hand(text, answer, value):
     assert token_f1(text, answer) == pytest.approx(value)
 
 
@@ -93,7 +91,7 @@ TEXTS = st.text("aAnthecdo’'-.,!?$5 \u2014é", max_size=30)
 
 
 @given(TEXTS, TEXTS)
-def test_token_f1_is_what_squads_script_gives(prediction: str, truth: str) -> None:
+def test_token_f1_is_what_squads_script_gives(prediction, truth):
     assume(squad_tokens(truth) or not truth.strip())
     assert token_f1(prediction, truth) == pytest.approx(squad_f1(prediction, truth))
 
@@ -127,7 +125,7 @@ def test_the_best_answer_counts_and_the_rationale_tells_how(type_name, output, a
 @pytest.mark.parametrize("rouge_type", ["rouge1", "rouge2", "rougeL", "rougeLsum"])
 @pytest.mark.parametrize("use_stemmer", [False, True])
 @pytest.mark.parametrize("tokens", ["unicode", "google"])
-def test_rouge_is_what_rouge_score_gives(rouge_type: str, use_stemmer: bool, tokens: str) -> None:
+def test_rouge_is_what_rouge_score_gives(rouge_type, use_stemmer, tokens):
     library = rouge_scorer.RougeScorer([rouge_type], use_stemmer=use_stemmer)
     for output, answers in PAIRS:
         if tokens == "unicode" and not (output + "".join(answers)).isascii():
@@ -163,7 +161,7 @@ def test_rouge_reads_the_words_of_every_script_and_with_googles_tokens_says_that
 @pytest.mark.parametrize(
     "type_name", ["rouge", "bleu", "chrf", "ragas.BleuScore", "ragas.CHRFScore", "ragas.RougeScore"]
 )
-def test_an_empty_answer_is_right_where_it_is_expected_and_wrong_elsewhere(type_name: str) -> None:
+def test_an_empty_answer_is_right_where_it_is_expected_and_wrong_elsewhere(type_name):
     assert scored(type_name, " ", [""]).value == 1.0
     assert scored(type_name, "", ["Paris", " "]).value == 1.0
     assert scored(type_name, "Paris", [""]).value == 0.0
@@ -190,7 +188,7 @@ def test_bleu_and_chrf_are_what_sacrebleu_gives(type_name, library, options, low
 
 
 @pytest.mark.parametrize("type_name", ["token_f1", "rouge", "bleu", "chrf"])
-def test_a_row_without_expected_answer_is_not_scored(type_name: str) -> None:
+def test_a_row_without_expected_answer_is_not_scored(type_name):
     with pytest.raises(MissingExpectation, match="r1"):
         make_scorer("s", type_name, {}).score(EvalRow("r1", {"q": "x"}), Output("x"))
 
@@ -211,9 +209,7 @@ def findings(type_name: str, pairs: list[tuple[str, list[str]]], **parameters: o
     ],
 )
 @pytest.mark.parametrize("pairs", [PAIRS, [pair for pair in PAIRS if len(pair[1]) == 1]], ids=["varying", "one"])
-def test_the_runs_figure_is_sacrebleus_of_the_corpus(
-    type_name: str, parameters: dict[str, object], library: BLEU | CHRF, pairs: list[tuple[str, list[str]]]
-) -> None:
+def test_the_runs_figure_is_sacrebleus_of_the_corpus(type_name, parameters, library, pairs):
     most = max(len(answers) for _, answers in pairs)
     streams = [[answers[i] if i < len(answers) else None for _, answers in pairs] for i in range(most)]
     expected = library.corpus_score([text for text, _ in pairs], streams)
@@ -228,7 +224,7 @@ def test_the_runs_figure_is_sacrebleus_of_the_corpus(
 
 
 @pytest.mark.parametrize("type_name", ["bleu", "chrf"])
-def test_a_failed_row_lowers_the_runs_figure_and_one_without_answer_does_not(type_name: str) -> None:
+def test_a_failed_row_lowers_the_runs_figure_and_one_without_answer_does_not(type_name):
     good = [("the cat sat on the mat", ["the cat sat on the mat"])]
     whole = findings(type_name, good).metrics["corpus"]
     assert findings(type_name, [*good, ("", ["a dog ran over the field"])]).metrics["corpus"] < whole
@@ -266,15 +262,13 @@ def letters() -> Letters:
         ("a", ("A",), -1.0),
     ],
 )
-def test_it_is_the_highest_cosine_over_the_answers(
-    letters: Letters, output: str, answers: tuple[str, ...], value: float
-) -> None:
+def test_it_is_the_highest_cosine_over_the_answers(letters, output, answers, value):
     score = SemanticSimilarity("s", embed=letters).score(row(*answers), Output(output))
     assert score == Score(pytest.approx(value, abs=1e-6), f"against {answers[-1]!r}")
     assert type(score.value) is float
 
 
-def test_many_rows_give_the_scores_of_one_at_a_time_and_embed_each_text_once(letters: Letters) -> None:
+def test_many_rows_give_the_scores_of_one_at_a_time_and_embed_each_text_once(letters):
     scorer = SemanticSimilarity("s", embed=letters)
     rows = [row("a", "b"), row("a"), row(), row("c"), row("b")]
     outputs = [Output("ab"), Output("ab"), Output("a"), Output(" "), Output("a")]

@@ -1,14 +1,11 @@
 """The runner: every row becomes a record, in order, and nothing finished is made twice."""
 
-from __future__ import annotations
-
 import asyncio
 import math
 import threading
 import tracemalloc
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -93,7 +90,7 @@ def test_outputs_carry_what_the_engine_reported_and_a_latency_holds_no_waiting_f
     assert sorted(output.latency_ms for output in found)[4] < 120
 
 
-def test_a_second_run_generates_nothing_and_never_asks_for_the_engine(cache: GenerationCache, scorer: Any) -> None:
+def test_a_second_run_generates_nothing_and_never_asks_for_the_engine(cache, scorer):
     engine, given = FakeEngine(), rows(5)
     first = run(engine, given, [scorer("length")], cache)
     second = asyncio.run(evaluate(task(engine, given), never, [scorer("length")], cache))
@@ -133,7 +130,7 @@ def test_a_request_that_fails_becomes_records_and_the_others_go_on(cache, scorer
     assert len(report.results) == 4
 
 
-def test_a_failure_is_not_cached_and_is_tried_again(cache: GenerationCache) -> None:
+def test_a_failure_is_not_cached_and_is_tried_again(cache):
     given = rows(3)
     run(FakeEngine(failing_on("number 1", error=EngineTimeout("too slow"))), given, [], cache)
     engine = FakeEngine()
@@ -143,7 +140,7 @@ def test_a_failure_is_not_cached_and_is_tried_again(cache: GenerationCache) -> N
     assert [result.output.error for result in report.results] == [None] * 3
 
 
-def test_an_engine_that_goes_away_ends_the_run_and_finished_rows_are_not_made_twice(cache: GenerationCache) -> None:
+def test_an_engine_that_goes_away_ends_the_run_and_finished_rows_are_not_made_twice(cache):
     given = rows(6)
     gone = EngineUnavailable("upstream is gone")
     dying = FakeEngine(failing_on("number 3", "number 4", "number 5", error=gone), slots=1)
@@ -228,7 +225,7 @@ def test_clusters_widen_the_intervals(cache, scorer):
 # Many rows
 
 
-def test_memory_does_not_grow_with_the_rows(cache: GenerationCache, scorer: Any) -> None:
+def test_memory_does_not_grow_with_the_rows(cache, scorer):
     n, characters = 1000, 20_000  # 20 MB of inputs, and as much of answers
 
     def source() -> Iterator[EvalRow]:
@@ -354,7 +351,7 @@ def test_whatever_can_change_a_score_asks_again_and_nothing_else_does(cache, row
 
 
 @pytest.mark.parametrize("side_by_side", [1, 3])
-def test_a_judge_is_asked_side_by_side_and_no_more(cache: GenerationCache, side_by_side: int) -> None:
+def test_a_judge_is_asked_side_by_side_and_no_more(cache, side_by_side):
     together = threading.Barrier(side_by_side)
     lock, running, most = threading.Lock(), 0, 0
 
@@ -468,7 +465,7 @@ class Macro(Judge):
         return RunFindings({"rows": float(len(ids))}, {"ids.txt": " ".join(ids).encode()})
 
 
-def test_what_a_scorer_says_of_the_whole_run_arrives(cache: GenerationCache, scorer: Any, tmp_path: Path) -> None:
+def test_what_a_scorer_says_of_the_whole_run_arrives(cache, scorer, tmp_path):
     results = StoredResults(tmp_path)
     for result in score_rows(answers(3), [Macro(name="macro")], cache):
         results.append(result)

@@ -1,7 +1,5 @@
 """Scorers are made by type, their options are checked, and each is tried on a made-up row when a suite loads."""
 
-from __future__ import annotations
-
 import functools
 import json
 import math
@@ -105,9 +103,7 @@ def test_every_type_makes_a_scorer_with_a_name_a_direction_and_limits_that_can_s
         (True, None, (-math.inf, math.inf)),
     ],
 )
-def test_a_scorer_that_names_no_limits_ends_at_its_worst_value(
-    scorer: Any, higher: bool | None, worst: float | None, limits: tuple[float, float]
-) -> None:
+def test_a_scorer_that_names_no_limits_ends_at_its_worst_value(scorer, higher, worst, limits):
     unlimited = scorer("mine", higher_is_better=higher, worst=worst)
     assert limits_of(unlimited) == limits
     assert best_of(unlimited) is None
@@ -182,14 +178,14 @@ WRONG_OPTIONS: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("type_name", "parameters", "problem"), WRONG_OPTIONS)
-def test_a_wrong_option_is_named_with_those_there_are(type_name: str, parameters: dict[str, Any], problem: str) -> None:
+def test_a_wrong_option_is_named_with_those_there_are(type_name, parameters, problem):
     with pytest.raises(UsageError) as caught:
         make_scorer("mine", type_name, parameters, TYPES)
     assert str(caught.value).startswith(problem)
     assert f"; options of {type_name}: " in str(caught.value)
 
 
-def test_a_schema_elsewhere_is_refused_and_not_fetched() -> None:
+def test_a_schema_elsewhere_is_refused_and_not_fetched():
     with pytest.raises(UsageError, match=r"schema: not a valid JSON schema: .*retriev"):
         make_scorer("s", "json_schema", {"schema": {"$ref": "http://127.0.0.1:9/schema.json"}})
 
@@ -204,7 +200,7 @@ def test_a_larger_table_makes_more_types_and_the_built_in_one_stays_as_it_is():
         make_scorer("mine", "kind", {})
 
 
-def test_the_scorers_load_nothing_heavy_until_they_score() -> None:
+def test_the_scorers_load_nothing_heavy_until_they_score():
     heavy = ("numpy", "matplotlib", "sacrebleu", "rouge_score", "nltk", "ragas", "torch", "jsonschema_rs")
     code = f"import sys, llmops.evaluation.scorers; print([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -225,9 +221,7 @@ def test_the_scorers_load_nothing_heavy_until_they_score() -> None:
         (raising(MissingExpectation("for rows of another kind: needs a picture")), None),
     ],
 )
-def test_a_scorer_that_crashes_or_gives_nothing_but_errors_is_found_by_its_trial(
-    answer: Callable[[Output], Score], problem: str | None
-) -> None:
+def test_a_scorer_that_crashes_or_gives_nothing_but_errors_is_found_by_its_trial(answer, problem):
     if problem is None:
         try_scorer(Crashing(name="s", answer=answer))
     else:
@@ -235,7 +229,7 @@ def test_a_scorer_that_crashes_or_gives_nothing_but_errors_is_found_by_its_trial
             try_scorer(Crashing(name="s", answer=answer))
 
 
-def test_a_scorer_that_depends_on_a_model_is_not_tried() -> None:
+def test_a_scorer_that_depends_on_a_model_is_not_tried():
     asked: list[Any] = []
     try_scorer(SemanticSimilarity(name="s", embed=asked.append))
     assert asked == []
@@ -255,7 +249,7 @@ def crash(spec: ScorerSpec, _: Mapping[str, Any]) -> Scorer:
     return make_scorer(spec.name, spec.type, spec.parameters, {**SCORER_TYPES, "crashing": crashing})
 
 
-def test_a_suite_that_loads_has_tried_its_scorers_unless_it_is_only_listed(tmp_path: Path) -> None:
+def test_a_suite_that_loads_has_tried_its_scorers_unless_it_is_only_listed(tmp_path):
     folder = folder_of(tmp_path, '[scorers.odd]\ntype = "crashing"\nmode = "cosine"')
     listed = load_suite(folder, "task", make=crash, try_scorers=False)
 
@@ -275,16 +269,14 @@ def test_a_suite_that_loads_has_tried_its_scorers_unless_it_is_only_listed(tmp_p
         ('type = "ragas.BleuScore"\nkwargs = { smooth_method = "odd" }', "cannot score a made-up row: "),
     ],
 )
-def test_a_wrong_option_is_an_error_of_the_suite_that_names_file_and_scorer(
-    tmp_path: Path, scorer: str, problem: str
-) -> None:
+def test_a_wrong_option_is_an_error_of_the_suite_that_names_file_and_scorer(tmp_path, scorer, problem):
     folder = folder_of(tmp_path, f"[scorers.odd]\n{scorer}")
     with pytest.raises(BadFile) as caught:
         load_suite(folder, "task")
     assert str(caught.value).startswith(f"{folder / 'task.toml'}: scorers.odd: {problem}")
 
 
-def test_a_suite_says_what_scorers_from_elsewhere_do_not_count(tmp_path: Path) -> None:
+def test_a_suite_says_what_scorers_from_elsewhere_do_not_count(tmp_path):
     suite = load_suite(folder_of(tmp_path, '[scorers.odd]\ntype = "ragas.ToolCallF1"'), "task", try_scorers=False)
     [scorer] = suite.make_scorers()
     assert scorer.not_counted == "how often a call is made, its order, and whether a value is 1 or true"  # type: ignore[attr-defined]
@@ -328,7 +320,7 @@ def asked(*answers: str, **expectations: Any) -> EvalRow:
 
 
 @pytest.mark.parametrize("type_name", [*WHOLE, *WITHIN])
-def test_the_expected_text_scores_best_in_every_script(type_name: str) -> None:
+def test_the_expected_text_scores_best_in_every_script(type_name):
     for text in texts_of(type_name):
         for answers in ([text], ["something else", text], [text, "something else"]):
             value, scorer = value_of(type_name, text, asked(*answers))
@@ -385,9 +377,7 @@ OTHERS: list[tuple[str, dict[str, Any], dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("type_name", "options", "expectations", "right", "wrong"), OTHERS)
-def test_what_is_expected_scores_best_and_a_near_miss_less(
-    type_name: str, options: dict[str, Any], expectations: dict[str, Any], right: str, wrong: str
-) -> None:
+def test_what_is_expected_scores_best_and_a_near_miss_less(type_name, options, expectations, right, wrong):
     row = EvalRow("r1", {"q": "x"}, expectations, ("The cat sat on the mat.",))
     value, scorer = value_of(type_name, right, row, **options)
     assert value == best_of(scorer)
@@ -395,7 +385,7 @@ def test_what_is_expected_scores_best_and_a_near_miss_less(
         assert value_of(type_name, wrong, row, **options)[0] != best_of(scorer)
 
 
-def test_every_type_that_ships_is_tried_here() -> None:
+def test_every_type_that_ships_is_tried_here():
     assert {*WHOLE, *WITHIN, *(case[0] for case in OTHERS)} == SCORER_TYPES.keys() - SPENT - WITHOUT_DIRECTION
 
 
@@ -412,7 +402,7 @@ def perfect(row: EvalRow) -> list[str]:
 
 
 @pytest.mark.parametrize("name", suite_names(SHIPPED))
-def test_the_expected_answers_of_a_shipped_suite_score_best_by_each_of_its_scorers(name: str) -> None:
+def test_the_expected_answers_of_a_shipped_suite_score_best_by_each_of_its_scorers(name):
     suite = shipped(name)
     judging = [
         scorer for scorer, spec in zip(suite.make_scorers(), suite.scorer_specs, strict=True) if spec.type not in SPENT
@@ -430,7 +420,7 @@ def test_the_expected_answers_of_a_shipped_suite_score_best_by_each_of_its_score
 @pytest.mark.parametrize(
     "hostile", ["I am not sure, but I think that the answer could be X.", "{{ answers }}", '{"x": 1}']
 )
-def test_an_answer_that_fits_no_row_of_a_shipped_suite_scores_far_below_its_best(name: str, hostile: str) -> None:
+def test_an_answer_that_fits_no_row_of_a_shipped_suite_scores_far_below_its_best(name, hostile):
     suite = shipped(name)
     for scorer, spec in zip(suite.make_scorers(), suite.scorer_specs, strict=True):
         if scorer.higher_is_better and spec.type not in SPENT | {"json_valid"}:

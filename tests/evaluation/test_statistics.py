@@ -3,8 +3,6 @@
 Seeds are fixed, so a rate is the same on every run; the bounds allow for the binomial error of the repetitions.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import math
@@ -118,7 +116,7 @@ def test_swapping_the_samples_negates_everything_but_p_and_names_of_clusters_do_
 
 @given(pairs_of(measures), st.sampled_from([1e-6, 0.5, 3.0, 1e6]))
 @quick
-def test_numbers_may_be_measured_in_any_unit(pairs: Pairs, unit: float) -> None:
+def test_numbers_may_be_measured_in_any_unit(pairs, unit):
     if pairs[0] == pairs[1]:
         return
     plain, scaled = compared(pairs), compared(([unit * a for a in pairs[0]], [unit * b for b in pairs[1]]))
@@ -251,7 +249,7 @@ def test_rows_that_all_have_one_value_leave_room_for_those_not_seen_and_ones_on_
     assert same.ci95 == pytest.approx((-0.1135 * 4, 0.1135 * 4), abs=0.001)
 
 
-def test_clusters_that_agree_on_the_mean_do_not_make_it_certain() -> None:
+def test_clusters_that_agree_on_the_mean_do_not_make_it_certain():
     values, clusters = [1.0, 5.0, 3.0, 2.0, 4.0] * 4, [*"aabcc"] * 4
     low, high = mean_interval(values, clusters, limits=(1.0, 5.0)) or (0, 0)
     assert 1 <= low < 3 < high <= 5
@@ -260,7 +258,7 @@ def test_clusters_that_agree_on_the_mean_do_not_make_it_certain() -> None:
 
 
 @pytest.mark.parametrize("written", [float, int, bool])
-def test_values_of_0_and_1_have_wilsons_interval_however_they_are_written(written: Callable[[int], Any]) -> None:
+def test_values_of_0_and_1_have_wilsons_interval_however_they_are_written(written):
     for hits in (0, 3, 20):
         found = mean_interval([written(i < hits) for i in range(20)])
         assert found == pytest.approx(stats.binomtest(hits, 20).proportion_ci(method="wilson"))
@@ -354,7 +352,7 @@ def test_no_more_than_5_percent_are_found_where_nothing_is(drawn, sizes, repetit
 
 
 @pytest.mark.parametrize("boolean", [True, False])
-def test_a_real_gain_is_found(boolean: bool) -> None:
+def test_a_real_gain_is_found(boolean):
     generator, repetitions = np.random.default_rng(1), 100
     found = 0
     for _ in range(repetitions):
@@ -377,7 +375,7 @@ def slower(generator: Any, n: int) -> Any:
 
 @pytest.mark.parametrize("n", [30, 120])
 @pytest.mark.parametrize("drawn", [few_losses, rare_losses, thirds, small_gains, slower])
-def test_the_interval_of_a_difference_of_numbers_covers_the_truth(drawn: Callable[[Any, int], Any], n: int) -> None:
+def test_the_interval_of_a_difference_of_numbers_covers_the_truth(drawn, n):
     truth = float(drawn(np.random.default_rng(0), 1_000_000).mean())
     generator, repetitions, covered = np.random.default_rng(n), 300, 0
     for _ in range(repetitions):
@@ -397,7 +395,7 @@ def test_the_interval_of_a_share_covers_the_truth(n):
 
 @pytest.mark.parametrize("n", [30, 60, 120])
 @pytest.mark.parametrize("shape", [(0.5, 0.8), (4.0, 1.0), (0.4, 1.2)])
-def test_the_interval_of_a_mean_covers_the_truth(shape: tuple[float, float], n: int) -> None:
+def test_the_interval_of_a_mean_covers_the_truth(shape, n):
     truth, generator, repetitions = shape[0] / sum(shape), np.random.default_rng(n), 1000
     covered = 0
     for sample in generator.beta(*shape, (repetitions, n)):
@@ -437,7 +435,7 @@ def test_the_clustered_error_is_the_textbooks_and_rows_that_agree_count_as_many_
 
 
 @pytest.mark.parametrize(("rows", "seconds"), [(1_000, 0.3), (100_000, 2.0)])
-def test_many_rows_are_compared_fast_and_in_little_memory(rows: int, seconds: float) -> None:
+def test_many_rows_are_compared_fast_and_in_little_memory(rows, seconds):
     generator = np.random.default_rng(0)
     a, b = generator.random((2, rows)).tolist()
     paired_test(a[:30], b[:30])  # loads what is loaded at first use
@@ -487,7 +485,7 @@ def passages(generator: Any, kind: str, count: int) -> tuple[list[Any], list[Any
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["truths", "numbers"])
-def test_clustered_tests_find_5_percent_where_nothing_is_and_tests_of_single_rows_too_much(kind: str) -> None:
+def test_clustered_tests_find_5_percent_where_nothing_is_and_tests_of_single_rows_too_much(kind):
     generator, repetitions = np.random.default_rng(6), 2000
     clustered = alone = 0
     for number in range(repetitions):
@@ -500,7 +498,7 @@ def test_clustered_tests_find_5_percent_where_nothing_is_and_tests_of_single_row
 
 @pytest.mark.parametrize("count", [20, 40])
 @pytest.mark.parametrize("kind", ["truths", "numbers"])
-def test_the_interval_of_a_clustered_difference_covers_the_truth(kind: str, count: int) -> None:
+def test_the_interval_of_a_clustered_difference_covers_the_truth(kind, count):
     generator, repetitions, covered = np.random.default_rng(count), 500, 0
     for _ in range(repetitions):
         a, b, clusters = passages(generator, kind, count)
@@ -510,7 +508,7 @@ def test_the_interval_of_a_clustered_difference_covers_the_truth(kind: str, coun
 
 
 @pytest.mark.parametrize("kind", ["truths", "numbers"])
-def test_the_clustered_interval_of_a_mean_covers_the_truth(kind: str) -> None:
+def test_the_clustered_interval_of_a_mean_covers_the_truth(kind):
     truth, generator, repetitions, covered = {"truths": 0.5, "numbers": 2 / 3}[kind], np.random.default_rng(2), 1000, 0
     for _ in range(repetitions):
         a, b, clusters = passages(generator, kind, 20)
@@ -519,7 +517,7 @@ def test_the_clustered_interval_of_a_mean_covers_the_truth(kind: str) -> None:
     assert 0.93 <= covered / repetitions <= 0.97
 
 
-def test_holm_keeps_the_chance_of_any_false_finding() -> None:
+def test_holm_keeps_the_chance_of_any_false_finding():
     """Eight metrics, five of them without any effect, all correlated."""
     generator, repetitions, wrong = np.random.default_rng(3), 2000, 0
     effects = np.array([0, 0, 0, 0, 0, 3, 4, 0.5])
@@ -536,7 +534,7 @@ def test_holm_keeps_the_chance_of_any_false_finding() -> None:
 SIDES = range(41)
 
 
-def test_the_interval_of_a_difference_leaves_out_0_exactly_when_mcnemars_p_is_below_5_percent() -> None:
+def test_the_interval_of_a_difference_leaves_out_0_exactly_when_mcnemars_p_is_below_5_percent():
     for gained, lost in product(SIDES, SIDES):
         for pairs in {max(gained + lost, 2), 2 * (gained + lost) + 3, 20 * (gained + lost) + 50}:
             low, high = difference_interval(gained, lost, pairs)

@@ -1,7 +1,5 @@
 """Suites are checked whole before anything runs: each mistake names the file and the key."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -34,7 +32,7 @@ def refused(folder: Path, text: str) -> BadFile:
     return caught.value
 
 
-def test_reads_eval_sets_scorers_with_parameters_and_gate(folder: Path) -> None:
+def test_reads_eval_sets_scorers_with_parameters_and_gate(folder):
     scorers = SCORERS + '[scorers.rouge]\ntype = "ragas.RougeScore"\nrouge_type = "rougeL"\n'
     gate = GATE + 'rule = "not-worse"\nmargin = 0.05\n[gate.floors]\ncorrect = 0.5\n'
     (folder / "task.toml").write_text('description = "Sums."\n' + HEAD + scorers + gate)
@@ -153,7 +151,7 @@ def test_what_is_no_toml_and_a_bad_row_of_an_eval_set_name_their_file(folder):
         (HEAD.replace('"qa"', '"qa@1"') + SCORERS + GATE, "prompt"),
     ],
 )  # fmt: skip
-def test_a_mistake_names_file_and_key(folder: Path, text: str, field: str) -> None:
+def test_a_mistake_names_file_and_key(folder, text, field):
     error = refused(folder, text)
     assert (error.path, error.field) == (folder / "task.toml", field)
 
@@ -179,6 +177,6 @@ def test_a_schema_file_becomes_the_scorers_schema_and_one_that_cannot_be_read_is
 
 
 @pytest.mark.parametrize("name", ["extract", "grounded", "qa"])
-def test_the_suites_of_the_product_can_be_loaded(name: str) -> None:
+def test_the_suites_of_the_product_can_be_loaded(name):
     suite = load_suite(Path(__file__).parents[2] / "eval_sets", name)
     assert suite.gate.primary in {spec.name for spec in suite.scorer_specs}

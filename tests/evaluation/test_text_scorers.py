@@ -1,7 +1,5 @@
 """Scorers of what an output says: what counts as the same answer, and patterns."""
 
-from __future__ import annotations
-
 import time
 from typing import Any
 
@@ -45,12 +43,12 @@ def scored(type_name: str, expected: EvalRow, output: str, **options: Any) -> Sc
         ("the", "the"),
     ],
 )
-def test_normalise_keeps_what_matters_of_an_answer(text: str, expected: str) -> None:
+def test_normalise_keeps_what_matters_of_an_answer(text, expected):
     assert normalise(text) == expected
 
 
 @pytest.mark.parametrize("text", ["The 1,234.5 Cats", "a.b", "3.5.", "ﬁ", "don't", "The a", "A."])
-def test_normalise_is_idempotent(text: str) -> None:
+def test_normalise_is_idempotent(text):
     assert normalise(normalise(text)) == normalise(text)
 
 
@@ -71,14 +69,14 @@ DIFFERENT = [
 
 
 @pytest.mark.parametrize(("one", "other"), SAME)
-def test_an_answer_is_the_same_in_every_spelling_that_does_not_matter(one: str, other: str) -> None:
+def test_an_answer_is_the_same_in_every_spelling_that_does_not_matter(one, other):
     for type_name in ("exact_match", "contains"):
         assert scored(type_name, row(one), other).value is True
         assert scored(type_name, row(other), one).value is True
 
 
 @pytest.mark.parametrize(("one", "other"), DIFFERENT)
-def test_what_changes_a_meaning_is_no_spelling(one: str, other: str) -> None:
+def test_what_changes_a_meaning_is_no_spelling(one, other):
     assert scored("exact_match", row(one), other).value is False
     assert scored("exact_match", row(other), one).value is False
 
@@ -153,9 +151,7 @@ VALUES: list[tuple[str, dict[str, Any], EvalRow, str, bool]] = [
 
 
 @pytest.mark.parametrize(("type_name", "options", "expected", "output", "value"), VALUES)
-def test_an_output_is_right_by_what_its_scorer_looks_for(
-    type_name: str, options: dict[str, Any], expected: EvalRow, output: str, value: bool
-) -> None:
+def test_an_output_is_right_by_what_its_scorer_looks_for(type_name, options, expected, output, value):
     assert scored(type_name, expected, output, **options).value is value
 
 
@@ -181,7 +177,7 @@ def test_an_output_is_right_by_what_its_scorer_looks_for(
         ("서울입니다", "서울", False),
     ],
 )
-def test_whole_words_are_those_of_the_script(output: str, wanted: str, held: bool) -> None:
+def test_whole_words_are_those_of_the_script(output, wanted, held):
     assert scored("contains", row(wanted), output).value is held
     assert scored("contains", row(), output, texts=[wanted]).value is held
 
@@ -196,9 +192,7 @@ def test_whole_words_are_those_of_the_script(output: str, wanted: str, held: boo
         ("regex", {"flags": "i"}, row(pattern="^par"), "Paris", "found 'Par'"),
     ],
 )
-def test_the_rationale_names_what_was_found_or_expected(
-    type_name: str, options: dict[str, Any], expected: EvalRow, output: str, rationale: str
-) -> None:
+def test_the_rationale_names_what_was_found_or_expected(type_name, options, expected, output, rationale):
     assert scored(type_name, expected, output, **options).rationale == rationale
 
 
@@ -221,9 +215,7 @@ NO_TEXT = "an expected answer must be text or a number"
         *(("exact_match", {"answers": answers}, NO_TEXT) for answers in ({"text": ["Paris"]}, [["Paris"]], [{"a": 1}])),
     ],
 )
-def test_a_row_without_what_is_compared_with_is_not_scored(
-    type_name: str, expectations: dict[str, Any], problem: str
-) -> None:
+def test_a_row_without_what_is_compared_with_is_not_scored(type_name, expectations, problem):
     with pytest.raises(MissingExpectation, match=f"row r1: {problem}"):
         scored(type_name, EvalRow("r1", {"q": "x"}, expectations), "x")
 
@@ -352,13 +344,13 @@ My policy allows that.
 
 
 @pytest.mark.parametrize("text", REFUSALS)
-def test_a_text_that_says_it_declines_is_a_refusal_to_the_gate_and_to_the_monitor(text: str) -> None:
+def test_a_text_that_says_it_declines_is_a_refusal_to_the_gate_and_to_the_monitor(text):
     assert refusal_phrase(text)
     assert is_refusal(text)
 
 
 @pytest.mark.parametrize("text", ["", " \n", "…", *ANSWERS])
-def test_an_answer_is_none_to_the_gate_and_to_the_monitor(text: str) -> None:
+def test_an_answer_is_none_to_the_gate_and_to_the_monitor(text):
     assert refusal_phrase(text) is None
     assert not is_refusal(text)
 
@@ -430,7 +422,7 @@ def test_measures_are_read_off_the_output_and_what_nobody_counted_or_measured_is
         ("see llmops.errors for more", 1),
     ],
 )
-def test_sentences_end_at_marks_before_white_space_and_at_lines(text: str, n: int) -> None:
+def test_sentences_end_at_marks_before_white_space_and_at_lines(text, n):
     assert count_sentences(text) == n
 
 
@@ -445,7 +437,7 @@ def test_readability_is_the_formula_and_a_text_without_words_has_none():
 
 
 @given(st.text())
-def test_readability_is_there_exactly_where_words_are(text: str) -> None:
+def test_readability_is_there_exactly_where_words_are(text):
     assert (automated_readability_index(text) is None) is (count_sentences(text) == 0)
 
 
@@ -460,7 +452,7 @@ def test_readability_is_there_exactly_where_words_are(text: str) -> None:
         ("", 1, 0.0),
     ],
 )
-def test_repetition_is_the_share_of_n_grams_seen_before(text: str, n: int, share: float) -> None:
+def test_repetition_is_the_share_of_n_grams_seen_before(text, n, share):
     assert repeated_share(text, n) == pytest.approx(share)
     assert make_scorer("s", "repetition", {"n": n}).score(EMPTY_ROW, Output(text)).value == pytest.approx(share)
 
@@ -469,5 +461,5 @@ def test_repetition_is_the_share_of_n_grams_seen_before(text: str, n: int, share
     ("text", "words"),
     [("one two", 2), ("我喜欢茶。", 4), ("one - two", 3), ("Я люблю чай", 3), ("ชา", 2), ("AI は 便利", 4), ("", 0)],
 )
-def test_words_of_a_script_without_spaces_are_its_letters(text: str, words: int) -> None:
+def test_words_of_a_script_without_spaces_are_its_letters(text, words):
     assert make_scorer("s", "words", {}).score(EMPTY_ROW, Output(text)).value == words

@@ -1,7 +1,5 @@
 """Scripted judges, and endpoints that ask them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack

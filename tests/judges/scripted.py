@@ -4,13 +4,11 @@ with ScriptedJudge(lambda request: '{"rationale": "fine", "score": "pass"}') as 
     endpoint = JudgeEndpoint("scripted", judge.base_url, "scripted")
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Self
 
 from tests.engines.upstream_server import Seen, Send, reply, serving, whole
 
@@ -37,7 +35,7 @@ class ScriptedJudge:
         self.requests: list[Seen] = []
         self._running = ExitStack()
 
-    def __enter__(self) -> ScriptedJudge:
+    def __enter__(self) -> Self:
         self.base_url = self._running.enter_context(serving(self._behave)).url
         return self
 

@@ -1,7 +1,5 @@
 """A judge beside people's labels: strict about the file, honest about failures, found again by its identity."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +43,7 @@ def write(path: Path, *rows: Any) -> Path:
     return path
 
 
-def test_labels_are_read_with_rows_and_outputs(tmp_path: Path) -> None:
+def test_labels_are_read_with_rows_and_outputs(tmp_path):
     full = {**GOOD, "id": "a", "expectations": {"answers": ["z"]}, "contexts": ["c"], "label": False}
     rows = load_labels(write(tmp_path / "LABELS.jsonl", full, "", GOOD))
     assert rows == [
@@ -67,7 +65,7 @@ def test_labels_are_read_with_rows_and_outputs(tmp_path: Path) -> None:
         ({"tags": {}}, "tags"),
     ],
 )
-def test_a_wrong_row_is_named_by_file_line_and_field(wrong: dict[str, Any], field: str, tmp_path: Path) -> None:
+def test_a_wrong_row_is_named_by_file_line_and_field(wrong, field, tmp_path):
     path = write(tmp_path / "LABELS.jsonl", {**GOOD, "id": "first"}, {**GOOD, **wrong})
     with pytest.raises(BadFile) as refused:
         load_labels(path)
@@ -75,14 +73,12 @@ def test_a_wrong_row_is_named_by_file_line_and_field(wrong: dict[str, Any], fiel
 
 
 @pytest.mark.parametrize(("line", "problem"), [("no JSON", ":1: "), ("[1]", ":1: "), ("", ": holds no rows")])
-def test_a_file_without_rows_or_with_a_line_that_is_no_object_is_refused(
-    line: str, problem: str, tmp_path: Path
-) -> None:
+def test_a_file_without_rows_or_with_a_line_that_is_no_object_is_refused(line, problem, tmp_path):
     with pytest.raises(BadFile, match=rf"LABELS\.jsonl{problem}"):
         load_labels(write(tmp_path / "LABELS.jsonl", line))
 
 
-def test_agreement_on_truth_values_by_hand() -> None:
+def test_agreement_on_truth_values_by_hand():
     # People: 3 good, 3 bad; the judge calls one good one bad. Observed 5/6, by chance 1/2: kappa 2/3.
     judge = MadeUpJudge({"yes": Score(True), "no": Score(False)})
     rows = labelled(("yes", True), ("yes", True), ("no", True), ("no", False), ("no", False), ("no", False))
@@ -96,7 +92,7 @@ def test_agreement_on_truth_values_by_hand() -> None:
     assert found.length_bias is not None
 
 
-def test_failed_calls_and_scorers_that_raise_are_counted_and_named_and_not_in_the_statistics() -> None:
+def test_failed_calls_and_scorers_that_raise_are_counted_and_named_and_not_in_the_statistics():
     class Raising(MadeUpJudge):
         def score(self, row: EvalRow, output: Output) -> Score:
             if output.text == "none":
@@ -126,9 +122,7 @@ def test_failed_calls_and_scorers_that_raise_are_counted_and_named_and_not_in_th
         ([Score(True, label="warm"), Score(False)], ["warm", "cold"], 0.5, ["warm", None]),  # gave no label
     ],
 )
-def test_a_verdict_is_compared_in_terms_of_the_label(
-    scores: list[Score], labels: list[Any], threshold: float, judged: list[Any]
-) -> None:
+def test_a_verdict_is_compared_in_terms_of_the_label(scores, labels, threshold, judged):
     judge = MadeUpJudge({str(i): score for i, score in enumerate(scores)})
     found = calibrate(labelled(*((str(i), label) for i, label in enumerate(labels))), judge, threshold=threshold)
     assert [row.judged for row in found.rows] == judged
@@ -138,7 +132,7 @@ def test_a_verdict_is_compared_in_terms_of_the_label(
     assert (found.length_bias is None) is isinstance(labels[0], str)
 
 
-def test_misses_by_far_weigh_more_and_labels_of_several_kinds_or_none_are_refused() -> None:
+def test_misses_by_far_weigh_more_and_labels_of_several_kinds_or_none_are_refused():
     rows = labelled(("a", 1), ("b", 2), ("c", 5))
     near = MadeUpJudge({"a": Score(0.0, label="1"), "b": Score(0.25, label="2"), "c": Score(0.75, label="4")})
     far = MadeUpJudge({"a": Score(1.0, label="5"), "b": Score(0.25, label="2"), "c": Score(1.0, label="5")})
@@ -149,7 +143,7 @@ def test_misses_by_far_weigh_more_and_labels_of_several_kinds_or_none_are_refuse
             calibrate(mixed, near)
 
 
-def test_a_judge_that_is_kind_to_long_answers_is_found_out_and_many_labels_make_no_table() -> None:
+def test_a_judge_that_is_kind_to_long_answers_is_found_out_and_many_labels_make_no_table():
     outputs = ["x" * length for length in range(1, 21)]
     judge = MadeUpJudge({output: Score(len(output) > 10) for output in outputs})
     found = calibrate(labelled(*((output, len(output) % 2 == 0) for output in outputs)), judge)
@@ -160,7 +154,7 @@ def test_a_judge_that_is_kind_to_long_answers_is_found_out_and_many_labels_make_
     assert calibrate(labelled(*((str(i), i / 40) for i in range(40))), many).confusion is None
 
 
-def test_the_same_judge_on_the_same_labels_has_the_same_identity() -> None:
+def test_the_same_judge_on_the_same_labels_has_the_same_identity():
     judge, rows = MadeUpJudge({"a": Score(True), "b": Score(False)}), labelled(("a", True), ("b", False))
     renamed = [LabelledRow(EvalRow(f"other-{row.row.id}", row.row.inputs), row.output, row.label) for row in rows]
     other = MadeUpJudge(judge.scores, identity={"judge": "another"})
@@ -172,7 +166,7 @@ def test_the_same_judge_on_the_same_labels_has_the_same_identity() -> None:
     assert found.identity != calibrate(rows, judge, threshold=0.7).identity
 
 
-def test_json_holds_statistics_and_rows_and_progress_is_told_row_by_row() -> None:
+def test_json_holds_statistics_and_rows_and_progress_is_told_row_by_row():
     judge, seen = MadeUpJudge({"a": Score(True, "so"), "b": Score(False)}), list[tuple[int, int]]()
     values = calibrate(labelled(("a", True), ("b", False)), judge, progress=lambda *done: seen.append(done))
     read = json.loads(json.dumps(values.to_json()))
@@ -181,7 +175,7 @@ def test_json_holds_statistics_and_rows_and_progress_is_told_row_by_row() -> Non
     assert seen == [(1, 2), (2, 2)]
 
 
-def test_a_real_rubric_is_asked_once_for_each_row_and_never_again_from_a_cache(script) -> None:
+def test_a_real_rubric_is_asked_once_for_each_row_and_never_again_from_a_cache(script):
     asked = script(lambda request: json.dumps({"rationale": "r", "score": "fail" if "bad" in str(request) else "pass"}))
     judge = RubricJudge("s", endpoint=asked.endpoint, instructions="Is it fine?")
 
@@ -197,7 +191,7 @@ def test_a_real_rubric_is_asked_once_for_each_row_and_never_again_from_a_cache(s
 
 
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from(["yes", "no", "broken"])), min_size=1, max_size=30))
-def test_every_labelled_row_is_judged_or_failed_and_in_order(pairs: list[tuple[bool, str]]) -> None:
+def test_every_labelled_row_is_judged_or_failed_and_in_order(pairs):
     judge = MadeUpJudge({"yes": Score(True), "no": Score(False), "broken": Score(error="x")})
     found = calibrate(labelled(*((output, label) for label, output in pairs)), judge)
     assert found.n + found.n_failed == len(pairs) == len(found.rows)

@@ -1,7 +1,5 @@
 """The client believes nothing that does not follow the schema, and waits as it is told to."""
 
-from __future__ import annotations
-
 import gc
 import socket
 import threading
@@ -34,7 +32,7 @@ def ask(endpoint: JudgeEndpoint, waits: list[float] | None = None, **changed: An
     return JudgeClient(replace(endpoint, **changed), sleep=waited.append).ask(ASKED, SCHEMA)
 
 
-def test_it_asks_for_the_schema_greedily_and_with_a_fixed_seed(script) -> None:
+def test_it_asks_for_the_schema_greedily_and_with_a_fixed_seed(script):
     asked = script(GOOD, max_tokens=99)
 
     assert ask(asked.endpoint) == {"rationale": "it is", "score": 3}
@@ -52,7 +50,7 @@ def test_it_asks_for_the_schema_greedily_and_with_a_fixed_seed(script) -> None:
     }
 
 
-def test_the_key_is_sent_as_bearer_and_stands_in_no_error(script, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_is_sent_as_bearer_and_stands_in_no_error(script, monkeypatch):
     monkeypatch.setenv("JUDGE_KEY", " s3cret\n")
     asked = script((401, {}, '{"error": {"message": "no"}}'), key_variable="JUDGE_KEY")
     with pytest.raises(EngineUnavailable, match=r"judge scripted at http.*/v1 answered 401: no") as refused:
@@ -93,13 +91,13 @@ NO_VERDICTS: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("reply", "problem"), NO_VERDICTS)
-def test_an_answer_that_is_no_verdict_and_a_reply_of_another_shape_are_errors(reply: Any, problem: str, script) -> None:
+def test_an_answer_that_is_no_verdict_and_a_reply_of_another_shape_are_errors(reply, problem, script):
     with pytest.raises(EngineError, match=problem) as refused:
         ask(script(lambda _: reply).endpoint)
     assert type(refused.value) is EngineError
 
 
-def test_the_formats_of_a_verdicts_schema_are_checked(script) -> None:
+def test_the_formats_of_a_verdicts_schema_are_checked(script):
     schema = {"type": "object", "properties": {"day": {"type": "string", "format": "date"}}}
     client = JudgeClient(script(['{"day": "2026-02-28"}', '{"day": "2026-02-30"}']).endpoint)
     assert client.ask(ASKED, schema) == {"day": "2026-02-28"}
@@ -119,22 +117,20 @@ def retry_after(value: str) -> tuple[int, dict[str, str], str]:
         ([retry_after("soon"), GOOD], [0.5]),
     ],
 )
-def test_a_failing_server_is_asked_again_as_it_says_or_after_twice_as_long(
-    replies: list[Any], waited: list[float], script
-) -> None:
+def test_a_failing_server_is_asked_again_as_it_says_or_after_twice_as_long(replies, waited, script):
     waits: list[float] = []
     assert ask(script(replies).endpoint, waits, retries=3)["score"] == 3
     assert waits == waited
 
 
-def test_retry_after_may_be_a_date(script) -> None:
+def test_retry_after_may_be_a_date(script):
     waits: list[float] = []
     moment = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
     ask(script([retry_after(moment), GOOD]).endpoint, waits, retries=1)
     assert 25 < waits[0] <= 30
 
 
-def test_a_server_that_keeps_failing_or_asks_for_an_hour_is_given_up(script) -> None:
+def test_a_server_that_keeps_failing_or_asks_for_an_hour_is_given_up(script):
     waits: list[float] = []
     with pytest.raises(EngineUnavailable) as refused:
         ask(script(retry_after("3600")).endpoint, waits, retries=3)
@@ -156,14 +152,14 @@ def test_a_server_that_keeps_failing_or_asks_for_an_hour_is_given_up(script) -> 
         (501, "{}", EngineError),
     ],
 )
-def test_what_will_not_change_is_not_asked_again(status: int, body: str, kind: type[EngineError], script) -> None:
+def test_what_will_not_change_is_not_asked_again(status, body, kind, script):
     asked = script((status, {}, body))
     with pytest.raises(EngineError, match=f"answered {status}: ") as refused:
         ask(asked.endpoint, retries=3)
     assert (type(refused.value), len(asked.requests)) == (kind, 1)
 
 
-def test_a_slow_answer_times_out(script) -> None:
+def test_a_slow_answer_times_out(script):
     given_up = threading.Event()
 
     def answer(_request: dict[str, Any]) -> str:
@@ -175,7 +171,7 @@ def test_a_slow_answer_times_out(script) -> None:
     given_up.set()
 
 
-def test_a_server_that_has_gone_away_is_asked_once_a_question_until_it_is_back() -> None:
+def test_a_server_that_has_gone_away_is_asked_once_a_question_until_it_is_back():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -187,7 +183,7 @@ def test_a_server_that_has_gone_away_is_asked_once_a_question_until_it_is_back()
     assert waits == [0.5, 1.0, 2.0]
 
 
-def test_a_server_that_fails_whatever_it_is_asked_is_asked_once_a_question_until_it_answers(script) -> None:
+def test_a_server_that_fails_whatever_it_is_asked_is_asked_once_a_question_until_it_answers(script):
     waits: list[float] = []
     asked = script([*[BUSY] * 4, GOOD, BUSY, GOOD])
     client = JudgeClient(replace(asked.endpoint, retries=2), sleep=waits.append)
@@ -202,7 +198,7 @@ def test_a_server_that_fails_whatever_it_is_asked_is_asked_once_a_question_until
     assert len(asked.requests) == 7
 
 
-def test_a_server_that_leaves_several_questions_unanswered_is_left_alone_for_a_while(script) -> None:
+def test_a_server_that_leaves_several_questions_unanswered_is_left_alone_for_a_while(script):
     now = 1000.0
     asked = script([*[BUSY] * 5, GOOD])
     client = JudgeClient(asked.endpoint, clock=lambda: now)
@@ -219,7 +215,7 @@ def test_a_server_that_leaves_several_questions_unanswered_is_left_alone_for_a_w
     assert client.ask(ASKED, SCHEMA)["score"] == 3
 
 
-def test_threads_share_a_client_and_at_most_side_by_side_ask_at_once(script) -> None:
+def test_threads_share_a_client_and_at_most_side_by_side_ask_at_once(script):
     lock, now, most = threading.Lock(), 0, 0
 
     def answer(_request: dict[str, Any]) -> str:
@@ -237,7 +233,7 @@ def test_threads_share_a_client_and_at_most_side_by_side_ask_at_once(script) -> 
     assert most == 2
 
 
-def test_connections_close_when_nobody_holds_the_client(script) -> None:
+def test_connections_close_when_nobody_holds_the_client(script):
     client = JudgeClient(script(GOOD).endpoint)
     client.ask(ASKED, SCHEMA)
     http = client._http
@@ -251,7 +247,7 @@ def test_connections_close_when_nobody_holds_the_client(script) -> None:
 LEAST = {"name": "mine", "base_url": "http://127.0.0.1:8000/v1", "model": "m"}
 
 
-def test_the_least_is_a_name_an_address_and_a_model_and_what_is_null_takes_its_default() -> None:
+def test_the_least_is_a_name_an_address_and_a_model_and_what_is_null_takes_its_default():
     endpoint = JudgeEndpoint.from_mapping({**LEAST, "timeout": None, "key_variable": None})
     assert endpoint == JudgeEndpoint("mine", "http://127.0.0.1:8000/v1", "m", timeout=60.0)
     assert endpoint.read_key() is None
@@ -273,13 +269,13 @@ OUT_OF_RANGE: dict[str, list[Any]] = {
 
 
 @pytest.mark.parametrize(("field", "value"), [(name, value) for name in OUT_OF_RANGE for value in OUT_OF_RANGE[name]])
-def test_a_value_out_of_range_is_refused_by_its_fields_name(field: str, value: Any) -> None:
+def test_a_value_out_of_range_is_refused_by_its_fields_name(field, value):
     with pytest.raises(UsageError, match=f"^{field}: must be ") as refused:
         JudgeEndpoint.from_mapping({**LEAST, field: value})
     assert "secret" not in str(refused.value)
 
 
-def test_a_field_that_is_missing_or_unknown_is_named() -> None:
+def test_a_field_that_is_missing_or_unknown_is_named():
     for field in LEAST:
         with pytest.raises(UsageError, match=f"^{field}: is missing"):
             JudgeEndpoint.from_mapping({name: value for name, value in LEAST.items() if name != field})

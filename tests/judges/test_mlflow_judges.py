@@ -1,7 +1,5 @@
 """MLflow's judges: word for word what MLflow itself would send, asked of our endpoint."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from collections.abc import Callable, Iterator
@@ -148,9 +146,7 @@ OTHER_ROWS: dict[str, tuple[EvalRow, Callable[[], Any]]] = {
         *((name, *each) for name, each in OTHER_ROWS.items()),
     ],
 )
-def test_the_judge_is_asked_word_for_word_what_mlflow_asks(
-    name: str, row: EvalRow, call: Callable[[], Any], official: Official, script
-) -> None:
+def test_the_judge_is_asked_word_for_word_what_mlflow_asks(name, row, call, official, script):
     asked = script(YES)
     score = make(name, asked.endpoint).score(row, OUTPUT)
     assert score == Score(True, "yes: because", label="yes")
@@ -158,7 +154,7 @@ def test_the_judge_is_asked_word_for_word_what_mlflow_asks(
 
 
 @pytest.mark.parametrize("type_name", OF_TALKS)
-def test_a_conversation_is_put_as_mlflow_puts_it(type_name: str, script) -> None:
+def test_a_conversation_is_put_as_mlflow_puts_it(type_name, script):
     from mlflow.genai import scorers
 
     name, asked = type_name.removeprefix("mlflow."), script('{"rationale": "x", "result": "resolved"}')
@@ -175,7 +171,7 @@ def test_a_conversation_is_put_as_mlflow_puts_it(type_name: str, script) -> None
 
 
 @pytest.mark.parametrize("type_name", sorted(TYPES))
-def test_every_judge_is_asked_for_its_verdict_by_schema_greedily(type_name: str, script) -> None:
+def test_every_judge_is_asked_for_its_verdict_by_schema_greedily(type_name, script):
     labels = ["none", "resolved", "unresolved"] if type_name == "mlflow.UserFrustration" else ["yes", "no"]
     asked = script(json.dumps({"rationale": "because", "result": labels[-1]}))
 
@@ -190,7 +186,7 @@ def test_every_judge_is_asked_for_its_verdict_by_schema_greedily(type_name: str,
     assert (asked.requests[0].body["temperature"], asked.requests[0].body["model"]) == (0, "scripted-model")
 
 
-def test_the_relevance_of_a_retrieval_is_the_share_of_relevant_contexts(script) -> None:
+def test_the_relevance_of_a_retrieval_is_the_share_of_relevant_contexts(script):
     asked = script([YES, NO])
     score = make("RetrievalRelevance", asked.endpoint).score(ROW, OUTPUT)
     assert score == Score(0.5, "1. yes: because\n2. no: because")
@@ -209,14 +205,14 @@ def test_the_relevance_of_a_retrieval_is_the_share_of_relevant_contexts(script) 
         ("RetrievalSufficiency", "contexts are empty"),
     ],
 )
-def test_a_column_that_the_row_lacks_is_named_and_nobody_is_asked(name: str, problem: str, script) -> None:
+def test_a_column_that_the_row_lacks_is_named_and_nobody_is_asked(name, problem, script):
     asked = script(YES)
     with pytest.raises(MissingExpectation, match=f"row r3: .*{problem}"):
         make(name, asked.endpoint).score(EvalRow("r3", {"q": "x"}), OUTPUT)
     assert asked.requests == []
 
 
-def test_a_made_judge_may_give_points_and_sees_what_its_instructions_name_and_nothing_else(script) -> None:
+def test_a_made_judge_may_give_points_and_sees_what_its_instructions_name_and_nothing_else(script):
     asked = script('{"rationale": "x", "result": 4}')
     judge = make("make_judge", asked.endpoint, instructions="Rate {{ outputs }} from 1 to 5.", scale=[1, 5])
     assert judge.score(ROW, OUTPUT) == Score(0.75, "4: x", label="4")
@@ -224,7 +220,7 @@ def test_a_made_judge_may_give_points_and_sees_what_its_instructions_name_and_no
     assert asked.requests[0].body["messages"][1]["content"] == 'outputs: "RESPONSE"'
 
 
-def test_every_judge_of_mlflow_is_built_or_accounted_for() -> None:
+def test_every_judge_of_mlflow_is_built_or_accounted_for():
     from mlflow.genai import scorers
 
     from llmops.judges import mlflow_judges

@@ -1,7 +1,5 @@
 """Pairs are judged in both orders; only what survives the swap is a win."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 
@@ -36,7 +34,7 @@ def says(winner: str) -> str:
         ("tie", "first", "tie", False),
     ],
 )
-def test_a_winner_wins_in_both_orders(ab: str, ba: str, winner: str, consistent: bool, script) -> None:
+def test_a_winner_wins_in_both_orders(ab, ba, winner, consistent, script):
     verdict = judge_pair(PairJudge(script([says(ab), says(ba)]).endpoint), PAIR)
     assert (verdict.winner, verdict.consistent, verdict.error) == (winner, consistent, None)
     values = json.loads(json.dumps(verdict.to_json()))
@@ -44,7 +42,7 @@ def test_a_winner_wins_in_both_orders(ab: str, ba: str, winner: str, consistent:
     assert told == ("r1", winner, consistent, ab)
 
 
-def test_the_second_question_shows_the_same_with_the_order_swapped(script) -> None:
+def test_the_second_question_shows_the_same_with_the_order_swapped(script):
     asked = script(lambda _: says("tie"))
     judge_pair(PairJudge(asked.endpoint, instructions="Be right."), PAIR)
 
@@ -61,13 +59,13 @@ def test_the_second_question_shows_the_same_with_the_order_swapped(script) -> No
 
 
 @pytest.mark.parametrize("replies", [[says("first"), "nonsense"], ["nonsense", says("first")], [says("third")] * 2])
-def test_one_failed_verdict_fails_the_pair(replies: list[str], script) -> None:
+def test_one_failed_verdict_fails_the_pair(replies, script):
     verdict = judge_pair(PairJudge(script(replies).endpoint), PAIR)
     assert (verdict.winner, verdict.consistent) == (None, False)
     assert str(verdict.error).startswith("EngineError: ")
 
 
-def test_a_pair_that_was_not_generated_or_whose_question_cannot_be_told_fails_unasked(script) -> None:
+def test_a_pair_that_was_not_generated_or_whose_question_cannot_be_told_fails_unasked(script):
     asked = script(says("tie"))
     verdict = judge_pair(PairJudge(asked.endpoint), Pair(ROW, Output("Paris"), Output("", error="timed out")))
     assert (verdict.winner, verdict.error) == (None, "generation failed: timed out")
@@ -84,7 +82,7 @@ class KeptInMemory(dict[str, Score]):
     put_score = dict.__setitem__
 
 
-def test_a_verdict_is_asked_for_once_by_content_and_criteria(script) -> None:
+def test_a_verdict_is_asked_for_once_by_content_and_criteria(script):
     asked, cache = script(lambda _: says("tie")), KeptInMemory()
     judge = PairJudge(asked.endpoint)
     renamed = Pair(EvalRow("r9", ROW.inputs, ROW.expectations, ROW.contexts, {"slice": "x"}), PAIR.a, PAIR.b)
@@ -96,7 +94,7 @@ def test_a_verdict_is_asked_for_once_by_content_and_criteria(script) -> None:
         PairJudge(asked.endpoint, instructions=" ")
 
 
-def test_a_judge_that_is_away_is_told_at_the_first_question_and_not_missed_where_verdicts_are_kept() -> None:
+def test_a_judge_that_is_away_is_told_at_the_first_question_and_not_missed_where_verdicts_are_kept():
     with ScriptedJudge(lambda _: says("tie")) as running:
         endpoint = JudgeEndpoint("j", running.base_url, "m")
         cache = AskedFirst(KeptInMemory(), endpoint)
@@ -108,7 +106,7 @@ def test_a_judge_that_is_away_is_told_at_the_first_question_and_not_missed_where
         judge_pairs(PairJudge(endpoint), [PAIR, other], cache=AskedFirst(cache, endpoint))
 
 
-def test_verdicts_come_in_the_order_of_the_pairs_with_progress_and_a_summary(script) -> None:
+def test_verdicts_come_in_the_order_of_the_pairs_with_progress_and_a_summary(script):
     def answer(request: dict[str, Any]) -> str:
         text = request["messages"][1]["content"]
         if "broken" in text:
@@ -134,7 +132,7 @@ def verdict_of(ab: str, ba: str) -> PairVerdict:
     return PairVerdict("r", Score(0.0, label=ab), Score(0.0, label=ba), winners.get((ab, ba), "tie"))  # type: ignore[arg-type]
 
 
-def test_the_summary_by_hand() -> None:
+def test_the_summary_by_hand():
     # 8 wins and no loss: Clopper and Pearson's interval of 8 of 8 is ⁸√0.025 to 1, the sign test's p 2/2⁸.
     verdicts = [verdict_of("first", "second")] * 8 + [verdict_of("first", "first")] * 2
     summary = summarise_pairs(verdicts)
@@ -147,7 +145,7 @@ def test_the_summary_by_hand() -> None:
     assert summary.position_bias.prefers_first == pytest.approx(12 / 20)
 
 
-def test_a_summary_of_nothing_claims_nothing() -> None:
+def test_a_summary_of_nothing_claims_nothing():
     failed = Score(error="x")
     summary = summarise_pairs([PairVerdict("r", failed, failed, None)])
     assert (summary.failed, summary.win_share, summary.interval, summary.position_bias) == (1, None, None, None)
@@ -156,7 +154,7 @@ def test_a_summary_of_nothing_claims_nothing() -> None:
 
 
 @given(st.lists(st.tuples(*[st.sampled_from(["first", "second", "tie"])] * 2), min_size=1, max_size=30))
-def test_swapping_the_sides_swaps_wins_and_losses_and_nothing_else(pairs: list[tuple[str, str]]) -> None:
+def test_swapping_the_sides_swaps_wins_and_losses_and_nothing_else(pairs):
     summary = summarise_pairs([verdict_of(ab, ba) for ab, ba in pairs])
     other = summarise_pairs([verdict_of(ba, ab) for ab, ba in pairs])
     assert (summary.wins, summary.losses, summary.ties) == (other.losses, other.wins, other.ties)

@@ -1,7 +1,5 @@
 """Every ragas metric with a judge: the right columns are sent, the right score is read, garbage is an error."""
 
-from __future__ import annotations
-
 import asyncio
 import inspect
 import json
@@ -84,7 +82,7 @@ CASES: dict[str, tuple[dict[str, Any], set[str], float]] = {
 }
 
 
-def test_every_exported_name_of_ragas_is_built_or_accounted_for() -> None:
+def test_every_exported_name_of_ragas_is_built_or_accounted_for():
     collections = ragas_judges.load_collections()
     built = {name.removeprefix("ragas.") for name in (*TYPES, *ragas_scorers.TYPES)}
     told = {"BaseMetric", "DataCompyScore", "DistanceMeasure", "MultiModalFaithfulness", "MultiModalRelevance"}
@@ -97,7 +95,7 @@ def test_every_exported_name_of_ragas_is_built_or_accounted_for() -> None:
 
 
 @pytest.mark.parametrize("metric_name", sorted(CASES))
-def test_the_columns_of_the_row_are_sent_and_the_score_is_read(metric_name: str, script, fits) -> None:
+def test_the_columns_of_the_row_are_sent_and_the_score_is_read(metric_name, script, fits):
     says, shown, value = CASES[metric_name]
     asked = script(fits(**says))
     output = Output("RESPONSE" if metric_name != "SummaryScore" else "RESPONSE" * 3)
@@ -127,21 +125,21 @@ def test_the_columns_of_the_row_are_sent_and_the_score_is_read(metric_name: str,
         ("SummaryScore", {"answers": ["2"]}),
     ],
 )
-def test_an_answer_out_of_range_is_an_error_and_no_score(metric_name: str, says: dict[str, Any], script, fits) -> None:
+def test_an_answer_out_of_range_is_an_error_and_no_score(metric_name, says, script, fits):
     score = make(f"ragas.{metric_name}", script(fits(**says)).endpoint).score(ROW, OUTPUT)
     assert score.value is None
     assert score.error is not None
     assert score.error.startswith("EngineError: ")
 
 
-def test_a_metric_whose_second_judgement_fails_does_not_score_by_the_first(script) -> None:
+def test_a_metric_whose_second_judgement_fails_does_not_score_by_the_first(script):
     # ragas itself would ask five times and then take the one rating there is.
     asked = script(['{"rating": 4}', "nonsense"])
     score = make("ragas.AnswerAccuracy", asked.endpoint).score(ROW, OUTPUT)
     assert (score.value, len(asked.requests)) == (None, 2)
 
 
-def test_the_rationale_tells_the_judges_reasons(script) -> None:
+def test_the_rationale_tells_the_judges_reasons(script):
     asked = script([
         '{"statements": ["a", "b"]}',
         json.dumps({"statements": [
@@ -152,14 +150,14 @@ def test_the_rationale_tells_the_judges_reasons(script) -> None:
     assert make("ragas.Faithfulness", asked.endpoint).score(ROW, OUTPUT) == Score(0.5, "1: said so\n0: made up")
 
 
-def test_own_rubrics_reach_the_judge_and_points_stand_in_the_rationale(script, fits) -> None:
+def test_own_rubrics_reach_the_judge_and_points_stand_in_the_rationale(script, fits):
     asked = script(fits(score=4, feedback="fine"))
     score = make("ragas.DomainSpecificRubrics", asked.endpoint, rubrics=RUBRICS).score(ROW, OUTPUT)
     assert score == Score(0.75, "4 of 5: fine")
     assert "score5_description: worth 5" in asked.requests[0].text
 
 
-def test_a_conversation_is_judged_whole_and_without_its_system_message(script, fits) -> None:
+def test_a_conversation_is_judged_whole_and_without_its_system_message(script, fits):
     turns = [
         {"role": "system", "content": "BE BRIEF"},
         {"role": "user", "content": "FIRST"},
@@ -188,15 +186,13 @@ def opposite(texts: list[str]) -> list[list[float]]:
     ],
     ids=["across", "equal", "opposite", "no numbers"],
 )
-def test_semantic_similarity_is_the_cosine_of_embeddings_and_asks_nobody(
-    embed: Any, value: float | None, problem: str
-) -> None:
+def test_semantic_similarity_is_the_cosine_of_embeddings_and_asks_nobody(embed, value, problem):
     score = TYPES["ragas.SemanticSimilarity"]("s", endpoint=NOWHERE, embed=embed).score(ROW, OUTPUT)
     assert score.value == (value if value is None else pytest.approx(value))
     assert problem in str(score.error)
 
 
-def test_one_question_is_made_unless_strictness_says_more_and_facts_alone_need_no_embeddings(script, fits) -> None:
+def test_one_question_is_made_unless_strictness_says_more_and_facts_alone_need_no_embeddings(script, fits):
     asked = script(fits(noncommittal=0))
     make("ragas.AnswerRelevancy", asked.endpoint).score(ROW, OUTPUT)
     assert len(asked.requests) == 1
@@ -207,7 +203,7 @@ def test_one_question_is_made_unless_strictness_says_more_and_facts_alone_need_n
 
 
 @pytest.mark.parametrize("metric_name", [name for name in sorted(CASES) if not name.startswith(("Agent", "Topic"))])
-def test_an_empty_output_is_the_worst_and_nobody_is_asked(metric_name: str, script) -> None:
+def test_an_empty_output_is_the_worst_and_nobody_is_asked(metric_name, script):
     asked = script("nonsense")
     score = make(f"ragas.{metric_name}", asked.endpoint).score(ROW, Output(" \n"))
 
@@ -236,7 +232,7 @@ LACKING = {
         if column in LACKING
     ],
 )
-def test_a_column_that_the_row_lacks_is_named_and_nobody_is_asked(type_name: str, column: str, script) -> None:
+def test_a_column_that_the_row_lacks_is_named_and_nobody_is_asked(type_name, column, script):
     expectations, contexts, problem = LACKING[column]
     row, asked = EvalRow("r7", ROW.inputs, expectations, contexts), script("nonsense")
     scorer = make(type_name, asked.endpoint)
@@ -245,7 +241,7 @@ def test_a_column_that_the_row_lacks_is_named_and_nobody_is_asked(type_name: str
     assert asked.requests == []
 
 
-def test_the_input_variable_may_be_named(script, fits) -> None:
+def test_the_input_variable_may_be_named(script, fits):
     asked = script(fits(rating=4))
     row = EvalRow("r1", {"question": "QUESTION", "claim": "CLAIM"}, {"answers": ["REFERENCE"]})
     make("ragas.AnswerAccuracy", asked.endpoint, input_variable="claim").score(row, OUTPUT)
@@ -283,7 +279,7 @@ def statements(*texts: str) -> str:
     return json.dumps({"statements": list(texts)})
 
 
-def test_objects_are_closed_whole_and_without_titles_and_known_fields_bounded() -> None:
+def test_objects_are_closed_whole_and_without_titles_and_known_fields_bounded():
     given = Verdicts.model_json_schema()
     schema = bounded_schema(given, {"verdict": (0, 1)}, [3, 2])
     assert given == Verdicts.model_json_schema()
@@ -309,7 +305,7 @@ def bounded(script: Any, *replies: Any) -> BoundedJudge:
         ([1, 3], verdicts(1, 1), "2 verdicts on 3 statements"),  # a length between those asked about
     ],
 )
-def test_each_statement_gets_a_verdict_of_0_or_1(asked_about: list[int], judged: str, problem: str, script) -> None:
+def test_each_statement_gets_a_verdict_of_0_or_1(asked_about, judged, problem, script):
     judge = bounded(script, *(statements(*"abc"[:n]) for n in asked_about), judged)
     for _ in asked_about:
         judge.generate("split", Statements)
@@ -319,7 +315,7 @@ def test_each_statement_gets_a_verdict_of_0_or_1(asked_about: list[int], judged:
 
 def test_an_answer_comes_as_the_model_asked_for_awaited_or_not_and_after_a_failure_nothing_more_is_asked(
     script,
-) -> None:
+):
     asked = script(['{"rating": 4}', '{"rating": 2}', "nonsense", '{"rating": 4}'])
     judge = BoundedJudge(JudgeClient(asked.endpoint), {"rating": (0, 2, 4)})
     assert judge.generate("rate", Rating) == Rating(rating=4)
@@ -331,7 +327,7 @@ def test_an_answer_comes_as_the_model_asked_for_awaited_or_not_and_after_a_failu
     assert judge.failure is not None
 
 
-def test_embeddings_are_lists_of_plain_numbers() -> None:
+def test_embeddings_are_lists_of_plain_numbers():
     import numpy as np
 
     embeddings = RagasEmbeddings(lambda texts: np.array([[len(text), 1] for text in texts], dtype=np.float32))
@@ -340,6 +336,6 @@ def test_embeddings_are_lists_of_plain_numbers() -> None:
     assert asyncio.run(embeddings.aembed_texts(["ab"])) == [[2.0, 1.0]]
 
 
-def test_reasons_of_all_answers_stand_a_line_each_with_their_verdicts() -> None:
+def test_reasons_of_all_answers_stand_a_line_each_with_their_verdicts():
     answers = [{"statements": ["a"]}, json.loads(verdicts(1, 0)), {"reason": "so", "more": {"reason": ""}}]
     assert reasons(answers) == "1: because 0\n0: because 1\nso"

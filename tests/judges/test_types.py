@@ -1,7 +1,5 @@
 """Every type of judge: made by name and endpoint without anything heavy, and nothing that it reads leads it astray."""
 
-from __future__ import annotations
-
 import json
 import os
 import secrets
@@ -29,7 +27,7 @@ from tests.judges.scripted import completion
 
 
 @pytest.mark.parametrize("type_name", sorted(TYPES))
-def test_every_type_makes_a_kept_scorer_that_bears_the_suites_name(type_name: str) -> None:
+def test_every_type_makes_a_kept_scorer_that_bears_the_suites_name(type_name):
     scorer = TYPES[type_name]("mine", endpoint=NOWHERE, embed=lambda texts: [], **NEEDED.get(type_name, {}))
     assert isinstance(scorer, KeptScorer)
     assert (scorer.name, scorer.side_by_side) == ("mine", 4)
@@ -38,7 +36,7 @@ def test_every_type_makes_a_kept_scorer_that_bears_the_suites_name(type_name: st
 
 
 @pytest.mark.parametrize("type_name", sorted(TYPES))
-def test_scores_are_kept_under_type_judge_options_and_version(type_name: str) -> None:
+def test_scores_are_kept_under_type_judge_options_and_version(type_name):
     import mlflow
 
     def identity(**options: Any) -> Any:
@@ -65,7 +63,7 @@ FAILED = [(500, {}, "{}"), (200, {}, completion("{}", "length"))]
 
 
 @pytest.mark.parametrize("type_name", ASKING)
-def test_garbage_is_an_error_of_the_first_question_and_no_score(type_name: str, script) -> None:
+def test_garbage_is_an_error_of_the_first_question_and_no_score(type_name, script):
     replies = [*GARBAGE, *FAILED]
     asked = script(replies)
     scorer = TYPES[type_name]("s", endpoint=asked.endpoint, embed=lambda _: [[1.0]], **NEEDED.get(type_name, {}))
@@ -116,7 +114,7 @@ WRONG_OPTIONS: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("type_name", "options", "problem"), WRONG_OPTIONS)
-def test_a_wrong_option_is_refused_by_its_name(type_name: str, options: dict[str, Any], problem: str) -> None:
+def test_a_wrong_option_is_refused_by_its_name(type_name, options, problem):
     given = {"embed": lambda texts: [], **NEEDED.get(type_name, {}), **options}
     with pytest.raises(UsageError) as caught:
         TYPES[type_name]("mine", endpoint=NOWHERE, **given)
@@ -158,7 +156,7 @@ def best_answer(name: str, part: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize("type_name", ASKING)
-def test_the_best_verdicts_on_the_expected_answer_give_the_best_value(type_name: str) -> None:
+def test_the_best_verdicts_on_the_expected_answer_give_the_best_value(type_name):
     def embed(texts: Any) -> Any:
         return [[1.0, 0.0] for _ in texts]
 
@@ -174,7 +172,7 @@ def test_the_best_verdicts_on_the_expected_answer_give_the_best_value(type_name:
         assert score.value == pytest.approx(best_of(judge), abs=1e-6)
 
 
-def test_names_stand_for_one_scorer_each_and_making_scorers_loads_nothing_heavy() -> None:
+def test_names_stand_for_one_scorer_each_and_making_scorers_loads_nothing_heavy():
     assert not TYPES.keys() & SCORER_TYPES.keys()
     assert TYPES.keys() >= NEEDS_EMBEDDINGS | NEEDS_NO_JUDGE
     code = (
@@ -219,7 +217,7 @@ def sent(judge: Any, text: str, answer: str) -> str:
 
 
 @pytest.mark.parametrize("type_name", ASKING)
-def test_text_that_looks_like_a_placeholder_is_shown_as_it_is(type_name: str) -> None:
+def test_text_that_looks_like_a_placeholder_is_shown_as_it_is(type_name):
     def embed(texts: Any) -> Any:
         return np.ones((len(texts), 1))
 
@@ -229,14 +227,14 @@ def test_text_that_looks_like_a_placeholder_is_shown_as_it_is(type_name: str) ->
     assert sent(judge, LOOKALIKES, "said") == plain.replace(PLAIN, LOOKALIKES)
 
 
-def test_a_judges_answer_that_looks_like_a_placeholder_is_shown_as_it_is_in_the_next_question() -> None:
+def test_a_judges_answer_that_looks_like_a_placeholder_is_shown_as_it_is_in_the_next_question():
     judge: Any = TYPES["ragas.Faithfulness"]("s", endpoint=NOWHERE)
     plain = sent(judge, "word", PLAIN)
     assert PLAIN in plain
     assert sent(judge, "word", LOOKALIKES) == plain.replace(PLAIN, LOOKALIKES)
 
 
-def test_two_answers_that_are_compared_and_a_prompts_variables_are_put_in_once_and_as_they_are() -> None:
+def test_two_answers_that_are_compared_and_a_prompts_variables_are_put_in_once_and_as_they_are():
     judge = PairJudge(NOWHERE)
     [_, question] = judge.messages(row(LOOKALIKES), f"first {LOOKALIKES}", f"second {LOOKALIKES}")
     [_, plain] = judge.messages(row(PLAIN), f"first {PLAIN}", f"second {PLAIN}")
@@ -247,7 +245,7 @@ def test_two_answers_that_are_compared_and_a_prompts_variables_are_put_in_once_a
     assert message["content"] == f"{asked} by {context}"
 
 
-def test_a_mark_that_a_value_holds_is_not_taken_for_a_brace() -> None:
+def test_a_mark_that_a_value_holds_is_not_taken_for_a_brace():
     def get_prompt(first: str, second: list[str]) -> str:
         return f"{first}|{second}"
 
@@ -300,9 +298,7 @@ def endpoint() -> Iterator[JudgeEndpoint]:
         ("ragas.ContextRecall", {}),
     ],
 )
-def test_every_verdict_is_on_the_scale_or_was_cut_off(
-    type_name: str, parameters: dict[str, Any], endpoint: JudgeEndpoint
-) -> None:
+def test_every_verdict_is_on_the_scale_or_was_cut_off(type_name, parameters, endpoint):
     score = TYPES[type_name]("s", endpoint=endpoint, **parameters).score(QUESTION, Output("It is Paris."))
 
     if score.error is None:

@@ -1,7 +1,5 @@
 """A made-up fortnight of rentals in both shapes they come in, and made-up rows to train on."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

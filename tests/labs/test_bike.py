@@ -1,9 +1,5 @@
 """The bike lab: who may see which hours, its models, and what a challenger must show."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,9 +11,8 @@ from labs.bike.models import BASELINE, BOOSTING, judge_challenger, train_challen
 from labs.bike.splits import SCHEMA, first_split, labelled, month_rows
 from labs.data import LabData, QualityReport
 from labs.sources import FetchedData
-from labs.training import Candidate, Trained, best_of
+from labs.training import Trained, best_of
 from llmops.errors import UsageError
-from llmops.settings import Settings
 from llmops.tabular import columns_of
 from llmops.tabular.model import TabularModel
 from llmops.tabular.storage import read_estimator
@@ -51,19 +46,19 @@ def years(tmp_path_factory: pytest.TempPathFactory) -> LabData:
     return LabData(table[list(COLUMNS)], quality, fetched)
 
 
-def test_nothing_of_the_count_itself_is_read() -> None:
+def test_nothing_of_the_count_itself_is_read():
     assert not {"casual", "registered", "count", "date"} & set(SCHEMA.names)
     assert set(splits.WORKSHOP_COLUMNS) < set(SCHEMA.names)
 
 
-def test_a_row_of_the_table_is_a_row_of_a_request(years: LabData) -> None:
+def test_a_row_of_the_table_is_a_row_of_a_request(years):
     rows = labelled(years.table, "all", "made up")
     columns = columns_of(SCHEMA, rows.rows())
     assert {name: column.tolist() for name, column in columns.items()} == rows.features.to_dict("list")
     assert [column.dtype for column in columns.values()] == rows.features.dtypes.tolist()
 
 
-def test_hours_are_named_and_days_are_clusters(years: LabData) -> None:
+def test_hours_are_named_and_days_are_clusters(years):
     rows = labelled(years.table, "all", "made up")
     assert rows.ids[:2] == ("2011-04-01T03", "2011-04-01T08")
     assert rows.clusters[3:5] == ("2011-04-01", "2011-04-02")
@@ -73,14 +68,14 @@ def test_hours_are_named_and_days_are_clusters(years: LabData) -> None:
     assert rows.truth.tolist() == years.table["count"].tolist()
 
 
-def test_the_first_split_is_by_time(years: LabData) -> None:
+def test_the_first_split_is_by_time(years):
     split = first_split(years.table, "made up")
     named = [part.name for part in (split.training, split.holdout)]
     assert named == ["bike 2011-04-01 to 2011-10-31", "bike 2011-11-01 to 2011-12-31"]
     assert max(split.training.clusters) < min(split.holdout.clusters)
 
 
-def test_each_fold_judges_later_months_than_it_fits_on(years: LabData) -> None:
+def test_each_fold_judges_later_months_than_it_fits_on(years):
     training = first_split(years.table, "made up").training
     found = splits.folds(training)
     judged = [sorted({training.clusters[i][:7] for i in judge_on}) for _, judge_on in found]
@@ -89,13 +84,13 @@ def test_each_fold_judges_later_months_than_it_fits_on(years: LabData) -> None:
         assert max(training.clusters[i] for i in fit_on) < min(training.clusters[i] for i in judge_on)
 
 
-def test_the_replay_is_every_month_of_2012(years: LabData) -> None:
+def test_the_replay_is_every_month_of_2012(years):
     assert splits.replay_months(years.table) == ("2012-01", "2012-02", "2012-03")
     rows = month_rows(years.table, "2012-02", "made up")
     assert (rows.clusters[0], rows.clusters[-1], len(rows)) == ("2012-02-01", "2012-02-29", 29 * 4)
 
 
-def test_a_challenger_sees_all_but_the_last_days_of_the_month(years: LabData) -> None:
+def test_a_challenger_sees_all_but_the_last_days_of_the_month(years):
     split = splits.split_until(years.table, "2012-02", "made up")
     assert (split.training.clusters[-1], split.holdout.clusters[0]) == ("2012-02-19", "2012-02-20")
     assert (split.holdout.clusters[-1], len(set(split.holdout.clusters))) == ("2012-02-29", 10)
@@ -103,7 +98,7 @@ def test_a_challenger_sees_all_but_the_last_days_of_the_month(years: LabData) ->
 
 
 @pytest.mark.parametrize("month", ["2013-01", "2012-13", "January"])
-def test_a_month_that_is_not_there_is_a_usage_error(years: LabData, month: str) -> None:
+def test_a_month_that_is_not_there_is_a_usage_error(years, month):
     with pytest.raises(UsageError):
         month_rows(years.table, month, "made up")
     with pytest.raises(UsageError, match="no hour from 2012-01-01 up to 2012-01-01"):
@@ -111,9 +106,7 @@ def test_a_month_that_is_not_there_is_a_usage_error(years: LabData, month: str) 
 
 
 @pytest.mark.parametrize("candidate", models.CANDIDATES, ids=lambda candidate: candidate.name)
-def test_every_candidate_is_written_without_pickle_and_predicts_the_same_from_rows(
-    years: LabData, candidate: Candidate, tmp_path: Path
-) -> None:
+def test_every_candidate_is_written_without_pickle_and_predicts_the_same_from_rows(years, candidate, tmp_path):
     model = train_on(first_split(years.table, "made up"), candidate, SMALL[candidate.name])
     dump(model.estimator, tmp_path / "model.skops")
     served = TabularModel(read_estimator(tmp_path / "model.skops"), SCHEMA)
@@ -123,14 +116,14 @@ def test_every_candidate_is_written_without_pickle_and_predicts_the_same_from_ro
     assert (model.predictions > -1).all()
 
 
-def test_the_forest_reads_the_workshops_columns_alone(years: LabData) -> None:
+def test_the_forest_reads_the_workshops_columns_alone(years):
     model = train_on(first_split(years.table, "made up"), BASELINE, SMALL["forest"])
     assert model.estimator[-1].n_features_in_ == len(splits.WORKSHOP_COLUMNS) == 10
     later = model.holdout.features.assign(year=2012)
     assert np.allclose(model.estimator.predict(later), model.predictions)
 
 
-def test_the_grids_are_the_workshops_and_ours_and_the_gate_asks_for_a_smaller_error() -> None:
+def test_the_grids_are_the_workshops_and_ours_and_the_gate_asks_for_a_smaller_error():
     assert len(list(BASELINE.combinations())) * len(BASELINE.sizes) == 16
     assert [each.growing for each in models.CANDIDATES] == ["n_estimators", None, "max_iter"]
     assert models.RULES.primary in {scorer.name for scorer in models.SCORERS}
@@ -145,7 +138,7 @@ def relative_error(model: Trained, data: LabData, month: str) -> float:
     return models.evaluate(rows, model.estimator.predict(rows.features))["relative_error"].value
 
 
-def test_a_challenger_that_saw_the_new_level_beats_the_champion_at_the_gate(years: LabData) -> None:
+def test_a_challenger_that_saw_the_new_level_beats_the_champion_at_the_gate(years):
     champion = train_on(first_split(years.table, "made up"), BOOSTING, PARAMETERS)
     assert judge_challenger(("bike@1", champion.predictions), None, champion.holdout).passed
     challenger = train_challenger(years, "2012-01", BOOSTING, PARAMETERS)
@@ -155,7 +148,7 @@ def test_a_challenger_that_saw_the_new_level_beats_the_champion_at_the_gate(year
     assert relative_error(challenger, years, "2012-02") < relative_error(champion, years, "2012-02") / 1.5
 
 
-def test_a_model_is_no_better_than_itself_and_needs_data_of_its_month(years: LabData) -> None:
+def test_a_model_is_no_better_than_itself_and_needs_data_of_its_month(years):
     model = train_challenger(years, "2012-01", BOOSTING, PARAMETERS)
     same = judge_challenger(("b", model.predictions), ("a", model.predictions), model.holdout)
     assert same.verdict.verdict == "inconclusive"
@@ -165,8 +158,8 @@ def test_a_model_is_no_better_than_itself_and_needs_data_of_its_month(years: Lab
 
 @pytest.mark.slow
 def test_on_the_real_rentals_ours_beats_the_workshops_forest_and_retraining_lowers_the_error(
-    settings: Settings,
-) -> None:
+    settings,
+):
     data = load_bike(settings)
     found = models.train_first(data)
     forest, best = found[0], best_of(found)

@@ -1,6 +1,4 @@
-from __future__ import annotations
-
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -8,8 +6,7 @@ import pytest
 from labs.bike.data import CATALOGUE, COLUMNS, UCI, clean, load_bike, read_rentals
 from labs.data import Finding
 from llmops.errors import BadFile
-from llmops.settings import Settings
-from tests.labs.conftest import Row, WriteCsv, catalogue_row, uci_rows
+from tests.labs.conftest import catalogue_row, uci_rows
 
 SHARED = Path(__file__).parents[3] / "shared/data/bike_hour.csv"
 
@@ -18,7 +15,7 @@ def counts(findings: Sequence[Finding]) -> dict[tuple[str, str | None], int]:
     return {(f.kind, f.column): f.count for f in findings}
 
 
-def test_uci_rows_in_order_need_nothing_done(write_csv: WriteCsv) -> None:
+def test_uci_rows_in_order_need_nothing_done(write_csv):
     table, rows_read, findings = clean(write_csv(uci_rows()))
     assert list(table.columns) == list(COLUMNS)
     assert (len(table), rows_read) == (42, 42)
@@ -27,7 +24,7 @@ def test_uci_rows_in_order_need_nothing_done(write_csv: WriteCsv) -> None:
     assert table.loc[0, ["year", "month", "weekday", "hour"]].tolist() == [2011, 1, 6, 3]
 
 
-def test_shuffled_rows_with_holes_become_the_same_table_and_every_repair_is_counted(write_csv: WriteCsv) -> None:
+def test_shuffled_rows_with_holes_become_the_same_table_and_every_repair_is_counted(write_csv):
     rows = uci_rows()
     expected, _, _ = clean(write_csv(rows))
     broken = [catalogue_row(row) for row in rows]
@@ -41,7 +38,7 @@ def test_shuffled_rows_with_holes_become_the_same_table_and_every_repair_is_coun
     assert counts(findings)[("repaired", None)] == 42
 
 
-def test_missing_weather_is_that_of_the_hour_before_and_never_of_the_one_after(write_csv: WriteCsv) -> None:
+def test_missing_weather_is_that_of_the_hour_before_and_never_of_the_one_after(write_csv):
     rows = uci_rows()
     for number in (3, 4, 5):  # the second day
         rows[number] |= {"weathersit": "", "temp": ""}
@@ -73,9 +70,7 @@ WITHOUT_WEATHER = {"weathersit": ""}
         ({3: {"workingday": "1"}}, 42, {("suspect", "workingday"): 1}),
     ],
 )  # fmt: skip
-def test_what_was_done_to_rows_is_counted(
-    write_csv: WriteCsv, change: dict[int, Row], kept: int, found: dict[tuple[str, str | None], int]
-) -> None:
+def test_what_was_done_to_rows_is_counted(write_csv, change, kept, found):
     rows = uci_rows()
     for number, values in change.items():
         rows[number] |= values
@@ -86,7 +81,7 @@ def test_what_was_done_to_rows_is_counted(
     assert table.loc[0, "weekday"] == 6
 
 
-def test_two_rows_of_one_hour_that_differ_are_an_error(write_csv: WriteCsv) -> None:
+def test_two_rows_of_one_hour_that_differ_are_an_error(write_csv):
     rows = [*uci_rows(), {**uci_rows()[3], "temp": "0.99"}]
     with pytest.raises(BadFile, match=r"rentals\.csv:44: hour: another row of 2011-01-02, hour 3$"):
         clean(write_csv(rows))
@@ -102,7 +97,7 @@ def test_two_rows_of_one_hour_that_differ_are_an_error(write_csv: WriteCsv) -> N
         ({"cnt": "7"}, "count must be the sum of casual and registered"),
     ],
 )
-def test_a_row_that_cannot_be_is_named_by_its_line(write_csv: WriteCsv, change: Row, problem: str) -> None:
+def test_a_row_that_cannot_be_is_named_by_its_line(write_csv, change, problem):
     rows = uci_rows()
     rows[7] |= change
     with pytest.raises(BadFile) as caught:
@@ -111,12 +106,12 @@ def test_a_row_that_cannot_be_is_named_by_its_line(write_csv: WriteCsv, change: 
 
 
 @pytest.mark.parametrize("column", ["cnt", "temp"])
-def test_a_file_without_one_whole_row_is_an_error(write_csv: WriteCsv, column: str) -> None:
+def test_a_file_without_one_whole_row_is_an_error(write_csv, column):
     with pytest.raises(BadFile, match="holds no row with"):
         clean(write_csv([{**row, column: ""} for row in uci_rows()]))
 
 
-def test_the_report_says_where_the_data_is_from(write_csv: WriteCsv, settings: Settings) -> None:
+def test_the_report_says_where_the_data_is_from(write_csv, settings):
     path = write_csv(uci_rows())
     data = load_bike(settings, f"file:{path}")
     assert data.quality.source == f"file:{path}"
@@ -127,7 +122,7 @@ def test_the_report_says_where_the_data_is_from(write_csv: WriteCsv, settings: S
 
 @pytest.mark.slow
 @pytest.mark.skipif(not SHARED.exists(), reason="UCI's hour.csv is not here")
-def test_the_catalogue_and_uci_give_the_same_table(settings: Settings) -> None:
+def test_the_catalogue_and_uci_give_the_same_table(settings):
     uci, catalogue = load_bike(settings, f"file:{SHARED}"), load_bike(settings)
     assert len(uci.table) == len(catalogue.table) == 17_379
     same = [name for name in COLUMNS if name != "weathersit"]
@@ -138,7 +133,7 @@ def test_the_catalogue_and_uci_give_the_same_table(settings: Settings) -> None:
     assert not {kind for kind, _ in counts(uci.quality.findings)} & {"imputed", "repaired", "dropped"}
 
 
-def test_both_shapes_hold_the_same_numbers(write_csv: WriteCsv) -> None:
+def test_both_shapes_hold_the_same_numbers(write_csv):
     rows = uci_rows()
     uci = read_rentals(write_csv(rows))
     catalogue = read_rentals(write_csv([catalogue_row(row) for row in rows]))
@@ -146,7 +141,7 @@ def test_both_shapes_hold_the_same_numbers(write_csv: WriteCsv) -> None:
     assert uci.equals(catalogue)
 
 
-def test_lines_are_those_of_the_file_and_empty_values_are_missing(write_csv: WriteCsv) -> None:
+def test_lines_are_those_of_the_file_and_empty_values_are_missing(write_csv):
     rows = [catalogue_row(row) for row in uci_rows()]
     rows[3] |= {"weekday": "", "weathersit": "", "temp": ""}
     table = read_rentals(write_csv(rows))
@@ -172,9 +167,7 @@ def test_lines_are_those_of_the_file_and_empty_values_are_missing(write_csv: Wri
         (catalogue_row, "holiday", "0", "holiday: must be Yes or No, not '0'"),
     ],
 )
-def test_a_value_that_cannot_be_read_is_named_with_line_and_field(
-    write_csv: WriteCsv, shape: Callable[[Row], Row], column: str, text: str, problem: str
-) -> None:
+def test_a_value_that_cannot_be_read_is_named_with_line_and_field(write_csv, shape, column, text, problem):
     rows = [shape(row) for row in uci_rows()]
     rows[4][column] = text
     with pytest.raises(BadFile) as caught:
@@ -182,6 +175,6 @@ def test_a_value_that_cannot_be_read_is_named_with_line_and_field(
     assert f"rentals.csv:6: {problem}" in str(caught.value)
 
 
-def test_a_file_of_another_kind_names_what_it_lacks(write_csv: WriteCsv) -> None:
+def test_a_file_of_another_kind_names_what_it_lacks(write_csv):
     with pytest.raises(BadFile, match="has no column 'dteday', 'hr'"):
         read_rentals(write_csv([{"date": "2011-01-01"}]))

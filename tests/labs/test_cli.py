@@ -1,7 +1,5 @@
 """How `llmops lab` tells of an alarm; and labs as a whole: minutes, on real data and a real gateway."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

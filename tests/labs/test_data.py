@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -39,7 +37,7 @@ def hours(hours: list[int], counts: list[int], lines: list[int]) -> pd.DataFrame
     return pd.DataFrame({"hour": hours, "count": counts}, index=pd.Index(lines, name="line"))
 
 
-def test_a_table_is_checked_and_its_first_bad_line_is_named_whatever_the_order() -> None:
+def test_a_table_is_checked_and_its_first_bad_line_is_named_whatever_the_order():
     sound = hours([0, 23], [5, 7], [2, 3])
     assert check_table(PATH, sound, SCHEMA).equals(sound)
     with pytest.raises(BadFile) as caught:
@@ -58,7 +56,7 @@ def written(tmp_path: Path, content: bytes) -> Path:
     return path
 
 
-def test_values_stay_text_rows_know_their_line_and_columns_can_be_named(tmp_path: Path) -> None:
+def test_values_stay_text_rows_know_their_line_and_columns_can_be_named(tmp_path):
     table = read_columns(written(tmp_path, b'\xef\xbb\xbfa,b\r\n007,"x\ny"\r\n\r\n,2\r\n'))
     assert table.to_dict("list") == {"a": ["007", ""], "b": ["x\ny", "2"]}
     assert table.index.tolist() == [3, 5]  # the last line of each
@@ -78,7 +76,7 @@ def test_values_stay_text_rows_know_their_line_and_columns_can_be_named(tmp_path
         (b'a,b\n1,"2\n', "data.csv:2: no CSV: "),
     ],
 )
-def test_what_is_no_table_is_named_with_its_line(tmp_path: Path, content: bytes, problem: str) -> None:
+def test_what_is_no_table_is_named_with_its_line(tmp_path, content, problem):
     with pytest.raises(BadFile) as caught:
         read_columns(written(tmp_path, content))
     assert problem in str(caught.value)
@@ -86,7 +84,7 @@ def test_what_is_no_table_is_named_with_its_line(tmp_path: Path, content: bytes,
         read_columns(tmp_path)
 
 
-def test_the_first_value_that_cannot_be_converted_is_named_and_empty_ones_are_missing(tmp_path: Path) -> None:
+def test_the_first_value_that_cannot_be_converted_is_named_and_empty_ones_are_missing(tmp_path):
     path = written(tmp_path, b'a\n1\n""\nsix\nseven\n')
     with pytest.raises(BadFile, match=r"data\.csv:4: a: must be a whole number, not 'six'"):
         converted(path, read_columns(path)["a"], int, "a whole number")
@@ -98,7 +96,7 @@ def test_the_first_value_that_cannot_be_converted_is_named_and_empty_ones_are_mi
     assert nothing.dtype == "float64"
 
 
-def test_numbers_are_finite() -> None:
+def test_numbers_are_finite():
     assert finite("1.5") == 1.5
     for text in ("inf", "nan", "mild"):
         with pytest.raises(ValueError, match=r"."):
@@ -112,7 +110,7 @@ def rentals(tmp_path: Path, settings: Settings) -> LabData:
     return load_data("bike", lambda _path: (table, 5, findings), settings, f"file:{written(tmp_path, b'')}")
 
 
-def test_data_comes_with_a_report_as_json_and_as_a_page_with_a_profile_of_each_column(rentals: LabData) -> None:
+def test_data_comes_with_a_report_as_json_and_as_a_page_with_a_profile_of_each_column(rentals):
     values = json.loads(json.dumps(rentals.quality.to_json()))
     assert values["findings"][1] == {"kind": "imputed", "column": "x", "count": 3, "what": "empty"}
     assert (values["source"], values["sha256"]) == (rentals.fetched.source, rentals.fetched.sha256)
@@ -127,12 +125,12 @@ def test_data_comes_with_a_report_as_json_and_as_a_page_with_a_profile_of_each_c
     assert (none.missing, none.lowest) == (3, None)
 
 
-def test_nothing_found_is_no_finding() -> None:
+def test_nothing_found_is_no_finding():
     assert found("missing", "x", 0, "hours") == []
     assert found("missing", "x", 3, "hours") == [Finding("missing", "x", 3, "hours")]
 
 
-def test_equal_rows_have_equal_hashes_and_any_change_another() -> None:
+def test_equal_rows_have_equal_hashes_and_any_change_another():
     rows = numbers()
     assert rows.sha256 == numbers().sha256
     assert rows.take("first", range(len(rows))).sha256 == rows.sha256  # the name is not content
@@ -140,7 +138,7 @@ def test_equal_rows_have_equal_hashes_and_any_change_another() -> None:
     assert numbers(seed=1).sha256 != rows.sha256
 
 
-def test_taking_rows_keeps_everything_that_belongs_to_each() -> None:
+def test_taking_rows_keeps_everything_that_belongs_to_each():
     rows = numbers()
     taken = rows.take("two", np.asarray([7, 0]))
     assert (taken.name, len(taken), taken.ids, taken.clusters) == ("two", 2, ("row-7", "row-0"), ("day 1", "day 0"))
@@ -149,7 +147,7 @@ def test_taking_rows_keeps_everything_that_belongs_to_each() -> None:
     assert taken.tags["part"] == (rows.tags["part"][7], rows.tags["part"][0])
 
 
-def test_a_request_holds_plain_values_and_the_monitor_gets_predictions_truth_and_blocks() -> None:
+def test_a_request_holds_plain_values_and_the_monitor_gets_predictions_truth_and_blocks():
     first = numbers().rows()[0]
     assert [type(value) for value in first.values()] == [int, float]
     assert list(first) == ["a", "b"]
@@ -160,7 +158,7 @@ def test_a_request_holds_plain_values_and_the_monitor_gets_predictions_truth_and
     assert frame["block"].nunique() == 2
 
 
-def test_parts_are_joined_in_order() -> None:
+def test_parts_are_joined_in_order():
     first, second = numbers(6, seed=1), numbers(6, seed=2)
     both = joined("both", [first, second])
     assert (both.name, len(both), both.ids) == ("both", 12, first.ids + second.ids)

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -40,7 +38,7 @@ def errors_of_days(seed: int, days: int = 10) -> np.ndarray:
     return np.repeat(generator.standard_normal(days), 24) * 10 + generator.standard_normal(24 * days)
 
 
-def test_metrics_are_the_usual_ones() -> None:
+def test_metrics_are_the_usual_ones():
     truth = np.asarray([3.0, 5.0, 10.0, 2.0])
     predictions = np.asarray([2.0, 5.0, 14.0, 2.0])
     found = regression_metrics(truth, predictions, ["a", "a", "b", "b"])
@@ -51,13 +49,13 @@ def test_metrics_are_the_usual_ones() -> None:
 
 
 @given(st.integers(0, 50))
-def test_every_interval_holds_its_value(seed: int) -> None:
+def test_every_interval_holds_its_value(seed):
     truth = np.random.default_rng(seed).integers(1, 50, 240)
     for metric in regression_metrics(truth, truth + errors_of_days(seed), DAYS).values():
         assert metric.ci95[0] <= metric.value <= metric.ci95[1]
 
 
-def test_hours_of_a_day_count_as_one() -> None:
+def test_hours_of_a_day_count_as_one():
     truth = np.full(240, 20.0)
     predictions = truth + errors_of_days(3)
     of_days = regression_metrics(truth, predictions, DAYS)["mae"]
@@ -66,7 +64,7 @@ def test_hours_of_a_day_count_as_one() -> None:
     assert of_days.ci95[1] - of_days.ci95[0] > 2 * (of_hours.ci95[1] - of_hours.ci95[0])
 
 
-def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
+def test_intervals_hold_the_truth_about_as_often_as_they_say():
     # E|error| of the two normals together; 10 days each time.
     true = math.sqrt(2 / math.pi * 101)
     held = 0
@@ -89,15 +87,13 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
         (np.zeros(48), 0, "relative_error", 0.0, (0.0, 0.0)),
     ],
 )
-def test_metrics_of_perfect_predictions_and_of_a_truth_that_never_changes(
-    truth: np.ndarray, off: float, metric: str, value: float, ends: tuple[float | None, float | None]
-) -> None:
+def test_metrics_of_perfect_predictions_and_of_a_truth_that_never_changes(truth, off, metric, value, ends):
     found = regression_metrics(truth, truth + off, DAYS[: len(truth)])[metric]
     assert found.value == value
     assert all(wanted in (None, end) for wanted, end in zip(ends, found.ci95, strict=True))
 
 
-def test_classes_are_judged_by_accuracy_and_macro_f1() -> None:
+def test_classes_are_judged_by_accuracy_and_macro_f1():
     truth = ["a"] * 10 + ["b"] * 10 + ["c"] * 5
     claimed = ["a"] * 9 + ["b"] + ["b"] * 10 + ["c"] * 3 + ["a"] * 2
     found = classification_metrics(truth, claimed)
@@ -108,7 +104,7 @@ def test_classes_are_judged_by_accuracy_and_macro_f1() -> None:
     assert error_rate(np.asarray(truth), np.asarray(claimed)) == pytest.approx(3 / 25)
 
 
-def test_bottles_of_one_wine_count_as_one() -> None:
+def test_bottles_of_one_wine_count_as_one():
     truth, claimed = ["a", "b"] * 30, (["a", "b"] * 5 + ["b", "b"] * 1) * 5
     wines = [f"wine {i % 6}" for i in range(60)]
     alone, shared = classification_metrics(truth, claimed), classification_metrics(truth, claimed, wines)
@@ -116,7 +112,7 @@ def test_bottles_of_one_wine_count_as_one() -> None:
     assert shared["accuracy"].ci95[0] < alone["accuracy"].ci95[0]
 
 
-def test_the_same_predictions_give_the_same_intervals_which_become_numbers_of_their_own() -> None:
+def test_the_same_predictions_give_the_same_intervals_which_become_numbers_of_their_own():
     truth = np.arange(1.0, 241.0)
     assert regression_metrics(truth, truth + 1, DAYS) == regression_metrics(truth, truth + 1, DAYS)
     assert numbers({"rmse": Estimate(2.0, (1.0, 4.0))}) == {"rmse": 2.0, "rmse_low": 1.0, "rmse_high": 4.0}
@@ -130,14 +126,14 @@ BY_DAY = 2 + np.repeat(np.random.default_rng(0).choice([-0.5, 0.5], 20), 6)
     ("challenger", "champion", "verdict"),
     [(1, 2, "pass"), (2, 1, "fail"), (BY_DAY, 2, "inconclusive"), (4, None, "pass"), (6, None, "fail")],
 )
-def test_the_gate_asks_for_a_smaller_error_and_without_a_champion_for_its_limits(challenger, champion, verdict) -> None:
+def test_the_gate_asks_for_a_smaller_error_and_without_a_champion_for_its_limits(challenger, champion, verdict):
     other = None if champion is None else ("a", said(ROWS, champion))
     found = judge(("b", ROWS.truth + challenger), other, ROWS, SCORERS, RULES)
     assert (found.verdict.verdict, found.passed) == (verdict, verdict == "pass")
     assert (found.comparison is None) == (found.to_json()["comparison"] is None) == (champion is None)
 
 
-def test_rows_are_compared_by_days_and_in_slices() -> None:
+def test_rows_are_compared_by_days_and_in_slices():
     found = judge(("b", said(ROWS, 1)), ("a", said(ROWS, 2)), ROWS, SCORERS, RULES)
     assert found.comparison is not None
     metric = found.comparison.metrics["absolute_error"]
@@ -147,7 +143,7 @@ def test_rows_are_compared_by_days_and_in_slices() -> None:
     assert sorted(found.comparison.slices) == ["part=high", "part=low"]  # days are none
 
 
-def test_a_row_is_kept_with_what_was_said_of_it_and_predictions_for_other_rows_are_refused() -> None:
+def test_a_row_is_kept_with_what_was_said_of_it_and_predictions_for_other_rows_are_refused():
     first = row_results(ROWS, said(ROWS, 1), SCORERS)[0]
     assert dict(first.row.inputs) == {**ROWS.rows()[0], "cluster": "day 0"}
     assert float(first.output.text) == ROWS.truth[0] + 1
@@ -165,6 +161,6 @@ def test_a_row_is_kept_with_what_was_said_of_it_and_predictions_for_other_rows_a
         (CORRECT, "class_1", "class_0", False, "class_0", True),
     ],
 )
-def test_scores_of_one_prediction(scorer, truth, said, value, label, higher_is_better) -> None:
+def test_scores_of_one_prediction(scorer, truth, said, value, label, higher_is_better):
     found = scorer.score(EvalRow("1", {"hour": 3}, {"expected_response": truth}), Output(said))
     assert (found.value, found.label, scorer.higher_is_better) == (value, label, higher_is_better)

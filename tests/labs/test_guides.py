@@ -1,7 +1,5 @@
 """The guides of the labs can be followed, word by word, on the page and as notebooks."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex
@@ -34,14 +32,14 @@ def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
-def test_the_notebook_is_valid_and_has_no_outputs(lab: str) -> None:
+def test_the_notebook_is_valid_and_has_no_outputs(lab):
     made = nbformat.reads(notebook(guide(lab)), as_version=4)
     nbformat.validate(made)
     assert len({cell.id for cell in made.cells}) == len(made.cells)
     assert all(not cell.outputs and cell.execution_count is None for cell in made.cells if cell.cell_type == "code")
 
 
-def test_every_exercise_has_a_solution_and_three_or_more_there_are(lab: str) -> None:
+def test_every_exercise_has_a_solution_and_three_or_more_there_are(lab):
     exercises = re.split(r"^### Exercise \d+: ", guide(lab).read_text("utf-8"), flags=re.MULTILINE)[1:]
     assert len(exercises) >= 3
     for exercise in exercises:
@@ -51,7 +49,7 @@ def test_every_exercise_has_a_solution_and_three_or_more_there_are(lab: str) -> 
         assert solution.rstrip().endswith("</details>"), task
 
 
-def test_every_command_of_a_guide_exists(lab: str) -> None:
+def test_every_command_of_a_guide_exists(lab):
     text = guide(lab).read_text("utf-8")
     commands = [
         line for kind in ("bash", "console") for block in blocks(text, kind) for line in _COMMAND.findall(block)
@@ -62,7 +60,7 @@ def test_every_command_of_a_guide_exists(lab: str) -> None:
         assert asked.exit_code == 0, f"llmops {line}: {asked.output}"
 
 
-def test_python_compiles_and_the_five_parts_come_in_order(lab: str) -> None:
+def test_python_compiles_and_the_five_parts_come_in_order(lab):
     text = guide(lab).read_text("utf-8")
     for number, block in enumerate(blocks(text, "python"), start=1):
         compile(block, f"{lab}.md, block {number}", "exec")
@@ -70,7 +68,7 @@ def test_python_compiles_and_the_five_parts_come_in_order(lab: str) -> None:
     assert parts == ["Data", "Model", "Deploy", "Monitor", "Automate"]
 
 
-def test_text_python_and_commands_become_cells_and_other_blocks_stay_text() -> None:
+def test_text_python_and_commands_become_cells_and_other_blocks_stay_text():
     text = (
         "# Lab\n\n```python\nx = 1\n```\n\n```\noutput\n```\n```bash\nllmops lab bike\nllmops audit verify\n```\n"
         "<details>\n<summary>Solution</summary>\n\n```python\nx + 1\n```\n\n</details>\n\n"
@@ -90,7 +88,7 @@ def test_text_python_and_commands_become_cells_and_other_blocks_stay_text() -> N
 
 
 @pytest.mark.slow
-def test_python_runs_from_top_to_bottom_and_prints_what_the_guide_shows(lab: str, tmp_path: Path) -> None:
+def test_python_runs_from_top_to_bottom_and_prints_what_the_guide_shows(lab, tmp_path):
     text = guide(lab).read_text("utf-8")
     program = tmp_path / "guide.py"
     program.write_text("\n".join(blocks(text, "python")), encoding="utf-8")
@@ -104,7 +102,7 @@ def test_python_runs_from_top_to_bottom_and_prints_what_the_guide_shows(lab: str
 
 
 @pytest.mark.slow
-def test_the_notebook_executes(lab: str, tmp_path: Path) -> None:
+def test_the_notebook_executes(lab, tmp_path):
     source = tmp_path / f"{lab}.ipynb"
     source.write_text(notebook(guide(lab)), encoding="utf-8")
     outputs = outputs_of(source, environment(tmp_path))

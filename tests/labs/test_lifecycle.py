@@ -1,7 +1,5 @@
 """What follows what in a lab, as a pipeline and by hand: alarms, promotions, a gate that says no."""
 
-from __future__ import annotations
-
 import pytest
 
 from labs import lifecycle

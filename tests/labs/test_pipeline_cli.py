@@ -1,7 +1,5 @@
 """`llmops pipeline`: run, list, show, schedule."""
 
-from __future__ import annotations
-
 import signal
 import subprocess
 import sys
@@ -17,7 +15,6 @@ from llmops.cli.output import json_values
 from llmops.recording.pipelines import find_pipeline_run
 from llmops.registry import Registry
 from llmops.settings import Settings
-from tests.command_line import Run
 from tests.registered_home import prompt_text, register_tiny, write_suite
 
 GIVEN = ("--set", "suite=sums", "--set", "app=helper")
@@ -36,7 +33,7 @@ def lifecycle(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return prompts / "qa"
 
 
-def test_a_cycle_runs_goes_on_and_is_told(llmops: Run, home: Path, lifecycle: Path) -> None:
+def test_a_cycle_runs_goes_on_and_is_told(llmops, home, lifecycle):
     failed = llmops("pipeline", "run", "llm", "--cycle", "a", "--set", "suite=nothing")
     assert failed.code == 3
     assert "llm@a: step register: " in failed.err
@@ -72,7 +69,7 @@ def test_a_cycle_runs_goes_on_and_is_told(llmops: Run, home: Path, lifecycle: Pa
     assert [run.info.status for run in recorded if run] == ["FAILED", "FINISHED", "FINISHED"]
 
 
-def test_inputs_are_json_or_text_and_what_cannot_be_asked_for_is_named(llmops: Run) -> None:
+def test_inputs_are_json_or_text_and_what_cannot_be_asked_for_is_named(llmops):
     assert json_values("--set", ["a=1", "b=10%", 'c={"d": [true]}', "e=", "f=x=y"]) == {
         "a": 1, "b": "10%", "c": {"d": [True]}, "e": "", "f": "x=y"
     }  # fmt: skip
@@ -92,15 +89,13 @@ def test_inputs_are_json_or_text_and_what_cannot_be_asked_for_is_named(llmops: R
     assert (unknown.code, "no run llm@never" in unknown.err) == (3, True)
 
 
-def test_nothing_was_run_yet(llmops: Run, home: Path) -> None:
+def test_nothing_was_run_yet(llmops, home):
     assert llmops("pipeline", "list", "--json").json["runs"] == []
     assert not (home / "pipelines.db").exists()
 
 
 @pytest.mark.slow
-def test_a_printed_crontab_line_runs_with_nothing_in_its_environment(
-    llmops: Run, home: Path, lifecycle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_printed_crontab_line_runs_with_nothing_in_its_environment(llmops, home, lifecycle, monkeypatch):
     monkeypatch.setenv("LLMOPS_REDIS_URL", "redis://:hidden@127.0.0.1:1/0")
     monkeypatch.setenv("LLMOPS_JUDGE_KEY_VARIABLE", "MY_JUDGES_KEY")
     monkeypatch.setenv("MY_JUDGES_KEY", "sk-hidden")
@@ -120,7 +115,7 @@ def test_a_printed_crontab_line_runs_with_nothing_in_its_environment(
     assert run["result"]["outcome"] == "promoted"
 
 
-def test_a_schedule_is_printed_for_kubernetes(llmops: Run, home: Path) -> None:
+def test_a_schedule_is_printed_for_kubernetes(llmops, home):
     job = llmops("pipeline", "schedule", "llm", "--cron", "0 3 * * 1", *GIVEN, "--print-cronjob", "--json").json
     manifest = yaml.safe_load(job["text"])
     assert manifest["spec"]["schedule"] == job["cron"] == "0 3 * * 1"
@@ -144,7 +139,7 @@ def in_the_background(*arguments: str) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.slow
-def test_a_scheduler_first_goes_on_with_what_was_interrupted_and_ends_at_ctrl_c(llmops: Run, lifecycle: Path) -> None:
+def test_a_scheduler_first_goes_on_with_what_was_interrupted_and_ends_at_ctrl_c(llmops, lifecycle):
     assert llmops("pipeline", "run", "llm", "--cycle", "a", *GIVEN).code == 0
     (lifecycle / "v2.md").write_text(prompt_text("Be kind."))
 

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import io
 import json
 from pathlib import Path
@@ -51,7 +49,7 @@ def png(figure: Any) -> bytes:
     return picture.getvalue()
 
 
-def test_a_regression_is_shown_by_its_errors_and_what_they_depend_on() -> None:
+def test_a_regression_is_shown_by_its_errors_and_what_they_depend_on():
     drawn = figures(regression())
     assert sorted(drawn) == ["feature_importance.png", "predicted_vs_true.png", "residuals.png"]
     assert all(png(figure).startswith(b"\x89PNG") for figure in drawn.values())
@@ -59,7 +57,7 @@ def test_a_regression_is_shown_by_its_errors_and_what_they_depend_on() -> None:
     assert bars == ["b", "a"]  # the most important on top
 
 
-def test_a_classification_is_shown_by_its_confusions() -> None:
+def test_a_classification_is_shown_by_its_confusions():
     drawn = figures(classification())
     assert sorted(drawn) == ["confusion.png", "feature_importance.png"]
     assert [label.get_text() for label in drawn["confusion.png"].axes[0].get_yticklabels()] == ["few", "many"]
@@ -73,9 +71,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store(Settings(home=tmp_path_factory.mktemp("home")))
 
 
-def test_a_run_holds_data_metrics_with_intervals_pictures_and_the_model_that_was_judged(
-    store: Store, tmp_path: Path
-) -> None:
+def test_a_run_holds_data_metrics_with_intervals_pictures_and_the_model_that_was_judged(store, tmp_path):
     model = regression()
     logged = record(store, "tiny", model, QUALITY, "7")
     run = store.client.get_run(logged.run_id)
@@ -105,7 +101,7 @@ def test_a_run_holds_data_metrics_with_intervals_pictures_and_the_model_that_was
     ("make", "theirs", "ours"),
     [(regression, "root_mean_squared_error", "rmse"), (classification, "accuracy_score", "accuracy")],
 )
-def test_mlflows_own_evaluation_stands_beside_ours(store: Store, make: Any, theirs: str, ours: str) -> None:
+def test_mlflows_own_evaluation_stands_beside_ours(store, make, theirs, ours):
     model = make()
     logged = record(store, "tiny", model, QUALITY, "7")
     evaluate_tabular(store, logged.run_id, logged, model.holdout.frame, model.holdout.target, model.schema.task)
@@ -121,7 +117,7 @@ def result() -> dict[str, Any]:
     return {"lab": "bike", "monitoring": looked, "retrained": [{"at": "2012-01", "to": "bike@2"}]}
 
 
-def test_errors_alarms_promotions_and_what_would_have_been_are_drawn() -> None:
+def test_errors_alarms_promotions_and_what_would_have_been_are_drawn():
     unchanged = {"2012-01": 90.0, "2012-02": 106.0, "2012-03": 149.0}
     figure = replay_figure(result(), unchanged)
     (axes,) = figure.axes
@@ -136,7 +132,7 @@ def test_errors_alarms_promotions_and_what_would_have_been_are_drawn() -> None:
 
 
 @pytest.mark.parametrize("alarm", [True, False])
-def test_a_year_without_promotion_is_one_line(alarm: bool) -> None:
+def test_a_year_without_promotion_is_one_line(alarm):
     quiet = {**result(), "retrained": []}
     quiet["monitoring"] = [{**each, "alarm": alarm} for each in quiet["monitoring"]]
     (axes,) = replay_figure(quiet).axes

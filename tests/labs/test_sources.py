@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import hashlib
 import zipfile
 from pathlib import Path
@@ -36,7 +34,7 @@ def entry(wheel: Path, sha256: str = hashlib.sha256(CONTENT).hexdigest()) -> Dat
     return DataSource("tiny", f"pypi:tiny-data==1.0#{MEMBER}", sha256, "CC0", "Nobody", file_sha256(wheel))
 
 
-def test_a_member_of_a_wheel_is_taken_out_once_and_nothing_else(wheel: Path, tmp_path: Path) -> None:
+def test_a_member_of_a_wheel_is_taken_out_once_and_nothing_else(wheel, tmp_path):
     settings = Settings(home=tmp_path / "home", pip_index=wheel.parent.parent.as_uri())
     fetched = fetch_entry(entry(wheel), settings)
     assert fetched.path.read_bytes() == CONTENT
@@ -47,7 +45,7 @@ def test_a_member_of_a_wheel_is_taken_out_once_and_nothing_else(wheel: Path, tmp
     assert fetch_entry(entry(wheel), without_index) == fetched
 
 
-def test_data_that_was_changed_on_disk_is_not_used(wheel: Path, settings: Settings) -> None:
+def test_data_that_was_changed_on_disk_is_not_used(wheel, settings):
     path = settings.home / "data" / entry(wheel).sha256[:16] / "data.csv"
     path.parent.mkdir(parents=True)
     path.write_bytes(CONTENT + b"3,4\n")
@@ -55,13 +53,13 @@ def test_data_that_was_changed_on_disk_is_not_used(wheel: Path, settings: Settin
         fetch_entry(entry(wheel), settings)
 
 
-def test_a_home_that_cannot_be_written_is_named(wheel: Path, tmp_path: Path) -> None:
+def test_a_home_that_cannot_be_written_is_named(wheel, tmp_path):
     (tmp_path / "home").write_text("a file, no folder")
     with pytest.raises(CannotRun, match="home/data: cannot be written"):
         fetch_entry(entry(wheel), Settings(home=tmp_path / "home"))
 
 
-def test_a_file_of_ones_own_is_read_where_it_lies(settings: Settings, tmp_path: Path) -> None:
+def test_a_file_of_ones_own_is_read_where_it_lies(settings, tmp_path):
     path = tmp_path / "hour.csv"
     path.write_bytes(CONTENT)
     fetched = fetch_data("bike", settings, f"file:{path}")
@@ -69,7 +67,7 @@ def test_a_file_of_ones_own_is_read_where_it_lies(settings: Settings, tmp_path: 
     assert not settings.home.exists()
 
 
-def test_data_of_an_installed_package_is_checked(settings: Settings) -> None:
+def test_data_of_an_installed_package_is_checked(settings):
     fetched = fetch_data("wine", settings)
     assert fetched.sha256 == data_source("wine").sha256
     with pytest.raises(Corrupted, match="expected 0000"):
@@ -87,14 +85,12 @@ def test_data_of_an_installed_package_is_checked(settings: Settings) -> None:
         ("beer", None, UnknownVersion, r"no data 'beer' in the catalogue; it has bike, wine"),
     ],
 )
-def test_what_cannot_be_fetched_is_named(
-    settings: Settings, name: str, source: str | None, error: type[Exception], problem: str
-) -> None:
+def test_what_cannot_be_fetched_is_named(settings, name, source, error, problem):
     with pytest.raises(error, match=problem):
         fetch_data(name, settings, source)
 
 
-def test_every_entry_states_licence_and_citation() -> None:
+def test_every_entry_states_licence_and_citation():
     for found in map(data_source, ("bike", "wine")):
         assert "CC BY 4.0" in found.licence
         assert "(" in found.citation

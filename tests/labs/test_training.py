@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from typing import Any
 
 import pytest
@@ -30,14 +28,14 @@ def evaluate(rows: LabelledRows, predictions: Any) -> dict[str, Estimate]:
     return regression_metrics(rows.truth, predictions, rows.clusters)
 
 
-def test_the_search_finds_the_parameters_that_predict_best() -> None:
+def test_the_search_finds_the_parameters_that_predict_best():
     found = search(LINE, numbers(), FOLDS, rmse)
     assert [trial.parameters for trial in found.trials] == [{"alpha": 1e6}, {"alpha": 0.1}, {"alpha": 1e5}]
     assert found.best.parameters == {"alpha": 0.1}
     assert all(len(trial.losses) == 2 for trial in found.trials)
 
 
-def test_a_model_that_grows_is_tried_at_every_size_as_if_made_afresh() -> None:
+def test_a_model_that_grows_is_tried_at_every_size_as_if_made_afresh():
     rows = numbers()
     found = search(TREES, rows, FOLDS, rmse)
     assert [trial.parameters["max_iter"] for trial in found.trials] == [5, 20, 40, 5, 20, 40]
@@ -48,7 +46,7 @@ def test_a_model_that_grows_is_tried_at_every_size_as_if_made_afresh() -> None:
         assert trial.losses[1] == pytest.approx(rmse(rows.truth[judge_on], fresh.predict(rows.features.iloc[judge_on])))
 
 
-def test_growth_reaches_the_last_step_of_a_pipeline() -> None:
+def test_growth_reaches_the_last_step_of_a_pipeline():
     piped = Candidate(
         "piped",
         "",
@@ -60,13 +58,13 @@ def test_growth_reaches_the_last_step_of_a_pipeline() -> None:
     assert [t.loss for t in in_pipeline.trials] == pytest.approx([t.loss for t in plain.trials])
 
 
-def test_of_equally_good_trials_the_first_is_best() -> None:
+def test_of_equally_good_trials_the_first_is_best():
     found = Search(LINE, (Trial({"alpha": 1}, (2.0, 4.0)), Trial({"alpha": 2}, (3.0, 3.0))))
     assert found.best.parameters == {"alpha": 1}
     assert found.to_json()["loss"] == 3.0
 
 
-def test_a_model_is_judged_on_rows_it_was_not_fitted_on() -> None:
+def test_a_model_is_judged_on_rows_it_was_not_fitted_on():
     holdout = numbers(seed=2)
     model = train(LINE, {"alpha": 0.1}, SCHEMA, Split(numbers(seed=1), holdout), evaluate)
     assert model.name == "line"
@@ -76,7 +74,7 @@ def test_a_model_is_judged_on_rows_it_was_not_fitted_on() -> None:
     assert model.metrics["r2"].value > 0.99
 
 
-def test_the_best_of_several_is_chosen_by_cross_validation() -> None:
+def test_the_best_of_several_is_chosen_by_cross_validation():
     split = Split(numbers(seed=1), numbers(seed=2))
     trees, line = train_all((TREES, LINE), SCHEMA, split, FOLDS, rmse, evaluate)
     assert (trees.name, line.name) == ("trees", "line")
@@ -94,7 +92,7 @@ def test_the_best_of_several_is_chosen_by_cross_validation() -> None:
         ({}, None, [{}], [None], {"depth": 1}),
     ],
 )  # fmt: skip
-def test_a_grid_is_combined_but_for_what_grows(grid, growing, combinations, sizes, with_size) -> None:
+def test_a_grid_is_combined_but_for_what_grows(grid, growing, combinations, sizes, with_size):
     candidate = Candidate("any", "", lambda parameters: parameters, grid, growing=growing)
     assert list(candidate.combinations()) == combinations
     assert list(candidate.sizes) == sizes

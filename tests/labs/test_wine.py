@@ -1,7 +1,5 @@
 """The wine lab: its table, its models, and the stream in which the instrument changes."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 
@@ -43,20 +41,20 @@ def written(tmp_path: Path, text: str) -> Path:
     return path
 
 
-def test_the_table_is_scikit_learns(wine: LabData) -> None:
+def test_the_table_is_scikit_learns(wine):
     original = sklearn.datasets.load_wine(as_frame=True)
     assert wine.table[list(MEASURED)].equals(original.data)
     assert wine.table[TARGET].tolist() == [str(original.target_names[i]) for i in original.target]
     assert (wine.quality.rows_read, wine.quality.rows_kept) == (178, 178)
 
 
-def test_rows_are_what_a_request_holds(wines: Split) -> None:
+def test_rows_are_what_a_request_holds(wines):
     columns = columns_of(SCHEMA, wines.holdout.rows())
     assert columns["hue"].tolist() == wines.holdout.features["hue"].tolist()
     assert (SCHEMA.task, SCHEMA.output.categories) == ("classification", ("class_0", "class_1", "class_2"))
 
 
-def test_the_halves_share_no_wine_and_have_the_same_cultivars(wines: Split) -> None:
+def test_the_halves_share_no_wine_and_have_the_same_cultivars(wines):
     assert not set(wines.training.ids) & set(wines.holdout.ids)
     assert len(wines.training) == len(wines.holdout) == 89
     training, holdout = Counter(wines.training.truth), Counter(wines.holdout.truth)
@@ -64,7 +62,7 @@ def test_the_halves_share_no_wine_and_have_the_same_cultivars(wines: Split) -> N
     assert wines.holdout.clusters == wines.holdout.ids
 
 
-def test_wines_that_stand_twice_or_have_holes_are_dropped_and_counted(tmp_path: Path) -> None:
+def test_wines_that_stand_twice_or_have_holes_are_dropped_and_counted(tmp_path):
     hole = LINE.replace("14.23", "")
     table, rows_read, findings = clean(written(tmp_path, HEADER + LINE + OTHER + LINE + hole))
     assert (len(table), rows_read) == (2, 4)
@@ -80,13 +78,13 @@ def test_wines_that_stand_twice_or_have_holes_are_dropped_and_counted(tmp_path: 
         ("1,2,3\n", "wine.csv:3: has 3 values; there are 14 columns"),
     ],
 )
-def test_a_bad_line_is_named_with_its_field(tmp_path: Path, line: str, problem: str) -> None:
+def test_a_bad_line_is_named_with_its_field(tmp_path, line, problem):
     with pytest.raises(BadFile) as caught:
         clean(written(tmp_path, HEADER + OTHER + line))
     assert problem in str(caught.value)
 
 
-def test_readings_far_from_all_others_are_counted_and_kept(tmp_path: Path) -> None:
+def test_readings_far_from_all_others_are_counted_and_kept(tmp_path):
     lines = [OTHER.replace("13.2", f"13.{i:02d}") for i in range(20)]
     table, _, findings = clean(written(tmp_path, HEADER + "".join(lines) + OTHER.replace("13.2", "99")))
     assert len(table) == 21
@@ -99,9 +97,7 @@ def first(wines: Split, candidate: Candidate = LINEAR) -> Trained:
 
 
 @pytest.mark.parametrize("candidate", models.CANDIDATES, ids=lambda candidate: candidate.name)
-def test_every_candidate_is_written_without_pickle_and_predicts_the_same_from_rows(
-    wines: Split, candidate: Candidate, tmp_path: Path
-) -> None:
+def test_every_candidate_is_written_without_pickle_and_predicts_the_same_from_rows(wines, candidate, tmp_path):
     model = first(wines, candidate)
     dump(model.estimator, tmp_path / "model.skops")
     said = TabularModel(read_estimator(tmp_path / "model.skops"), SCHEMA).predict(model.holdout.rows())
@@ -110,7 +106,7 @@ def test_every_candidate_is_written_without_pickle_and_predicts_the_same_from_ro
     assert set(said.probabilities[0]) == {"class_0", "class_1", "class_2"}
 
 
-def test_a_model_beats_the_majority_at_the_gate(wines: Split) -> None:
+def test_a_model_beats_the_majority_at_the_gate(wines):
     linear, majority = first(wines), first(wines, BASELINE)
     assert majority.metrics["accuracy"].value == pytest.approx(0.39, abs=0.02)
     assert linear.metrics["accuracy"].ci95[0] > 0.9
@@ -118,7 +114,7 @@ def test_a_model_beats_the_majority_at_the_gate(wines: Split) -> None:
     assert judgement.passed, judgement.verdict.reasons
 
 
-def test_the_new_instrument_hurts_and_retraining_on_its_readings_mends_it(wines: Split) -> None:
+def test_the_new_instrument_hurts_and_retraining_on_its_readings_mends_it(wines):
     champion, batches = first(wines), stream(wines.holdout)
 
     def accuracy(model: Trained, number: int) -> float:
@@ -134,7 +130,7 @@ def test_the_new_instrument_hurts_and_retraining_on_its_readings_mends_it(wines:
     assert min(accuracy(challenger, number) for number in range(9, 13)) > 0.95
 
 
-def test_no_wine_that_judges_a_challenger_was_trained_on(wines: Split) -> None:
+def test_no_wine_that_judges_a_challenger_was_trained_on(wines):
     challenger = train_challenger(stream(wines.holdout)[6:8], LINEAR, {"C": 0.1})
     assert not set(challenger.training.clusters) & set(challenger.holdout.clusters)
     assert set(challenger.training.truth) == set(challenger.holdout.truth)
@@ -143,19 +139,19 @@ def test_no_wine_that_judges_a_challenger_was_trained_on(wines: Split) -> None:
         train_challenger([], LINEAR, {"C": 0.1})
 
 
-def test_folds_judge_every_wine_three_times(wines: Split) -> None:
+def test_folds_judge_every_wine_three_times(wines):
     judged = [position for _, judge_on in models.folds(wines.training) for position in judge_on]
     assert sorted(judged) == sorted(list(range(89)) * 3)
 
 
 @pytest.mark.slow
-def test_the_search_chooses_a_simple_model_for_so_few_wines(wines: Split) -> None:
+def test_the_search_chooses_a_simple_model_for_so_few_wines(wines):
     found = models.train_first(wines)
     assert [model.name for model in found] == ["majority", "linear", "boosting"]
     assert best_of(found).name == "linear"
 
 
-def test_only_the_documented_columns_move_and_by_as_much_as_said(wines: Split) -> None:
+def test_only_the_documented_columns_move_and_by_as_much_as_said(wines):
     old = wines.holdout.features
     new = recalibrated(old)
     for name in MEASURED:
@@ -163,7 +159,7 @@ def test_only_the_documented_columns_move_and_by_as_much_as_said(wines: Split) -
         assert new[name].tolist() == pytest.approx((old[name] * factor + offset).tolist())
 
 
-def test_the_stream_is_the_same_for_the_same_plan_and_shifts_when_planned(wines: Split) -> None:
+def test_the_stream_is_the_same_for_the_same_plan_and_shifts_when_planned(wines):
     once, again = stream(wines.holdout), stream(wines.holdout)
     assert [batch.rows.sha256 for batch in once] == [batch.rows.sha256 for batch in again]
     assert len({batch.rows.sha256 for batch in once}) == 12
@@ -175,7 +171,7 @@ def test_the_stream_is_the_same_for_the_same_plan_and_shifts_when_planned(wines:
     assert (batches[0].name, len(batches[0].rows)) == ("batch 01", 5)
 
 
-def test_rows_are_wines_held_out_with_the_instruments_noise(wines: Split) -> None:
+def test_rows_are_wines_held_out_with_the_instruments_noise(wines):
     batch = stream(wines.holdout)[0]
     by_id = dict(zip(wines.holdout.ids, wines.holdout.features.to_numpy(), strict=True))
     cultivar = dict(zip(wines.holdout.ids, wines.holdout.truth, strict=True))

@@ -1,7 +1,5 @@
 """Settings in a folder of the test's own, and small GGUF files."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager

@@ -1,7 +1,5 @@
 """Model sources of each kind: how they are read, fetched and checked."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """What tests of telling and acting share: findings, a clock, and receivers that are real servers."""
 
-from __future__ import annotations
-
 import asyncio
 import socketserver
 import ssl

@@ -1,7 +1,5 @@
 """Records and windows for the monitor's tests, made from seeds."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Rows for the monitor's tests: cheap descriptors and log records, described rows, and windows of them in memory."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any

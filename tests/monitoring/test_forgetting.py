@@ -1,7 +1,5 @@
 """What belongs to a user leaves the monitor's tables, and nothing else does; texts go as far as they are described."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from contextlib import closing

@@ -1,7 +1,5 @@
 """A simulated cluster of three nodes on this machine: a head, and two that describe, one of which is killed."""
 
-from __future__ import annotations
-
 from contextlib import closing
 
 import pytest

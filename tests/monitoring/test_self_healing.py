@@ -5,8 +5,6 @@ webhook. Three apps go through it at once: `canary`'s challenger refuses, `champ
 and so does the challenger of `rehearsal`, whose policy is a dry run.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import threading

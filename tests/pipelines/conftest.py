@@ -1,7 +1,5 @@
 """Pipelines on a database of their own, and steps that note how often they are called."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,10 +1,7 @@
 """Where pipelines keep their state, and the lock of a cycle."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -30,13 +27,13 @@ with only_one(database_url(sys.argv[1]), "a", lambda: None):
         ("nonsense", "not a database URL"),
     ],
 )
-def test_another_database_is_refused_without_its_password(url: str, text: str) -> None:
+def test_another_database_is_refused_without_its_password(url, text):
     with pytest.raises(StoreUnavailable, match=text) as raised:
         database_url(url)
     assert "secret" not in str(raised.value)
 
 
-def test_postgresql_is_reached_by_psycopg() -> None:
+def test_postgresql_is_reached_by_psycopg():
     for name in ("postgresql", "postgres", "postgresql+psycopg"):
         assert database_url(f"{name}://db/x").drivername == "postgresql+psycopg"
 
@@ -48,22 +45,20 @@ def test_postgresql_is_reached_by_psycopg() -> None:
         ("sqlite:///{folder}/pipelines.db", r"pipelines\.db: file is not a database"),
     ],
 )
-def test_a_database_that_cannot_be_read_is_one_line(tmp_path: Path, url: str, said: str) -> None:
+def test_a_database_that_cannot_be_read_is_one_line(tmp_path, url, said):
     (tmp_path / "pipelines.db").write_text("no database at all, " * 100)
     with pytest.raises(StoreUnavailable, match=said) as raised:
         Pipelines(Settings(home=tmp_path, pipelines_url=url.format(folder=tmp_path))).runs()
     assert "\n" not in str(raised.value)
 
 
-def test_a_database_without_the_tables_has_none(tmp_path: Path) -> None:
+def test_a_database_without_the_tables_has_none(tmp_path):
     assert not has_tables(database_url(f"sqlite:///{tmp_path}/deep/p.db"))
     assert not (tmp_path / "deep" / "p.db").exists()
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
-def test_a_lock_ends_with_the_process_that_holds_it(
-    database: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_a_lock_ends_with_the_process_that_holds_it(database, tmp_path, request):
     is_file = database == "sqlite"
     text = f"sqlite:///{tmp_path}/p.db" if is_file else request.getfixturevalue("postgres_database")
     url = database_url(text)

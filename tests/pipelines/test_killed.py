@@ -1,7 +1,5 @@
 """A pipeline whose process is killed goes on in another one, and does each finished step once."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -72,20 +70,20 @@ def check_going_on(home: Path, url: str, where: str, victim: str) -> None:
     assert (done["status"], done["result"], done["inputs"]) == ("finished", {"made": NAMES}, {"n": 1})
 
 
-def test_a_step_that_was_killed_is_done_again_and_those_before_it_are_not(tmp_path: Path) -> None:
+def test_a_step_that_was_killed_is_done_again_and_those_before_it_are_not(tmp_path):
     check_going_on(tmp_path, "", "inside", "train")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["inside", "recorded", "after"])
 @pytest.mark.parametrize("victim", NAMES)
-def test_it_goes_on_wherever_it_was_killed(tmp_path: Path, where: str, victim: str) -> None:
+def test_it_goes_on_wherever_it_was_killed(tmp_path, where, victim):
     check_going_on(tmp_path, "", where, victim)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["inside", "after"])
-def test_it_goes_on_in_postgresql(tmp_path: Path, postgres_database: str, where: str) -> None:
+def test_it_goes_on_in_postgresql(tmp_path, postgres_database, where):
     check_going_on(tmp_path, postgres_database, where, "train")
     calls = (tmp_path / "calls").read_text()
     assert {step["status"] for step in run(tmp_path, postgres_database)["steps"]} == {"skipped"}
@@ -93,7 +91,7 @@ def test_it_goes_on_in_postgresql(tmp_path: Path, postgres_database: str, where:
 
 
 @pytest.mark.slow
-def test_a_run_may_be_killed_again_and_again(tmp_path: Path) -> None:
+def test_a_run_may_be_killed_again_and_again(tmp_path):
     for where, victim in (("inside", "load"), ("after", "load"), ("recorded", "train"), ("inside", "register")):
         assert run(tmp_path, "", where, victim) is None
     assert run(tmp_path)["result"] == {"made": NAMES}

@@ -1,29 +1,23 @@
 """Runs of pipelines in one process: begun, gone on with after a failure, found finished."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from llmops.errors import CannotRun, StoreUnavailable, UnknownVersion, UsageError
 from llmops.pipelines import Pipeline, PipelineRun, Pipelines, StepFailed, Steps
-from llmops.settings import Settings
 
 
 def statuses(run: PipelineRun) -> dict[str, str]:
     return {step.name: step.status for step in run.steps}
 
 
-def test_a_run_gives_its_result_as_json_and_the_same_cycle_again_repeats_nothing(
-    pipelines: Pipelines, sums: Any, book: Any
-) -> None:
+def test_a_run_gives_its_result_as_json_and_the_same_cycle_again_repeats_nothing(pipelines, sums, book):
     first = pipelines.run(sums.pipeline(), {"number": 5}, cycle="one")
     again = pipelines.run(sums.pipeline(), cycle="one")
     assert first.status == again.status == "finished"
@@ -42,9 +36,7 @@ def test_a_run_gives_its_result_as_json_and_the_same_cycle_again_repeats_nothing
     assert book.ended == [({"sum": 116, "of": [16, 100]}, None)]
 
 
-def test_a_failed_run_names_its_step_and_goes_on_from_there(
-    pipelines: Pipelines, sums: Any, book: Any, told: list[str], capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_failed_run_names_its_step_and_goes_on_from_there(pipelines, sums, book, told, capfd):
     sums.wrong["second"] = UnknownVersion("no data\nof today")
     with pytest.raises(StepFailed) as raised:
         pipelines.run(sums.pipeline(), cycle="x")
@@ -70,9 +62,7 @@ def test_a_failed_run_names_its_step_and_goes_on_from_there(
         (ZeroDivisionError("division by zero"), 3, "ZeroDivisionError: division by zero"),
     ],
 )
-def test_the_exit_code_of_a_failure_is_its_causes(
-    pipelines: Pipelines, sums: Any, error: Exception, code: int, text: str
-) -> None:
+def test_the_exit_code_of_a_failure_is_its_causes(pipelines, sums, error, code, text):
     sums.wrong["first"] = error
     with pytest.raises(StepFailed) as raised:
         pipelines.run(sums.pipeline(), cycle="x")
@@ -80,7 +70,7 @@ def test_the_exit_code_of_a_failure_is_its_causes(
     assert raised.value.__cause__ is error
 
 
-def test_what_fails_between_steps_goes_on_after_the_last_one(pipelines: Pipelines, sums: Any) -> None:
+def test_what_fails_between_steps_goes_on_after_the_last_one(pipelines, sums):
     broken = [True]
 
     def function(steps: Steps, inputs: Any) -> Any:
@@ -97,7 +87,7 @@ def test_what_fails_between_steps_goes_on_after_the_last_one(pipelines: Pipeline
     assert sums.called == ["first", "second"]
 
 
-def test_a_step_is_tried_again_but_not_after_a_usage_error(pipelines: Pipelines) -> None:
+def test_a_step_is_tried_again_but_not_after_a_usage_error(pipelines):
     left = [UsageError("wrong"), CannotRun("second"), CannotRun("first")]
     tried: list[str] = []
 
@@ -118,8 +108,8 @@ def test_a_step_is_tried_again_but_not_after_a_usage_error(pipelines: Pipelines)
 
 
 def test_a_step_that_cannot_be_written_down_is_done_again_and_a_failure_is_told_all_the_same(
-    pipelines: Pipelines, sums: Any, book: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+    pipelines, sums, book, caplog
+):
     book.wrong = dict.fromkeys(("step", "end"), StoreUnavailable("MLflow is away"))
     with caplog.at_level(logging.WARNING), pytest.raises(StepFailed, match="step first: MLflow is away"):
         pipelines.run(sums.pipeline(), cycle="x")
@@ -129,7 +119,7 @@ def test_a_step_that_cannot_be_written_down_is_done_again_and_a_failure_is_told_
     assert sums.called == ["first", "first", "second", "third"]
 
 
-def test_inputs_are_completed_and_checked_before_anything_begins(pipelines: Pipelines, sums: Any) -> None:
+def test_inputs_are_completed_and_checked_before_anything_begins(pipelines, sums):
     def complete(inputs: Any) -> Any:
         if set(inputs) - {"number"}:
             raise UsageError("only a number")
@@ -156,16 +146,12 @@ def test_inputs_are_completed_and_checked_before_anything_begins(pipelines: Pipe
         (lambda steps: steps.do("outer", lambda: steps.do("inner", lambda: 1)), "only the pipeline's own function may"),
     ],
 )
-def test_results_that_are_no_json_and_steps_within_steps_fail(
-    pipelines: Pipelines, function: Callable[[Steps], Any], said: str
-) -> None:
+def test_results_that_are_no_json_and_steps_within_steps_fail(pipelines, function, said):
     with pytest.raises(StepFailed, match=said):
         pipelines.run(Pipeline("odd", lambda steps, _inputs: {"a": function(steps)}, ""), cycle="x")
 
 
-def test_a_cycle_that_older_code_began_gets_new_inputs_and_other_steps_ask_for_another_cycle(
-    pipelines: Pipelines, sums: Any
-) -> None:
+def test_a_cycle_that_older_code_began_gets_new_inputs_and_other_steps_ask_for_another_cycle(pipelines, sums):
     sums.wrong["third"] = CannotRun("later")
     with pytest.raises(StepFailed):
         pipelines.run(sums.pipeline(), {}, cycle="x")
@@ -184,7 +170,7 @@ def test_a_cycle_that_older_code_began_gets_new_inputs_and_other_steps_ask_for_a
     assert pipelines.run(newer, cycle="y").result["sum"] == 118
 
 
-def test_a_second_caller_of_the_same_cycle_waits_and_gets_the_same_result(settings: Settings, sums: Any) -> None:
+def test_a_second_caller_of_the_same_cycle_waits_and_gets_the_same_result(settings, sums):
     begun, waits = threading.Event(), threading.Event()
 
     def slow(number: int) -> int:
@@ -208,7 +194,7 @@ def test_a_second_caller_of_the_same_cycle_waits_and_gets_the_same_result(settin
     assert [run.result for run in results] == [{"n": 3}] * 2
 
 
-def test_runs_are_listed_newest_first_and_by_pipeline(pipelines: Pipelines, settings: Settings, sums: Any) -> None:
+def test_runs_are_listed_newest_first_and_by_pipeline(pipelines, settings, sums):
     assert pipelines.runs() == []
     with pytest.raises(UnknownVersion):
         pipelines.get("sums@x")
@@ -221,7 +207,7 @@ def test_runs_are_listed_newest_first_and_by_pipeline(pipelines: Pipelines, sett
         pipelines.get("sums@z")
 
 
-def test_the_tables_hold_json_and_no_pickles(pipelines: Pipelines, sums: Any, settings: Settings) -> None:
+def test_the_tables_hold_json_and_no_pickles(pipelines, sums, settings):
     sums.wrong["third"] = CannotRun("later")
     with pytest.raises(StepFailed):
         pipelines.run(sums.pipeline(), {"number": 5}, cycle="x")

@@ -1,7 +1,5 @@
 """When a pipeline is due, what its cycle is called, and how cron and Kubernetes are told."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 from datetime import UTC, datetime
@@ -26,16 +24,14 @@ NOON = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
         ("0,30 3 * * *", datetime(2026, 5, 2, 3, 0, tzinfo=UTC), "2026-05-02T0300"),
     ],
 )
-def test_a_cycle_is_named_after_the_moment_as_far_as_the_schedule_needs_it(
-    cron: str, due: datetime, cycle: str
-) -> None:
+def test_a_cycle_is_named_after_the_moment_as_far_as_the_schedule_needs_it(cron, due, cycle):
     schedule = CronSchedule(cron)
     assert schedule.after(NOON) == due
     assert schedule.cycle(due) == cycle
 
 
 @pytest.mark.parametrize("cron", ["0 3 * * *", "7 * * * *", "*/7 * * * *", "0,30 3,4 * * *"])
-def test_two_moments_of_a_schedule_have_two_names(cron: str) -> None:
+def test_two_moments_of_a_schedule_have_two_names(cron):
     schedule, moment, names = CronSchedule(cron), NOON, set()
     for _ in range(50):
         moment = schedule.after(moment)
@@ -44,12 +40,12 @@ def test_two_moments_of_a_schedule_have_two_names(cron: str) -> None:
 
 
 @pytest.mark.parametrize("cron", ["", "daily", "0 3 * *", "0 25 * * *", "0 3 * * * *", "@daily"])
-def test_what_is_no_cron_expression_is_refused(cron: str) -> None:
+def test_what_is_no_cron_expression_is_refused(cron):
     with pytest.raises(UsageError, match="five fields"):
         CronSchedule(cron)
 
 
-def test_a_crontab_line_names_the_cycle_and_all_it_needs_and_escapes_what_cron_reads() -> None:
+def test_a_crontab_line_names_the_cycle_and_all_it_needs_and_escapes_what_cron_reads():
     job = JobEnvironment(Path("/my work"), {"PATH": "/a:/b", "LLMOPS_JUDGE": "x'y"})
     schedule = CronSchedule("0 3 * * *")
     command = shell_command(schedule, "bike", ["share=10%", "note=a b"], job, Path("/home/of it.env"))
@@ -62,7 +58,7 @@ def test_a_crontab_line_names_the_cycle_and_all_it_needs_and_escapes_what_cron_r
     assert " . " not in shell_command(schedule, "bike", [], job, None)
 
 
-def test_a_shell_reads_the_file_of_secrets_as_they_were() -> None:
+def test_a_shell_reads_the_file_of_secrets_as_they_were():
     job = JobEnvironment(Path("/"), {}, {"LLMOPS_LOG_URL": "postgresql://u:p'$w@h/d", "MY_KEY": "a\nb"})
     script = f'{secrets_text(job)}printf "%s|%s" "$LLMOPS_LOG_URL" "$MY_KEY"'
     done = subprocess.run(["env", "-i", "/bin/sh", "-c", script], capture_output=True, text=True, check=True)
@@ -70,7 +66,7 @@ def test_a_shell_reads_the_file_of_secrets_as_they_were() -> None:
     assert "p'$w" not in repr(job)
 
 
-def test_a_cronjob_has_settings_by_value_and_secrets_by_reference() -> None:
+def test_a_cronjob_has_settings_by_value_and_secrets_by_reference():
     job = JobEnvironment(
         Path("/work/my: project"),
         {"PATH": "/a", "LLMOPS_HOME": "/work/h", "LLMOPS_JUDGE": 'openai:http://j/v1#"m"'},
@@ -93,7 +89,7 @@ def test_a_cronjob_has_settings_by_value_and_secrets_by_reference() -> None:
     }
 
 
-def test_a_cronjob_goes_on_after_a_crash_and_ends_after_a_verdict() -> None:
+def test_a_cronjob_goes_on_after_a_crash_and_ends_after_a_verdict():
     job = JobEnvironment(Path("/"), {})
     made = yaml.safe_load(cronjob(CronSchedule("0 3 * * *"), "bike", ['note="a: b"'], job))
     assert (made["kind"], made["spec"]["schedule"], made["spec"]["timeZone"]) == ("CronJob", "0 3 * * *", "Etc/UTC")

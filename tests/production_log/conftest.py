@@ -1,7 +1,5 @@
 """The production log on each database in turn."""
 
-from __future__ import annotations
-
 import pytest
 
 

@@ -1,7 +1,5 @@
 """Archived records equal the log's own, exactly once each, whatever happened in between."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta

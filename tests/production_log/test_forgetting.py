@@ -1,8 +1,6 @@
 """Everything of one user or request goes, from the tables and from the file; texts of old records go, and what happened
 stays."""
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from contextlib import closing

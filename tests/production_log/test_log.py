@@ -1,7 +1,5 @@
 """The log in its databases: appending, reading, opening, and logs of older versions."""
 
-from __future__ import annotations
-
 import dataclasses
 import socket
 import threading

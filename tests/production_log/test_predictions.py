@@ -1,7 +1,5 @@
 """Predictions read back from the production log, with truths that came late."""
 
-from __future__ import annotations
-
 import json
 from contextlib import closing
 from datetime import UTC, datetime, timedelta

@@ -1,7 +1,5 @@
 """Processes that share a log: stored replies, locks, and what a killed one leaves."""
 
-from __future__ import annotations
-
 import random
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Records and their JSON; feedback, votes, and following the log."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import threading

@@ -1,7 +1,5 @@
 """Results of eval runs as a real OTLP/HTTP receiver gets them."""
 
-from __future__ import annotations
-
 import dataclasses
 import gzip
 import logging

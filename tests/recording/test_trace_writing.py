@@ -1,7 +1,5 @@
 """Traces that are inserted into MLflow's tables are those that MLflow's own client would have written."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, cast

@@ -1,7 +1,5 @@
 """One real MLflow store on SQLite for the whole room (opening one takes seconds); every test uses names of its own."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The client that reads MLflow's tables itself, beside MLflow's own."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -165,7 +163,7 @@ READ = {
 
 
 @pytest.mark.parametrize("what", READ)
-def test_it_reads_what_mlflows_own_client_reads(store: Store, what: str) -> None:
+def test_it_reads_what_mlflows_own_client_reads(store, what):
     assert isinstance(store.client, DatabaseClient)
     assert READ[what](store.client) == READ[what](store.mlflow_client)
 
@@ -184,7 +182,7 @@ def test_it_reads_what_mlflows_own_client_reads(store: Store, what: str) -> None
         lambda c, folder: c.download_artifacts(_run_ids(c)[0], "nothing.txt", str(folder)),
     ],
 )
-def test_what_is_not_there_is_unknown_to_both(store: Store, read: Any, tmp_path: Path) -> None:
+def test_what_is_not_there_is_unknown_to_both(store, read, tmp_path):
     from mlflow.exceptions import MlflowException
 
     with pytest.raises(MlflowException):
@@ -193,7 +191,7 @@ def test_what_is_not_there_is_unknown_to_both(store: Store, read: Any, tmp_path:
         read(store.client, tmp_path)
 
 
-def test_files_are_fetched_as_mlflow_does(store: Store, tmp_path: Path) -> None:
+def test_files_are_fetched_as_mlflow_does(store, tmp_path):
     run_id = _run_ids(store.client)[0]
     assert Path(store.client.download_artifacts(run_id, "words.txt")).read_text(encoding="utf-8") == "words"
     for path in ("words.txt", "folder/numbers.json", "folder"):
@@ -209,7 +207,7 @@ def test_files_are_fetched_as_mlflow_does(store: Store, tmp_path: Path) -> None:
     assert len(files[0]) == 3
 
 
-def test_what_it_writes_mlflows_own_client_reads(store: Store) -> None:
+def test_what_it_writes_mlflows_own_client_reads(store):
     client, mlflow = store.client, store.mlflow_client
     for value in ("first", "second"):
         client.set_registered_model_tag("app", "said", value)
@@ -227,7 +225,7 @@ def test_what_it_writes_mlflows_own_client_reads(store: Store) -> None:
     assert ("best" in left.aliases, "said" in left.tags) == (False, False)
 
 
-def test_the_revision_is_that_of_the_mlflow_which_is_installed() -> None:
+def test_the_revision_is_that_of_the_mlflow_which_is_installed():
     from mlflow.store.db.utils import _get_latest_schema_revision
 
     assert _get_latest_schema_revision() == REVISION
@@ -247,7 +245,7 @@ for line in ("prompts list", "models list", "release list app", "promote app@1 -
 """
 
 
-def test_commands_that_look_and_move_import_neither_mlflow_nor_what_computes(store: Store) -> None:
+def test_commands_that_look_and_move_import_neither_mlflow_nor_what_computes(store):
     environment = {**os.environ, "LLMOPS_HOME": str(store.settings.home), "LLMOPS_TRACKING_URI": store.uri}
     done = subprocess.run([sys.executable, "-c", LOOKS], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,7 +1,5 @@
 """Models from files: registered once, requantised with their parent on record, restored when weights are lost."""
 
-from __future__ import annotations
-
 import shutil
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Prompt and model versions in a real MLflow store."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pytest

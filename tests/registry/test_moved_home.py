@@ -1,7 +1,5 @@
 """A home that is moved or copied works where it is now, and two homes never write into each other."""
 
-from __future__ import annotations
-
 import hashlib
 import shutil
 import sqlite3

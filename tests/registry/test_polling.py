@@ -1,7 +1,5 @@
 """The look at the registry that gateways take every second: whole, fresh and cheap."""
 
-from __future__ import annotations
-
 import pytest
 
 from llmops.registry import Registry

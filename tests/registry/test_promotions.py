@@ -1,7 +1,5 @@
 """Moves of aliases are on the audit log before and after, and a kill in between is finished by the same call."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterator
 from functools import partial

@@ -1,7 +1,5 @@
 """Releases, their gates, the moves of `champion` and `previous`, and traffic policies, in a real MLflow store."""
 
-from __future__ import annotations
-
 import time
 from typing import Any
 

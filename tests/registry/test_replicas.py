@@ -1,7 +1,5 @@
 """Two replicas on one registry, with one audit log on PostgreSQL."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -35,9 +33,7 @@ def replicas(
     registry.store.make_current()
 
 
-def test_two_that_move_one_alias_at_once_take_turns_and_no_move_is_lost(
-    replicas: tuple[Registry, Registry], name: str
-) -> None:
+def test_two_that_move_one_alias_at_once_take_turns_and_no_move_is_lost(replicas, name):
     first, second = replicas
     prompt, _ = first.prompts.register("qa", template())
     version, _ = first.models.register(model("tiny"))

@@ -1,7 +1,5 @@
 """What goes wrong at the store's door becomes an error that says so: taken names, stores that are not there."""
 
-from __future__ import annotations
-
 import socket
 import sqlite3
 import time

@@ -1,7 +1,5 @@
 """A store of another MLflow version: refused untouched by every command, and upgraded with nothing lost."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -18,7 +16,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from deploy.services.servers import PostgresServer, free_port
+from deploy.services.servers import free_port
 from llmops.errors import IncompatibleStore
 from llmops.processes import running
 from llmops.registry import Registry
@@ -219,7 +217,7 @@ def test_what_cannot_be_upgraded_here_is_told(home, llmops, monkeypatch, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_store_in_postgresql_is_refused_dumped_and_upgraded(postgres: PostgresServer, home, llmops, monkeypatch):
+def test_a_store_in_postgresql_is_refused_dumped_and_upgraded(postgres, home, llmops, monkeypatch):
     url = postgres.new_database("older_mlflow")
     uri = url.replace("postgresql://", "postgresql+psycopg://")
     make_older_store(uri)

@@ -1,7 +1,5 @@
 """Tabular models in a real MLflow store: registered once, whatever happens in between, and fetched with a check."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import shutil

@@ -1,7 +1,5 @@
 """A real Chromium without a window, driven by its DevTools protocol."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import subprocess

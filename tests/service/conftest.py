@@ -1,7 +1,5 @@
 """A real gateway: uvicorn in a thread, on a free loopback port, with fake engines and releases in memory."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import threading

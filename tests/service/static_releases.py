@@ -1,7 +1,5 @@
 """Releases and tabular models in memory: for tests, and for embedding the gateway where there is no registry."""
 
-from __future__ import annotations
-
 import dataclasses
 import threading
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Tabular models without an estimator: they check rows as the real ones do, and compute something easy to see."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

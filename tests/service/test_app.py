@@ -1,7 +1,5 @@
 """The app as a whole: what it serves and refuses on every path, and whether it is ready."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 import subprocess

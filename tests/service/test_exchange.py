@@ -1,7 +1,5 @@
 """One request and its reply: its record, how a stream's events are put into packets, and a client that goes."""
 
-from __future__ import annotations
-
 import asyncio
 import dataclasses
 import time

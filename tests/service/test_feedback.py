@@ -1,7 +1,5 @@
 """Feedback over HTTP: joined to the log, and open to those alone who may use the app."""
 
-from __future__ import annotations
-
 import json
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta

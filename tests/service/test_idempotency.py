@@ -1,7 +1,5 @@
 """Idempotency keys: one generation and one record for a request that is sent again."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from contextlib import asynccontextmanager

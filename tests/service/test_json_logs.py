@@ -1,7 +1,5 @@
 """The server's own log: what a line holds, what it must not hold, and that it delays nobody."""
 
-from __future__ import annotations
-
 import io
 import json
 import logging

@@ -1,7 +1,5 @@
 """Keys over HTTP: what each opens on every route, with Idempotency-Key; token budgets and their leases."""
 
-from __future__ import annotations
-
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Iterator

@@ -1,7 +1,5 @@
 """What no client should send, to every POST route: always 4xx in OpenAI's shape or a closed connection, never 5xx."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import http.client
@@ -9,8 +7,7 @@ import io
 import json
 import socket
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import pytest
@@ -250,7 +247,7 @@ class Wire:
         self._socket = socket.create_connection((address.host, address.port), timeout=60)
         self._reader = _KeptOpen(socket.SocketIO(self._socket, "r"))
 
-    def __enter__(self) -> Wire:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -399,7 +396,7 @@ def test_a_client_that_stops_reading_delays_nobody_and_one_that_vanishes_leaves_
     assert verbose.chat(max_tokens=1).status_code == 200
 
 
-def test_requests_sent_and_abandoned_at_once_leave_nothing_behind(shared_gateway, wait_until, tmp_path: Path):
+def test_requests_sent_and_abandoned_at_once_leave_nothing_behind(shared_gateway, wait_until, tmp_path):
     for path in GENERATING:
         for _ in range(20):
             with Wire(shared_gateway) as wire:

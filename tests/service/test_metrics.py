@@ -1,7 +1,5 @@
 """Metrics of one process, and of several that count together; the exposition read by Prometheus' own parser."""
 
-from __future__ import annotations
-
 import asyncio
 import math
 import os

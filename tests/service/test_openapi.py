@@ -1,7 +1,5 @@
 """The OpenAPI document against a running gateway: schemathesis sends what it allows and what it does not."""
 
-from __future__ import annotations
-
 import collections
 from collections.abc import Callable, Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """The page's files and the status it is drawn from, over HTTP."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 from collections.abc import Iterator

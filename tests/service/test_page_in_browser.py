@@ -1,7 +1,5 @@
 """The page in a real Chromium: what it shows, a blind comparison from question to counted vote, and who can use it."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Iterator

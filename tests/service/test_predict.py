@@ -1,7 +1,5 @@
 """Predictions over HTTP: typed rows in, values out, every one of them in the log."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import threading

@@ -1,7 +1,5 @@
 """Rows that wait together are scored together, and whatever is wrong with one request stays its own."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine

@@ -1,7 +1,5 @@
 """`llmops serve` with its real processes: parent, engine process, two workers."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import subprocess

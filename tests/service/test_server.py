@@ -1,7 +1,5 @@
 """The listening socket, draining, and the supervisor of the workers, with a small app in real processes."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os

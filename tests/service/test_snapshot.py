@@ -1,7 +1,5 @@
 """Snapshots of what is registered, how they are kept fresh, and the models that they need loaded."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 import time

@@ -1,7 +1,5 @@
 """Files taken away, replaced or cut short while a gateway has them open: it says so at once, and lets nobody in."""
 
-from __future__ import annotations
-
 import contextlib
 import shutil
 import sqlite3

@@ -3,13 +3,10 @@
 What holds in each case: every request that was answered is in the log, and all works again without a restart.
 """
 
-from __future__ import annotations
-
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -112,8 +109,8 @@ def answered(replies: list[httpx.Response]) -> list[str]:
     ids=lambda breaks: breaks.__name__,
 )
 def test_nothing_acknowledged_is_lost_and_the_gateway_serves_again_by_itself(
-    breaks: Breaks, postgres: PostgresServer, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    breaks, postgres, name, tmp_path, monkeypatch
+):
     monkeypatch.setattr(database, "LOCK_SECONDS", 1)
     replies: list[httpx.Response] = []
     with serving(tmp_path, log_url=postgres.url(name)) as gateway:
@@ -141,9 +138,7 @@ def test_nothing_acknowledged_is_lost_and_the_gateway_serves_again_by_itself(
     assert {request: logged[request] for request in answered(replies)} == dict.fromkeys(answered(replies), 1)
 
 
-def test_requests_wait_for_a_slow_log_up_to_the_limit_and_the_others_are_refused_at_once(
-    postgres: PostgresServer, name: str, tmp_path: Path
-) -> None:
+def test_requests_wait_for_a_slow_log_up_to_the_limit_and_the_others_are_refused_at_once(postgres, name, tmp_path):
     replies: list[httpx.Response] = []
     with serving(tmp_path, log_url=postgres.url(name), max_waiting=3) as gateway:
 
@@ -165,9 +160,7 @@ def test_requests_wait_for_a_slow_log_up_to_the_limit_and_the_others_are_refused
         assert sorted(record.request_id for record in gateway.records()) == sorted(answered(replies))
 
 
-def test_keys_read_last_stay_good_while_their_database_is_lost(
-    postgres: PostgresServer, name: str, tmp_path: Path
-) -> None:
+def test_keys_read_last_stay_good_while_their_database_is_lost(postgres, name, tmp_path):
     with closing(KeyStore(postgres.url(name))) as keys:
         _, key = keys.create("website")
         with serving(tmp_path, log_url=postgres.url(name), keys=keys, log_failure="serve", keys_poll=0.05) as gateway:
@@ -180,9 +173,7 @@ def test_keys_read_last_stay_good_while_their_database_is_lost(
             keys.revoke(revoked.id)
 
 
-def test_two_gateways_on_one_log_take_one_idempotency_key_once(
-    postgres: PostgresServer, name: str, tmp_path: Path
-) -> None:
+def test_two_gateways_on_one_log_take_one_idempotency_key_once(postgres, name, tmp_path):
     replies: list[Any] = []
     url = postgres.url(name)
     with (

@@ -1,7 +1,5 @@
 """Spans as a real OTLP/HTTP receiver gets them, and trace context handed on."""
 
-from __future__ import annotations
-
 import asyncio
 import gzip
 import logging

@@ -1,14 +1,12 @@
 """Traffic policies: which side a request falls on, what is never rerouted, and shadow requests, in nobody's way."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import pytest
@@ -241,7 +239,7 @@ class Stage:
     async def _waits(self) -> bool:
         return self.waits
 
-    async def __aenter__(self) -> Stage:
+    async def __aenter__(self) -> Self:
         self.shadow.start()
         return self
 

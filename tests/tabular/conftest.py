@@ -1,7 +1,5 @@
 """Folders of models as MLflow writes them, and quiet for the cores of whoever else tests here."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Fitted pipelines of the kinds the labs use."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from copy import deepcopy

@@ -1,7 +1,5 @@
 """Compiled pipelines give what they give for frames, or are not used."""
 
-from __future__ import annotations
-
 import warnings
 from typing import Any
 
@@ -64,7 +62,7 @@ def check_same(estimator: Any, schema: RowSchema, data: pd.DataFrame = DATA, *, 
 
 
 @pytest.mark.parametrize(("name", "schema"), [kind for kind in KINDS if kind[0] != "boosting by category"])
-def test_the_labs_kinds_of_pipelines_predict_the_same(name: str, schema: RowSchema) -> None:
+def test_the_labs_kinds_of_pipelines_predict_the_same(name, schema):
     check_same(fitted(name, schema), schema)
 
 
@@ -88,7 +86,7 @@ split = ColumnTransformer([("a", "drop", ["holiday"]), ("b", "passthrough", ["te
         (make_pipeline(make_pipeline(StandardScaler()), LinearRegression()), WHOLE),
     ],
 )
-def test_other_compositions_predict_the_same(estimator: Any, schema: RowSchema) -> None:
+def test_other_compositions_predict_the_same(estimator, schema):
     data = NUMBERS if schema is WHOLE else DATA
     check_same(estimator.fit(data, DEMAND if schema is CLASSES else COUNT), schema, data)
 
@@ -117,18 +115,18 @@ TABLE = pd.DataFrame(np.vstack([UNSEEN, ROWS]), columns=list("abcd"))
         (ExtraTreesRegressor(5, max_depth=4, n_jobs=1, random_state=0), SUM),
     ],
 )
-def test_trees_walked_at_once_predict_the_same_to_the_last_bit(ensemble: Any, goal: Any) -> None:
+def test_trees_walked_at_once_predict_the_same_to_the_last_bit(ensemble, goal):
     check_same(ensemble.fit(TABLE[2:], goal), TREES, TABLE, to_the_last_bit=True)
 
 
-def test_trees_read_sparse_rows_too() -> None:
+def test_trees_read_sparse_rows_too():
     forest = RandomForestRegressor(3, n_jobs=1, random_state=0).fit(NUMBERS, COUNT)
     quick = compiled(forest, WHOLE)
     assert quick is not None
     assert np.array_equal(quick[-1].predict(sparse.csr_matrix(NUMBERS[:5], dtype=float)), forest.predict(NUMBERS[:5]))
 
 
-def test_the_estimator_itself_is_left_as_it_was() -> None:
+def test_the_estimator_itself_is_left_as_it_was():
     forest = fitted("forest")
     compiled(forest, REGRESSION)
     assert (len(forest[-1].estimators_), type(forest[0]).__name__) == (8, "ColumnTransformer")
@@ -153,7 +151,7 @@ class Halved(StandardScaler):
         make_pipeline(ColumnTransformer([("a", Halved(), ["temp"])]), Ridge()),
     ],
 )
-def test_other_pipelines_keep_their_frame(estimator: Any) -> None:
+def test_other_pipelines_keep_their_frame(estimator):
     estimator.fit(DATA, COUNT)
     assert compiled(estimator, REGRESSION) is None
     found = TabularModel(estimator, REGRESSION).predict(rows_of(DATA[:3])).values

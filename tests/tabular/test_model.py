@@ -1,7 +1,5 @@
 """What a model predicts, and that rows it cannot compute are named."""
 
-from __future__ import annotations
-
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +24,7 @@ def model(name: str, schema: RowSchema = REGRESSION) -> TabularModel:
 
 @pytest.mark.parametrize(("name", "schema"), KINDS)
 @pytest.mark.parametrize("rows", [1, 20])
-def test_predictions_are_those_of_the_estimator(name: str, schema: RowSchema, rows: int) -> None:
+def test_predictions_are_those_of_the_estimator(name, schema, rows):
     estimator, data = fitted(name, schema), frame(rows, seed=1)
     found = model(name, schema).predict(rows_of(data))
 
@@ -45,13 +43,13 @@ def test_predictions_are_those_of_the_estimator(name: str, schema: RowSchema, ro
 
 
 @pytest.mark.parametrize(("name", "schema"), [("forest", REGRESSION), ("logistic", CLASSES), ("boosting", NUMBERED)])
-def test_predictions_are_json(name: str, schema: RowSchema) -> None:
+def test_predictions_are_json(name, schema):
     found = model(name, schema).predict(ROWS)
     json.dumps([found.values, found.probabilities], allow_nan=False)
     assert len(found) == len(ROWS)
 
 
-def test_no_rows_have_no_predictions() -> None:
+def test_no_rows_have_no_predictions():
     assert model("ridge").predict([]) == Predictions([])
     assert model("logistic", CLASSES).predict([]) == Predictions([], [])
 
@@ -69,15 +67,13 @@ HUGE = {**ROW, "temp": 1e300}
           for place in (0, 7, 19)),
     ],
 )  # fmt: skip
-def test_a_row_that_is_wrong_or_cannot_be_computed_is_named(
-    name: str, rows: list[Any], place: int, column: str | None, said: str
-) -> None:
+def test_a_row_that_is_wrong_or_cannot_be_computed_is_named(name, rows, place, column, said):
     with pytest.raises(BadRow, match=said) as refused:
         model(name).predict(rows)
     assert (refused.value.row, refused.value.column) == (place, column)
 
 
-def test_a_model_is_shared_between_threads() -> None:
+def test_a_model_is_shared_between_threads():
     forest = model("forest")
     alone = [forest.predict([row]).values for row in ROWS]
     start = threading.Barrier(4)
@@ -90,13 +86,13 @@ def test_a_model_is_shared_between_threads() -> None:
         assert list(pool.map(ask, range(4))) == [alone] * 4
 
 
-def test_no_part_keeps_workers_of_its_own() -> None:
+def test_no_part_keeps_workers_of_its_own():
     estimator = fitted("forest")
     TabularModel(estimator, REGRESSION)
     assert estimator[-1].n_jobs == 1
 
 
-def test_a_classifier_with_a_threshold_of_its_own_is_asked_for_its_class() -> None:
+def test_a_classifier_with_a_threshold_of_its_own_is_asked_for_its_class():
     from sklearn.model_selection import FixedThresholdClassifier
 
     never_low = FixedThresholdClassifier(fitted("logistic", CLASSES), threshold=1.0, pos_label="low")
@@ -104,7 +100,7 @@ def test_a_classifier_with_a_threshold_of_its_own_is_asked_for_its_class() -> No
     assert set(TabularModel(never_low, CLASSES).predict(ROWS).values) == {"high"}
 
 
-def test_an_estimator_of_other_columns_or_the_other_task_is_refused() -> None:
+def test_an_estimator_of_other_columns_or_the_other_task_is_refused():
     fewer = RowSchema(REGRESSION.inputs[:-1], REGRESSION.output, "regression")
     with pytest.raises(CannotRun, match="fitted on the columns hour, holiday, temp, sky, wind; the schema has hour"):
         TabularModel(fitted("ridge"), fewer)
@@ -122,7 +118,7 @@ rows = st.builds(lambda name, value: {**ROW, name: value}, st.sampled_from([*REG
 
 @pytest.mark.parametrize(("name", "schema"), [("forest", REGRESSION), ("ridge of logarithms", REGRESSION),
                                               ("boosting", REGRESSION), ("sigmoid", CLASSES)])  # fmt: skip
-def test_any_json_is_predicted_or_refused_as_a_bad_row(name: str, schema: RowSchema) -> None:
+def test_any_json_is_predicted_or_refused_as_a_bad_row(name, schema):
     made = model(name, schema)
 
     @settings(max_examples=40, deadline=None)

@@ -1,10 +1,7 @@
 """Rows of JSON as arrays, and what is said of rows that cannot be."""
 
-from __future__ import annotations
-
 import json
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -46,7 +43,7 @@ def one(kind: Kind, *values: Any) -> np.ndarray:
     return columns_of(schema, [{"x": value} for value in values])["x"]
 
 
-def test_each_kind_has_its_array_in_the_order_of_the_schema() -> None:
+def test_each_kind_has_its_array_in_the_order_of_the_schema():
     arrays = columns_of(SCHEMA, [dict(reversed(ROW.items())), {**ROW, "hour": 4}])
 
     assert tuple(arrays) == SCHEMA.names
@@ -56,7 +53,7 @@ def test_each_kind_has_its_array_in_the_order_of_the_schema() -> None:
     assert [array.tolist()[1] for array in arrays.values()] == [4, 0.5, "clear", False, "a", 1.5, 2.0, 1.0]
 
 
-def test_null_in_a_nullable_column_is_nan_of_any_kind() -> None:
+def test_null_in_a_nullable_column_is_nan_of_any_kind():
     arrays = columns_of(SCHEMA, [ROW, {**ROW, **NULLS}])
     assert all(math.isnan(arrays[name][1]) for name in NULLS)
     assert [arrays[name][0] for name in NULLS] == ["a", 1.5, 2.0, 1.0]
@@ -64,7 +61,7 @@ def test_null_in_a_nullable_column_is_nan_of_any_kind() -> None:
     assert {name: len(array) for name, array in columns_of(SCHEMA, []).items()} == dict.fromkeys(SCHEMA.names, 0)
 
 
-def test_whole_floats_are_integers_integers_are_numbers_and_scalars_of_numpy_what_they_hold() -> None:
+def test_whole_floats_are_integers_integers_are_numbers_and_scalars_of_numpy_what_they_hold():
     assert one("integer", 3, 4.0).tolist() == [3, 4]
     assert one("integer", 3, 4.0).dtype == np.int64
     assert one("number", 3, 4.5).tolist() == [3.0, 4.5]
@@ -103,7 +100,7 @@ def test_whole_floats_are_integers_integers_are_numbers_and_scalars_of_numpy_wha
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_a_wrong_value_is_named_by_row_and_column(column: str, value: Any, said: str) -> None:
+def test_a_wrong_value_is_named_by_row_and_column(column, value, said):
     found = problem(ROW, ROW, ROW, {**ROW, column: value})
     assert (found.row, found.column, found.problem) == (3, column, said)
     assert str(found) == f"row 3, column '{column}': {said}"
@@ -126,14 +123,14 @@ def without(*names: str) -> dict[str, Any]:
         ([{**ROW, "busy": 7, "temp": "x"}], "row 0, column 'temp': "),
     ],
 )  # fmt: skip
-def test_the_first_row_of_other_columns_is_named_with_what_is_wrong(rows: list[Any], said: str) -> None:
+def test_the_first_row_of_other_columns_is_named_with_what_is_wrong(rows, said):
     found = problem(*rows)
     assert str(found).startswith(said)
     assert not said.endswith("is missing") or str(found) == said
     assert (f"row {found.row}:" if found.column is None else f"row {found.row}, column '{found.column}':") in said
 
 
-def test_what_a_stranger_sent_is_shown_short_and_on_one_line() -> None:
+def test_what_a_stranger_sent_is_shown_short_and_on_one_line():
     found = str(problem({**ROW, "\n\ud800" + "x" * 100_000: 1}))
     assert "\n" not in found
     assert len(found) < 300
@@ -161,7 +158,7 @@ nearly_rows = st.fixed_dictionaries(
 @example([{**ROW, "hour": 10**400}])
 @example([{**ROW, "note": "\ud800"}])
 @example([{**ROW, "hour": -0.0}])
-def test_any_json_is_read_or_refused_as_a_bad_row(rows: list[Any]) -> None:
+def test_any_json_is_read_or_refused_as_a_bad_row(rows):
     try:
         arrays = columns_of(SCHEMA, rows)
     except BadRow as refused:
@@ -188,21 +185,21 @@ good_rows = st.fixed_dictionaries(
 
 
 @given(st.lists(good_rows, max_size=5))
-def test_good_rows_survive_json_and_arrays(rows: list[dict[str, Any]]) -> None:
+def test_good_rows_survive_json_and_arrays(rows):
     arrays = columns_of(SCHEMA, json.loads(json.dumps(rows)))
     for name, array in arrays.items():
         assert [None if value != value else value for value in array.tolist()] == [row[name] for row in rows]
 
 
 @given(st.lists(good_rows, min_size=1, max_size=5))
-def test_values_looked_at_one_by_one_give_the_same_arrays(rows: list[dict[str, Any]]) -> None:
+def test_values_looked_at_one_by_one_give_the_same_arrays(rows):
     slow = [{**row, "hour": np.int64(row["hour"]), "temp": np.float64(row["temp"])} for row in rows]
     for fast, other in zip(columns_of(SCHEMA, rows).values(), columns_of(SCHEMA, slow).values(), strict=True):
         assert fast.dtype == other.dtype
         assert [repr(value) for value in fast.tolist()] == [repr(value) for value in other.tolist()]
 
 
-def test_a_schema_survives_json() -> None:
+def test_a_schema_survives_json():
     assert RowSchema.from_json(json.loads(json.dumps(SCHEMA.to_json()))) == SCHEMA
 
 
@@ -213,7 +210,7 @@ OUTPUT = SCHEMA.to_json()["output"]
                                     {**SCHEMA.to_json(), "inputs": [{"name": "a"}]},
                                     {**SCHEMA.to_json(), "inputs": 5}, {**SCHEMA.to_json(), "task": ["regression"]},
                                     {**SCHEMA.to_json(), "output": {**OUTPUT, "kind": ["number"]}}])  # fmt: skip
-def test_what_is_no_schema_is_refused(broken: Any) -> None:
+def test_what_is_no_schema_is_refused(broken):
     with pytest.raises(Corrupted, match="no schema of rows"):
         RowSchema.from_json(broken)
 
@@ -231,6 +228,6 @@ HOUR = Column("hour", "integer")
         (lambda: Column("hour", "date"), "integer, number, text, boolean"),  # type: ignore[arg-type]
     ],
 )
-def test_what_no_column_or_schema_can_be_is_named(define: Callable[[], object], said: str) -> None:
+def test_what_no_column_or_schema_can_be_is_named(define, said):
     with pytest.raises(UsageError, match=said):
         define()

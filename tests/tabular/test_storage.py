@@ -1,7 +1,5 @@
 """Models in files: what is read, and what is refused."""
 
-from __future__ import annotations
-
 import io
 import json
 import os
@@ -48,7 +46,7 @@ def unlisted(values: Any) -> Any:
 
 
 @pytest.mark.parametrize(("name", "schema"), KINDS)
-def test_what_was_fitted_predicts_the_same_when_read(write: Write, name: str, schema: RowSchema) -> None:
+def test_what_was_fitted_predicts_the_same_when_read(write, name, schema):
     read = load(write(fitted(name, schema), schema))
     assert read.schema == schema
     assert read.predict(ROWS) == TabularModel(fitted(name, schema), schema).predict(ROWS)
@@ -66,7 +64,7 @@ def split(*rows: dict[str, Any]) -> str:
     return json.dumps({"columns": list(rows[0]), "data": [list(row.values()) for row in rows]})
 
 
-def test_the_example_is_the_first_row_of_mlflows_where_there_is_one(write: Write) -> None:
+def test_the_example_is_the_first_row_of_mlflows_where_there_is_one(write):
     assert load(with_example(write, split(*ROWS))).example == ROWS[0]
     assert load(write(fitted("mean"), name="without")).example is None
 
@@ -87,15 +85,13 @@ def test_the_example_is_the_first_row_of_mlflows_where_there_is_one(write: Write
         (split(ROWS[0]), {"pandas_orient": "records"}),
     ],
 )
-def test_a_model_with_an_example_that_does_not_fit_is_read_without(
-    write: Write, content: str, saved: dict[str, Any]
-) -> None:
+def test_a_model_with_an_example_that_does_not_fit_is_read_without(write, content, saved):
     read = load(with_example(write, content, **saved))
     assert read.example is None
     assert len(read.predict(ROWS)) == len(ROWS)
 
 
-def test_a_type_outside_of_the_list_is_named(write: Write) -> None:
+def test_a_type_outside_of_the_list_is_named(write):
     estimator = fitted("ridge")
     estimator.steps.insert(1, ("own", FunctionTransformer(unlisted)))
     said = refused(write(estimator))
@@ -107,7 +103,7 @@ def flavour(**changed: Any) -> dict[str, Any]:
     return {"flavors": {"sklearn": {"pickled_model": "model.skops", "serialization_format": "skops", **changed}}}
 
 
-def test_types_that_the_folder_trusts_are_not_trusted(write: Write) -> None:
+def test_types_that_the_folder_trusts_are_not_trusted(write):
     estimator = fitted("ridge")
     estimator.steps.insert(1, ("own", FunctionTransformer(os.system)))
     assert "posix.system" in refused(write(estimator, **flavour(skops_trusted_types=["posix.system"])))
@@ -126,9 +122,7 @@ def test_types_that_the_folder_trusts_are_not_trusted(write: Write) -> None:
         ({"metadata": {"llmops_schema": 3}}, Corrupted, "no schema of rows"),
     ],
 )  # fmt: skip
-def test_a_description_of_something_else_is_refused(
-    write: Write, described: dict[str, Any], kind: type[CannotRun], said: str
-) -> None:
+def test_a_description_of_something_else_is_refused(write, described, kind, said):
     folder = write(fitted("mean"), **described)
     (folder / "model.pkl").write_bytes(pickle.dumps(Cruel()))
     skops.io.dump(fitted("mean"), folder.parent / "other.skops")
@@ -137,13 +131,13 @@ def test_a_description_of_something_else_is_refused(
 
 @pytest.mark.parametrize("text", ["{", "[1]", "flavors: 3", "\x00", "- &a [*a]", "x" * (1 << 20) + "y"],
                          ids=range(6))  # fmt: skip
-def test_a_broken_description_is_said_to_be_one(write: Write, text: str) -> None:
+def test_a_broken_description_is_said_to_be_one(write, text):
     folder = write(fitted("mean"))
     (folder / "MLmodel").write_text(text)
     refused(folder, Corrupted)
 
 
-def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
+def test_a_folder_without_a_model_is_named(tmp_path):
     assert "no MLflow model here: No such file" in refused(tmp_path)
 
 
@@ -182,14 +176,14 @@ SCHEMAS = (b"", b"[]", b"{}", b'{"protocol": 2}', b"[" * 100_000, b'{"protocol":
           ) for schema in SCHEMAS),
     ],
 )  # fmt: skip
-def test_a_broken_file_is_said_to_be_one_and_runs_nothing(write: Write, damage: Callable[[Path], Any]) -> None:
+def test_a_broken_file_is_said_to_be_one_and_runs_nothing(write, damage):
     folder = write(fitted("ridge"))
     damage(folder / "model.skops")
     assert "no skops file" in refused(folder, Corrupted)
     assert not Path("/tmp/llmops-was-here").exists()
 
 
-def test_a_file_that_unpacks_to_too_much_is_not_read(write: Write) -> None:
+def test_a_file_that_unpacks_to_too_much_is_not_read(write):
     folder = write(fitted("mean"))
     with zipfile.ZipFile(folder / "model.skops", "a") as file:
         file.writestr("bomb", b"")
@@ -197,7 +191,7 @@ def test_a_file_that_unpacks_to_too_much_is_not_read(write: Write) -> None:
     assert "unpacks to 5,36" in refused(folder)
 
 
-def test_one_array_that_is_named_again_and_again_is_not_read(write: Write) -> None:
+def test_one_array_that_is_named_again_and_again_is_not_read(write):
     folder = write(fitted("mean"))
 
     def repeated(name: str, data: bytes) -> bytes:
@@ -236,9 +230,7 @@ def nodes_of(value: Any) -> Any:
         ("gradient boosting", "feature", 1_000_000),
     ],
 )  # fmt: skip
-def test_trees_whose_nodes_point_outside_of_them_or_back_are_refused(
-    write: Write, name: str, field: str, value: int
-) -> None:
+def test_trees_whose_nodes_point_outside_of_them_or_back_are_refused(write, name, field, value):
     folder = write(fitted(name))
 
     def misled(_name: str, data: bytes) -> bytes:
@@ -257,7 +249,7 @@ def test_trees_whose_nodes_point_outside_of_them_or_back_are_refused(
     assert "point outside of it" in refused(folder, Corrupted)
 
 
-def test_what_is_no_fitted_estimator_for_such_rows_is_refused(write: Write) -> None:
+def test_what_is_no_fitted_estimator_for_such_rows_is_refused(write):
     assert "no fitted estimator" in refused(write({"a": [1, 2]}, name="a"))
     assert "no fitted estimator" in refused(write(clone(fitted("logistic", CLASSES)), CLASSES, "b"))
     fewer = RowSchema(REGRESSION.inputs[:-1], REGRESSION.output, "regression")
@@ -275,7 +267,7 @@ def written(folder: Path, name: str, schema: RowSchema, number: int) -> Path:
                                               ("boosting of logarithms", REGRESSION), ("forest", REGRESSION),
                                               ("ridge", REGRESSION), ("logistic", CLASSES), ("isotonic", CLASSES),
                                               ("majority", CLASSES)])  # fmt: skip
-def test_an_estimator_fitted_again_is_the_same_file(tmp_path: Path, name: str, schema: RowSchema) -> None:
+def test_an_estimator_fitted_again_is_the_same_file(tmp_path, name, schema):
     first, second = (written(tmp_path, name, schema, number) for number in (1, 2))
     assert file_sha256(first) == file_sha256(second)
     predicted = read_estimator(first).predict(frame(5)).tolist()
@@ -283,7 +275,7 @@ def test_an_estimator_fitted_again_is_the_same_file(tmp_path: Path, name: str, s
                          fit(name, schema).predict(frame(5)).tolist())  # fmt: skip
 
 
-def test_its_parts_are_numbered_and_have_no_time_and_another_estimator_is_another_file(tmp_path: Path) -> None:
+def test_its_parts_are_numbered_and_have_no_time_and_another_estimator_is_another_file(tmp_path):
     path = written(tmp_path, "mean", REGRESSION, 1)
     with zipfile.ZipFile(path) as file:
         names = file.namelist()

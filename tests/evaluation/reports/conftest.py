@@ -1,7 +1,5 @@
 """A made-up comparison and leaderboard, small enough to know by heart."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any

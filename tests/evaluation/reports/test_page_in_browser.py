@@ -1,7 +1,5 @@
 """The page in a real browser: what its script makes of the rows, and of rows that try to break out."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

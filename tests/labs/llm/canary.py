@@ -1,7 +1,5 @@
 """What users got while a challenger had its share of the traffic."""
 
-from __future__ import annotations
-
 import random
 from datetime import datetime, timedelta
 

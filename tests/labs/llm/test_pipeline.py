@@ -1,7 +1,5 @@
 """The LLM lifecycle from a new prompt version to its promotion or withdrawal, on a real registry and log."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable
@@ -92,7 +90,7 @@ def app(workshop: Any, request: pytest.FixtureRequest, tmp_path: Path) -> App:
     return made
 
 
-def test_a_better_challenger_goes_through_gate_and_canary_to_champion_in_a_durable_run(app: App) -> None:
+def test_a_better_challenger_goes_through_gate_and_canary_to_champion_in_a_durable_run(app):
     app.arrives = [app.traffic(30), app.traffic(40, first=60)]
     inputs = {"suite": "sums", "app": app.name, "canary": "20%", "minimum_rows": 60, "deadline_seconds": 90}
     with Pipelines(app.settings) as pipelines:
@@ -110,7 +108,7 @@ def test_a_better_challenger_goes_through_gate_and_canary_to_champion_in_a_durab
     assert [move["what"] for move in app.books.history(app.name)][-4:] == ["traffic", "challenge", "promote", "traffic"]
 
 
-def test_what_serves_already_is_left_alone_and_what_was_rolled_back_is_not_promoted_again(app: App) -> None:
+def test_what_serves_already_is_left_alone_and_what_was_rolled_back_is_not_promoted_again(app):
     result, steps = app.run(prompt="qa@1")
     assert (result["verdict"], result["outcome"], steps) == ("pass", "unchanged", ["register"])
     plan = app.steps.register("sums", app.name, None, None)
@@ -122,7 +120,7 @@ def test_what_serves_already_is_left_alone_and_what_was_rolled_back_is_not_promo
     assert app.aliases()["champion"] == f"{app.name}@1"
 
 
-def test_a_challenger_that_refuses_is_withdrawn_and_the_traffic_is_what_it_was(app: App) -> None:
+def test_a_challenger_that_refuses_is_withdrawn_and_the_traffic_is_what_it_was(app):
     before = TrafficPolicy(shadow=0.25, sticky="key")
     app.workshop.registry.release_versions.set_policy(app.name, before)
     app.arrives = [app.traffic(150, refused=0.4)]
@@ -139,7 +137,7 @@ def test_a_challenger_that_refuses_is_withdrawn_and_the_traffic_is_what_it_was(a
 @pytest.mark.parametrize(
     ("rule", "verdict"), [('rule = "not-worse"\nmargin = 0.2', "fail"), ('rule = "better"', "inconclusive")]
 )
-def test_what_does_not_pass_the_gate_gets_no_traffic(app: App, rule: str, verdict: str) -> None:
+def test_what_does_not_pass_the_gate_gets_no_traffic(app, rule, verdict):
     folder = app.workshop.folder
     text = (folder / "sums.toml").read_text().replace('rule = "not-worse"\nmargin = 0.2', rule)
     floor = "correct = 0.9" if verdict == "fail" else "correct = 0.4"
@@ -172,9 +170,7 @@ OTHER = "Write to {}@example.org about the weather in Paris, please, at length."
         ({"rows": 150, "failed": 0.03}, {}, "pass", FAILED),
     ],
 )
-def test_what_a_canary_shows_decides(
-    app: App, traffic: dict[str, Any], inputs: dict[str, Any], verdict: str, told: str
-) -> None:
+def test_what_a_canary_shows_decides(app, traffic, inputs, verdict, told):
     app.arrives = [app.traffic(**traffic)]
     result, steps = app.run(**inputs)
     outcome = "promoted" if verdict == "pass" else "rolled back"
@@ -187,7 +183,7 @@ def test_what_a_canary_shows_decides(
 
 
 @pytest.mark.slow
-def test_a_challenger_that_somebody_withdraws_is_no_longer_waited_for(app: App) -> None:
+def test_a_challenger_that_somebody_withdraws_is_no_longer_waited_for(app):
     steps = app.steps
     plan = steps.register("sums", app.name, None, None)
     canary = steps.canary(plan, 0.1)
@@ -199,7 +195,7 @@ def test_a_challenger_that_somebody_withdraws_is_no_longer_waited_for(app: App) 
 
 
 @pytest.mark.slow
-def test_each_step_done_twice_leaves_what_it_leaves_once(app: App) -> None:
+def test_each_step_done_twice_leaves_what_it_leaves_once(app):
     app.arrives = [app.traffic(60)]
 
     class Twice(Direct):
@@ -219,7 +215,7 @@ def test_each_step_done_twice_leaves_what_it_leaves_once(app: App) -> None:
 
 
 @pytest.mark.slow
-def test_an_app_without_a_champion_promotes_what_passes_the_gate(app: App) -> None:
+def test_an_app_without_a_champion_promotes_what_passes_the_gate(app):
     app.name += "-new"
     result, steps = app.run()
     assert steps == [*STEPS[:3], "promote", "renew the monitor's reference"]
@@ -227,7 +223,7 @@ def test_an_app_without_a_champion_promotes_what_passes_the_gate(app: App) -> No
 
 
 @pytest.mark.slow
-def test_another_challenger_is_not_pushed_aside(app: App) -> None:
+def test_another_challenger_is_not_pushed_aside(app):
     registry = app.workshop.registry
     prompt = registry.prompts.get("qa@1")
     other, _ = app.books.create(app.name, prompt, registry.models.get("tiny@1"), GenerationParameters(max_tokens=7))
@@ -242,7 +238,7 @@ def test_another_challenger_is_not_pushed_aside(app: App) -> None:
 
 
 @pytest.mark.slow
-def test_a_champion_that_changed_meanwhile_is_not_replaced(app: App) -> None:
+def test_a_champion_that_changed_meanwhile_is_not_replaced(app):
     registry = app.workshop.registry
     steps = app.steps
     plan = steps.register("sums", app.name, None, None)
@@ -258,7 +254,7 @@ def test_a_champion_that_changed_meanwhile_is_not_replaced(app: App) -> None:
 
 
 @pytest.mark.slow
-def test_prompt_files_that_are_new_are_registered_and_the_newest_is_taken(app: App) -> None:
+def test_prompt_files_that_are_new_are_registered_and_the_newest_is_taken(app):
     folder = app.settings.prompts / "new-prompt"  # type: ignore[operator]
     folder.mkdir()
     (folder / "v1.md").write_text(prompt_text("Be brief."))
@@ -289,12 +285,12 @@ def test_prompt_files_that_are_new_are_registered_and_the_newest_is_taken(app: A
         ({"deadline_seconds": True}, "deadline_seconds: must be a number of seconds"),
     ],
 )
-def test_wrong_inputs_are_named(inputs: dict[str, Any], text: str) -> None:
+def test_wrong_inputs_are_named(inputs, text):
     with pytest.raises(UsageError, match=text):
         completed(inputs)
 
 
-def test_inputs_have_defaults() -> None:
+def test_inputs_have_defaults():
     assert completed({"accept": "latency_ms, error"})["accept"] == ["latency_ms", "error"]
     assert completed({"canary": "5%"}) == {
         "suite": "qa", "app": "assistant", "prompt": None, "model": None, "canary": 0.05, "minimum_rows": 200,

@@ -1,7 +1,5 @@
 """The LLM lifecycle, killed in each of its steps in turn: the same end as without, and nothing twice."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
@@ -61,7 +59,7 @@ print(done.result["outcome"])
 @pytest.mark.parametrize(
     ("refused", "outcome", "steps", "champion"), [(0.0, "promoted", 7, 2), (0.4, "rolled back", 6, 1)]
 )
-def test_each_step_may_be_killed(tmp_path: Path, refused: float, outcome: str, steps: int, champion: int) -> None:
+def test_each_step_may_be_killed(tmp_path, refused, outcome, steps, champion):
     home, prompts, eval_sets = tmp_path / "home", tmp_path / "prompts", tmp_path / "eval_sets"
     (prompts / "qa").mkdir(parents=True)
     for number, system in enumerate(("Be terse.", "Be kind."), 1):

@@ -6,8 +6,6 @@ FOLDER holds the home and the archive that each run begins with. Prints how ofte
 not what the command leaves unkilled, or anything is missing in between.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """`llmops monitor daemon`, `alarms` and `policy`."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

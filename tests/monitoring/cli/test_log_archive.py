@@ -1,7 +1,5 @@
 """`llmops log archive` and `verify`; `retain` and `forget` reach what was archived."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """`llmops log retain` and `forget`, on a log that a monitor and MLflow have followed."""
 
-from __future__ import annotations
-
 import json
 import sqlite3
 from collections.abc import Iterator

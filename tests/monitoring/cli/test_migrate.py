@@ -1,7 +1,5 @@
 """`llmops migrate` on a real PostgreSQL server: what is copied, what is refused, and databases of version 0.1.0."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator
@@ -93,7 +91,7 @@ def contents(url: str) -> dict[str, Any]:
         return {name: content(connection, table) for name, table in tables.items() if not name.startswith("dbos_")}
 
 
-def test_everything_goes_to_postgresql_and_back(llmops, home: Path, filled: str, target: str) -> None:
+def test_everything_goes_to_postgresql_and_back(llmops, home, filled, target):
     before = contents(filled), contents(f"sqlite:///{home}/pipelines.db")
     there = llmops("migrate", "--to", target, "--json").json
     back = llmops(
@@ -112,9 +110,7 @@ def test_everything_goes_to_postgresql_and_back(llmops, home: Path, filled: str,
         assert rows["operation_outputs"] >= 1
 
 
-def test_the_copy_goes_on_where_the_source_stopped(
-    llmops, home: Path, filled: str, target: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_copy_goes_on_where_the_source_stopped(llmops, home, filled, target, monkeypatch):
     engine = open_engine(filled)
     with engine.begin() as connection:  # no number comes again, not even that of a row which is gone
         connection.execute(sa.delete(log_tables.log_records).where(log_tables.log_records.c.seq == 3))
@@ -159,7 +155,7 @@ def count(url: str) -> int:
         return log.count()
 
 
-def test_what_a_database_cannot_hold_is_replaced_and_counted(llmops, home: Path, target: str) -> None:
+def test_what_a_database_cannot_hold_is_replaced_and_counted(llmops, home, target):
     small(f"sqlite:///{home}/log.db", input="a\x00b", details='{"score": NaN}', app='"')
     copied = llmops("migrate", "--to", target, "--json").json
     assert {table["name"]: table["replaced"] for table in copied["tables"] if table["replaced"]} == {"log_records": 2}
@@ -176,13 +172,13 @@ def test_what_a_database_cannot_hold_is_replaced_and_counted(llmops, home: Path,
     assert sum(table["replaced"] for table in copied["tables"]) == 1
 
 
-def test_a_row_that_the_target_refuses_is_named_and_nothing_is_kept(llmops, home: Path, target: str) -> None:
+def test_a_row_that_the_target_refuses_is_named_and_nothing_is_kept(llmops, home, target):
     small(f"sqlite:///{home}/log.db", status=2**40)
     llmops("migrate", "--to", target).refused(3, "log_records: the row with seq=1", "out of range")
     assert count(target) == 0
 
 
-def test_a_difference_is_shown_and_nothing_is_kept(llmops, home: Path, target: str) -> None:
+def test_a_difference_is_shown_and_nothing_is_kept(llmops, home, target):
     small(f"sqlite:///{home}/log.db")
     ProductionLog(target).close()
     engine = open_engine(target)
@@ -200,7 +196,7 @@ def test_a_difference_is_shown_and_nothing_is_kept(llmops, home: Path, target: s
     assert count(target) == 0
 
 
-def test_a_target_with_data_and_databases_in_use_are_refused(llmops, home: Path, target: str) -> None:
+def test_a_target_with_data_and_databases_in_use_are_refused(llmops, home, target):
     source = f"sqlite:///{home}/log.db"
     small(source)
     with closing(ProductionLog(source)) as log:  # as a gateway has it
@@ -232,7 +228,7 @@ def log_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return url
 
 
-def test_a_database_of_version_0_1_0_is_brought_up_to_date(log_url: str, tmp_path: Path) -> None:
+def test_a_database_of_version_0_1_0_is_brought_up_to_date(log_url, tmp_path):
     kind = "sqlite" if log_url.startswith("sqlite") else "postgresql"
     (tmp_path / "deep").mkdir()
     engine = open_engine(log_url)

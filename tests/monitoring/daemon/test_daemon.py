@@ -61,7 +61,7 @@ class FakeWork:
         self._fail("advance")
         return self.found
 
-    def test_window(self, app: str, since: datetime, until: datetime) -> Any:
+    def test_window(self, app, since, until):
         self.windows.append((since, until))
         self._fail("window")
         shown = {"kind": "drift", "severity": "high", "slices": ({"release": "assistant@2"},), "explained": None}

@@ -1,7 +1,5 @@
 """Windows looked at together: which ones, against what, and what they show that one alone does not."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 
@@ -52,7 +50,7 @@ def pool(number: int, rejected: float | None = None, counts_from: float = 1) -> 
         ({"number": 2, "counts_from": 1.5}, Pool(hour(1.5), hour(3), 2)),
     ],
 )
-def test_a_window_is_looked_at_with_the_quiet_ones_before_it(given: dict[str, Any], expected: Pool | None) -> None:
+def test_a_window_is_looked_at_with_the_quiet_ones_before_it(given, expected):
     assert pool(**given) == expected
 
 
@@ -73,7 +71,7 @@ def hours(by: float, numbers: range, **given: Any) -> list[DescribedRows]:
     return [window(CONFIG, ROWS, number, hours=number, change=changes, **given) for number in numbers]
 
 
-def test_a_small_shift_shows_in_three_windows_together_and_in_none_alone() -> None:
+def test_a_small_shift_shows_in_three_windows_together_and_in_none_alone():
     result = judged(*hours(0.25, range(1, 4)), number=3)
     assert not any(part.drifted for part in result.slices)
     (alarm,) = result.alarms
@@ -89,7 +87,7 @@ def test_a_small_shift_shows_in_three_windows_together_and_in_none_alone() -> No
     assert "output.refusal" not in told["descriptors"], "detectors watch it over days"
 
 
-def test_quiet_rows_between_widen_the_reference() -> None:
+def test_quiet_rows_between_widen_the_reference():
     quiet, changed = hours(0, range(1, 5)), hours(0.3, range(5, 8))
     alone, wide = (judged(*quiet, *changed, number=7, between=between) for between in (False, True))
     assert wide.pooled is not None
@@ -98,7 +96,7 @@ def test_quiet_rows_between_widen_the_reference() -> None:
     assert p_values[1] < p_values[0] / 100
 
 
-def test_windows_and_rows_between_of_a_release_that_answers_no_more_are_left_out() -> None:
+def test_windows_and_rows_between_of_a_release_that_answers_no_more_are_left_out():
     others = hours(1.0, range(1, 3), release="assistant@2")
     assert judged(*others, *hours(0, range(3, 4)), number=3).pooled is None
     between = hours(0.5, range(1, 3), release="assistant@2")
@@ -108,7 +106,7 @@ def test_windows_and_rows_between_of_a_release_that_answers_no_more_are_left_out
     assert found.alarms == []
 
 
-def test_a_replay_takes_the_same_windows_together() -> None:
+def test_a_replay_takes_the_same_windows_together():
     since_pin, found = SincePin(), []
     for number in range(1, 8):
         look = since_pin.add(Summary(rows=10 ** (number - 1)))
@@ -120,6 +118,6 @@ def test_a_replay_takes_the_same_windows_together() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("from_day", [0, 1, 15])
-def test_in_a_hundred_months_a_small_shift_of_bell_shaped_numbers_is_found_within_three_days(from_day: int) -> None:
+def test_in_a_hundred_months_a_small_shift_of_bell_shaped_numbers_is_found_within_three_days(from_day):
     change = shifted("output.sentiment", 0.2, 0.4)
     assert detected(100, "", 1_001, change, "output.sentiment", 3, from_day, 0.95).holds

@@ -1,7 +1,5 @@
 """Varied texts: what people ask and models answer, in many languages, and what breaks readers of text."""
 
-from __future__ import annotations
-
 import random
 
 _WRITTEN = [

@@ -1,7 +1,5 @@
 """Our values against those of Evidently's own descriptors, on the same texts; each meant difference has a test."""
 
-from __future__ import annotations
-
 import re
 import zipfile
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The dashboard's files are an Evidently workspace: small, idempotent, and thinned out as they age."""
 
-from __future__ import annotations
-
 import json
 import os
 from datetime import UTC, datetime, timedelta

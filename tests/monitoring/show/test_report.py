@@ -1,7 +1,5 @@
 """The report: our verdict first and readable, Evidently's view beside it, and nothing that runs or loads."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Archived records that the log has no longer: described once, with their feedback, here or in another process."""
 
-from __future__ import annotations
-
 import pickle
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta

@@ -1,10 +1,7 @@
 """The verdict on a window: harm told from drift, and why in words; the budget of false alarms and how it is shared."""
 
-from __future__ import annotations
-
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,7 +34,7 @@ def rules_of(verdict: TabularVerdict) -> list[tuple[str, str]]:
     return [(alarm.rule, alarm.what) for alarm in verdict.alarms]
 
 
-def test_a_season_drifts_and_raises_an_alarm_only_where_the_settings_say_so() -> None:
+def test_a_season_drifts_and_raises_an_alarm_only_where_the_settings_say_so():
     season = hours(30, seed=1, warmer=2.0)
     verdict = judged(season)
     assert (verdict.alarm, verdict.state, verdict.drifted) == (False, "ok", ("temp",))
@@ -47,7 +44,7 @@ def test_a_season_drifts_and_raises_an_alarm_only_where_the_settings_say_so() ->
     assert "temp (input) drifted" in alarmed.why
 
 
-def test_an_error_that_really_rose_is_an_alarm() -> None:
+def test_an_error_that_really_rose_is_an_alarm():
     verdict = judged(hours(30, seed=1, error=14.0))
     assert rules_of(verdict) == [("error", "error")]
     assert "the error (rmse) rose by" in verdict.why
@@ -56,23 +53,23 @@ def test_an_error_that_really_rose_is_an_alarm() -> None:
     assert verdict.relative_rise == pytest.approx(0.4, abs=0.1)
 
 
-def test_a_certain_trifle_stays_quiet() -> None:
+def test_a_certain_trifle_stays_quiet():
     verdict = judged(rows_of(200, seed=1, error=10.7), reference=rows_of(400))
     assert verdict.rise.p_value <= verdict.alphas["error"]
     assert not verdict.alarm
 
 
-def test_a_rise_from_no_error_at_all_is_an_alarm() -> None:
+def test_a_rise_from_no_error_at_all_is_an_alarm():
     verdict = judged(hours(30, seed=1), reference=REFERENCE.assign(truth=REFERENCE["prediction"]))
     assert verdict.relative_rise is None
     assert "rose from 0" in verdict.why
 
 
-def test_broken_quality_is_an_alarm() -> None:
+def test_broken_quality_is_an_alarm():
     assert rules_of(judged(hours(30, seed=1).assign(temp=np.nan))) == [("quality", "temp")]
 
 
-def test_wine_as_it_were() -> None:
+def test_wine_as_it_were():
     quiet, shifted = (
         judged(kinds(60, seed=seed, wrong=wrong), reference=kinds(120, wrong=0.02), schema=CLASSIFICATION)
         for seed, wrong in ((1, 0.02), (2, 0.4))
@@ -81,7 +78,7 @@ def test_wine_as_it_were() -> None:
     assert rules_of(shifted) == [("error", "error")]
 
 
-def test_before_labels_a_trusted_estimate_raises_the_alarm_and_an_untrusted_one_does_not() -> None:
+def test_before_labels_a_trusted_estimate_raises_the_alarm_and_an_untrusted_one_does_not():
     settings = TabularSettings(estimate_outside_at_most=0.5)
 
     def harder(frame: pd.DataFrame) -> pd.DataFrame:
@@ -106,7 +103,7 @@ def test_before_labels_a_trusted_estimate_raises_the_alarm_and_an_untrusted_one_
     assert labelled.past_estimate == (labelled.estimated_error, labelled.error)
 
 
-def test_too_few_rows_are_said_and_never_an_alarm() -> None:
+def test_too_few_rows_are_said_and_never_an_alarm():
     verdict = judged(hours(30, seed=1, error=90.0).head(10))
     assert (verdict.state, verdict.alarm) == ("too-few-rows", False)
     assert "10 in the window; 20 are needed" in verdict.why
@@ -115,7 +112,7 @@ def test_too_few_rows_are_said_and_never_an_alarm() -> None:
     assert "not tested: 3 labelled blocks in the window" in days.why
 
 
-def test_a_few_labels_are_reported_and_not_tested() -> None:
+def test_a_few_labels_are_reported_and_not_tested():
     current = hours(30, seed=1, error=90.0)
     current.loc[5:, "truth"] = np.nan
     verdict = judged(current)
@@ -125,7 +122,7 @@ def test_a_few_labels_are_reported_and_not_tested() -> None:
     assert (unlabelled.reference_error, unlabelled.alarm) == (None, False)
 
 
-def test_the_json_is_plain_and_whole() -> None:
+def test_the_json_is_plain_and_whole():
     value = judged(hours(30, seed=1, error=14.0, warmer=2.0).assign(sky="hail")).to_json()
     assert json.loads(json.dumps(value, allow_nan=False)) == value
     assert value["alarm"] is True
@@ -135,12 +132,12 @@ def test_the_json_is_plain_and_whole() -> None:
     assert value["expected_false_alarms"] <= 0.1
 
 
-def test_blocks_must_be_in_both_frames_or_in_neither() -> None:
+def test_blocks_must_be_in_both_frames_or_in_neither():
     with pytest.raises(UsageError, match="or neither"):
         judged(rows_of(30))
 
 
-def test_quiet_years_stay_quiet() -> None:
+def test_quiet_years_stay_quiet():
     """Twelve windows of each of six years; the rate itself is measured by benchmarks/labs/quiet.py."""
     alarmed = 0
     for year in range(6):
@@ -149,7 +146,7 @@ def test_quiet_years_stay_quiet() -> None:
     assert alarmed <= 2  # at 6.5 % more come once in 200 times
 
 
-def test_the_rules_of_all_windows_spend_at_most_the_budget_and_drift_that_is_no_alarm_nothing() -> None:
+def test_the_rules_of_all_windows_spend_at_most_the_budget_and_drift_that_is_no_alarm_nothing():
     settings = TabularSettings(false_alarms=0.2, alarm_on_drift=True)
     rules = ("error", "estimate", "quality", "drift")
     assert sum(settings.alpha(rule, 12) for rule in rules) * 12 == pytest.approx(0.2)
@@ -174,7 +171,7 @@ def test_the_rules_of_all_windows_spend_at_most_the_budget_and_drift_that_is_no_
         ({"trust_within": float("nan")}, "trust_within"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(changed: dict[str, Any], named: str) -> None:
+def test_settings_that_make_no_sense_are_refused(changed, named):
     with pytest.raises(UsageError, match=named):
         TabularSettings(**changed)
 
@@ -187,7 +184,7 @@ def test_settings_that_make_no_sense_are_refused(changed: dict[str, Any], named:
         ("[tabula]\n", "did you mean tabular"),
     ],
 )
-def test_settings_are_read_from_a_file_strictly(tmp_path: Path, text: str, told: str) -> None:
+def test_settings_are_read_from_a_file_strictly(tmp_path, text, told):
     file = tmp_path / "tabular.toml"
     file.write_text('[tabular]\nloss = "absolute"\nalarm_on_drift = true\n')
     assert read_settings(file) == TabularSettings(loss="absolute", alarm_on_drift=True)

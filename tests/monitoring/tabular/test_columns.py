@@ -1,7 +1,5 @@
 """Drift by column, and faults of rows: found where rows prove them, and not where days alone differ."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -36,7 +34,7 @@ def drifted(found: dict[str, ColumnDrift]) -> set[str]:
 
 
 @EITHER
-def test_a_warmer_month_is_drift_of_the_temperature_alone_unless_the_floor_is_high(draw: Draw) -> None:
+def test_a_warmer_month_is_drift_of_the_temperature_alone_unless_the_floor_is_high(draw):
     found = drift(draw(60), draw(30, seed=1, warmer=1.5))
     assert drifted(found) == {"temp"}
     assert found["temp"].result.effect > 0.3
@@ -48,7 +46,7 @@ def test_a_warmer_month_is_drift_of_the_temperature_alone_unless_the_floor_is_hi
 
 
 @EITHER
-def test_other_labels_are_drift(draw: Draw) -> None:
+def test_other_labels_are_drift(draw):
     rainy = draw(30, seed=1)
     found = drift(draw(60), rainy.assign(sky=np.where(rainy.index % 2 == 0, "rain", rainy["sky"])))
     assert drifted(found) == {"sky"}
@@ -56,7 +54,7 @@ def test_other_labels_are_drift(draw: Draw) -> None:
     assert isinstance(found["sky"].after, str)
 
 
-def test_days_that_differ_as_days_do_are_no_drift() -> None:
+def test_days_that_differ_as_days_do_are_no_drift():
     """A few holidays more would be certain drift if each hour counted."""
     few, many = (
         frame.assign(holiday=np.arange(len(frame)) // 24 % 10 < tenths)
@@ -66,7 +64,7 @@ def test_days_that_differ_as_days_do_are_no_drift() -> None:
     assert drift(few.drop(columns="block"), many.drop(columns="block"))["holiday"].drifted
 
 
-def test_what_cannot_be_tested_is_no_drift_and_the_target_waits_for_its_labels() -> None:
+def test_what_cannot_be_tested_is_no_drift_and_the_target_waits_for_its_labels():
     empty = drift(hours(60), hours(30).assign(temp=np.nan))["temp"]
     assert (empty.p_adjusted, empty.after) == (1.0, None)
     constant = drift(hours(60).assign(hour=3), hours(30, seed=1).assign(hour=3))
@@ -75,7 +73,7 @@ def test_what_cannot_be_tested_is_no_drift_and_the_target_waits_for_its_labels()
     assert "count" not in drift(hours(30), hours(30), labelled=False)
 
 
-def test_classes_drift_as_labels() -> None:
+def test_classes_drift_as_labels():
     before, after = (
         kinds(200, seed=seed).assign(prediction=prediction)
         for seed, prediction in ((1, ["red", "white"] * 100), (2, ["red"] * 180 + ["white"] * 20))
@@ -99,7 +97,7 @@ def without(frame: pd.DataFrame, share: float) -> pd.DataFrame:
     return frame.assign(temp=frame["temp"].mask(np.random.default_rng(7).random(len(frame)) < share))
 
 
-def test_a_sensor_that_fails_breaks_the_limit_and_is_named_and_a_few_holes_prove_nothing() -> None:
+def test_a_sensor_that_fails_breaks_the_limit_and_is_named_and_a_few_holes_prove_nothing():
     found = quality(without(rows_of(30, seed=1), 0.3))
     assert [(each.column, each.fault) for each in found.broken] == [("temp", "missing")]
     assert "temp: a value is missing in" in found.broken[0].why
@@ -108,7 +106,7 @@ def test_a_sensor_that_fails_breaks_the_limit_and_is_named_and_a_few_holes_prove
     assert not quality(without(rows_of(30, seed=1), 0.21), without(USUAL, 0.2)).broken, "the reference has them, too"
 
 
-def test_one_day_without_a_sensor_is_one_event_and_not_twenty_four() -> None:
+def test_one_day_without_a_sensor_is_one_event_and_not_twenty_four():
     """Two days of twenty are 10 % of the rows: proof against 5 % if hours were independent, and none as days."""
     current = hours(20, seed=1)
     current.loc[current["block"].isin(["day 0003", "day 0004"]), "temp"] = np.nan
@@ -117,14 +115,14 @@ def test_one_day_without_a_sensor_is_one_event_and_not_twenty_four() -> None:
     assert quality(current.assign(temp=np.nan), hours(60)).broken
 
 
-def test_labels_that_neither_reference_nor_schema_has_are_unseen() -> None:
+def test_labels_that_neither_reference_nor_schema_has_are_unseen():
     known = rows_of(10, seed=1).assign(sky="rain")  # in the schema, not in the reference
     assert not quality(known).share("unseen", "sky")
     found = quality(rows_of(10, seed=1).assign(sky="hail"))
     assert (found.share("unseen", "sky"), found.outside_rows, found.broken[0].fault) == (1.0, 1.0, "unseen")
 
 
-def test_numbers_outside_of_the_reference_and_repeated_rows_are_told_and_alarm_where_a_limit_says_so() -> None:
+def test_numbers_outside_of_the_reference_and_repeated_rows_are_told_and_alarm_where_a_limit_says_so():
     hot = pd.concat([rows_of(5, seed=1, warmer=40.0)] * 2)
     found = quality(hot)
     assert not found.broken
@@ -136,6 +134,6 @@ def test_numbers_outside_of_the_reference_and_repeated_rows_are_told_and_alarm_w
     assert (never.share("outside", "temp"), never.broken) == (0, ()), "the reference never has that column"
 
 
-def test_missing_predictions_are_a_fault_of_the_model() -> None:
+def test_missing_predictions_are_a_fault_of_the_model():
     found = quality(rows_of(10, seed=1).assign(prediction=np.nan))
     assert [each.column for each in found.broken] == ["prediction"]

@@ -1,7 +1,5 @@
 """The error of a window, its interval, whether it rose, and estimates before labels."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -32,20 +30,20 @@ def interval(found: Losses, correlation: float = 0.0) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize(("loss", "error", "metric"), [("squared", (25 / 2) ** 0.5, "rmse"), ("absolute", 3.5, "mae")])
-def test_errors_are_in_the_metrics_own_unit(loss: Loss, error: float, metric: str) -> None:
+def test_errors_are_in_the_metrics_own_unit(loss, error, metric):
     frame = rows_of(1).head(4).assign(prediction=[1.0, 1.0, 1.0, np.nan], truth=[4.0, 5.0, np.nan, 3.0])
     assert losses(frame, loss).error == pytest.approx(error)
     assert (metric_of("regression", loss), metric_of("classification", loss)) == (metric, "error_rate")
 
 
-def test_a_classifiers_error_is_the_share_of_wrong_labels() -> None:
+def test_a_classifiers_error_is_the_share_of_wrong_labels():
     wrong = losses(kinds(20).assign(truth="red", prediction=["red"] * 15 + ["white"] * 5), schema=CLASSIFICATION)
     low, high = interval(wrong)
     assert wrong.error == 0.25
     assert 0.1 < low < 0.25 < high < 0.5
 
 
-def test_the_interval_holds_the_error_and_is_wider_where_days_are_alike_or_wrong_labels_come_in_days() -> None:
+def test_the_interval_holds_the_error_and_is_wider_where_days_are_alike_or_wrong_labels_come_in_days():
     found = losses(hours(20))
     narrow, wide = interval(found), interval(found, 0.6)
     assert wide[0] < narrow[0] < (found.error or 0) < narrow[1] < wide[1]
@@ -56,13 +54,13 @@ def test_the_interval_holds_the_error_and_is_wider_where_days_are_alike_or_wrong
     assert interval(Losses(np.zeros(48), np.repeat([0, 1], 24), False, True)) == (0.0, 0.0)
 
 
-def test_a_risen_error_is_told_from_chance() -> None:
+def test_a_risen_error_is_told_from_chance():
     reference = losses(hours(60))
     assert compare_losses(reference, losses(hours(30, seed=1, error=13))).p_value < 0.001
     assert compare_losses(reference, losses(hours(30, seed=1))).p_value > 0.05
 
 
-def test_independent_rows_need_no_blocks_and_many_are_put_together() -> None:
+def test_independent_rows_need_no_blocks_and_many_are_put_together():
     reference, worse = (losses(rows_of(days, seed=days, error=error)) for days, error in ((100, 10.0), (20, 12.0)))
     found = compare_losses(reference, worse)
     assert found.correlation == 0
@@ -70,7 +68,7 @@ def test_independent_rows_need_no_blocks_and_many_are_put_together() -> None:
     assert found.p_value < 0.001
 
 
-def test_a_classifier_with_independent_rows_is_tested_exactly() -> None:
+def test_a_classifier_with_independent_rows_is_tested_exactly():
     reference, worse = (
         losses(kinds(rows, seed=rows, wrong=wrong), schema=CLASSIFICATION) for rows, wrong in ((200, 0.03), (90, 0.3))
     )
@@ -80,7 +78,7 @@ def test_a_classifier_with_independent_rows_is_tested_exactly() -> None:
     assert compare_losses(worse, reference).p_value > 0.9
 
 
-def test_a_relative_error_is_the_mae_over_the_mean_label_and_busy_days_weigh_more() -> None:
+def test_a_relative_error_is_the_mae_over_the_mean_label_and_busy_days_weigh_more():
     frame = hours(30).assign(truth=lambda rows: rows["prediction"] * 1.1)
     busy = hours(30, seed=1).assign(prediction=lambda rows: rows["prediction"] * 3)
     quiet, loud = losses(frame, "relative"), losses(busy.assign(truth=busy["prediction"] * 1.1), "relative")
@@ -113,25 +111,25 @@ def estimated(
     return expected.error
 
 
-def test_a_regressions_error_is_foreseen_where_only_the_inputs_changed() -> None:
+def test_a_regressions_error_is_foreseen_where_only_the_inputs_changed():
     reference, hot = harder_when_hot(hours(60)), harder_when_hot(hours(30, seed=1, warmer=1.5))
     error = estimated(reference, hot.assign(truth=np.nan))
     assert error == pytest.approx(float(np.sqrt(((hot["truth"] - hot["prediction"]) ** 2).mean())), rel=0.15)
     assert error > 1.4 * estimated(reference, reference)
 
 
-def test_a_relative_error_is_foreseen_as_a_share_of_the_predictions() -> None:
+def test_a_relative_error_is_foreseen_as_a_share_of_the_predictions():
     window = hours(30, seed=1)
     found = (window["truth"] - window["prediction"]).abs().sum() / window["truth"].sum()
     error = estimated(hours(60), window.assign(truth=np.nan), settings=TabularSettings(loss="relative"))
     assert error == pytest.approx(found, rel=0.1)
 
 
-def test_what_it_cannot_see_is_that_the_same_rows_have_other_answers() -> None:
+def test_what_it_cannot_see_is_that_the_same_rows_have_other_answers():
     assert estimated(hours(60), hours(30, seed=1, error=30.0)) == pytest.approx(10, rel=0.15)
 
 
-def test_a_classifiers_error_is_what_its_calibrated_or_own_probabilities_leave() -> None:
+def test_a_classifiers_error_is_what_its_calibrated_or_own_probabilities_leave():
     reference = kinds(600, wrong=0.1).assign(probability=lambda rows: rows["probability"] ** 0.2)  # too sure of itself
     wrong = (reference["truth"] != reference["prediction"]).mean()
     assert estimated(reference, reference, CLASSIFICATION) == pytest.approx(wrong, abs=0.01)
@@ -139,7 +137,7 @@ def test_a_classifiers_error_is_what_its_calibrated_or_own_probabilities_leave()
     assert estimated(never_wrong, never_wrong, CLASSIFICATION) == pytest.approx(0.1)
 
 
-def test_no_estimate_without_labels_or_probabilities_to_learn_from() -> None:
+def test_no_estimate_without_labels_or_probabilities_to_learn_from():
     assert ErrorEstimator.fit(hours(3), REGRESSION, SETTINGS) is None
     assert ErrorEstimator.fit(kinds(10), CLASSIFICATION, SETTINGS) is None
     assert ErrorEstimator.fit(kinds(90).drop(columns="probability"), CLASSIFICATION, SETTINGS) is None
@@ -161,9 +159,7 @@ def test_no_estimate_without_labels_or_probabilities_to_learn_from() -> None:
         ([(0.1, 0.0)] * 3, 0.0, False, "by 100%"),
     ],
 )
-def test_an_estimate_is_believed_after_the_latest_came_close(
-    past: list[tuple[float, float]], outside: float, trusted: bool, told: str
-) -> None:
+def test_an_estimate_is_believed_after_the_latest_came_close(past, outside, trusted, told):
     trust = trust_of(past, outside, SETTINGS)
     assert trust.trusted is trusted
     assert told in trust.why

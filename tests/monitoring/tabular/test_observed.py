@@ -1,7 +1,5 @@
 """Logged predictions become the frame that is judged; frames become arrays, or an error that names the column."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,7 +23,7 @@ def batch(predictions: Any, rows: Any = (ROW, ROW), chances: Any = None, truth: 
     return PredictionBatch(NOON, "r1", "bike@2", rows[: len(predictions)], predictions, chances, truth or unknown)
 
 
-def test_a_row_of_the_log_is_a_row_of_the_frame() -> None:
+def test_a_row_of_the_log_is_a_row_of_the_frame():
     frame = frame_of([batch([10.0, 11.0], [ROW, {**ROW, "temp": None}], truth=[12.0, None])], REGRESSION)
     assert frame["prediction"].tolist() == [10.0, 11.0]
     assert frame["truth"].isna().tolist() == [False, True]
@@ -35,7 +33,7 @@ def test_a_row_of_the_log_is_a_row_of_the_frame() -> None:
     assert "probability" not in frame
 
 
-def test_a_classifiers_rows_have_the_probability_of_what_was_predicted() -> None:
+def test_a_classifiers_rows_have_the_probability_of_what_was_predicted():
     chances = [{"1": 0.9, "2": 0.1}, {"1": 0.3, "2": 0.7}]
     frame = frame_of([batch([1, 2], chances=chances)], CLASSIFICATION, block=None)
     assert frame["probability"].tolist() == [0.9, 0.7]
@@ -43,25 +41,25 @@ def test_a_classifiers_rows_have_the_probability_of_what_was_predicted() -> None
     assert frame_of([batch([1])], CLASSIFICATION)["probability"].isna().all()
 
 
-def test_blocks_may_be_named_by_the_rows_themselves() -> None:
+def test_blocks_may_be_named_by_the_rows_themselves():
     batches = [batch([1.0, 2.0], [ROW, {**ROW, "hour": 4}])]
     assert frame_of(batches, REGRESSION, lambda each, row: each.rows[row]["hour"])["block"].tolist() == [3, 4]
 
 
-def test_labels_that_nobody_has_sent_yet_are_numbers_that_are_missing() -> None:
+def test_labels_that_nobody_has_sent_yet_are_numbers_that_are_missing():
     frame = frame_of([batch([float(n)]) for n in range(30)], REGRESSION, block=None)
     verdict = check(frame, frame, REGRESSION, TabularSettings(), windows_in_budget=12)
     assert (verdict.rows, verdict.labelled, verdict.alarm) == (30, 0, False)
 
 
 @pytest.mark.parametrize("schema", [REGRESSION, CLASSIFICATION], ids=["regression", "classification"])
-def test_no_predictions_are_an_empty_frame_with_all_columns(schema: RowSchema) -> None:
+def test_no_predictions_are_an_empty_frame_with_all_columns(schema):
     frame = frame_of([], schema)
     assert len(frame) == 0
     assert {"temp", "prediction", "truth", "block"} <= set(frame.columns)
 
 
-def test_blocks_are_numbered_in_the_order_of_their_names() -> None:
+def test_blocks_are_numbered_in_the_order_of_their_names():
     frame = hours(3)
     seen = observe(frame.iloc[::-1], REGRESSION, "current")
     assert seen.block is not None
@@ -70,13 +68,13 @@ def test_blocks_are_numbered_in_the_order_of_their_names() -> None:
     assert observe(frame.assign(block=["a", 1] * 36), REGRESSION, "current").blocks == 2
 
 
-def test_a_class_is_the_same_label_whatever_pandas_made_of_it() -> None:
+def test_a_class_is_the_same_label_whatever_pandas_made_of_it():
     seen = observe(kinds(20).assign(prediction=1, truth=[1.0] * 19 + [None]), CLASSIFICATION, "current")
     assert (set(seen.prediction.data), set(seen.truth.data)) == ({"1"}, {"1", None})
     assert set(seen.inputs["holiday"].data) <= {"true", "false"}
 
 
-def test_rows_that_repeat_are_counted_within_their_block() -> None:
+def test_rows_that_repeat_are_counted_within_their_block():
     day = hours(1)
     for again, repeated in ((day, 24), (day.assign(block="another"), 0)):
         assert observe(pd.concat([day, again]), REGRESSION, "current").duplicates.sum() == repeated
@@ -91,12 +89,12 @@ def test_rows_that_repeat_are_counted_within_their_block() -> None:
         (lambda frame: frame.assign(block=None), "no block"),
     ],
 )
-def test_a_wrong_frame_is_an_error_that_names_the_column(change: Any, told: str) -> None:
+def test_a_wrong_frame_is_an_error_that_names_the_column(change, told):
     with pytest.raises(UsageError, match=told):
         observe(change(hours(2)), REGRESSION, "current")
 
 
-def test_an_input_cannot_have_a_name_that_the_monitor_uses() -> None:
+def test_an_input_cannot_have_a_name_that_the_monitor_uses():
     schema = RowSchema((Column("truth", "number"),), Column("count", "number"), "regression")
     with pytest.raises(UsageError, match="cannot be called truth"):
         observe(hours(1), schema, "current")

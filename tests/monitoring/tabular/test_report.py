@@ -1,7 +1,5 @@
 """The report of a window: our verdict first, Evidently's view beside it, and nothing that runs or loads."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
@@ -28,7 +26,7 @@ def page_of(
     return out.read_text(encoding="utf-8")
 
 
-def test_the_report_of_a_regression_has_our_verdict_first_and_needs_no_network(tmp_path: Path) -> None:
+def test_the_report_of_a_regression_has_our_verdict_first_and_needs_no_network(tmp_path):
     page = page_of(hours(20), hours(10, seed=1, error=25.0, warmer=3.0), tmp_path, title="bike@2 in <January>")
     assert page.index('<section class="llmops">') < page.index('<div id="root_metric')
     assert re.search(r"<body>\s*<style>", page)
@@ -40,32 +38,32 @@ def test_the_report_of_a_regression_has_our_verdict_first_and_needs_no_network(t
     assert not re.search(r'<(?:script|link)[^>]+(?:src|href)="(?:https?:)?//', page)
 
 
-def test_the_report_of_a_classifier_has_its_classes(tmp_path: Path) -> None:
+def test_the_report_of_a_classifier_has_its_classes(tmp_path):
     page = page_of(kinds(60), kinds(40, seed=1), tmp_path, CLASSIFICATION)
     assert "error rate" in page.split('<div id="root_metric')[0]
     assert "Confusion Matrix" in page
 
 
-def test_a_report_before_labels_leaves_performance_out(tmp_path: Path) -> None:
+def test_a_report_before_labels_leaves_performance_out(tmp_path):
     page = page_of(hours(20), hours(10, seed=1).assign(truth=np.nan), tmp_path)
     assert "labels have not come yet" in page
     assert "Regression Model Performance" not in page
 
 
-def test_a_report_of_no_rows_is_the_verdict_alone(tmp_path: Path) -> None:
+def test_a_report_of_no_rows_is_the_verdict_alone(tmp_path):
     page = page_of(hours(5), hours(5).head(0), tmp_path)
     assert "Too few rows" in page
     assert "root_metric" not in page
 
 
-def test_a_report_that_cannot_be_written_is_a_plain_error(tmp_path: Path) -> None:
+def test_a_report_that_cannot_be_written_is_a_plain_error(tmp_path):
     (tmp_path / "file").write_text("in the way")
     verdict = check(hours(5), hours(5), REGRESSION, SETTINGS, windows_in_budget=12)
     with pytest.raises(CannotRun, match="cannot write the report"):
         write_report(hours(5), hours(5), REGRESSION, verdict, tmp_path / "file" / "report.html")
 
 
-def test_the_verdict_tells_faults_estimates_and_what_was_not_tested() -> None:
+def test_the_verdict_tells_faults_estimates_and_what_was_not_tested():
     reference, current = hours(60), hours(10, seed=1, warmer=0.5)
     current = current.assign(sky="<hail>", truth=current["truth"].where(current.index < 5))
     verdict = check(reference, current, REGRESSION, TabularSettings(), windows_in_budget=12)

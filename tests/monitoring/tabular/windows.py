@@ -1,7 +1,5 @@
 """Windows of rows that tests of the tabular monitor judge: twenty-four hours a day, or rows that are independent."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

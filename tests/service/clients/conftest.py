@@ -1,7 +1,5 @@
 """One gateway for all clients: it says text back, and gives JSON where JSON is asked for."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """LangChain's OpenAI classes, unchanged."""
 
-from __future__ import annotations
-
 import asyncio
 
 import pytest

@@ -1,7 +1,5 @@
 """The official Python client, unchanged: sync, async, streamed, structured, all routes."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import struct

@@ -3,8 +3,6 @@
 `llm` and the npm package are installed once, below the user's cache folder.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

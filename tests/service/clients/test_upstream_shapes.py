@@ -1,8 +1,6 @@
 """What comes from an upstream comes through: the official client gets equal objects from the gateway and from the
 upstream asked directly, field by field, but for ids, names and times."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess
