@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from llmops.api.versions import create_release, fact_sheet, promote, register_prompts, rollback
     from llmops.engines.python import model
     from llmops.evaluation.scorers.function import scorer
+    from llmops.optimizing.api import optimize
 
 __all__ = [
     "__version__",
@@ -27,6 +28,7 @@ __all__ = [
     "mlflow_scorers",
     "model",
     "monitor",
+    "optimize",
     "promote",
     "read_log",
     "register_prompts",
@@ -42,6 +44,7 @@ _MODULES = {
     "llmops.api.versions": ("create_release", "fact_sheet", "promote", "register_prompts", "rollback"),
     "llmops.engines.python": ("model",),
     "llmops.evaluation.scorers.function": ("scorer",),
+    "llmops.optimizing.api": ("optimize",),
 }
 """By module, the names that are imported from it when they are first used: `import llmops` itself loads nothing."""
 

@@ -160,6 +160,32 @@ def parse_prompt(text: str, path: Path | str = "<prompt>") -> PromptTemplate:
     return PromptTemplate(turns, input_variable, parameters, str(head.get("description") or ""))
 
 
+def format_prompt(template: PromptTemplate) -> str:
+    """The text of a file that `parse_prompt` reads as this template.
+
+    Raises UsageError: there is none, because a turn begins or ends with white space, or holds a placeholder's braces or
+    a line that opens a turn.
+    """
+    given = template.parameters.to_mapping()
+    defaults = GenerationParameters().to_mapping()
+    head: dict[str, Any] = {"description": template.description} if template.description else {}
+    head["input_variable"] = template.input_variable
+    response_format = given.pop("response_format")
+    parameters = {name: value for name, value in given.items() if value != defaults[name]}
+    head |= {"parameters": parameters} if parameters else {}
+    head |= {"response_format": response_format} if response_format is not None else {}
+    front = yaml.safe_dump(head, sort_keys=False, allow_unicode=True, width=1000)
+    turns = "\n\n".join(f"# {turn['role']}\n{turn['content']}" for turn in template.turns)
+    text = f"---\n{front}---\n{turns}\n"
+    try:
+        same = parse_prompt(text).content_hash == template.content_hash
+    except BadFile as error:
+        raise UsageError(f"no prompt file can hold this: {error.problem}") from error
+    if not same:
+        raise UsageError("no prompt file can hold this: a turn's text would be read otherwise")
+    return text
+
+
 def load_prompt_folder(folder: Path) -> list[tuple[Path, PromptTemplate]]:
     """The `v<N>.md` files of one prompt in the order of N. Raises BadFile."""
     numbered = []

@@ -30,7 +30,13 @@ NAMES = {name_of(path) for path in MODULES}
 
 # framework → the modules (by prefix) that may import it
 OWNERS = {
-    "mlflow": ("llmops.registry", "llmops.recording", "llmops.judges.mlflow_judges"),
+    "mlflow": (
+        "llmops.registry",
+        "llmops.recording",
+        "llmops.judges.mlflow_judges",
+        "llmops.optimizing.mlflow_optimizers",
+    ),
+    "gepa": ("llmops.optimizing.mlflow_optimizers",),
     "fastapi": ("service",),
     "uvicorn": ("service",),
     "starlette": ("service",),
@@ -72,6 +78,7 @@ FLOORS = (
     "llmops.pipelines",
     "llmops.recording",
     "llmops.eval_runs",
+    "llmops.optimizing",
     "llmops.factsheet",
     "monitoring.tables",
     "monitoring.evidently_import",
@@ -93,6 +100,7 @@ FLOORS = (
     "llmops.api",  # the functions behind the commands put the parts together, the monitor's too
     "llmops.pytest_plugin",
     "llmops.cli",
+    "llmops.optimizing.cli",
     "service",
     "monitoring.cli",
     "labs",

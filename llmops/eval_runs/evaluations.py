@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -31,16 +31,20 @@ from llmops.eval_runs.ray_matrix import matrix_of
 from llmops.eval_runs.scorer_factory import ScorerFactory, untrusted
 from llmops.eval_runs.served_mode import evaluated_by, served_mode
 from llmops.evaluation.comparison import Comparison, compare
+from llmops.evaluation.contamination import rows_left
 from llmops.evaluation.eval_set import measure
+from llmops.evaluation.eval_set_check import question_hash
 from llmops.evaluation.gate import ALPHA, Facts, Verdict, decide, slice_metrics
 from llmops.evaluation.record_files import SourceAccess
-from llmops.evaluation.results import Failure, Noise, Results, failures_of
+from llmops.evaluation.results import AnswerCounts, Failure, Noise, Results, failures_of
+from llmops.evaluation.runner import metrics_of
 from llmops.evaluation.scorers.protocol import limits_of
 from llmops.evaluation.suite import MakeScorer, Suite, load_suite, readable_suites
 from llmops.generation import GenerationParameters
 from llmops.hashing import content_hash
 from llmops.processes import run_async
 from llmops.recording import EvalRecorder, EvalRun, record_verdict
+from llmops.recording.optimizations import rows_chosen_by
 from llmops.registry import Registry
 from llmops.settings import Settings, data_folder
 from llmops.versions import MOST_NAMED, Ref, Release, whole_id
@@ -144,9 +148,11 @@ class Evaluations:
         suite.try_scorers()
         return run_async(work)
 
-    def rows(self, run: EvalRun) -> Results:
-        """Every row of a run, read as often as asked. Raises StoreUnavailable, and Corrupted while it is read."""
-        return self._recorder.rows(run)
+    def rows(self, run: EvalRun, but: Collection[str] = ()) -> Results:
+        """Every row of a run, read as often as asked. but: rows whose question has one of these hashes are left out.
+        Raises StoreUnavailable, and Corrupted while it is read."""
+        rows = self._recorder.rows(run)
+        return [result for result in rows if question_hash(result.row) not in but] if but else rows
 
     def newest_runs(self, suite_name: str) -> list[EvalRun]:
         """The newest complete runs of a suite, the last first. Raises StoreUnavailable."""
@@ -210,8 +216,11 @@ class Evaluations:
             raise CannotRun(f"{ran}; give runs of one suite")
         return self.suite(run_a.suite), run_a, run_b
 
-    def compare_runs(self, suite: Suite, a: str, run_a: EvalRun, b: str, run_b: EvalRun) -> Comparison:
-        """Two runs of one suite, which their rows are read from. Raises CannotRun, StoreUnavailable."""
+    def compare_runs(
+        self, suite: Suite, a: str, run_a: EvalRun, b: str, run_b: EvalRun, but: Collection[str] = ()
+    ) -> Comparison:
+        """Two runs of one suite, which their rows are read from. but: as `rows` takes it. Raises CannotRun,
+        StoreUnavailable."""
         stopped = [run.params.get(STOPPED_PARAM) for run in (run_a, run_b)]
         if stopped[0] != stopped[1]:
             raise CannotRun("a run that was stopped early can be compared only with the run it was stopped against")
@@ -220,15 +229,15 @@ class Evaluations:
         noises = [Noise(**json.loads(run.params[NOISE_PARAM])) for run in (run_a, run_b) if NOISE_PARAM in run.params]
         return compare(
             a,
-            self.rows(run_a),
+            self.rows(run_a, but),
             b,
-            self.rows(run_b),
+            self.rows(run_b, but),
             suite.make_scorers(),
             suite.gate.primary,
             cluster_by=suite.cluster_by,
             noise=max(noises, key=lambda noise: noise.share, default=None),
             sequential_seed=int(seed) if told else None,
-            suite_rows=suite.n_rows,
+            suite_rows=rows_left(suite.rows, but),
             drawn_from=int(told.split()[-2]) if told else None,
             apart={
                 name: "the two runs were scored by other definitions of it; run both again"
@@ -256,8 +265,16 @@ class Evaluations:
             champion = present.ref if present else None
         if champion is not None:
             runs["a"] = self.resolve(champion, suite_name)
-            comparison = self.compare_runs(suite, named(champion), runs["a"], named(challenger), runs["b"])
-        verdict = decide(suite.gate, self.facts(suite, named(challenger), runs, comparison))
+        # Rows that an optimisation chose the challenger's prompt by, or that it shows, say too much good of it.
+        used = self._rows_chosen_by(suite, runs["b"])
+        if "a" in runs:
+            comparison = self.compare_runs(suite, named(champion or ""), runs["a"], named(challenger), runs["b"], used)
+        verdict = decide(suite.gate, self.facts(suite, named(challenger), runs, comparison, used))
+        if used:
+            left_out, by = suite.n_rows - rows_left(suite.rows, used), ", ".join(sorted(set(used.values())))
+            verdict = verdict.with_reasons(
+                [f"{left_out} of {suite.n_rows} rows are left out: {runs['b'].prompt} was chosen by them (run {by})"]
+            )
         if "a" in runs and runs["a"].run_id == runs["b"].run_id:
             verdict = verdict.with_reasons(
                 [f"{named(challenger)} was compared with itself: both are run {runs['a'].run_id}"]
@@ -287,9 +304,26 @@ class Evaluations:
         )
         return Gated(verdict, comparison, runs)
 
-    def facts(self, suite: Suite, challenger: str, runs: Mapping[str, EvalRun], comparison: Comparison | None) -> Facts:
-        """What the suite's gate is told of the challenger, whose run is `b`."""
-        run = runs["b"]
+    def _rows_chosen_by(self, suite: Suite, run: EvalRun) -> Mapping[str, str]:
+        """As `rows_chosen_by`; nothing for a callable, which has no prompt."""
+        prompt = self.registry.prompts.get(run.prompt) if run.prompt else None
+        return rows_chosen_by(self.registry.store, suite.name, prompt.template.content_hash) if prompt else {}
+
+    def facts(
+        self,
+        suite: Suite,
+        challenger: str,
+        runs: Mapping[str, EvalRun],
+        comparison: Comparison | None,
+        but: Collection[str] = (),
+    ) -> Facts:
+        """What the suite's gate is told of the challenger, whose run is `b`. but: as `rows` takes it."""
+        run, metrics = runs["b"], {side: each.metrics for side, each in runs.items()}
+        if but:
+            metrics = {
+                side: metrics_of(self.rows(each, but), suite.make_scorers(), suite.cluster_by)
+                for side, each in runs.items()
+            }
         wanted = {name: list(floors) for name, floors in suite.gate.slice_floors.items()}
         now = definitions_in(scored_by(suite))
         redefined = {
@@ -299,16 +333,16 @@ class Evaluations:
             if name in now and now[name] != definition
         }
         return Facts(
-            metrics=run.metrics,
+            metrics=metrics["b"],
             comparison=comparison,
-            answers=run.answers,
+            answers=AnswerCounts.of(each.output for each in self.rows(run, but)) if but else run.answers,
             name=challenger,
-            champion=runs["a"].metrics if "a" in runs else {},
-            slices=slice_metrics(self.rows(run), wanted) if wanted else {},
+            champion=metrics.get("a", {}),
+            slices=slice_metrics(self.rows(run, but), wanted) if wanted else {},
             untrusted={**untrusted(suite, self.registry.store), **redefined},
             serving=served_mode(run, self.registry.models.get(run.model), self.settings),
             limits={scorer.name: limits_of(scorer) for scorer in suite.make_scorers()},
-            suite_rows=suite.n_rows,
+            suite_rows=rows_left(suite.rows, but),
             other_rows=[each.run_id for each in runs.values() if _has_other_rows(suite, each)],
         )
 

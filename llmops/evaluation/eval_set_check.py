@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 Severity = Literal["error", "warning", "note"]
 
 SMALLEST_SLICE = 5
-_LABEL_ROWS = 5  # an answer that so many rows share is a label: prompts name labels on purpose
+LABEL_ROWS = 5  # an answer that so many rows share is a label: prompts name labels on purpose
 _FEWEST_WORDS = 3  # shorter questions stand in any text by chance
-_PLACEHOLDER = re.compile(r"\{\{.*?\}\}", re.DOTALL)
+PLACEHOLDER = re.compile(r"\{\{.*?\}\}", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def _repeats(rows: Iterable[EvalRow]) -> Iterator[Finding]:
     """Rows that ask the same: the same inputs and contexts but for case and white space."""
     by_question: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for row in rows:
-        by_question[_question_hash(row)].append((row.id, content_hash(_judged_by(row))))
+        by_question[question_hash(row)].append((row.id, content_hash(_judged_by(row))))
     for same in by_question.values():
         if len(same) > 1:
             ids = tuple(row_id for row_id, _ in same)
@@ -74,12 +74,12 @@ def _near_repeats(rows: Iterable[EvalRow], near: float) -> Iterator[Finding]:
     seen: set[str] = set()
     kept: list[tuple[str, str, str, str]] = []
     for row in rows:
-        if (question := _question_hash(row)) not in seen:
+        if (question := question_hash(row)) not in seen:
             seen.add(question)
             contexts, text = content_hash(_contexts(row)), "\n".join(_questions(row).values())
             kept.append((row.id, text or "\n".join(_contexts(row)), contexts, content_hash(_judged_by(row))))
     pairs = near_duplicates([text for _, text, _, _ in kept], near)
-    for group, least in _groups(pair for pair in pairs if kept[pair[0]][2] == kept[pair[1]][2]):
+    for group, least in groups_of_pairs(pair for pair in pairs if kept[pair[0]][2] == kept[pair[1]][2]):
         pattern = len({kept[position][3] for position in group}) > 1
         shared = "one pattern with different expectations" if pattern else "nearly the same, same expectations"
         detail = f"{shared}; similarity {least:.2f} or more"
@@ -127,8 +127,8 @@ def _leaks_in_inputs(rows: Iterable[EvalRow]) -> Iterator[Finding]:
         if _holds_any("\n".join(_contexts(row)), answers):
             in_contexts.append(row.id)
     for name, leaks in in_inputs.items():
-        labels = tuple(row_id for row_id, answer in leaks if shared[answer] >= _LABEL_ROWS)
-        others = tuple(row_id for row_id, answer in leaks if shared[answer] < _LABEL_ROWS)
+        labels = tuple(row_id for row_id, answer in leaks if shared[answer] >= LABEL_ROWS)
+        others = tuple(row_id for row_id, answer in leaks if shared[answer] < LABEL_ROWS)
         if others:
             yield Finding("answer_in_inputs", others, f"inputs.{name} holds the expected answer", "warning")
         if labels:
@@ -139,7 +139,7 @@ def _leaks_in_inputs(rows: Iterable[EvalRow]) -> Iterator[Finding]:
 
 def _leaks_in_prompt(rows: Iterable[EvalRow], ref: str, template: PromptTemplate) -> Iterator[Finding]:
     """Rows that the prompt's own turns ask or answer."""
-    turns = [f" {normalise(_PLACEHOLDER.sub(' ', turn['content']))} " for turn in template.turns]
+    turns = [f" {normalise(PLACEHOLDER.sub(' ', turn['content']))} " for turn in template.turns]
 
     def holds(words: str, fewest_words: int) -> bool:
         enough = len(words.split()) >= fewest_words
@@ -158,7 +158,7 @@ def _leaks_in_prompt(rows: Iterable[EvalRow], ref: str, template: PromptTemplate
         yield Finding("question_in_prompt", tuple(asked), detail, "error")
     for answer, ids in answered.items():
         detail = f"the expected answer {answer!r} stands in {ref}"
-        yield Finding("answer_in_prompt", tuple(ids), detail, "note" if len(ids) >= _LABEL_ROWS else "warning")
+        yield Finding("answer_in_prompt", tuple(ids), detail, "note" if len(ids) >= LABEL_ROWS else "warning")
 
 
 def _small_slices(rows: Iterable[EvalRow]) -> Iterator[Finding]:
@@ -197,7 +197,8 @@ def _is_context(row: EvalRow, name: str) -> bool:
     return name in ("context", "contexts") or (name != "messages" and row.inputs[name] in row.contexts)
 
 
-def _question_hash(row: EvalRow) -> str:
+def question_hash(row: EvalRow) -> str:
+    """What two rows that ask the same share, whatever their case, white space, ids and expectations."""
     questions = {name: folded(text) for name, text in _questions(row).items()}
     return content_hash([questions, sorted(map(folded, _contexts(row)))])
 
@@ -229,7 +230,7 @@ def _holds_any(text: str, answers: Sequence[str]) -> bool:
     return any(f" {words} " in held for answer in answers if (words := normalise(answer)))
 
 
-def _groups(pairs: Iterable[tuple[int, int, float]]) -> Iterator[tuple[list[int], float]]:
+def groups_of_pairs(pairs: Iterable[tuple[int, int, float]]) -> Iterator[tuple[list[int], float]]:
     """Positions that hang together through pairs, with the least similarity of these pairs; in order."""
     group_of: dict[int, list[int]] = {}
     least_of: dict[int, float] = {}

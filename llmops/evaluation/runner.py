@@ -146,6 +146,16 @@ class Summary:
         return {name: tally.metric() for name, tally in self._tallies.items()}
 
 
+def metrics_of(
+    results: Iterable[RowResult], scorers: Sequence[Scorer], cluster_by: str | None = None
+) -> dict[str, Metric]:
+    """By scorer name, over rows that are scored already."""
+    summary = Summary(scorers, cluster_by)
+    for result in results:
+        summary.add(result)
+    return summary.metrics()
+
+
 GiveEngine = Callable[[], Awaitable[Engine]]
 
 

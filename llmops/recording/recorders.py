@@ -97,7 +97,7 @@ def take_up(store: Store, experiment_id: str, cell_hash: str, recorder: str, par
     left of this cell loses its traces and is marked abandoned. MLflow's errors pass through.
     """
     found = find_runs(store, [experiment_id], {CELL_TAG: cell_hash, COMPLETE_TAG: "false"})
-    client, left = store.client, [run for run in found if _writer_is_gone(run.data.tags[WRITER_TAG])]
+    client, left = store.client, [run for run in found if writer_is_gone(run.data.tags[WRITER_TAG])]
     usable = [
         run
         for run in left
@@ -117,7 +117,7 @@ def take_up(store: Store, experiment_id: str, cell_hash: str, recorder: str, par
     return str(usable[0].info.run_id) if usable else None
 
 
-def _writer_is_gone(writer: str) -> bool:
+def writer_is_gone(writer: str) -> bool:
     """Whether the run's writer is surely not writing any more: dead, or this very process, which asks before it writes.
 
     A writer on another host may be alive; its run is left alone.
