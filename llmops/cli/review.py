@@ -1,30 +1,55 @@
-"""`llmops review`: rows of eval runs in MLflow's review queue, and people's labels back from it."""
+"""`llmops review`: answers of eval runs and of production in MLflow's review queues, and the labels back."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from llmops.cli.eval import open_evaluations
+from llmops.cli.log import read_time
 from llmops.cli.output import echo, emit, json_option, print_table, row_count, say, write_file
+from llmops.errors import UnknownVersion, UsageError
 from llmops.pages.numbers import counted
+from llmops.production_log import moment_of
+from llmops.settings import data_folder
+
+if TYPE_CHECKING:
+    from llmops.eval_runs.evaluations import Evaluations
+    from llmops.production_log import ProductionLog
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.group("review")
 def command() -> None:
-    """Review: have people label rows in MLflow, those first whose label decides most, and take the labels back."""
+    """Review: have people label answers in MLflow, those first whose label decides most, and take the labels back."""
+
+
+log_option = click.option(
+    "--log",
+    "is_app",
+    is_flag=True,
+    help="NAME is an app, whose production log is meant, even if a suite has that name.",
+)
 
 
 @command.command("open")
-@click.argument("suite")
+@click.argument("name", metavar="SUITE|APP")
+@log_option
 @click.option("--run", help="Whose answers; a run or cell as in `eval compare`. Default: the suite's newest run.")
 @click.option("--against", metavar="RUN", help="The run it may be gated against. Default: the newest of another cell.")
+@click.option(
+    "--since",
+    callback=read_time,
+    metavar="TIME",
+    help="Of an app: from this UTC time, or this long ago. Default: 7d.",
+)
+@click.option("--until", callback=read_time, metavar="TIME", help="Of an app: before this time, or this long ago.")
 @click.option("--rows", type=click.IntRange(1, 500), default=20, show_default=True, help="Maximum number of rows.")
 @click.option(
     "--reviewer",
@@ -35,25 +60,45 @@ def command() -> None:
 )
 @json_option
 def open_queue(
-    suite: str, run: str | None, against: str | None, rows: int, reviewers: Sequence[str], as_json: bool
+    name: str,
+    is_app: bool,
+    run: str | None,
+    against: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    rows: int,
+    reviewers: Sequence[str],
+    as_json: bool,
 ) -> None:
-    """Put rows of an eval run into MLflow's review queue of the suite, with two questions: whether the answer is
+    """Put answers into MLflow's review queue of a suite, or of an app, with two questions: whether the answer is
     correct, and what would be a right one.
 
-    Rows where two runs differ on the gate's metric come first, and rows where scorers contradict each other or a score
-    lies halfway: there a label most likely decides a gate, or a judge's calibration.
+    Of a suite's run those rows come first where two runs differ on the gate's metric, and where scorers contradict each
+    other or a score lies halfway: there a label most likely decides a gate, or a judge's calibration. Of an app's
+    production log, answers that users contradict each other about, then those they find wrong, then frequent ones.
 
     \b
     Example: llmops review open qa --rows 30
+    Example: llmops review open assistant --since 24h
     """
-    from llmops.eval_runs.reviewing import open_review
+    from llmops.eval_runs.reviewing import open_log_review, open_review
 
-    found = open_review(open_evaluations(), suite, run, against, rows, reviewers)
+    evaluations = open_evaluations()
+    log = _log_of(evaluations, name, is_app)
+    wrong = {"--since": since, "--until": until} if log is None else {"--run": run, "--against": against}
+    if given := [option for option, value in wrong.items() if value is not None]:
+        raise UsageError(f"{given[0]}: {name} is {'a suite' if log is None else 'an app'}")
+    if log is None:
+        found = open_review(evaluations, name, run, against, rows, reviewers)
+    else:
+        start = moment_of("7d") if since is None else since
+        found = open_log_review(evaluations.registry.store, log, name, start, until, rows, reviewers)
 
     def table() -> None:
         shown = [(place, row.row, f"{row.decides:.2f}", row.why) for place, row in enumerate(found.rows, 1)]
-        title = f"Queue {found.queue}: {row_count(len(found.rows))} of run {found.run_id} put in"
-        print_table(title, ("#", "row", "decides#", "why"), shown)
+        source = "the production log" if found.run_id is None else f"run {found.run_id}"
+        title = f"Queue {found.queue}: {row_count(len(found.rows))} of {source} put in"
+        print_table(title, ("#", "row" if log is None else "request", "decides#", "why"), shown)
         if found.there:
             echo(f"{row_count(found.there)} stood in the queue already")
         if found.untraced:
@@ -61,16 +106,36 @@ def open_queue(
 
     emit(as_json, found.to_json(), table)
     say(f"to review: `llmops ui`, http://127.0.0.1:5000/#/experiments/{found.experiment_id}/review-queue")
-    say(f"afterwards: `llmops review take {suite} --labels labels.jsonl`")
+    say(f"afterwards: `llmops review take {name}{' --log' if is_app else ''} --labels labels.jsonl`")
 
 
 @command.command()
-@click.argument("suite")
+@click.argument("name", metavar="SUITE|APP")
+@log_option
 @click.option("--labels", type=_FILE, help="Write the labels, for `eval calibrate-judge`.")
 @click.option("--expectations", type=_FILE, help="Write rows of an eval set with the answers that people expect.")
+@click.option(
+    "--feedback",
+    is_flag=True,
+    help="Of an app: also write the answers into the production log, as feedback of the caller `review`.",
+)
+@click.option(
+    "--input-variable",
+    default="question",
+    show_default=True,
+    help="Of an app: prompt variable that the user's message fills.",
+)
 @json_option
-def take(suite: str, labels: Path | None, expectations: Path | None, as_json: bool) -> None:
-    """Take people's answers from the suite's review queue, with who gave them and when.
+def take(
+    name: str,
+    is_app: bool,
+    labels: Path | None,
+    expectations: Path | None,
+    feedback: bool,
+    input_variable: str,
+    as_json: bool,
+) -> None:
+    """Take people's answers from the review queue of a suite, or of an app, with who gave them and when.
 
     Each answer is checked, which MLflow does not: its kind, the trace, the reviewer, and that nobody says otherwise.
     What cannot be taken is listed, and stays in MLflow.
@@ -78,9 +143,16 @@ def take(suite: str, labels: Path | None, expectations: Path | None, as_json: bo
     \b
     Example: llmops review take qa --labels labels.jsonl --expectations rows.jsonl
     """
-    from llmops.eval_runs.reviewing import take_review
+    from llmops.eval_runs.reviewing import take_log_review, take_review
 
-    found = take_review(open_evaluations(), suite)
+    evaluations = open_evaluations()
+    log = _log_of(evaluations, name, is_app)
+    if log is None and feedback:
+        raise UsageError(f"--feedback: {name} is a suite")
+    if log is None:
+        found = take_review(evaluations, name)
+    else:
+        found = take_log_review(evaluations.registry.store, log, name, input_variable, to_log=feedback)
     for path, lines in ((labels, found.labels), (expectations, found.expectations)):
         if path is not None:
             write_file(path, _json_lines(lines))
@@ -89,12 +161,30 @@ def take(suite: str, labels: Path | None, expectations: Path | None, as_json: bo
 
     def table() -> None:
         taken = [(each["id"], each["label"], each["by"], each["at"]) for each in found.labels]
-        print_table(f"Labels of suite {suite}", ("row", "correct", "by", "at"), taken)
+        print_table(f"Labels of {name}", ("row", "correct", "by", "at"), taken)
         labelled, expected = counted(len(taken), "label"), counted(len(found.expectations), "expected answer")
         echo(f"{labelled} and {expected} taken, {counted(len(found.refused), 'reviewed row')} not taken")
         echo(f"{row_count(found.pending)} to review yet, {found.declined} declined")
+        if feedback:
+            echo(f"{counted(found.feedback, 'answer')} written into the production log")
 
     emit(as_json, found.to_json(), table)
+
+
+def _log_of(evaluations: Evaluations, name: str, is_app: bool) -> ProductionLog | None:
+    """The production log, where the name is an app's; None where it is a suite's. Raises UnknownVersion: neither."""
+    from llmops.evaluation.suite import suite_names
+    from llmops.production_log import ProductionLog
+
+    settings = evaluations.settings
+    suites = suite_names(data_folder(settings, "eval_sets"))
+    if not is_app and name in suites:
+        return None
+    log = ProductionLog(settings.resolved_log_url)
+    if not log.count(app=name):
+        known = "" if is_app else f"no suite {name!r} (there are {', '.join(suites) or 'none'}), and "
+        raise UnknownVersion(f"{known}the production log has no answer of an app {name!r}")
+    return log
 
 
 def _json_lines(lines: Sequence[Mapping[str, Any]]) -> str:

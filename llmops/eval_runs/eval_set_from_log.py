@@ -24,7 +24,8 @@ from llmops.hashing import content_hash
 from llmops.production_log import LogRecord
 from llmops.text_io import json_object, numbered_lines
 
-FEEDBACK = ("negative", "positive", "any")
+NEGATIVE, POSITIVE = "negative", "positive"
+FEEDBACK = (NEGATIVE, POSITIVE, "any")
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*\Z")
 _NEGATIVE = {"negative", "bad", "down", "dislike", "thumbs_down", "wrong", "worse"}
 _POSITIVE = {"positive", "good", "up", "like", "thumbs_up", "right", "correct", "better"}
@@ -68,7 +69,7 @@ def write_review(records: Iterable[LogRecord], eval_set: Path, out: Path, choice
     """
     _check_target(eval_set)
     counts = ReviewCounts()
-    seen = {_question(row.inputs) for row in _present_rows(eval_set)}
+    seen = {question_hash(row.inputs) for row in _present_rows(eval_set)}
     lines = list(_review_lines(records, seen, choice, counts))  # whole before the file is made: it must not be half
     try:
         with out.open("x", encoding="utf-8") as file:
@@ -146,9 +147,9 @@ def _review_lines(
         said = choice.feedback is None or (feedback is not None and choice.feedback in ("any", feedback_sign(feedback)))
         if not said or choice.outcome not in (None, record.outcome):
             counts.not_chosen += 1
-        elif (inputs := _inputs(record, choice.input_variable)) is None:
+        elif (inputs := inputs_of(record, choice.input_variable)) is None:
             counts.unusable += 1
-        elif (question := _question(inputs)) in seen:
+        elif (question := question_hash(inputs)) in seen:
             counts.known += 1
         else:
             seen.add(question)
@@ -170,7 +171,7 @@ def _review_lines(
                 return
 
 
-def _inputs(record: LogRecord, input_variable: str) -> dict[str, Any] | None:
+def inputs_of(record: LogRecord, input_variable: str) -> dict[str, Any] | None:
     """The prompt variables sent along, and the conversation or the one user message; None when these are no inputs."""
     given = record.details.get("prompt_variables")
     inputs: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {}
@@ -182,18 +183,18 @@ def _inputs(record: LogRecord, input_variable: str) -> dict[str, Any] | None:
     try:
         return dict(row_from_values({"id": record.key, "inputs": inputs}, "log", 1).inputs)
     except BadFile:
-        return None  # counted by the caller as unusable
+        return None
 
 
 def feedback_sign(feedback: Mapping[str, Any]) -> str | None:
     """`negative` or `positive`, by the label when it is a known word, else by the score: more than 0 is positive."""
     label = str(feedback.get("label") or "").strip().casefold().replace(" ", "_").replace("-", "_")
     if label in _NEGATIVE | _POSITIVE:
-        return "negative" if label in _NEGATIVE else "positive"
+        return NEGATIVE if label in _NEGATIVE else POSITIVE
     score = feedback.get("score")
     if not isinstance(score, (int, float)):
         return None
-    return "positive" if score > 0 else "negative"
+    return POSITIVE if score > 0 else NEGATIVE
 
 
 def _check_target(eval_set: Path) -> None:
@@ -232,6 +233,6 @@ def _append(path: Path, rows: Iterable[EvalRow]) -> None:
         incoming.unlink(missing_ok=True)
 
 
-def _question(inputs: Mapping[str, Any]) -> str:
+def question_hash(inputs: Mapping[str, Any]) -> str:
     """Equal for inputs that differ in case and white space alone."""
     return content_hash({name: value if name == "messages" else folded(str(value)) for name, value in inputs.items()})

@@ -188,6 +188,8 @@ def find_runs(
     store: Store, experiments: Sequence[str], tags: Mapping[str, str], *, oldest_first: bool = False, most: int = 1000
 ) -> list[Any]:
     """MLflow's runs in the experiments of these ids that have these tags. The caller translates MLflow's errors."""
+    if not experiments:  # which MLflow takes for all of them
+        return []
     condition = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
     order = f"attributes.start_time {'ASC' if oldest_first else 'DESC'}"
     return list(store.client.search_runs(experiments, condition, order_by=[order], max_results=most))
@@ -197,13 +199,13 @@ def runs_where(store: Store, experiment: str | None, condition: str) -> Iterator
     """MLflow's runs of an experiment of that name, which is not made when absent, or of all, the newest first. The
     caller translates MLflow's errors."""
     if experiment is None:
-        experiments: Sequence[Any] = list(pages(store.client.search_experiments))
+        experiments = [each.experiment_id for each in pages(store.client.search_experiments)]
     else:
-        experiments = list(filter(None, [store.client.get_experiment_by_name(experiment)]))
+        experiments = store.experiment_ids(experiment)
     if experiments:
         yield from pages(
             store.client.search_runs,
-            experiment_ids=[each.experiment_id for each in experiments],
+            experiment_ids=experiments,
             filter_string=condition,
             order_by=["attributes.start_time DESC"],
         )

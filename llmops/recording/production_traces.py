@@ -15,9 +15,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from llmops.errors import LlmopsError, StoreUnavailable, UnknownVersion, UsageError
-from llmops.production_log import VOTES, Feedback, LogRecord, ProductionLog
+from llmops.production_log import VOTES, Feedback, LogRecord, ProductionLog, in_batches
 from llmops.recording.trace_writing import TraceWriter
-from llmops.recording.traces import RowTrace, TextCleaner, make_trace
+from llmops.recording.traces import RowTrace, TextCleaner, make_trace, traces_in
 from llmops.registry.store import Store, translated
 from llmops.settings import Settings
 
@@ -28,6 +28,10 @@ BATCH = 100
 MOST_PAUSE_SECONDS = 60.0
 FEEDBACK_KEY = "llmops.feedback"
 """The metadata of an assessment that names the feedback it was made of."""
+LOG_KEY_TAG = "log_key"
+"""The tag of a trace that names its record."""
+REVIEW = "review"
+"""Caller of feedback that was an answer in MLflow's review queue: MLflow has it already."""
 _SAID_BESIDE = ("refusal", "reasoning", "tool_calls")
 
 
@@ -142,6 +146,19 @@ class TraceExporter:
         return position
 
 
+def write_traces(store: Store, records: Sequence[LogRecord]) -> None:
+    """Writes the traces of these records, sampled or not, with their feedback. Those that are there already stay as
+    they are. Raises StoreUnavailable."""
+    with translated("production traces"):
+        there = traces_in(store.uri, [trace_id_of(record.key) for record in records])
+    writer = _Writer(store)
+    for batch in in_batches((each for each in records if trace_id_of(each.key) not in there), BATCH):
+        writer.write(batch)
+    for record in records:
+        for feedback in record.feedback:
+            writer.attach(feedback)
+
+
 class _Prompt(NamedTuple):
     """As much of a prompt version as MLflow needs to link it."""
 
@@ -178,11 +195,14 @@ class _Writer:
                         logger.warning("record %s becomes no trace: %s", item.key, error)
 
     def attach(self, feedback: Feedback) -> None:
-        """Adds what a user said to the answer's trace, once; nothing where there is no such trace.
+        """Adds what a user said to the answer's trace, once; nothing where there is no such trace, or where it was said
+        there.
 
         Raises StoreUnavailable.
         """
         trace_id = trace_id_of(feedback.record_key)
+        if feedback.caller == REVIEW:
+            return
         try:
             with translated(f"trace {trace_id}"):
                 there = self._tracing.get_trace_info(trace_id).assessments
@@ -212,7 +232,7 @@ class _Writer:
             "model": record.model,
             "outcome": record.outcome,
             "status": str(record.status),
-            "log_key": record.key,
+            LOG_KEY_TAG: record.key,
         }
         return make_trace(
             trace_id,

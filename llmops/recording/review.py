@@ -1,4 +1,4 @@
-"""MLflow's review queues: traces of eval rows that people are asked about, and what they answered.
+"""MLflow's review queues: traces of eval rows and of log records that people are asked about, and what they answered.
 
 MLflow keeps whatever is written as an answer; `llmops.eval_runs.reviewing` checks it.
 """
@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from llmops.errors import UnknownVersion
-from llmops.recording.traces import ROW_ID_TAG
+from llmops.recording.production_traces import LOG_KEY_TAG
+from llmops.recording.traces import ROW_ID_TAG, traces_in
 from llmops.registry.store import Store, pages, translated
 
 CORRECT = "Is the answer correct?"
@@ -33,13 +34,14 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class ReviewedItem:
-    """A trace in the queue. status: `pending`, `complete` or `declined`. run_id, row_id: what it is of; None where the
-    trace is gone or is of no eval row."""
+    """A trace in the queue. status: `pending`, `complete` or `declined`. source: the run, or the request, it is of;
+    row: the id of its row there, or the key of its log record. Both are None where the trace is gone or is of neither.
+    """
 
     trace_id: str
     status: str
-    run_id: str | None
-    row_id: str | None
+    source: str | None
+    row: str | None
     answers: Sequence[Answer]
 
 
@@ -90,24 +92,29 @@ def put_into_queue(
             )
         elif users:
             review_queues.update_review_queue(queue.queue_id, users=sorted({*queue.users, *users}))
-        there = {item.item_id for item in _items(queue.queue_id)}
-        known = _traces(store, trace_ids)
-        added = [trace_id for trace_id in trace_ids if trace_id in known and trace_id not in there]
-        for trace_id in reversed(added):  # pages show the newest first, to the millisecond
+        items = {item.item_id: str(item.status) for item in _items(queue.queue_id)}
+        known = traces_in(store.uri, trace_ids)
+        added = [trace_id for trace_id in trace_ids if trace_id in known and trace_id not in items]
+        waiting = [trace_id for trace_id, status in items.items() if status == "pending"] if added else []
+        # Pages show the newest first, to the millisecond: what waited before is put in again, above.
+        for trace_id in [*reversed(added), *reversed(waiting)]:
+            if trace_id in items:
+                review_queues.remove_items_from_review_queue(queue.queue_id, item_ids=[trace_id])
             review_queues.add_items_to_review_queue(queue.queue_id, item_ids=[trace_id])
             time.sleep(0.002)
     return added, [trace_id for trace_id in trace_ids if trace_id not in known]
 
 
-def read_queue(store: Store, experiment_id: str, name: str) -> ReviewQueue:
-    """The queue with what people have answered. Raises UnknownVersion, StoreUnavailable."""
+def read_queue(store: Store, experiment: str, name: str) -> ReviewQueue:
+    """The queue, in the experiment of that name, with what people have answered. Raises UnknownVersion,
+    StoreUnavailable."""
     store.make_current()
     with translated(f"review queue {name}"):
-        queue = _queue(experiment_id, name)
+        queue = next(filter(None, (_queue(each, name) for each in store.experiment_ids(experiment))), None)
         if queue is None:
             raise UnknownVersion("there is none; `llmops review open` makes it")
         items = _items(queue.queue_id)
-        traces = _traces(store, [item.item_id for item in items])
+        traces = traces_in(store.uri, [item.item_id for item in items])
         return ReviewQueue(name, tuple(queue.users), [_reviewed(item, traces.get(item.item_id)) for item in items])
 
 
@@ -124,21 +131,6 @@ def _items(queue_id: str) -> list[Any]:
     return list(pages(list_review_queue_items, 100, queue_id=queue_id))
 
 
-def _traces(store: Store, trace_ids: Sequence[str]) -> dict[str, Any]:
-    """By id, those that are in the store."""
-    from mlflow.exceptions import MlflowException
-    from mlflow.tracing.client import TracingClient
-
-    client, found = TracingClient(store.uri), {}
-    for trace_id in trace_ids:
-        try:
-            found[trace_id] = client.get_trace_info(trace_id)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-    return found
-
-
 def _reviewed(item: Any, trace: Any | None) -> ReviewedItem:
     if trace is None:
         return ReviewedItem(item.item_id, str(item.status), None, None, ())
@@ -147,5 +139,7 @@ def _reviewed(item: Any, trace: Any | None) -> ReviewedItem:
         for each in trace.assessments
         if each.name in (CORRECT, EXPECTED) and each.source.source_type == "HUMAN" and getattr(each, "valid", True)
     ]
-    run_id, row_id = trace.trace_metadata.get("mlflow.sourceRun"), trace.tags.get(ROW_ID_TAG)
-    return ReviewedItem(item.item_id, str(item.status), run_id, row_id, answers)
+    source, row = trace.trace_metadata.get("mlflow.sourceRun"), trace.tags.get(ROW_ID_TAG)
+    if (key := trace.tags.get(LOG_KEY_TAG)) is not None:
+        source, row = trace.client_request_id, key
+    return ReviewedItem(item.item_id, str(item.status), source, row, answers)

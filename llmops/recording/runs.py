@@ -124,9 +124,9 @@ class EvalRecorder:
 
     def find(self, suite: str, cell_hash: str) -> EvalRun | None:
         """The newest complete run of that cell whose rows are still there. Raises StoreUnavailable."""
-        experiment_id = self.store.experiment(suite)
         with translated(f"eval runs of {suite}"):
-            runs = find_runs(self.store, [experiment_id], {CELL_TAG: cell_hash, COMPLETE_TAG: "true"})
+            tags = {CELL_TAG: cell_hash, COMPLETE_TAG: "true"}
+            runs = find_runs(self.store, self.store.experiment_ids(suite), tags)
             whole = (run for run in runs if holds_rows(self.store, run.info.run_id))
             found = next(whole, None)
             return None if found is None else read_run(self.store, found)
@@ -142,7 +142,7 @@ class EvalRecorder:
     def newest(self, suite: str, most: int = 20) -> list[EvalRun]:
         """The newest complete runs of a suite, the last first. Raises StoreUnavailable."""
         with translated(f"eval runs of {suite}"):
-            runs = find_runs(self.store, [self.store.experiment(suite)], {COMPLETE_TAG: "true"}, most=most)
+            runs = find_runs(self.store, self.store.experiment_ids(suite), {COMPLETE_TAG: "true"}, most=most)
             return [read_run(self.store, run) for run in runs]
 
     def beginning_with(self, text: str, *, limit: int) -> list[str]:

@@ -60,6 +60,21 @@ def trace_ids(run_id: str, row_id: str) -> tuple[str, str]:
     return f"tr-{key[:32]}", key[32:48]
 
 
+def traces_in(uri: str, trace_ids: Sequence[str]) -> dict[str, Any]:
+    """By id, the `TraceInfo` of those that are in the store. MLflow's errors pass through."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracing.client import TracingClient
+
+    client, found = TracingClient(uri), {}
+    for trace_id in trace_ids:
+        try:
+            found[trace_id] = client.get_trace_info(trace_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+    return found
+
+
 def make_trace(
     trace_id: str,
     span_id: str,

@@ -205,6 +205,12 @@ class Store:
                     self._experiments[name] = self._made_experiment(name, location)
         return self._experiments[name]
 
+    def experiment_ids(self, name: str) -> list[str]:
+        """Id of the experiment of that name, which is not made: none where there is none. MLflow's errors pass
+        through."""
+        found = self.client.get_experiment_by_name(name)
+        return [] if found is None else [found.experiment_id]
+
     def _made_experiment(self, name: str, location: str) -> str:
         """Id of a new experiment, or of the one of that name that somebody else made at this moment."""
         try:
