@@ -217,6 +217,7 @@ def test_only_the_settings_read_the_environment():
     exempt = {
         "llmops.settings",
         "llmops.engines.openai_errors",
+        "llmops.registry.mlflow_pages",
         "llmops.registry.store",
         "llmops.registry.store_upgrade",
         "llmops.cli.administration",

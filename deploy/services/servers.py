@@ -153,6 +153,15 @@ def mlflow_server(folder: Path, database: str, s3: str, bucket: str) -> Iterator
 
 
 @contextmanager
+def ui_server(folder: Path, home: Path) -> Iterator[str]:
+    """The URL of `llmops ui` on a home."""
+    port = free_port()
+    command = [sys.executable, "-m", "llmops.cli", "ui", "--port", str(port)]
+    with _process(command, lambda: _accepts(port), folder / "ui.log", env={**os.environ, "LLMOPS_HOME": str(home)}):
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
 def nginx_server(folder: Path, gateways: Sequence[int]) -> Iterator[str]:
     """The URL of nginx, configured by deploy/nginx, in front of the gateways that listen at these ports of loopback."""
     configuration = folder / "nginx"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -19,7 +21,7 @@ from llmops.cli.output import echo, emit, json_option, print_table, say
 from llmops.cli.registry import open_registry
 from llmops.errors import CannotRun, UsageError
 from llmops.processes import running
-from llmops.settings import Settings
+from llmops.settings import Settings, data_folder
 from llmops.text_io import shown_time
 from llmops.versions import whole_id
 
@@ -222,21 +224,28 @@ def _told(entry: AuditEntry) -> str:
 def ui(host: str, port: int) -> None:
     """Open MLflow's UI, where you can compare prompt versions row by row. Stop it with Ctrl-C, or SIGTERM.
 
+    Its pages show the score that decides in a suite, and MLflow's assistant does not open by itself.
+
     \b
     Example: llmops ui --port 5000
     """
+    from llmops.eval_runs.evaluations import read_suite
+    from llmops.evaluation.suite import readable_suites
     from llmops.registry import Store
+    from llmops.registry.mlflow_pages import COLUMNS_VARIABLE
 
     settings = Settings.from_environment()
     store = Store(settings)
     _check_free(host, port)
+    suites, _ = readable_suites(data_folder(settings, "eval_sets"), partial(read_suite, settings))
+    deciding = sorted({suite.gate.primary for suite in suites if suite.gate.primary})
     for line in _pages(store, f"http://{host}:{port}"):
         say(line)
     arguments = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store.uri]
     arguments += ["--default-artifact-root", settings.artifact_root, "--host", host, "--port", str(port)]
-    arguments += ["--workers", "1"]
+    arguments += ["--workers", "1", "--app-name", "llmops"]
     # Job execution would start a queue with several processes and 1.5 GB, and nothing here uses it.
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", COLUMNS_VARIABLE: json.dumps(deciding)}
     with _sigterm_exits(), running(arguments, env=environment) as server:
         sys.exit(server.wait())
 
@@ -260,8 +269,8 @@ def _pages(store: Store, base: str) -> list[str]:
         runs = find_runs(store, [experiment.experiment_id], {COMPLETE_TAG: "true"}, most=2)
         if len(runs) == 2:
             newer, older = (run.info.run_id for run in runs)
-            page = f"{base}/#/experiments/{experiment.experiment_id}/evaluation-runs"
-            pages.append(f"  suite {experiment.name}: {page}?selectedRunUuid={newer}&compareToRunUuid={older}")
+            page = f"{base}/#/experiments/{experiment.experiment_id}/runs/{newer}/traces"
+            pages.append(f"  suite {experiment.name}: {page}?compareToRunUuid={older}")
     return pages
 
 

@@ -105,7 +105,8 @@ def open_queue(
             echo(f"{row_count(found.untraced)} have no trace in MLflow, and cannot be reviewed there")
 
     emit(as_json, found.to_json(), table)
-    say(f"to review: `llmops ui`, http://127.0.0.1:5000/#/experiments/{found.experiment_id}/review-queue")
+    page = f"experiments/{found.experiment_id}/review-queue?selectedQueueId={found.queue_id}"
+    say(f"to review: `llmops ui`, http://127.0.0.1:5000/#/{page}")
     say(f"afterwards: `llmops review take {name}{' --log' if is_app else ''} --labels labels.jsonl`")
 
 

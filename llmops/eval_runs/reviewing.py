@@ -54,12 +54,13 @@ class RowToReview(JsonData):
 
 @dataclass(frozen=True, slots=True)
 class OpenedReview(JsonData):
-    """queue: its name, the suite's or the app's. run_id: whose answers are reviewed; None for the production log.
-    against: the run that it may be gated against; None where there is none. rows: those that were put in, the first
-    first. there: rows that were in it already. untraced: rows that have no trace in MLflow, as those of a large run
-    have none."""
+    """queue, queue_id: its name, the suite's or the app's, and MLflow's id of it. run_id: whose answers are reviewed;
+    None for the production log. against: the run that it may be gated against; None where there is none. rows: those
+    that were put in, the first first. there: rows that were in it already. untraced: rows that have no trace in MLflow,
+    as those of a large run have none."""
 
     queue: str
+    queue_id: str
     experiment_id: str
     run_id: str | None
     against: str | None
@@ -90,24 +91,30 @@ def open_review(
     before = () if other is None else evaluations.rows(other)
     ordered = rows_in_order(evaluations.rows(reviewed), before, scorers, suite.gate.primary)[:limit]
     by_trace = {trace_ids(reviewed.run_id, each.row)[0]: each for each in ordered}
-    rows, untraced = _put(evaluations.registry.store, reviewed.experiment_id, suite_name, by_trace, users)
+    of_runs = reviewed.run_id, None if other is None else other.run_id
+    return _opened(evaluations.registry.store, reviewed.experiment_id, suite_name, of_runs, by_trace, users)
+
+
+def _opened(
+    store: Store,
+    experiment_id: str,
+    queue: str,
+    of_runs: tuple[str | None, str | None],
+    by_trace: Mapping[str, RowToReview],
+    users: Sequence[str],
+) -> OpenedReview:
+    """The queue, with the rows put in. of_runs: whose answers, and against which."""
+    queue_id, added, unknown = put_into_queue(store, experiment_id, queue, list(by_trace), users)
     return OpenedReview(
-        queue=suite_name,
-        experiment_id=reviewed.experiment_id,
-        run_id=reviewed.run_id,
-        against=None if other is None else other.run_id,
-        rows=rows,
-        there=len(ordered) - len(rows) - untraced,
-        untraced=untraced,
+        queue=queue,
+        queue_id=queue_id,
+        experiment_id=experiment_id,
+        run_id=of_runs[0],
+        against=of_runs[1],
+        rows=[by_trace[trace_id] for trace_id in added],
+        there=len(by_trace) - len(added) - len(unknown),
+        untraced=len(unknown),
     )
-
-
-def _put(
-    store: Store, experiment_id: str, queue: str, by_trace: Mapping[str, RowToReview], users: Sequence[str]
-) -> tuple[list[RowToReview], int]:
-    """Returns the rows that were put in, and how many have no trace."""
-    added, unknown = put_into_queue(store, experiment_id, queue, list(by_trace), users)
-    return [by_trace[trace_id] for trace_id in added], len(unknown)
 
 
 def open_log_review(
@@ -131,9 +138,7 @@ def open_log_review(
     records = [record for record in found if record is not None]
     write_traces(store, records)
     by_trace = {trace_id_of(key): each for key, each in ordered}
-    experiment_id = store.experiment(experiment_of(app))
-    rows, untraced = _put(store, experiment_id, app, by_trace, users)
-    return OpenedReview(app, experiment_id, None, None, rows, len(ordered) - len(rows) - untraced, untraced)
+    return _opened(store, store.experiment(experiment_of(app)), app, (None, None), by_trace, users)
 
 
 def _record(log: ProductionLog, request_id: str, key: str) -> LogRecord | None:

@@ -56,12 +56,12 @@ class ReviewQueue:
 
 def put_into_queue(
     store: Store, experiment_id: str, name: str, trace_ids: Sequence[str], users: Sequence[str]
-) -> tuple[list[str], list[str]]:
+) -> tuple[str, list[str], list[str]]:
     """Puts traces into the queue of that name, which is made when absent with both questions, in the order in which
     they are to be reviewed. What is in it already stays as it is.
 
-    users: who is asked besides those who were. Returns the traces that were put in, and those that are not in the
-    store. Raises StoreUnavailable, UsageError.
+    users: who is asked besides those who were. Returns the queue's id, the traces that were put in, and those that
+    are not in the store. Raises StoreUnavailable, UsageError.
     """
     from mlflow.genai import label_schemas, review_queues
 
@@ -81,7 +81,7 @@ def put_into_queue(
                     question, type=kind, input=asked, enable_comment=kind == "feedback", experiment_id=experiment_id
                 )
                 schemas[question] = made.schema_id
-        queue = _queue(experiment_id, name)
+        queue = find_queue(experiment_id, name)
         if queue is None:
             queue = review_queues.create_review_queue(
                 name,
@@ -102,7 +102,7 @@ def put_into_queue(
                 review_queues.remove_items_from_review_queue(queue.queue_id, item_ids=[trace_id])
             review_queues.add_items_to_review_queue(queue.queue_id, item_ids=[trace_id])
             time.sleep(0.002)
-    return added, [trace_id for trace_id in trace_ids if trace_id not in known]
+    return str(queue.queue_id), added, [trace_id for trace_id in trace_ids if trace_id not in known]
 
 
 def read_queue(store: Store, experiment: str, name: str) -> ReviewQueue:
@@ -110,7 +110,7 @@ def read_queue(store: Store, experiment: str, name: str) -> ReviewQueue:
     StoreUnavailable."""
     store.make_current()
     with translated(f"review queue {name}"):
-        queue = next(filter(None, (_queue(each, name) for each in store.experiment_ids(experiment))), None)
+        queue = next(filter(None, (find_queue(each, name) for each in store.experiment_ids(experiment))), None)
         if queue is None:
             raise UnknownVersion("there is none; `llmops review open` makes it")
         items = _items(queue.queue_id)
@@ -118,7 +118,8 @@ def read_queue(store: Store, experiment: str, name: str) -> ReviewQueue:
         return ReviewQueue(name, tuple(queue.users), [_reviewed(item, traces.get(item.item_id)) for item in items])
 
 
-def _queue(experiment_id: str, name: str) -> Any | None:
+def find_queue(experiment_id: str, name: str) -> Any | None:
+    """MLflow's review queue of that name, in the current store. MLflow's errors pass through."""
     from mlflow.genai.review_queues import list_review_queues
 
     queues = pages(list_review_queues, 100, experiment_id=experiment_id)
