@@ -41,7 +41,9 @@ def create_app() -> Any:
         reply = page()
         if reply.mimetype == "text/html":
             reply.direct_passthrough = False
-            reply.set_data(reply.get_data().replace(b"<head>", b"<head>" + script, 1))
+            text = reply.get_data()
+            reply.close()  # the file
+            reply.set_data(text.replace(b"<head>", b"<head>" + script, 1))
         return reply
 
     app.view_functions["serve"] = serve

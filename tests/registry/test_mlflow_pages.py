@@ -24,7 +24,8 @@ def test_the_script_stands_before_mlflows_own_and_nowhere_else(monkeypatch: pyte
     client = mlflow.server.app.test_client()
     page = client.get("/").text
     assert page.index("correct_assessment_column") < page.index("static-files")
-    assert page.count("</script>") == client.get("/static-files/index.html").text.count("</script>") + 1
+    with client.get("/static-files/index.html") as untouched:
+        assert page.count("</script>") == untouched.text.count("</script>") + 1
     assert client.get("/version").text == mlflow.__version__
 
 
