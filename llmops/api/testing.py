@@ -106,10 +106,11 @@ class MeasuredRun:
         self.run, self._settle = run, settle
 
     def at_least(self, value: float, scorer: str | None = None, *, slice: str | None = None) -> None:  # noqa: A002
-        """The scorer's mean reaches the value."""
+        """The scorer's mean over rows like these is the value or more: its 95 % interval begins there. It fails where
+        the interval ends below, and is inconclusive where the value lies inside."""
         name = scorer or self.run.suite.gate.primary
         bound = {name: value}
-        rules = {"floors": bound} if slice is None else {"slice_floors": {slice: bound}}
+        rules = {"bounds": "interval", **({"floors": bound} if slice is None else {"slice_floors": {slice: bound}})}
         self._hold(f"{name} at least {value:g}", name, rules, None, slice)
 
     def better_than(self, baseline: MeasuredRun, scorer: str | None = None, *, slice: str | None = None) -> None:  # noqa: A002

@@ -147,7 +147,7 @@ def _python(model: ModelVersion, settings: Settings) -> _Opening:
     if not isinstance(model, CallableModel) or model.call is None:
         raise UsageError(f"{model.ref} is a Python callable: only llmops.evaluate, which is handed it, can ask it")
     call, slots = model.call, model.slots or settings.engine_slots
-    return _Opening(lambda: CallableEngine(call, model.identity, slots), lambda: model.identity)
+    return _Opening(lambda: CallableEngine(call, model.identity, slots, model.timeout), lambda: model.identity)
 
 
 # Of each engine the formats that it can open, and how. The first that can is a format's default.

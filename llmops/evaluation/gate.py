@@ -182,25 +182,42 @@ class _Bound:
 
 
 def _bounded(bound: _Bound, metric: Metric | None, rules: GateRules, facts: Facts) -> Check:
-    """Holds if it does with every failed row at its worst; is missed if it is with every failed row at its best."""
+    """Holds if it does with every failed row at its worst; is missed if it is with every failed row at its best. Where
+    the interval counts, also at its worse end, and at its better one."""
     if metric is None or metric.mean is None:
         says_nothing = f"so its {bound.word} of {bound.value:g} says nothing"
         return bound.check("inconclusive", f"{bound.scorer}{bound.where} {_in_no_row(metric)}, {says_nothing}")
+    by_interval = rules.bounds == "interval"
+    ends = metric.ci95 or UNLIMITED if by_interval else (metric.mean, metric.mean)
     means = [
-        (metric.mean * metric.n_scored + value * metric.n_failed) / metric.rows if metric.n_failed else metric.mean
-        for value in facts.limits.get(bound.scorer, UNLIMITED)
+        (end * metric.n_scored + value * metric.n_failed) / metric.rows if metric.n_failed else end
+        for end, value in zip(ends, facts.limits.get(bound.scorer, UNLIMITED), strict=True)
     ]
     best, worst = means if bound.kind == "ceiling" else reversed(means)
     detail = f"{bound.scorer}{bound.where} is {bound.told(metric.mean)}{_without_score(metric)}"
+    if by_interval:
+        shown = f"95 % interval {ends[0]:.3f} to {ends[1]:.3f}" if metric.ci95 else metric.note
+        detail += f", {shown}"
     if not bound.holds(best):
         return bound.check("fail", detail + (", and is missed whatever they had scored" if metric.n_failed else ""))
     if _too_many(metric.n_failed, metric.rows, rules):
         return bound.check("inconclusive", f"{detail}, at most {_percent(rules.most_failed)} may")
+    if by_interval and not (bound.holds(ends[0]) and bound.holds(ends[1])):
+        return bound.check("inconclusive", f"{detail}: too few rows to tell{_rows_to_tell(bound, metric)}")
     if not bound.holds(worst):
         return bound.check("inconclusive", f"{detail}, and what they had scored decides it")
     if metric.n_scored < _FEWEST_ROWS:
         return bound.check("inconclusive", f"{detail}: {metric.n_scored} rows are too few, it takes {_FEWEST_ROWS}")
     return bound.check("pass", detail)
+
+
+def _rows_to_tell(bound: _Bound, metric: Metric) -> str:
+    """About how many rows it takes, were the mean to stay: an interval shrinks with the root of their number."""
+    if metric.mean is None or metric.ci95 is None or math.isclose(metric.mean, bound.value):
+        return ""
+    reach = metric.mean - metric.ci95[0] if metric.mean > bound.value else metric.ci95[1] - metric.mean
+    rows = math.ceil(metric.n_scored * (reach / (metric.mean - bound.value)) ** 2)
+    return f", it takes about {rows} at this mean"
 
 
 def _measured(scorer: str, rules: GateRules, facts: Facts) -> Check:

@@ -29,6 +29,8 @@ class GateRules(JsonData):
         several needs no correction either.
     floors, ceilings: least and most mean of a scorer, whatever the champion does.
     slice_floors: by `tag=value`, the least mean of a scorer there.
+    bounds: what floors and ceilings are held against: the `mean` of these rows, or its 95 % `interval`, which speaks of
+        rows like these and must lie on one side as a whole to pass or to fail.
     most_failed: share of a run's rows that may lack a score, or a partner in the other run, and of the suite's rows
         that may not have been run, before the gate says nothing.
     """
@@ -42,6 +44,7 @@ class GateRules(JsonData):
     ceilings: Mapping[str, Number] = field(default_factory=dict)
     not_worse: Mapping[str, Margin] = field(default_factory=dict)
     slice_floors: Mapping[Slice, Mapping[str, Number]] = field(default_factory=dict)
+    bounds: Literal["mean", "interval"] = "mean"
     most_failed: Annotated[float, Strict(), Field(ge=0, le=1)] = MOST_FAILED
 
     @classmethod
@@ -63,6 +66,8 @@ class GateRules(JsonData):
         said = [f"{self.primary} decides: {self.rule}{margin}"]
         for bounds, words in ((self.floors, "at least"), (self.ceilings, "at most"), (self.not_worse, "not worse by")):
             said += [f"{scorer} {words} {value:g}" for scorer, value in bounds.items()]
+        if self.bounds == "interval":
+            said.append("floors and ceilings hold for the 95 % interval")
         for part, floors in self.slice_floors.items():
             said += [f"{scorer} in {part} at least {value:g}" for scorer, value in floors.items()]
         return "; ".join(said)
@@ -93,6 +98,8 @@ def loosened(old: GateRules, new: GateRules) -> dict[str, str]:
                 found[rule] = f"{rule} of {was:g} dropped"
             elif (now < was) if is_floor else (now > was):
                 found[rule] = f"{rule} {'lowered' if is_floor else 'raised'} from {was:g} to {now:g}"
+    if old.bounds == "interval" and new.bounds == "mean":
+        found["bounds"] = "floors and ceilings are held against the mean, no longer against its interval"
     if new.most_failed > old.most_failed:
         found["most_failed"] = f"most_failed raised from {old.most_failed:g} to {new.most_failed:g}"
     return found

@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -111,6 +112,27 @@ def test_a_callable_that_raises_or_returns_no_text_fails_that_row_once_and_is_co
     whys = {failure.why for failure in done[0].failures}
     assert whys == {"generation failed: ValueError: no three", "generation failed: it returned int, not text"}
     assert any("no three" in note for note in done.notes)
+
+
+@pytest.mark.parametrize("kind", ["function", "coroutine"])
+def test_a_callable_that_hangs_fails_its_rows_when_its_time_is_over_and_holds_up_no_other(evaluate, kind):
+    over = threading.Event()
+
+    def hang(inputs: Mapping[str, Any]) -> str:
+        if inputs["n"] in ("3", "4"):
+            over.wait(300)
+        return double(inputs)
+
+    async def hang_awaited(inputs: Mapping[str, Any]) -> str:
+        if inputs["n"] in ("3", "4"):
+            await asyncio.sleep(300)
+        return double(inputs)
+
+    call = hang if kind == "function" else hang_awaited
+    done = evaluate(models=llmops.model(call, slots=1, timeout=2))
+    over.set()
+    assert (done[0].metrics["right"].n_scored, done[0].metrics["right"].n_failed) == (N - 2, 2)
+    assert {failure.why for failure in done[0].failures} == {"generation failed: no answer within 2 s"}
 
 
 def test_functions_and_the_suites_scorers_score_side_by_side_and_a_function_that_fails_is_counted(evaluate):

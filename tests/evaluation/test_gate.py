@@ -130,6 +130,34 @@ def test_without_a_champion_only_the_floors_count_and_a_slice_may_have_its_own(m
     assert found.checks[0].detail.startswith("right in topic=sums " if bounds == "slice_floors" else "right ")
 
 
+@pytest.mark.parametrize(
+    ("metric", "floor", "expected", "words"),
+    [
+        (Metric(0.7, 10, 0, (0.40, 0.89)), 0.4, "pass", "95 % interval 0.400 to 0.890"),
+        (Metric(0.7, 10, 0, (0.40, 0.89)), 0.5, "inconclusive", "too few rows to tell, it takes about 23 at this mean"),
+        (Metric(0.7, 10, 0, (0.40, 0.89)), 0.8, "inconclusive", "it takes about 37 at this mean"),
+        (Metric(0.7, 10, 0, (0.40, 0.89)), 0.7, "inconclusive", "too few rows to tell"),
+        (Metric(0.7, 10, 0, (0.40, 0.89)), 0.9, "fail", "below its floor"),
+        (Metric(0.7, 95, 5, (0.60, 0.80)), 0.6, "inconclusive", "what they had scored decides it"),
+        (Metric(0.7, 95, 5, (0.60, 0.80)), 0.57, "pass", "5 of 100 rows failed"),  # also with 5 rows of score 0
+        (Metric(0.7, 95, 5, (0.60, 0.80)), 0.82, "fail", "missed whatever they had scored"),  # nor with 5 of score 1
+        (Metric(0.7, 6, 0, None, "one cluster says nothing"), 0.1, "inconclusive", "one cluster says nothing"),
+    ],
+)
+def test_a_floor_of_the_interval_passes_or_fails_only_where_all_of_the_interval_does(metric, floor, expected, words):
+    found = decide(GateRules("right", floors={"right": floor}, bounds="interval"), facts({"right": metric}, None))
+    assert found.verdict == expected
+    assert words in found.reasons[0]
+
+
+def test_a_ceiling_of_the_interval_is_the_floor_upside_down():
+    def outcome(ceiling: float) -> str:
+        rules = GateRules("right", ceilings={"right": ceiling}, bounds="interval")
+        return decide(rules, facts({"right": Metric(0.7, 10, 0, (0.4, 0.9))}, None)).verdict
+
+    assert [outcome(ceiling) for ceiling in (0.9, 0.8, 0.4, 0.39)] == ["pass", "inconclusive", "inconclusive", "fail"]
+
+
 def test_a_first_release_without_floors_passes_if_its_primary_metric_was_measured():
     measured = decide(GateRules("right"), facts(GOOD, None))
     failed = decide(GateRules("right"), facts({"right": Metric(None, 0, 100, None)}, None))
@@ -218,6 +246,7 @@ RULES = {
     "ceilings": {"latency": 900.0},
     "not_worse": {"valid": 0.02},
     "slice_floors": {"topic=sums": {"right": 0.4, "kind": 0.3}},
+    "bounds": "interval",
     "most_failed": 0.2,
 }
 

@@ -14,6 +14,7 @@ from tests.registered_home import Workshop
 from tests.service.browser import chromium
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:starlette.middleware.wsgi is deprecated")  # of MLflow
 def test_the_script_stands_before_mlflows_own_and_nowhere_else(monkeypatch: pytest.MonkeyPatch):
     import mlflow.server
