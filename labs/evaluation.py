@@ -9,8 +9,6 @@ The gate is the one that releases of language models pass, on the same rows: a p
 score, and the hours of a day are a cluster.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence

@@ -8,8 +8,6 @@ ingest → validate → train → evaluate → gate → register → deploy ─�
 ```
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields

@@ -3,8 +3,6 @@
 Pictures are matplotlib Figures that draw by themselves, whatever pyplot is set to elsewhere.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Mapping

@@ -1,8 +1,6 @@
 """Where the labs' data comes from: a catalogue with sources, sha256 and licence, so that everyone trains on the same
 bytes."""
 
-from __future__ import annotations
-
 import tempfile
 from dataclasses import dataclass
 from importlib.resources import files

@@ -1,8 +1,6 @@
 """Candidates, and how the best is found: each one's parameters by cross-validation on the training rows alone, then a
 model of the best. The rows held out are looked at once, at the end."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Files in a folder, or below a prefix of an S3 bucket."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

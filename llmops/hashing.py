@@ -1,7 +1,5 @@
 """Plain JSON of values, and content hashes: the identity of prompts, models, eval sets, generations and runs."""
 
-from __future__ import annotations
-
 import hashlib
 import inspect
 import json

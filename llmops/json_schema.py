@@ -7,8 +7,6 @@ Of an answer's schema an engine enforces a keyword, or the request is refused by
 is trusted blindly: every answer is held against its schema before its end is sent.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import re

@@ -5,8 +5,6 @@ only its SHA-256 is kept. A fast hash is right here: slow ones (bcrypt, argon2) 
 but nobody guesses 256 random bits, at any speed; and the gateway computes the hash for every request.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os

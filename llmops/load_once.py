@@ -1,7 +1,5 @@
 """Models that are loaded once and shared: off the event loop, kept while used, dropped when others need their room."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import time

@@ -1,7 +1,5 @@
 """Copies tables from one database to another one, SQLite or PostgreSQL, and compares both by counts and hashes."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Progress of long work: bars on standard error, on a terminal and in a notebook; nothing elsewhere."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager

@@ -17,8 +17,6 @@ A line that is exactly `# system`, `# user` or `# assistant` opens a turn; the l
 input variable. `{{ name }}` is the only syntax: no logic, so a template can be diffed, hashed and trusted.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

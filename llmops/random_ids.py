@@ -3,8 +3,6 @@
 `os.urandom` lets go of Python's lock. On a busy event loop another thread then takes it, and the id has to wait.
 """
 
-from __future__ import annotations
-
 import os
 from collections import deque
 

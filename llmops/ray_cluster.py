@@ -3,8 +3,6 @@
 They are plain tasks: when a node dies, Ray runs its tasks again on another one (docs/adr/0025).
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import socket

@@ -5,8 +5,6 @@ has it open: what is written is acknowledged, and gone when the last one closes 
 until a page is missed.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sqlite3

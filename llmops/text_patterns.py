@@ -5,8 +5,6 @@ is bounded, so that hostile text costs linear time. Numbers that carry a checksu
 addresses and other personal data that need a model to see are out of scope.
 """
 
-from __future__ import annotations
-
 import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping

@@ -4,8 +4,6 @@ It is registered in MLflow's entry point `mlflow.tracking_store`, under `SCHEME`
 imports this module too, so it imports nothing else.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace

@@ -4,8 +4,6 @@ The monitor compares both by the same tests in each window (`decide/families.py`
 of the canary, and no reference is needed: the champion is it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal

@@ -3,8 +3,6 @@
 The import takes seconds and some 250 MiB, so nothing may import it at module level, and the gateway never does.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

@@ -4,8 +4,6 @@ Each may be asked for twice, after a crash or by two daemons, and does the secon
 first whether the release it is about still has the part it had when the alarm was raised: somebody may have moved it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

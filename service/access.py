@@ -5,8 +5,6 @@ that had their name point here (DNS rebinding): the Host header gives them away.
 a live one is needed: revoking the last key locks the door, it does not open it.
 """
 
-from __future__ import annotations
-
 import asyncio
 import hmac
 import ipaddress

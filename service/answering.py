@@ -5,8 +5,6 @@ asks a language model reads its own format into an `AnswerRequest`, and says wit
 written (`Answering`); one whose reply is made at once and never streamed is a `UnaryAnswering`.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import dataclasses

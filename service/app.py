@@ -1,7 +1,5 @@
 """The gateway as a FastAPI app. `create_app` is the one way to make it; importing does nothing."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import signal

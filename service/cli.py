@@ -1,7 +1,5 @@
 """`llmops serve`."""
 
-from __future__ import annotations
-
 import click
 
 from llmops.cli.output import say

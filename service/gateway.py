@@ -1,7 +1,5 @@
 """The parts that every route shares, and their life from start-up to shutdown."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import dataclasses

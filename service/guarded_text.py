@@ -4,8 +4,6 @@ A text may be JSON itself (the arguments of a tool call), and spell characters a
 as it reads without them. Other encodings (base64, percent, another alphabet) are not undone.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any

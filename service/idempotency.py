@@ -11,8 +11,6 @@ The rules:
   machine, same container), else after the engine's time-out and a margin.
 """
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import logging

@@ -6,8 +6,6 @@ It is documented as any other route, but read without FastAPI's machinery for de
 strictly: what is not JSON by the letter (NaN, halves of surrogate pairs, invalid UTF-8, very deep nesting) is refused.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Iterable
 from typing import Any

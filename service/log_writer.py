@@ -1,7 +1,5 @@
 """Writes the production log off the event loop, many waiting records in one transaction (group commit)."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import dataclasses

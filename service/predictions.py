@@ -4,8 +4,6 @@ One thread of its own scores them, so that several requests never compute side b
 scores one batch the next one gathers: batches grow with the load, and a request that comes alone waits for nobody.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import itertools

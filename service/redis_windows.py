@@ -3,8 +3,6 @@
 Imported where a Redis is named alone: what it imports takes 20 MB of each worker.
 """
 
-from __future__ import annotations
-
 import time
 from typing import Any
 

@@ -1,7 +1,5 @@
 """How answers are written: what the replies of every route do."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Mapping

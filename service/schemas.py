@@ -2,8 +2,6 @@
 replies for the OpenAPI document.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 

@@ -3,8 +3,6 @@
 Beyond loopback it listens only with keys.
 """
 
-from __future__ import annotations
-
 import ctypes
 import errno
 import ipaddress

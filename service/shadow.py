@@ -1,7 +1,5 @@
 """Shadow requests: the challenger answers too, unseen. Its answer goes into the log and nowhere else."""
 
-from __future__ import annotations
-
 import asyncio
 import dataclasses
 import logging

@@ -4,8 +4,6 @@ uvicorn closes idle keep-alive connections, but waits for ever for the rest of a
 one; and it puts no bound on what comes before a body.
 """
 
-from __future__ import annotations
-
 import asyncio
 import functools
 from typing import Any

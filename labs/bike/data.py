@@ -19,8 +19,6 @@ They come in two shapes: UCI's `hour.csv`, and the catalogue's file.
 What UCI's file has besides (`instant`, `yr`, `mnth`) follows from the date.
 """
 
-from __future__ import annotations
-
 import datetime
 import re
 from collections.abc import Callable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """The bike lab: trained on 2011, its champion meets 2012 month by month."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any

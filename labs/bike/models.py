@@ -1,8 +1,6 @@
 """The models of the bike lab: the candidates, the first ones, trained on 2011, and those that follow them month by
 month; and what a new one must show."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from labs.bike.splits import SCHEMA, WORKSHOP_COLUMNS, first_split, folds, split_until

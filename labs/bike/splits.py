@@ -13,8 +13,6 @@ training (search inside) | held out        | replayed month by month
 ```
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from labs.data import LabelledRows, Split

@@ -1,7 +1,5 @@
 """The 178 wines as one checked table, with a report of what was found."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

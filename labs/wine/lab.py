@@ -1,7 +1,5 @@
 """The wine lab: three cultivars told apart by a chemical analysis, until the laboratory changes its instrument."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any

@@ -1,7 +1,5 @@
 """The models of the wine lab: the candidates, the first ones, and one trained on readings of the new instrument."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -10,8 +10,6 @@ Each batch is drawn with replacement from the wines held out, so that no model s
 instrument's noise. Two readings of one wine are not independent: they share their cluster.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any

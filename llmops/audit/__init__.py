@@ -1,8 +1,6 @@
 """The audit log: every alias move, gate, override, rollback and traffic change, in an append-only hash chain in the
 production log's database."""
 
-from __future__ import annotations
-
 from llmops.audit.entries import AliasState, AuditEntry, Draft, Move, Verification, check_chain
 from llmops.audit.log import AuditLog, os_user, verify
 

@@ -3,8 +3,6 @@
 Its triggers refuse everything but the next entry.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import functools

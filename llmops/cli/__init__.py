@@ -6,8 +6,6 @@ Exit codes: 0 done or verdict good; 1 verdict negative; 2 usage; 3 could not run
 JSON object; progress and logs always go to stderr.
 """
 
-from __future__ import annotations
-
 import importlib
 import sys
 import traceback

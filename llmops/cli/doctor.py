@@ -1,7 +1,5 @@
 """`llmops doctor`: checks the environment and says how to mend what is wrong."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 from collections.abc import Callable, Iterator

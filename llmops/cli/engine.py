@@ -1,7 +1,5 @@
 """`llmops engine`: whether a server can be an upstream, and what it can do."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 import shlex

@@ -1,7 +1,5 @@
 """`llmops log`: tail, show, export, import; monitoring.cli has archive and verify, retain and forget."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime

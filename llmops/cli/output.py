@@ -4,8 +4,6 @@ Everything goes through here, because texts of users, models and files must not 
 is obeyed, and control characters are shown (`llmops.text_io`).
 """
 
-from __future__ import annotations
-
 import json
 import re
 import sys

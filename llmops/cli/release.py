@@ -1,7 +1,5 @@
 """`llmops release`, `llmops rollback` and `llmops traffic`: releases, the champion, and traffic to a challenger."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from datetime import UTC, datetime
 

@@ -1,7 +1,5 @@
 """What an OpenAI-compatible server can do as an upstream, seen from its answers and never from its documentation."""
 
-from __future__ import annotations
-
 from llmops.engine_check.check import check, chosen_model
 
 __all__ = ["check", "chosen_model"]

@@ -5,8 +5,6 @@ It is seen from outside: in the latency of short requests, or where long ones do
 it must be as without long requests, well before these would have ended by themselves.
 """
 
-from __future__ import annotations
-
 import asyncio
 import re
 import statistics

@@ -3,8 +3,6 @@
 Each probe raises EngineError for a request that came to nothing.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """The whole check of one server, as one JSON object."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict

@@ -5,8 +5,6 @@ request without the keyword, and then without a schema: only where a control's a
 and breaks the keyword do answers that follow it show that the server enforces it.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """One OpenAI-compatible server under check: what probes ask it through the `openai` engine, and what they report."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """How fast a server is with several requests at a time, and whether it says when to come back if it refuses some."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 import statistics

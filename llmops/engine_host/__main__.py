@@ -4,8 +4,6 @@ It ends on SIGTERM, and when its standard input ends: that is a pipe from its pa
 dies. Either way requests under way may finish within the setting `drain_seconds`.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import signal

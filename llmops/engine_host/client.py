@@ -1,7 +1,5 @@
 """A worker's side of the engine process: an engine like any other, embeddings, and whether the process is well."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging

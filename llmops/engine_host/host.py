@@ -1,7 +1,5 @@
 """The engine process: loads models and answers the gateway's workers over a Unix domain socket."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import socket

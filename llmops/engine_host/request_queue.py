@@ -1,7 +1,5 @@
 """The queue before one engine: first come, first served, as many inside as it has slots."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import os

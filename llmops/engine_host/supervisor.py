@@ -1,7 +1,5 @@
 """Starts the engine process, and starts it again when it dies."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import shutil

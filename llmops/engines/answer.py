@@ -1,7 +1,5 @@
 """One answer put together from its chunks: text, tool calls, and whatever else its server says."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A deterministic engine with no model: for tests, examples and trying the gateway without weights."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 

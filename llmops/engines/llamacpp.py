@@ -4,8 +4,6 @@ Requests run on threads, one for each slot; llama.cpp batches the slots' decodin
 our own queue, where a cancelled one is dropped at once (llama.cpp cannot cancel what waits inside it).
 """
 
-from __future__ import annotations
-
 import asyncio
 import dataclasses
 import queue

@@ -1,7 +1,5 @@
 """What llama.cpp's server does only through its loopback port, and not through calls of its object."""
 
-from __future__ import annotations
-
 import tempfile
 import threading
 from collections import OrderedDict

@@ -1,7 +1,5 @@
 """What engines that decode in this process share: streams from a thread, stop strings, a look at GGUF files."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import threading

@@ -1,7 +1,5 @@
 """Any OpenAI-compatible server as an engine: vLLM, llama-server, TGI, another gateway, a hosted model."""
 
-from __future__ import annotations
-
 import asyncio
 import io
 import urllib.request

@@ -1,8 +1,6 @@
 """Whether an OpenAI-compatible server can be asked (its key, and one short request before a long run relies on it), and
 what its refusals mean, as a status or inside a reply: from there to llmops' error tree."""
 
-from __future__ import annotations
-
 import math
 import os
 import re

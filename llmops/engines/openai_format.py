@@ -5,8 +5,6 @@ Of an answer the fields that llmops works with are read and put right; all other
 chunks as `Further`, so that nothing a server says is lost here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any

@@ -3,8 +3,6 @@
 Engine modules are imported only when used: torch and llama.cpp are heavy.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager

@@ -4,8 +4,6 @@ Its threads do not spin, so it keeps its speed on busy cores; one request alone 
 thread of ours hands in requests, runs the scheduler step by step and reads what each step decoded.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import itertools

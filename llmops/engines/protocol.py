@@ -4,8 +4,6 @@ Every engine implements `Engine`; callers that want a whole answer use `generate
 closing its stream (leaving the `async for`, or cancelling the task): the engine then stops decoding.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing

@@ -4,8 +4,6 @@ What a callable asks may have changed since it was asked last, and nobody can se
 one evaluation that asked for them, unless whoever hands it in names a version.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextvars
 import inspect

@@ -14,8 +14,6 @@ all requests share. A number may have an exponent of any length: one beyond ever
 answer is held against its schema.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

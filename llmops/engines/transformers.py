@@ -4,8 +4,6 @@ Requests that wait together and share sampling parameters are decoded as one bat
 batch's stream when it ends, at its own token limit, or when its caller goes away.
 """
 
-from __future__ import annotations
-
 import asyncio
 import queue
 import threading

@@ -1,8 +1,6 @@
 """Several engines as one: upstream servers, chosen by weight among the healthy ones and replaced while nothing of the
 answer has come; and copies of a local engine."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import random

@@ -5,8 +5,6 @@ slots of 2,048 tokens of SmolLM2-135M, whose weights have 0.1 GB. A page that wa
 is next touched, so nothing that is computed changes.
 """
 
-from __future__ import annotations
-
 import ctypes
 import mmap
 import sys

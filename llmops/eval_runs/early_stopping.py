@@ -1,7 +1,5 @@
 """Runs two cells on more and more rows, drawn by chance, until the primary metric tells them apart."""
 
-from __future__ import annotations
-
 import asyncio
 import math
 from collections.abc import Sequence

@@ -5,8 +5,6 @@
 3. `add_reviewed` appends what was accepted to the eval set: all of it or nothing.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Running suites, comparing runs, and gating: the evaluation half of the main job."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence

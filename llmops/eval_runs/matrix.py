@@ -3,8 +3,6 @@
 A cell is what is run, with what; by its identity a run of it is known again.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace

@@ -1,7 +1,5 @@
 """Evaluates shards on the nodes of a Ray cluster, each as a task (docs/adr/0025)."""
 
-from __future__ import annotations
-
 import asyncio
 import functools
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Runs the cells of a suite on a Ray cluster; what is recorded, and how, is as for the local runner."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """What is shown of recorded runs: the contents of reports and leaderboards, and single runs row by row."""
 
-from __future__ import annotations
-
 import json
 import math
 from array import array

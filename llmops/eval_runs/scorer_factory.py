@@ -1,7 +1,5 @@
 """Makes the scorers of a suite: the built-in ones, judges with their endpoint, and the embedding model where needed."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """MLflow's own comparison of two eval runs beside ours, and why the two disagree."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 

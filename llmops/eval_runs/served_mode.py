@@ -1,7 +1,5 @@
 """How the answers that will be served may differ from those that were evaluated."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import asdict

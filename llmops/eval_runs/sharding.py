@@ -5,8 +5,6 @@ there already is not made again, and one that was begun twice is written twice w
 be killed at any time.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import time

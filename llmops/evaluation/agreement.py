@@ -3,8 +3,6 @@
 All of it is arithmetic on labels; nothing here calls a judge.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Sequence

@@ -2,8 +2,6 @@
 comparison can see. Rows are read once; of each, only numbers are kept.
 """
 
-from __future__ import annotations
-
 import hashlib
 import heapq
 from collections.abc import Iterable, Iterator, Mapping, Sequence

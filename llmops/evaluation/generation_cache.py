@@ -1,7 +1,5 @@
 """What must never be made twice, kept by content in one SQLite file: generations, judges' scores, measured noise."""
 
-from __future__ import annotations
-
 import json
 import sqlite3
 import threading

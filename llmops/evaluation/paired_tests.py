@@ -10,8 +10,6 @@ they err; `tests/evaluation/test_paired_tests.py` measures it, and `python -m be
 larger scale. Only the permutation test draws at random, with a fixed seed.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Hashable, Sequence

@@ -5,8 +5,6 @@ others the spread of the differences; where rows come in clusters, the spread of
 two-sided test at 5 %, and for a chance of 80 % to find what there is.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace

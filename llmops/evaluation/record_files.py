@@ -4,8 +4,6 @@ Whichever way a file is reached, by its name, in a folder or on the hub, it is r
 a CSV file is text, `2026-01-31` and `007` included; only Parquet has dates, decimals and bytes.
 """
 
-from __future__ import annotations
-
 import atexit
 import bz2
 import csv

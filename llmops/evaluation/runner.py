@@ -3,8 +3,6 @@
 Rows are read from their source on every pass and results go to disk, so that memory does not grow with their number.
 """
 
-from __future__ import annotations
-
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence

@@ -6,8 +6,6 @@ look (Ville's inequality). Here ten bettors on each side stake fixed shares of t
 evidence is their mean wealth, which comes close to that of the best of them.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -4,8 +4,6 @@ Where a share is tested, its interval is the same test inverted: p is below 0.05
 the value that was tested. `paired_tests` compares two samples pair by pair.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Callable, Hashable, Sequence

@@ -1,7 +1,5 @@
 """Suites: `eval_sets/<suite>.toml`, one task each: eval sets, prompt, default model, scorers, gate."""
 
-from __future__ import annotations
-
 import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence

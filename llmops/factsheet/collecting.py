@@ -1,8 +1,6 @@
 """Puts a fact sheet together: everything that registry, eval runs and audit log know of a release. `tabular.py` does
 so for a tabular model."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re

@@ -3,8 +3,6 @@
 Times are ISO 8601 in UTC. Texts may hold anything at all: whoever shows them escapes them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime

@@ -1,8 +1,6 @@
 """What a sheet says: its known limits and what is not on record, derived from its contents; and the whole as Markdown,
 or as one HTML page that asks nothing of any network, in the order and words of sheet.jinja."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence

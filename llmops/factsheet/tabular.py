@@ -1,7 +1,5 @@
 """The fact sheet of a tabular model, from its registered version, its training run and the audit log."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any

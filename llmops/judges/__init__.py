@@ -4,8 +4,6 @@ Every factory in `TYPES` takes `(name, *, endpoint, embed=None, **options)`; a w
 starts with its name. Creating a scorer opens no connection and loads nothing heavy.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 from llmops.evaluation.scorers.protocol import Scorer

@@ -18,8 +18,6 @@ force, temperature 0, fixed seed, the key in no object of MLflow's.
 | RegexMatch, PIIDetection, ResponseLength | need no judge: scorers and descriptors of our own say the same |
 """  # noqa: E501 - a table's rows cannot be broken
 
-from __future__ import annotations
-
 import functools
 import importlib
 import json

@@ -7,8 +7,6 @@ empty list that scores 1) cannot come through; and the first failure of a score 
 again five times and then average what is left.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

@@ -18,8 +18,6 @@ five times and then average what is left; AnswerRelevancy makes one question ins
 otherwise, because a judge that decodes greedily makes the same one three times; and answers are bounded (`ragas_bridge`).
 """  # noqa: E501 - a table's rows cannot be broken
 
-from __future__ import annotations
-
 import asyncio
 import functools
 import threading

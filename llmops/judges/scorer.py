@@ -2,8 +2,6 @@
 judges are shown of a row), and `judge.rubric`: a rubric of one's own, a scale of verdicts, and a verdict with its
 reason first."""
 
-from __future__ import annotations
-
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence

@@ -4,8 +4,6 @@ The result depends only on the parent's bytes, the target type and the version o
 anywhere and checked against its sha256.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -1,7 +1,5 @@
 """The local store of weights: `models/<sha256>/…`, each stored once and checked before use."""
 
-from __future__ import annotations
-
 import shutil
 import tempfile
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Numbers in words, the same on every page and in every table, and texts that a page may hold."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Sequence

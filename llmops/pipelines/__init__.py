@@ -1,7 +1,5 @@
 """Durable pipelines on DBOS: a finished step is never repeated, even if the process is killed in between."""
 
-from __future__ import annotations
-
 from llmops.pipelines.pipeline import Pipeline, PipelineRun, Recorder, StepFailed, StepRecord, Steps
 from llmops.pipelines.running import Pipelines
 

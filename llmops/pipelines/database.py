@@ -1,7 +1,5 @@
 """Where the state of pipelines is kept: SQLite or PostgreSQL; and the lock that lets one process run a cycle."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

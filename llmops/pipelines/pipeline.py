@@ -1,7 +1,5 @@
 """What a pipeline is, what became of a run of it, and where its steps are written down: values that know no engine."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field

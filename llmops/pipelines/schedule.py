@@ -5,8 +5,6 @@ same cycle, and run it once. Both start a job with next to no environment, so th
 is written down, or named where it is secret.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

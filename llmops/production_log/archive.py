@@ -9,8 +9,6 @@ and files in no manifest, which the next one deletes. Writers must hold one lock
 (`llmops.pipelines.database.only_one`).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import hashlib

@@ -10,8 +10,6 @@ machine; a clock that was set back ends a minute measured by it, and never makes
 back over midnight, a clock does not bring back the day before.
 """
 
-from __future__ import annotations
-
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """The log's database: SQLite or PostgreSQL, durable, its tables made or brought up to date when it is opened."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Replies kept for repetitions of a request with the same Idempotency-Key, and the claims of requests under way."""
 
-from __future__ import annotations
-
 import time
 import uuid
 from collections.abc import Sequence

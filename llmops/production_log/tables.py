@@ -1,8 +1,6 @@
 """The tables of the production log, their rows as records and feedback, and how those of older versions are brought up
 to date without losing a record."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

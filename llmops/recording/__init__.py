@@ -6,8 +6,6 @@ numbers that comparisons and gates use. There are two recorders, which write equ
 only warns when it loses some.
 """
 
-from __future__ import annotations
-
 from llmops.recording.cell import (
     CellIdentity,
     EvalRun,

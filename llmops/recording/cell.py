@@ -1,8 +1,6 @@
 """What an eval run is known by, what is read back of one, and what is put on record about it later: comparisons,
 verdicts, reports, and how far a judge agrees with labels."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import re

@@ -1,8 +1,6 @@
 """Eval sets as MLflow's evaluation datasets: each content once, shown on the suite's Datasets page; and which rows
 of a large one MLflow shows one by one."""
 
-from __future__ import annotations
-
 import hashlib
 import heapq
 from collections.abc import Iterable, Iterator

@@ -5,8 +5,6 @@ conventions have no name for begins with `llmops.`: the interval, the failed row
 how far it agrees with people. No text of a row is sent.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Deletes what MLflow holds of a user's requests: traces sampled from the production log, and opinions on others."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import sqlalchemy as sa

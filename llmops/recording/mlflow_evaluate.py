@@ -4,8 +4,6 @@ Left to itself it stores each score in a transaction of its own and then reads e
 that holds the traces in memory, and all that it made is written with the traces at once.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import logging

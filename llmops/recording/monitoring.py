@@ -5,8 +5,6 @@ The history is the parent of the windows' runs: each of its metrics has a point 
 chart of it shows months. A window that is judged again is the same run, brought up to date.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any

@@ -4,8 +4,6 @@ A cycle that goes on after an interruption or a failure goes on in the same MLfl
 replaces what was written of it.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime

@@ -1,8 +1,6 @@
 """The two recorders of an eval run's rows, `bulk` and `evaluate`; what they stored is counted, and runs that a killed
 process left behind are taken up again."""
 
-from __future__ import annotations
-
 import os
 import socket
 from collections import Counter

@@ -1,7 +1,5 @@
 """Eval runs in one store: written whole or not at all, found by what was run, read back row by row."""
 
-from __future__ import annotations
-
 import json
 import re
 import tempfile

@@ -1,7 +1,5 @@
 """What MLflow's own paired comparison says of two eval runs: `mlflow.genai.compare_evaluations`, of MLflow 3.18."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass
 from importlib.metadata import version

@@ -1,7 +1,5 @@
 """Training runs of tabular models in MLflow: parameters, metrics, figures, data, and the model itself as skops."""
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil

@@ -4,8 +4,6 @@ MLflow's own client writes one trace at a time, with an object for each tag, pie
 back. A test compares the tables that both ways leave, column by column.
 """
 
-from __future__ import annotations
-
 import json
 import uuid
 from collections.abc import Mapping, Sequence

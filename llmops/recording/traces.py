@@ -3,8 +3,6 @@
 Ids come from the run and the row, so writing a row again replaces it and doubles nothing.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

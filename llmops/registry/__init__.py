@@ -1,8 +1,6 @@
 """The registry: prompt versions, model versions, releases and tabular models in MLflow. Besides `llmops.recording`, the
 only importer of MLflow."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -5,8 +5,6 @@ The tables are those of one schema revision, `REVISION`: a store of any other is
 two clients side by side, method by method, on SQLite and PostgreSQL.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Getting models: from the catalogue or any source, into the weights store and the registry."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass

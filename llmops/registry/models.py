@@ -1,8 +1,6 @@
 """What releases are made of: prompt versions, a new one only where the content changed, and model versions, their
 weights by reference (source and sha256), never copied into the store."""
 
-from __future__ import annotations
-
 import json
 import threading
 from abc import ABC, abstractmethod

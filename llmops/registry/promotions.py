@@ -4,8 +4,6 @@ A move is said in the audit log before and after, and remembered in the history.
 same call made again. A move that cannot be put on record is not made.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

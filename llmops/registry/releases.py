@@ -7,8 +7,6 @@ Beside them, in a tag of the registered model, lives an app's traffic policy. A 
 MLflow's artifacts, and all that is read of it without them in its tags.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import json

@@ -5,8 +5,6 @@ missing there; and an older MLflow goes on writing to a newer store that it has 
 both are of one revision, which is found out without importing MLflow.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib.util
 import re

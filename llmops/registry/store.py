@@ -1,7 +1,5 @@
 """The opened MLflow store: where it is, how its errors become ours, and what keeps SQLite fast and whole."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import logging

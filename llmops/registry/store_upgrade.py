@@ -4,8 +4,6 @@ A SQLite file is upgraded as a copy, while nobody else can open the file; what t
 content in one transaction. In PostgreSQL MLflow's migrations are one transaction themselves.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import shutil

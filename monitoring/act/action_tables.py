@@ -6,8 +6,6 @@ A machine's clock may run ahead for a while and come back, or the other way roun
 not hold up work until they come (`is_due`, `was_noted`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any

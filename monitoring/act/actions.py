@@ -8,8 +8,6 @@ A claim that its holder does not renew ends, and another daemon goes on from the
 again only for what may not have happened, and must then find it done.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable, Mapping

@@ -10,8 +10,6 @@ absent where it does, or is to observe. The id is the same in every attempt and 
 alert twice can tell.
 """
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import shlex

@@ -4,8 +4,6 @@ What was written is delivered after a `kill -9` too. An alert may arrive twice w
 receiver's answer and the note of it; its id is then the same.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence

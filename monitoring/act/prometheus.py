@@ -4,8 +4,6 @@ A file, not a port: it needs no server in the daemon, is there between two daemo
 `llmops_monitor_tick_timestamp_seconds` that stands still.
 """
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections import Counter

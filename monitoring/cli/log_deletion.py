@@ -1,7 +1,5 @@
 """`llmops log retain` and `forget`: what is deleted from the production log, by age and on request."""
 
-from __future__ import annotations
-
 import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any

@@ -7,8 +7,6 @@ Each part of a tick stands alone: one that fails is logged and counted (`daemon_
 must survive a crash is in the database, so that a tick may be cut off anywhere and done again by another daemon.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import platform

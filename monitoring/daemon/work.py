@@ -1,7 +1,5 @@
 """What the daemon looks with: the production log, the monitor's stores and the configuration, kept open; and when."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import logging

@@ -10,8 +10,6 @@ constant column could never be significant; counting it would only cost the othe
 the family at `alpha`; a descriptor has drifted when its adjusted p is at most alpha and its effect reaches the floor.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any

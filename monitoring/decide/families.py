@@ -15,8 +15,6 @@ fair. A different challenger is no worse one: only a harmful flag that rose, or 
 shadow answers when the machine is idle, so that its latency says nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta

@@ -21,8 +21,6 @@ Poisson's, so that a very even history raises no alarm over nothing. Where there
 only they count: a Sunday is like a Sunday.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections import Counter

@@ -14,8 +14,6 @@ An accepted window is one whose run ended `ok`. After a promotion the reference 
 `previous-window`  the last accepted window of the champion before; `first-window` when it has none.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace

@@ -6,8 +6,6 @@ so that what belongs to the hour stays, and what ties neighbouring rows together
 false alarms only if nothing was wrong in that past: whatever really changed counts as an alarm, too.
 """
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence

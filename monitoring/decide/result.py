@@ -1,7 +1,5 @@
 """What a monitor run found, as the contract's JSON and as flat metrics."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal

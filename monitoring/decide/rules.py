@@ -6,8 +6,6 @@ does in a month, so that the expected number of false alarms is at most the budg
 has any (Markov's inequality).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields

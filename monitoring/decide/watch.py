@@ -3,8 +3,6 @@
 What they remember between runs, and the alarms they raised, stand in three tables of the log's database.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The log's own columns as descriptors."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

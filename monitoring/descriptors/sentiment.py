@@ -5,8 +5,6 @@ over and lowers the whole text for each of them; here a word is looked up once, 
 knows are weighed against their neighbours.
 """
 
-from __future__ import annotations
-
 import math
 import string
 from functools import cache

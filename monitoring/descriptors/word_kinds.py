@@ -1,7 +1,5 @@
 """Kinds that look words up in lists."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache

@@ -16,8 +16,6 @@ to leave behind. Their form is Evidently 0.7's own (`SnapshotModel`, `ProjectMod
 pinned, and tests read what is written here with Evidently itself, so that a release that changes the form fails them.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

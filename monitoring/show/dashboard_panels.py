@@ -3,8 +3,6 @@
 Its interface draws all panels below one another, tab by tab; the tabs themselves it does not show.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 

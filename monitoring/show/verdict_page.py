@@ -4,8 +4,6 @@ Made from the contract's JSON, so that a verdict kept in MLflow can be shown as 
 loads. The page itself is verdict.html.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """What the monitor keeps of the log, in the log's database: segments, hourly summaries, how far it has come."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime

@@ -4,8 +4,6 @@ Each row counts once in the dimension APP, and once under its value in each dime
 shadow requests were returned to nobody: they count only under the arm `shadow` and the release that gave the answer.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """Summaries as arrays: the form in which they are merged by the thousand, and stored."""
 
-from __future__ import annotations
-
 import json
 import math
 import struct

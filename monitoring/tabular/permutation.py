@@ -13,8 +13,6 @@ Draws stop early where the outcome is plain (Besag & Clifford, "Sequential Monte
 the p-value valid.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

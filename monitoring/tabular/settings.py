@@ -1,7 +1,5 @@
 """When a difference between two windows of rows becomes an alarm, and how often chance alone would raise one."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args

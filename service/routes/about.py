@@ -1,7 +1,5 @@
 """What the gateway says of itself: health and metrics, every name of a model, and the API reference."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path

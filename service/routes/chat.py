@@ -5,8 +5,6 @@ a text in, one or several texts out. The models here are chat models: with a rel
 input variable; with a bare model version it is one message of the user, in the model's own chat template.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 

@@ -1,7 +1,5 @@
 """`POST /v1/embeddings`: sentence vectors of the catalogue's embedding model, made in the engine process."""
 
-from __future__ import annotations
-
 import base64
 import struct
 from collections.abc import Awaitable, Callable, Sequence

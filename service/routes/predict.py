@@ -1,7 +1,5 @@
 """`POST /v1/predict/{model}`: rows in, predictions out; by the registered tabular models."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterable
 from typing import Annotated, Any

@@ -1,7 +1,5 @@
 """OpenAI's response object, and the typed events that a streamed one is told in."""
 
-from __future__ import annotations
-
 import time
 import uuid
 from collections.abc import Collection, Mapping, Sequence

@@ -1,7 +1,5 @@
 """`POST /v1/responses`: OpenAI's newer shape. Nothing is kept between requests, so earlier turns come in `input`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any

@@ -4,8 +4,6 @@ Everything is said of `b`, the challenger, against `a`: a difference is b − a.
 shows them escapes them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict

@@ -4,8 +4,6 @@ was compared with none, and a leaderboard.
 The pages themselves are comparison.html, judged.html and leaderboard.html; page.js lists the rows.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -4,8 +4,6 @@ A check that is inconclusive is a failure: what the gate asks for is a pass. Row
 lost most first; a row fails when the deciding metric got worse, and is an error when the challenger gave no answer.
 """
 
-from __future__ import annotations
-
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 

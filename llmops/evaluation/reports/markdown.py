@@ -1,8 +1,6 @@
 """A comparison or a leaderboard as Markdown: what a comment on a pull request shows. What it shows is in comparison.md,
 judged.md and leaderboard.md."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Comparisons and leaderboards as tables, for terminals and notebooks."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from llmops.evaluation.comparison import Comparison

@@ -1,7 +1,5 @@
 """Scorers take a row and its output and return a score. A new one is a class and an entry in a module's `TYPES`."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 import json

@@ -1,7 +1,5 @@
 """Own scorers that are plain functions: `@scorer`."""
 
-from __future__ import annotations
-
 import inspect
 import math
 from collections.abc import Callable, Mapping

@@ -10,8 +10,6 @@ calls as JSON: one, or a list of them, or an object with that list as `tool_call
 calls nothing.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """What counts as the same text: white space, case, punctuation and forms of letters that do not matter."""
 
-from __future__ import annotations
-
 import re
 import string
 import unicodedata

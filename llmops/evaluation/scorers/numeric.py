@@ -23,8 +23,6 @@ Not read: words (“five”), numerals that are no decimal digits (`Ⅳ`, `千`)
 looks like a number: dates (`2026-01-31`, `3/4/2026`), times and ratios (`10:30`), versions and addresses (`1.2.3`).
 """
 
-from __future__ import annotations
-
 import math
 import re
 import unicodedata

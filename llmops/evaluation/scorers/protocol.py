@@ -1,7 +1,5 @@
 """What a scorer is, and what scorers read of a row."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Protocol, TypeVar, runtime_checkable

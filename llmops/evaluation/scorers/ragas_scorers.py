@@ -10,8 +10,6 @@ DataCompyScore is left out: it needs the package datacompy, and compares CSV tab
 in `llmops.judges.ragas_judges`.
 """
 
-from __future__ import annotations
-
 import asyncio
 import re
 import threading

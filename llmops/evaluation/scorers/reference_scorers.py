@@ -1,7 +1,5 @@
 """Likeness to reference answers: token F1, ROUGE, BLEU and chrF from 0 to 1, and the cosine of sentence embeddings."""
 
-from __future__ import annotations
-
 import functools
 import json
 import unicodedata

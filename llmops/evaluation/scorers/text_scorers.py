@@ -1,8 +1,6 @@
 """Scorers of what the output says (the expected answer, a pattern, that it declines to answer), and what is measured on
 it rather than judged: length, readability, repetition, time, tokens, cost."""
 
-from __future__ import annotations
-
 import math
 import operator
 import re
