@@ -26,6 +26,11 @@ class CannotRun(LlmopsError):
     """Something outside the command must be mended before it can run."""
 
 
+def first_line(error: BaseException) -> str:
+    """What a foreign error says, in one line: a database's without the statement; a silent one's by its type."""
+    return (str(getattr(error, "orig", None) or error).strip() or type(error).__name__).splitlines()[0]
+
+
 class BadFile(CannotRun):
     """A file the user wrote is wrong. The text starts with `file:line: field: ` as far as they are known."""
 

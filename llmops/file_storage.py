@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 from pyarrow import fs
 
-from llmops.errors import CannotRun, StoreUnavailable, UsageError
+from llmops.errors import CannotRun, StoreUnavailable, UsageError, first_line
 from llmops.settings import named_variables
 
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "MLFLOW_S3_ENDPOINT_URL")
@@ -141,7 +141,7 @@ class FileStorage:
         except FileNotFoundError:
             raise
         except foreign as error:
-            raise StoreUnavailable(f"{self._what} {self.url}: {str(error).splitlines()[0]}") from error
+            raise StoreUnavailable(f"{self._what} {self.url}: {first_line(error)}") from error
 
 
 def _write_local(path: Path, source: IO[bytes]) -> None:

@@ -16,7 +16,7 @@ from contextlib import aclosing
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
-from llmops.errors import EngineRejected, SchemaNotFollowed, UsageError
+from llmops.errors import EngineRejected, SchemaNotFollowed, UsageError, first_line
 from llmops.generation import Chunk, GenerationRequest
 
 MOST_NESTED = 100
@@ -53,7 +53,7 @@ def schema_validator(schema: Mapping[str, Any], *, linear_patterns: bool = False
         )
     except (ValueError, jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError) as error:
         place = f"schema{steps(getattr(error, 'instance_path', ()))}"
-        line = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        line = first_line(error)[:300]
         if unknown := _UNKNOWN_FORMAT.match(line):
             raise UsageError(f"{place}: nothing here can check the format {unknown[1]}; leave it out") from error
         raise UsageError(f"{place}: not a valid JSON schema: {line}") from error

@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from llmops.errors import CannotRun, StoreUnavailable
+from llmops.errors import CannotRun, StoreUnavailable, first_line
 from llmops.production_log.database import database_url
 from llmops.production_log.tables import json_or_text
 from llmops.state_files import make_private_folder, shown, sqlite_path
@@ -77,8 +77,7 @@ def opened_alone(url: str, *, make: bool = False) -> Iterator[sa.Connection]:
                 _begin_alone(connection)
             yield connection
     except (sa.exc.SQLAlchemyError, OSError) as error:
-        problem = str(getattr(error, "orig", None) or error).splitlines()[0]
-        raise StoreUnavailable(f"{shown(url)}: {problem}") from error
+        raise StoreUnavailable(f"{shown(url)}: {first_line(error)}") from error
     finally:
         engine.dispose()
 
@@ -248,8 +247,7 @@ def _insert(target: sa.Connection, insert: sa.Insert, rows: list[dict[str, Any]]
             for row in rows:
                 _insert(target, insert, [row], table)
         named = ", ".join(f"{c.name}={rows[0][c.name]!r}" for c in table.primary_key.columns)
-        problem = str(error.orig).splitlines()[0]
-        raise CannotRun(f"{table.name}: the row with {named} cannot be copied: {problem}") from error
+        raise CannotRun(f"{table.name}: the row with {named} cannot be copied: {first_line(error)}") from error
 
 
 def _go_on_counting(source: sa.Connection, target: sa.Connection, table: sa.Table, of_target: sa.Table) -> None:

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from llmops.errors import CannotRun, EngineError, LlmopsError
+from llmops.errors import CannotRun, EngineError, LlmopsError, first_line
 from llmops.settings import Settings, given_variables, named_variables
 
 LOCAL = "local"
@@ -81,9 +81,9 @@ class RayCluster:
         except self.ray.exceptions.RayTaskError as error:
             raise error.cause from error
         except ConnectionError as error:
-            raise CannotRun(f"the connection to the Ray cluster was lost: {_first_line(error)}") from error
+            raise CannotRun(f"the connection to the Ray cluster was lost: {first_line(error)}") from error
         except self.ray.exceptions.RayError as error:
-            raise CannotRun(f"a task on the Ray cluster was given up: {_first_line(error)}") from error
+            raise CannotRun(f"a task on the Ray cluster was given up: {first_line(error)}") from error
 
     def map(self, function: Callable[[Item], Done], items: Iterable[Item]) -> Iterator[Done]:
         """As the built-in `map`, on the cluster's nodes: results in the order of the items, which are taken as there
@@ -146,7 +146,7 @@ def _connected(on: str) -> Iterator[Any]:
         try:
             ray.init(address, **quiet)
         except (OSError, RuntimeError, ValueError) as error:
-            raise CannotRun(f"the Ray cluster at {address} cannot be used: {_first_line(error)}") from error
+            raise CannotRun(f"the Ray cluster at {address} cannot be used: {first_line(error)}") from error
     else:
         own = {"_node_ip_address": "127.0.0.1", "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
 
@@ -180,7 +180,7 @@ def started(start: Callable[[], Done], attempts: int) -> Done:
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
             if not left:
-                raise CannotRun(f"Ray cannot be started ({attempts} attempts): {_first_line(error)}") from error
+                raise CannotRun(f"Ray cannot be started ({attempts} attempts): {first_line(error)}") from error
     raise AssertionError("attempts must be 1 or more")
 
 
@@ -197,7 +197,3 @@ def _check_reachable(address: str) -> None:
 def _cpus(ray: Any) -> list[int]:
     found = (int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
     return [cpus for cpus in found if cpus]
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

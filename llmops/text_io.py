@@ -53,7 +53,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 Checked = TypeVar("Checked")
 
-_UNKNOWN = "unknown key"
+UNKNOWN_KEY = "unknown key"
 _PROBLEMS = {
     "missing": "is missing",
     "string_type": "must be text",
@@ -63,11 +63,12 @@ _PROBLEMS = {
     "dict_type": "must be a table",
     "mapping_type": "must be a table",
     "dataclass_type": "must be a table",
+    "model_type": "must be a table",
     "list_type": "must be a list",
     "sequence_str": "must be a list",
     "too_short": "must not be empty",
-    "extra_forbidden": _UNKNOWN,
-    "unexpected_keyword_argument": _UNKNOWN,
+    "extra_forbidden": UNKNOWN_KEY,
+    "unexpected_keyword_argument": UNKNOWN_KEY,
 }
 
 
@@ -100,7 +101,7 @@ def checked(kind: type[Checked], values: Mapping[str, Any]) -> Checked:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         field, problem = first_problem(error)
-        if problem == _UNKNOWN and "." not in field and is_dataclass(kind):
+        if problem == UNKNOWN_KEY and "." not in field and is_dataclass(kind):
             problem += f"; known: {', '.join(sorted(each.name for each in fields(kind)))}"
         raise UsageError(f"{field}: {problem}") from error
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 from llmops.errors import BadFile, UsageError
+from llmops.text_io import UNKNOWN_KEY, first_problem
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -23,16 +24,6 @@ if TYPE_CHECKING:
 _MISSING = object()
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _Made = TypeVar("_Made")
-
-
-_PROBLEMS = {
-    "string_type": "must be text",
-    "bool_type": "must be true or false",
-    "float_type": "must be a number",
-    "int_type": "must be a whole number",
-    "dict_type": "must be a table",
-    "model_type": "must be a table",
-}
 
 
 class Table:
@@ -180,17 +171,9 @@ def _range(least: float, most: float) -> str:
 
 def _refused(error: ValidationError, known: Iterable[str], file: Path | str, place: str) -> BadFile:
     """The first thing that pydantic refuses, and where it stands. known: keys of the table."""
-    fault = error.errors(include_url=False)[0]
-    name = ".".join(map(str, fault["loc"]))
-    if fault["type"] == "extra_forbidden":
-        problem = f"unknown key{nearest(name, known)}"
-    elif fault["type"] == "missing":
-        problem = "is missing"
-    elif fault["type"] == "value_error":
-        problem = fault["msg"].removeprefix("Value error, ")
-    else:
-        told = _PROBLEMS.get(fault["type"], fault["msg"].replace("Input should", "must"))
-        problem = f"{told}, not {fault['input']!r}"
+    name, problem = first_problem(error, show_value=True)
+    if problem == UNKNOWN_KEY:
+        problem += nearest(name, known)
     return BadFile(file, problem, field=f"{place}: {name}" if name else place)
 
 

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from llmops.engines.local import AnswerText, from_thread
 from llmops.engines.protocol import EngineIdentity
-from llmops.errors import ContextTooLong, Corrupted, EngineError, EngineRejected, EngineUnavailable
+from llmops.errors import ContextTooLong, Corrupted, EngineError, EngineRejected, EngineUnavailable, first_line
 from llmops.generation import Chunk, GenerationParameters, GenerationRequest, Message, Usage
 
 Send = Callable[[Chunk | Exception | None], None]
@@ -52,8 +52,7 @@ def load_pretrained(folder: Path, kind: str, no_packages: str, *, gguf_file: str
             str(folder), dtype="float32", local_files_only=True, **weights
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        problem = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise Corrupted(f"{folder}: transformers cannot load this model: {problem}") from error
+        raise Corrupted(f"{folder}: transformers cannot load this model: {first_line(error)}") from error
     return tokenizer, model.eval()
 
 

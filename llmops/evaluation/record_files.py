@@ -23,7 +23,7 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from llmops.errors import BadFile, CannotRun
+from llmops.errors import BadFile, CannotRun, first_line
 from llmops.text_io import json_object, lines_of, strict_json
 
 _UNPACKED: dict[str, Callable[[Any], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -150,8 +150,7 @@ def _parquet(path: Path | str, file: IO[bytes]) -> Records:
         records = chain.from_iterable(_values(batch) for batch in batches)
         yield from ((RecordLocation(path, number), record) for number, record in enumerate(records, 1))
     except (pa.ArrowException, KeyError, ValueError, OverflowError) as error:  # the last two: a date beyond Python's
-        problem = (str(error) or type(error).__name__).splitlines()[0]
-        raise BadFile(path, f"cannot be read: {problem}") from error
+        raise BadFile(path, f"cannot be read: {first_line(error)}") from error
 
 
 def _values(batch: Any) -> list[dict[str, Any]]:
@@ -268,10 +267,9 @@ def dataset_records(
             _check_all_are_read(source, {file for of_split in files.values() for file in of_split})
         yield from _records(builder, found, files.get(found, []), source)
     except (OSError, ValueError, RuntimeError, HTTPError, datasets.exceptions.DatasetsError) as error:
-        problem = (str(error) or type(error).__name__).splitlines()[0]
         if isinstance(source, Path):
-            raise BadFile(source, f"cannot be read: {problem}") from error
-        raise CannotRun(f"{source} cannot be read: {problem}") from error
+            raise BadFile(source, f"cannot be read: {first_line(error)}") from error
+        raise CannotRun(f"{source} cannot be read: {first_line(error)}") from error
 
 
 def _records(builder: Any, split: str, files: list[str], source: Path | str) -> Records:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from llmops.errors import CannotRun, Corrupted, UnknownVersion, UsageError
+from llmops.errors import CannotRun, Corrupted, UnknownVersion, UsageError, first_line
 from llmops.models.weights import StoredWeights, copy_into, store_weights
 from llmops.processes import running
 from llmops.settings import Settings
@@ -210,8 +210,7 @@ def _from_hub(rest: str, source: str, settings: Settings) -> Callable[[Path], Pa
                 return Path(hf_hub_download(filename=found["file"], local_dir=folder, **options))
             snapshot_download(local_dir=folder, allow_patterns=_HF_FILES, **options)
         except (HTTPError, OSError, ValueError) as error:
-            problem = (str(error) or type(error).__name__).splitlines()[0]
-            raise CannotRun(f"{source} cannot be fetched: {problem}") from error
+            raise CannotRun(f"{source} cannot be fetched: {first_line(error)}") from error
         shutil.rmtree(folder / ".cache", ignore_errors=True)  # the hub client's bookkeeping is not part of the model
         return folder
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 
-from llmops.errors import StoreUnavailable
+from llmops.errors import StoreUnavailable, first_line
 from llmops.processes import ProcessLock
 from llmops.state_files import make_private_folder, write_ahead
 
@@ -39,8 +39,8 @@ def translated(url: URL) -> Iterator[None]:
     try:
         yield
     except (sa.exc.SQLAlchemyError, OSError) as error:
-        line = (str(getattr(error, "orig", None) or error).splitlines() or [type(error).__name__])[0]
-        raise StoreUnavailable(f"pipelines {url.render_as_string(hide_password=True)}: {line}") from error
+        where = url.render_as_string(hide_password=True)
+        raise StoreUnavailable(f"pipelines {where}: {first_line(error)}") from error
 
 
 def has_tables(url: URL) -> bool:

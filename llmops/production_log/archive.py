@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset
 import pyarrow.parquet as pq
 
-from llmops.errors import Corrupted, StoreUnavailable
+from llmops.errors import Corrupted, StoreUnavailable, first_line
 from llmops.file_storage import FileStorage
 from llmops.hashing import file_sha256
 from llmops.processes import scratch_folder
@@ -359,7 +359,7 @@ class Archive:
         except FileNotFoundError as error:
             raise StoreUnavailable(f"archive {self.url}: {path} is missing, or went while it was read") from error
         except pa.ArrowException as error:
-            raise Corrupted(f"archive {self.url}: {path}: {str(error).splitlines()[0]}") from error
+            raise Corrupted(f"archive {self.url}: {path}: {first_line(error)}") from error
 
 
 def _place(record: LogRecord) -> tuple[datetime, str]:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.engine.interfaces import DBAPICursor
 
-from llmops.errors import StoreUnavailable
+from llmops.errors import StoreUnavailable, first_line
 from llmops.processes import ProcessLock
 from llmops.production_log.tables import bring_up_to_date, is_complete, json_or_text
 from llmops.state_files import (
@@ -151,7 +151,7 @@ class LogDatabase:
                 if not isinstance(error, self._driver.Error):
                     raise
                 kind = RecordRefused if isinstance(error, self._refusals) else StoreUnavailable
-                raise kind(f"production log {shown(self.url)}: {_first_line(error)}") from error
+                raise kind(f"production log {shown(self.url)}: {advised(first_line(error))}") from error
             self._inserters.append((connection, check))
 
     @contextmanager
@@ -229,13 +229,9 @@ def translated(url: str) -> Iterator[None]:
     try:
         yield
     except (sa.exc.DataError, sa.exc.IntegrityError) as error:
-        raise RecordRefused(f"production log {shown(url)}: {_first_line(error)}") from error
+        raise RecordRefused(f"production log {shown(url)}: {advised(first_line(error))}") from error
     except (sa.exc.SQLAlchemyError, OSError, ImportError) as error:
-        raise StoreUnavailable(f"production log {shown(url)}: {_first_line(error)}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return advised((str(getattr(error, "orig", None) or error).splitlines() or [type(error).__name__])[0])
+        raise StoreUnavailable(f"production log {shown(url)}: {advised(first_line(error))}") from error
 
 
 def _limit_waits(connection: Any, _: object) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmops.errors import CannotRun
+from llmops.errors import CannotRun, first_line
 from llmops.hashing import file_sha256
 from llmops.recording.cell import shown_param
 from llmops.registry.releases import LoggedTabular
@@ -209,7 +209,7 @@ class _CanonicalSkops:
                 pip_requirements=mlflow.sklearn.get_default_pip_requirements(include_skops=True),
             )
         except MlflowException as error:
-            raise CannotRun(f"{type(sk_model).__name__}: {str(error).splitlines()[0]}") from error
+            raise CannotRun(f"{type(sk_model).__name__}: {first_line(error)}") from error
         make_canonical(Path(path) / _ESTIMATOR)
         self.sha256 = file_sha256(Path(path) / _ESTIMATOR)
 

@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 import sqlalchemy as sa
 
-from llmops.errors import StoreUnavailable, UnknownVersion, UsageError
+from llmops.errors import StoreUnavailable, UnknownVersion, UsageError, first_line
 from llmops.processes import folder_locked
 from llmops.registry.mlflow_database import REVISION, DatabaseClient
 from llmops.registry.schema import StoreSchema, checked_schema, database_of, store_schema
@@ -373,14 +373,14 @@ def translated(what: str) -> Iterator[None]:
     except UnknownVersion as error:  # what MLflow's own client calls so too
         raise UnknownVersion(f"{what}: {error}") from error
     except (sa.exc.SQLAlchemyError, sqlite3.Error, OSError) as error:  # those of requests are OSErrors
-        raise StoreUnavailable(f"{what}: {advised(str(error).splitlines()[0])}") from error
+        raise StoreUnavailable(f"{what}: {advised(first_line(error))}") from error
     except Exception as error:
         code = getattr(error, "error_code", None)  # MLflow's exceptions, known without importing it
         if code is None or not type(error).__module__.startswith("mlflow."):
             raise
-        first_line = str(error).splitlines()[0]
+        problem = f"{what}: {first_line(error)}"
         if code == "RESOURCE_DOES_NOT_EXIST":
-            raise UnknownVersion(f"{what}: {first_line}") from error
+            raise UnknownVersion(problem) from error
         if code in ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS"):
-            raise UsageError(f"{what}: {first_line}") from error
-        raise StoreUnavailable(f"{what}: {first_line}") from error
+            raise UsageError(problem) from error
+        raise StoreUnavailable(problem) from error

@@ -18,7 +18,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from llmops.errors import CannotRun, StoreUnavailable
+from llmops.errors import CannotRun, StoreUnavailable, first_line
 from llmops.hashing import JsonData
 from llmops.migration import opened_alone
 from llmops.processes import users_of_file
@@ -183,7 +183,7 @@ def _upgrade_tables(uri: str) -> None:
     try:
         upgrade.callback(uri)
     except Exception as error:  # of MLflow's migrations, of Alembic and of the database
-        raise CannotRun(f"MLflow's migration failed, and nothing was changed: {str(error).splitlines()[0]}") from error
+        raise CannotRun(f"MLflow's migration failed, and nothing was changed: {first_line(error)}") from error
 
 
 def _row_counts(connection: sa.Connection) -> dict[str, int]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from llmops.errors import CannotRun, Corrupted, LlmopsError
+from llmops.errors import CannotRun, Corrupted, LlmopsError, first_line
 from llmops.tabular.compiled import held_by
 from llmops.tabular.model import TabularModel
 from llmops.tabular.schema import RowSchema, columns_of
@@ -65,7 +65,7 @@ def read_estimator(path: Path) -> Any:
         estimator = load_skops(path, trusted=list(ALLOWED_TYPES))
         check_trees(estimator)
     except UntrustedTypesFoundException as error:
-        raise CannotRun(f"{path}: {str(error).splitlines()[0]} It is not loaded") from error
+        raise CannotRun(f"{path}: {first_line(error)} It is not loaded") from error
     except LlmopsError as error:
         raise Corrupted(f"{path}: {error}") from error
     except Exception as error:  # a file made to break its reader can raise anything
@@ -134,7 +134,7 @@ def _described(folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise CannotRun(f"{folder}: no MLflow model here: {error.strerror}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise Corrupted(f"{path}: {str(error).splitlines()[0]}") from error
+        raise Corrupted(f"{path}: {first_line(error)}") from error
     if not isinstance(described, dict) or not isinstance(described.get("flavors", {}), dict):
         raise Corrupted(f"{path}: not what MLflow writes")
     return described

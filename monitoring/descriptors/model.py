@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from llmops.errors import CannotRun
+from llmops.errors import CannotRun, first_line
 from llmops.production_log import SHADOW, LogRecord
 from llmops.settings import Settings
 from monitoring.tables import Table
@@ -124,8 +124,8 @@ class Failed:
 
     @classmethod
     def of(cls, error: BaseException) -> Failed:
-        first = (str(error).strip() or "(no message)").splitlines()[0]
-        return cls(f"{type(error).__name__}: {first[:200]}")
+        said = first_line(error) if str(error).strip() else "(no message)"
+        return cls(f"{type(error).__name__}: {said[:200]}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
-from llmops.errors import CannotRun, EngineError, UsageError
+from llmops.errors import CannotRun, EngineError, UsageError, first_line
 from llmops.production_log import LogRecord
 from llmops.settings import Settings
 from monitoring.descriptors.model import Computation, Compute, DescriptorKind, Failed, Kind, Texts, each
@@ -167,8 +167,7 @@ def make_evidently(table: Table, settings: Settings) -> Computation:  # noqa: AR
         except CannotRun:
             raise
         except Exception as error:
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise CannotRun(f"Evidently's {name} cannot run here: {first}") from error
+            raise CannotRun(f"Evidently's {name} cannot run here: {first_line(error)}") from error
 
     def compute(texts: Texts) -> list[Any]:
         """Raises CannotRun when it cannot describe a plain sentence either."""

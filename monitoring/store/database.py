@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from llmops.errors import StoreUnavailable
+from llmops.errors import StoreUnavailable, first_line
 from llmops.production_log import PREDICT, make_tables, open_engine
 
 metadata = sa.MetaData()
@@ -188,5 +188,5 @@ def translated(doing: str) -> Iterator[None]:
     try:
         yield
     except (sa.exc.SQLAlchemyError, ImportError) as error:
-        first_line = str(getattr(error, "orig", None) or error).splitlines()[0]
-        raise StoreUnavailable(f"production log, cannot {doing} the monitor's tables: {first_line}") from error
+        problem = f"production log, cannot {doing} the monitor's tables: {first_line(error)}"
+        raise StoreUnavailable(problem) from error

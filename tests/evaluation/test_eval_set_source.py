@@ -5,12 +5,8 @@ import json
 import os
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +16,7 @@ from llmops.errors import BadFile
 from llmops.evaluation.eval_set import EvalSet
 from llmops.evaluation.eval_set_source import eval_set_of_table, find_eval_set
 from llmops.evaluation.record_files import SourceAccess
+from tests.http_server import Answer, answering
 
 RECORDS: list[dict[str, Any]] = [
     {"key": f"k{number}", "q": f"How many is {number}?", "answers": {"text": [str(number)]}, "level": number}
@@ -240,8 +237,8 @@ DATA_SETS = {
 }  # fmt: skip
 
 
-def hub_answer(path: str) -> tuple[int, bytes, dict[str, str]]:
-    """Status, body and headers of the hub for each of DATA_SETS at `main` and `v2`."""
+def hub_answer(path: str) -> Answer:
+    """Of the hub for each of DATA_SETS at `main` and `v2`."""
     name = next((name for name in DATA_SETS if f"/{name}" in path), "")
     files = DATA_SETS.get(name, {})
     api, tree = f"/api/datasets/{name}", f"/api/datasets/{name}/tree/{COMMIT}"
@@ -264,35 +261,10 @@ def hub_answer(path: str) -> tuple[int, bytes, dict[str, str]]:
 
 
 @pytest.fixture
-def hub() -> Iterator[tuple[str, list[str]]]:
-    """A stand-in of the Hugging Face hub; yields its URL and the paths it was asked for."""
-    asked: list[str] = []
-
-    class Hub(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            path = unquote(urlsplit(self.path).path)
-            asked.append(path)
-            status, content, headers = hub_answer(path)
-            self.send_response(status)
-            for name, value in {"content-length": str(len(content)), **headers}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(content)
-
-        do_HEAD = do_GET  # noqa: N815 (http.server's name)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}", asked
-        server.shutdown()
-        thread.join()
+def hub():
+    """A stand-in of the Hugging Face hub: its URL, and the paths it was asked for."""
+    with answering(hub_answer) as running:
+        yield running
 
 
 APART = """

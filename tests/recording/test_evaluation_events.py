@@ -3,7 +3,6 @@
 import dataclasses
 import gzip
 import logging
-import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 from llmops.hashing import content_hash
 from llmops.recording import EvalRecorder, record_calibration
 from llmops.registry import Store
+from tests.http_server import serving
 
 JUDGE = {"type": "rubric", "judge": {"base_url": "http://127.0.0.1:1/v1", "model": "judge-1"}}
 
@@ -40,13 +40,8 @@ def received():
 
         def log_message(self, *_: Any) -> None: ...
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        events.url = f"http://127.0.0.1:{server.server_port}"
+    with serving(Receiver) as events.url:
         yield events
-        server.shutdown()
-        thread.join()
 
 
 def _value(value: Any) -> Any:

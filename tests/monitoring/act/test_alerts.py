@@ -76,7 +76,7 @@ EMAIL = {"host": "h", "from": "a@b", "to": ["c@d"]}
         ({"email": [{**EMAIL, "sender": "a@b"}]}, "alerts.email: sender: unknown key"),
         ({"tell_resolved": "yes"}, "alerts: tell_resolved: must be true or false, not 'yes'"),
         ({"cool_down": True}, "alerts: cool_down: True is no duration"),
-        ({"slack": [{"url": "https://a/", "apps": [3]}]}, "alerts.slack: apps.0: must be text, not 3"),
+        ({"slack": [{"url": "https://a/", "apps": [3]}]}, r"alerts.slack: apps\[0\]: must be text, not 3"),
         ({"email": [{**EMAIL, "user": "u", "password_variable": "P", "security": "none"}]}, "in the clear"),
         ({"row_url": "https://ops/"}, "row_url: must contain {request_id}"),
         ({"prometheus": {"textfile": "/tmp/x.txt"}}, "alerts.prometheus: textfile: .* end in .prom"),
