@@ -3,8 +3,6 @@
 A row of a table knows the line of its file, so that whatever is wrong can be pointed at.
 """
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import math
@@ -12,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from labs.sources import FetchedData, fetch_data
 from llmops.errors import BadFile
@@ -262,7 +260,7 @@ class LabelledRows:
         text = self.frame.to_csv(index_label="id", lineterminator="\n")
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def take(self, name: str, positions: Sequence[int]) -> LabelledRows:
+    def take(self, name: str, positions: Sequence[int]) -> Self:
         """The rows at these positions, under another name."""
         chosen = [int(position) for position in positions]
         return replace(

@@ -5,9 +5,8 @@ UsageError ends a command with exit code 2, GateRefused with 1, every other one 
 Foreign exceptions are translated into this tree once, at the seam where they enter, with `raise … from`.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
+from typing import Self
 
 
 class LlmopsError(Exception):
@@ -40,7 +39,7 @@ class BadFile(CannotRun):
         super().__init__(f"{place}: {field}: {problem}" if field else f"{place}: {problem}")
 
     @classmethod
-    def of(cls, error: UsageError, path: Path | str, *, line: int | None = None, key: str = "") -> BadFile:
+    def of(cls, error: UsageError, path: Path | str, *, line: int | None = None, key: str = "") -> Self:
         """An error whose text starts with the field at fault, of a file's table `key`."""
         field, _, problem = str(error).partition(": ")
         return cls(path, problem, line=line, field=f"{key}.{field}" if key else field)

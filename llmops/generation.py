@@ -1,11 +1,9 @@
 """A generation: what is asked of a model, with which parameters, and what it answers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, NamedTuple, NotRequired, TypedDict
+from typing import Any, NamedTuple, NotRequired, Self, TypedDict
 
 from llmops.errors import UsageError
 
@@ -56,7 +54,7 @@ class GenerationParameters:
     response_format: Mapping[str, Any] | None = None
 
     @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> GenerationParameters:
+    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
         """Checked construction from a file, a command line or stored JSON. Raises UsageError: an unknown name or a
         value out of range; the text starts with the parameter's name."""
         known = cls.__dataclass_fields__

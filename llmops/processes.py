@@ -6,8 +6,6 @@ holds. Programs that are not ours do not watch it, so `python -m llmops.processe
 the command in a session of its own, and ends it and all that it started.
 """
 
-from __future__ import annotations
-
 import asyncio
 import concurrent.futures
 import contextvars
@@ -26,7 +24,7 @@ import weakref
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 T = TypeVar("T")
 
@@ -116,7 +114,7 @@ class ProcessLock:
         """Lets the next one have it."""
         fcntl.flock(self.file, fcntl.LOCK_UN)
 
-    def __enter__(self) -> ProcessLock:
+    def __enter__(self) -> Self:
         self._threads.acquire()
         try:
             self.acquire()

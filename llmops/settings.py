@@ -4,8 +4,6 @@ Nothing else in llmops reads the environment, or finds prompts and eval sets: of
 the installed package.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import math
@@ -14,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from llmops.errors import CannotRun, UsageError
 
@@ -153,7 +151,7 @@ class Settings:
     hub_endpoint: str | None = _setting(None, "Hugging Face hub endpoint for hf: model sources")
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
         """Reads `LLMOPS_<NAME>` for each setting.
 
         Raises UsageError: an unknown `LLMOPS_*` variable (names the nearest one), or a value that does not parse.

@@ -1,13 +1,11 @@
 """How an app's traffic is shared out between its champion and its challenger."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 from llmops.errors import UsageError
 
@@ -41,7 +39,7 @@ class TrafficPolicy:
             raise UsageError(f"sticky: must be {', '.join(STICKY[:-1])} or {STICKY[-1]}, not {self.sticky!r}")
 
     @classmethod
-    def from_mapping(cls, values: Any) -> TrafficPolicy:
+    def from_mapping(cls, values: Any) -> Self:
         """Checked construction from stored values. Raises UsageError starting with the field at fault."""
         if not isinstance(values, Mapping):
             raise UsageError(f"traffic policy: must be an object, not {type(values).__name__}")
@@ -51,7 +49,7 @@ class TrafficPolicy:
         return cls(**values)
 
     @classmethod
-    def from_text(cls, text: str) -> TrafficPolicy:
+    def from_text(cls, text: str) -> Self:
         """Reads `to_text`'s form. Raises UsageError starting with the field at fault."""
         try:
             values = json.loads(text)

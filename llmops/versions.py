@@ -2,13 +2,11 @@
 values, no store.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from llmops.errors import UnknownVersion, UsageError
 from llmops.generation import GenerationParameters
@@ -35,7 +33,7 @@ class Ref:
     alias: str | None = None
 
     @classmethod
-    def parse(cls, text: str) -> Ref:
+    def parse(cls, text: str) -> Self:
         """Raises UsageError when `text` is none of the three forms."""
         found = _REF.match(text)
         if not found:

@@ -1,7 +1,5 @@
 """One request that reached a model: what was asked, what has come out so far, and the log record of it."""
 
-from __future__ import annotations
-
 import asyncio
 import dataclasses
 import time
@@ -9,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
 import orjson
 
@@ -91,7 +89,7 @@ class Arrival:
         return LogRecord(self.request_id, self.at, status, outcome, **about, **fields)
 
     @classmethod
-    def of(cls, state: Mapping[str, Any]) -> Arrival:
+    def of(cls, state: Mapping[str, Any]) -> Self:
         """From what the middlewares keep in a scope's state."""
         return cls(
             state["request_id"],

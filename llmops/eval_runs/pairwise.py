@@ -1,13 +1,11 @@
 """Which of two runs a judge finds better, row by row, and which judge that is; and which of two releases people do."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import Any, Self
 
 from llmops.errors import CannotRun, UsageError
 from llmops.eval_runs.evaluations import Evaluations
@@ -211,7 +209,7 @@ class Votes:
     p_value: float | None = None
 
     @classmethod
-    def counted(cls, a: str, b: str, wins_a: int, wins_b: int, ties: int) -> Votes:
+    def counted(cls, a: str, b: str, wins_a: int, wins_b: int, ties: int) -> Self:
         """The votes with what they say."""
         decided = wins_a + wins_b
         made = cls(a, b, decided + ties, wins_a, wins_b, ties)

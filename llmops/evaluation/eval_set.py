@@ -1,7 +1,5 @@
 """Eval sets: rows of inputs and expectations, read from their file on every pass and identified by their content."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import re
@@ -10,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import date, time, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
 from llmops.errors import BadFile, UsageError
@@ -63,7 +61,7 @@ class EvalRow:
         }
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> EvalRow:
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Reads what `to_json` gave, which was checked before."""
         return cls(values["id"], values["inputs"], values["expectations"], tuple(values["contexts"]), values["tags"])
 

@@ -9,8 +9,6 @@
 Data files are read by `record_files`, one at a time or as the split of a folder or of the hub that they belong to.
 """
 
-from __future__ import annotations
-
 import hashlib
 import heapq
 import json
@@ -21,7 +19,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import ConfigDict, Field, Strict
 
@@ -76,7 +74,7 @@ class Columns:
     mapping: Mapping[str, str] | None
 
     @classmethod
-    def from_table(cls, name: str, table: Mapping[str, Any] | None) -> Columns:
+    def from_table(cls, name: str, table: Mapping[str, Any] | None) -> Self:
         """Checked construction. Raises UsageError starting with the name of the field at fault."""
         if table is None:
             return cls(name, None)

@@ -4,12 +4,10 @@ A row without a score never helps: a rule holds only if it does with every such 
 it is with every such row at its best. Where too many are missing, it says nothing.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, Self
 
 from llmops.evaluation.comparison import Comparison
 from llmops.evaluation.gate_rules import GateRules
@@ -51,7 +49,7 @@ class Verdict(JsonData):
     reasons: tuple[str, ...]
     checks: tuple[Check, ...] = ()
 
-    def with_reasons(self, reasons: Iterable[str]) -> Verdict:
+    def with_reasons(self, reasons: Iterable[str]) -> Self:
         """With what else a reader of the verdict has to know."""
         return replace(self, reasons=(*self.reasons, *reasons))
 

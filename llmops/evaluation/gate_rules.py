@@ -1,10 +1,8 @@
 """What a suite asks of a challenger: the gate's rules, as its TOML file writes them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, Strict
 
@@ -48,7 +46,7 @@ class GateRules(JsonData):
     most_failed: Annotated[float, Strict(), Field(ge=0, le=1)] = MOST_FAILED
 
     @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> GateRules:
+    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
         """Raises UsageError whose text starts with the key at fault."""
         return checked(cls, values)
 

@@ -6,14 +6,12 @@ it was recorded with. It is there whole, or not at all. Values are exact because
 one column of JSON text.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from llmops.errors import Corrupted
 from llmops.evaluation.results import RowResult
@@ -109,7 +107,7 @@ class ShardedResults:
         self.folder, self.shards = ShardFolder(url), tuple(shards)
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any], home: Path) -> ShardedResults:
+    def from_json(cls, values: Mapping[str, Any], home: Path) -> Self:
         """Reads what `to_json` gave. Raises CannotRun."""
         url = str(values["folder"])
         return cls(url if "://" in url else str(home / url), [Shard(**shard) for shard in values["shards"]])

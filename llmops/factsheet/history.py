@@ -1,12 +1,10 @@
 """What was done to a version: gates and moves, by the audit log and, before it, by the registry; and what the monitor
 found of it."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from llmops.audit import AuditEntry, Verification, verify
 from llmops.errors import Corrupted, StoreUnavailable
@@ -55,7 +53,7 @@ class AuditTrail:
     unreadable: str = ""
 
     @classmethod
-    def of(cls, registry: Registry, name: str) -> AuditTrail:
+    def of(cls, registry: Registry, name: str) -> Self:
         """Reads and verifies the log. Where it cannot be read the sheet is made without it, and says why."""
         try:
             return cls(registry.audit.entries(name), verify(registry.audit, registry.standings))

@@ -9,8 +9,6 @@ openai:BASE_URL#MODEL            an OpenAI-compatible server; no weights are sto
 openai:URL*WEIGHT,URL*WEIGHT#MODEL  several of them
 """
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess
@@ -20,7 +18,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from llmops.errors import CannotRun, Corrupted, UnknownVersion, UsageError, first_line
 from llmops.models.weights import StoredWeights, copy_into, store_weights
@@ -57,7 +55,7 @@ class UpstreamSource:
     model: str
 
     @classmethod
-    def parse(cls, source: str, key_variables: Any = None) -> UpstreamSource:
+    def parse(cls, source: str, key_variables: Any = None) -> Self:
         """Reads a model's source and its provenance's `key_variable`.
 
         key_variables: one name for all servers, or one for each in their order, with commas; `-` for one without a key.

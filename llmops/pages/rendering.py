@@ -5,8 +5,6 @@ The content security policy of base.html lets in our style sheet and the page's 
 else: should markup ever break out of a text, it could neither run nor fetch anything.
 """
 
-from __future__ import annotations
-
 import math
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +12,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -76,13 +74,13 @@ class Axis:
     end: float = 222
 
     @classmethod
-    def around_zero(cls, values: Iterable[float]) -> Axis:
+    def around_zero(cls, values: Iterable[float]) -> Self:
         """As far on either side of 0 as the values reach, rounded up to a number that reads well."""
         reach = _round_up(max((abs(value) for value in values), default=0.0) or 1.0)
         return cls(-reach, reach)
 
     @classmethod
-    def around(cls, values: Sequence[float]) -> Axis:
+    def around(cls, values: Sequence[float]) -> Self:
         """From below the smallest to above the largest value, both rounded to a number that reads well."""
         low, high = min(values, default=0.0), max(values, default=1.0)
         step = _round_up((high - low) / 4 or abs(high) or 1.0)

@@ -1,12 +1,10 @@
 """`Pipelines`: runs pipelines, and tells of their runs."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
 from llmops.errors import StoreUnavailable, UnknownVersion, UsageError
 from llmops.pipelines.database import database_url, has_tables, is_held, only_one, translated
@@ -40,7 +38,7 @@ class Pipelines:
         self._recorder = recorder or Recorder()
         self._tell = tell or (lambda _text: None)
 
-    def __enter__(self) -> Pipelines:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,13 +1,11 @@
 """How an archive is laid out: a folder for each app and hour, the columns of its Parquet files, and its manifest."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote, unquote
 
 import pyarrow as pa
@@ -60,7 +58,7 @@ class Partition:
         return datetime.fromtimestamp((self.hour + 1) * HOUR_SECONDS, UTC)
 
     @classmethod
-    def of_folder(cls, folder: str) -> Partition | None:
+    def of_folder(cls, folder: str) -> Self | None:
         """None for a folder that is no partition's."""
         try:
             app, date, hour = (part.partition("=")[2] for part in folder.split("/"))
@@ -106,7 +104,7 @@ class Manifest:
         return json.dumps(dataclasses.asdict(self), indent=1).encode()
 
     @classmethod
-    def from_json(cls, content: bytes, path: str) -> Manifest:
+    def from_json(cls, content: bytes, path: str) -> Self:
         """Raises Corrupted."""
         try:
             values = json.loads(content)

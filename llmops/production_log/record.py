@@ -5,8 +5,6 @@ A prediction's record has the route `predict`; its input is the rows as JSON, it
 details `rows`, how many, and `probabilities`, where the model is a classifier.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json
@@ -15,7 +13,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from llmops.errors import Corrupted, UsageError
 from llmops.random_ids import random_id
@@ -58,7 +56,7 @@ class Feedback:
             known["truth"] = list(self.truth)
         return {"key": self.key, "request_id": self.request_id, "at": self.at.isoformat(), **known}
 
-    def says_the_same(self, other: Feedback) -> bool:
+    def says_the_same(self, other: Self) -> bool:
         """Whether both came from one request and its repetition."""
         names = ("record_key", "caller", "user", "score", "label", "comment", "compared_key", "truth")
         return all(getattr(self, name) == getattr(other, name) for name in names)
@@ -176,7 +174,7 @@ class LogRecord:
         return {**values, **times, "details": dict(self.details), **said}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> LogRecord:
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Reads `to_json`'s shape; unknown fields go into `details`, and so does feedback from elsewhere.
 
         A route, caller or user that only `details` names is the record's.

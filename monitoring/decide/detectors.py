@@ -25,13 +25,11 @@ Why not an e-process against an upper confidence bound of the reference's rate: 
 current rows then add up, instead of their squares (measured in ADR 13).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
 from monitoring.decide.rules import DAYS, day_start_share, new_start_share
 from monitoring.store.summaries import FlagSummary
@@ -90,7 +88,7 @@ class DetectorState:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, stored: dict[str, Any]) -> DetectorState:
+    def from_json(cls, stored: dict[str, Any]) -> Self:
         """Raises TypeError or KeyError when it is no stored state."""
         return cls(**{**stored, "starts": tuple(Start(**start) for start in stored["starts"])})
 

@@ -4,12 +4,10 @@ A segment says of itself what its columns are and in which version, so that it c
 be used again, when the configuration has become another.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import sqlalchemy as sa
@@ -50,7 +48,7 @@ class Segment:
         descriptors: Mapping[str, Descriptor],
         place: tuple[int, int],
         number: int | None = None,
-    ) -> Segment:
+    ) -> Self:
         """The rows, of which there is at least one, as they are stored. place: after_seq and through_seq."""
         span = float(rows.at.min()), float(rows.at.max())
         return cls(number, app, *place, len(rows), *span, encode(rows, descriptors))

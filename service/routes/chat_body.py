@@ -1,9 +1,7 @@
 """What a chat request may say, strictly: an unknown field, or one this gateway cannot honour, is an error."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
@@ -91,7 +89,7 @@ class ToolCall(StrictBody):
     index: int | None = None
 
     @model_validator(mode="after")
-    def _is_of_its_type(self) -> ToolCall:
+    def _is_of_its_type(self) -> Self:
         if (self.type == "function") != (self.function is not None):
             raise field_fault("function", "needed" if self.function is None else "only a call of that type has it")
         if not is_shallow(self.as_sent()):
@@ -121,7 +119,7 @@ class ChatMessage(StrictBody):
     refusal: Text | None = None
 
     @model_validator(mode="after")
-    def _fits_its_role(self) -> ChatMessage:
+    def _fits_its_role(self) -> Self:
         said = _said(self.model_extra)
         if self.role != "assistant":
             self._holds_nothing_of_an_assistant()
@@ -282,7 +280,7 @@ class ChatRequest(CompletionBody):
         raise ValueError("must be a string or at most 4 strings, none empty")
 
     @model_validator(mode="after")
-    def _fields_fit_together(self) -> ChatRequest:
+    def _fields_fit_together(self) -> Self:
         limits = (self.max_tokens, self.max_completion_tokens)
         if None not in limits and limits[0] != limits[1]:
             raise field_fault("max_tokens", "differs from max_completion_tokens; send one of them")

@@ -1,10 +1,8 @@
 """`POST /v1/feedback`: what users say of answers, and late truths of predictions, joined to the production log."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import orjson
 from fastapi import APIRouter
@@ -66,7 +64,7 @@ class FeedbackRequest(StrictBody):
     truth: Annotated[list[_Value], Field(min_length=1, max_length=MOST_ROWS)] | None = None
 
     @model_validator(mode="after")
-    def _says_something(self) -> FeedbackRequest:
+    def _says_something(self) -> Self:
         if self.score is None and self.label is None and self.comment is None and self.truth is None:
             raise PydanticCustomError("fault", "send at least one of score, label, comment and truth")
         return self

@@ -1,13 +1,11 @@
 """`/`: what is served, how it goes, and two releases side by side for a person to judge. Plain files, no build step."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
@@ -185,7 +183,7 @@ class _Recent:
         self.votes: dict[str, list[VoteStatus]] = {}
         self.problem: str | None = None
 
-    async def look(self, apps: Sequence[str]) -> _Recent:
+    async def look(self, apps: Sequence[str]) -> Self:
         """Reads again what is older than `FRESH_SECONDS`. apps: whose votes are wanted."""
         async with self._reading:
             known = self._apps >= set(apps)

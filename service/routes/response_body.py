@@ -1,9 +1,7 @@
 """What a request to `POST /v1/responses` may say, and what that is as a chat request."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
@@ -73,7 +71,7 @@ class Turn(_Item):
     phase: Text | None = None
 
     @model_validator(mode="after")
-    def _fits_its_role(self) -> Turn:
+    def _fits_its_role(self) -> Self:
         if self.role != "assistant":
             if self.refusal:
                 raise field_fault("content", "only an assistant's turn has a refusal")
@@ -299,7 +297,7 @@ class ResponseRequest(SamplingBody):
     truncation: Annotated[Literal["disabled"] | None, only("only disabled is supported")] = None
 
     @model_validator(mode="after")
-    def _chooses_what_it_offers(self) -> ResponseRequest:
+    def _chooses_what_it_offers(self) -> Self:
         if isinstance(self.tool_choice, FunctionChoice) and self.tools:
             check_choice(self.tool_choice.name, [tool.name for tool in self.tools])
         return self

@@ -1,8 +1,6 @@
 """Classification and multiple choice: which class does the output name, which choice is likeliest, and how good are all
 rows of a run together? With the confusion matrix as a picture."""
 
-from __future__ import annotations
-
 import functools
 import io
 import json
@@ -12,7 +10,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from llmops.errors import UsageError
 from llmops.evaluation.eval_set import EvalRow
@@ -164,7 +162,7 @@ class ClassificationReport:
     confusions: Sequence[tuple[str, str, int]]
 
     @classmethod
-    def of(cls, pairs: Mapping[tuple[str, str], int]) -> ClassificationReport:
+    def of(cls, pairs: Mapping[tuple[str, str], int]) -> Self:
         """From how often each (expected, said) pair occurred, of which there is at least one."""
         support: Counter[str] = Counter()
         said: Counter[str] = Counter()
