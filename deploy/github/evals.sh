@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # What action.yml runs: the evals of a pull request's changed prompts, and one comment with their comparisons, which is
 # found again by its marker. Ends as `llmops eval changed` does.
-# Environment: BASE (commit), INCONCLUSIVE (fail or pass), PULL_REQUEST (number; empty: no comment), GH_TOKEN; and of
+# Environment: BASE (commit), FOLDER (the project's, in the repository), INCONCLUSIVE (fail or pass), PULL_REQUEST (number; empty: no comment), GH_TOKEN; and of
 # GitHub GITHUB_REPOSITORY and GITHUB_STEP_SUMMARY.
 set -euo pipefail
-marker='<!-- llmops evals -->'
+marker="<!-- llmops evals of ${FOLDER//[^A-Za-z0-9._\/-]/_} -->" # each project of a repository has its own comment
 most=60000 # GitHub takes comments of 65,536 characters
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

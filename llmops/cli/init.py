@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 import re
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import click
 
@@ -25,15 +29,22 @@ _FILES = {
     f"tests/test_{_PLACEHOLDER}.py": "test.py.txt",
 }
 """By path in the project: the template."""
-_WORKFLOW = {".github/workflows/evals.yml": "evals.yml"}
+_ANY_COPY = "YOUR-ORGANISATION/llmops@main"
+_ON_GITHUB = re.compile(r"github\.com[:/]([\w.-]+/[\w.-]+?)(?:\.git)?/?$")
 
 
 @click.command("init")
 @click.argument("folder", metavar="NAME", type=click.Path(path_type=Path))
 @click.option("--no-github", is_flag=True, help="Leave out the GitHub workflow.")
+@click.option(
+    "--action",
+    metavar="OWNER/NAME@REF",
+    help="Copy of llmops on GitHub whose action the workflow uses. Default: the one that llmops was installed from.",
+)
 @json_option
-def command(folder: Path, no_github: bool, as_json: bool) -> None:
-    """Make a new project folder: a prompt, a suite with ten rows, a test and a GitHub workflow.
+def command(folder: Path, no_github: bool, action: str | None, as_json: bool) -> None:
+    """Make a new project folder: a prompt, a suite with ten rows, a test and a GitHub workflow. Inside a git repository
+    the workflow goes to the repository's own folder for it, under the project's name.
 
     The prompt is registered and the default model downloaded (98 MB), into the project's own home unless LLMOPS_HOME
     names another. A folder that has anything in it is refused.
@@ -42,18 +53,19 @@ def command(folder: Path, no_github: bool, as_json: bool) -> None:
     Example: llmops init shop
     """
     settings = Settings.from_environment()
-    name = folder.resolve().name
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
-        raise UsageError(f"NAME {name!r}: must be letters, digits, _ and -, and begin with a letter")
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file")
-    if folder.exists() and any(folder.iterdir()):
-        raise UsageError(f"{folder} is not empty; nothing was changed")
-    files = []
-    for path, template in (_FILES if no_github else _FILES | _WORKFLOW).items():
+    name = _checked_name(folder)
+    workflow, place = _workflow(folder.resolve(), name)
+    if workflow.exists() and not no_github:
+        raise UsageError(f"{workflow} is there already; nothing was changed")
+    uses = action or _installed_from() or _ANY_COPY
+    templates = {folder / path.replace(_PLACEHOLDER, name): template for path, template in _FILES.items()}
+    if not no_github:
+        templates[workflow] = "evals.yml"
+    for path, template in templates.items():
         text = read_text(_TEMPLATES / template).replace(_PLACEHOLDER, name)
-        files.append(path.replace(_PLACEHOLDER, name))
-        write_text(folder / files[-1], text)
+        text = text.replace("ACTION", uses).replace("FOLDER/", "" if place == "." else f"{place}/")
+        write_text(path, text.replace("FOLDER", place))
+    files = [os.path.relpath(path, folder) for path in templates]
     given = given_variables()
     for variable in given.keys() & {"LLMOPS_PROMPTS", "LLMOPS_EVAL_SETS"}:
         say(f"{variable} is set: unset it, or commands read that folder instead of the project's")
@@ -68,13 +80,48 @@ def command(folder: Path, no_github: bool, as_json: bool) -> None:
 
     def show() -> None:
         for path in files:
-            echo(f"{folder}/{path}")
+            echo(os.path.normpath(folder / path))
         echo(f"{prompt} and {model} are registered in {home}")
-        if not no_github:
-            echo("evals.yml: say where your copy of llmops is")
+        if not no_github and uses == _ANY_COPY:
+            echo(f"{workflow.name}: say where your copy of llmops is")
         echo(f"next: cd {folder}; llmops eval run {name}; pytest")
 
     emit(as_json, value, show)
+
+
+def _checked_name(folder: Path) -> str:
+    """The project's name. Raises UsageError: it cannot be one, or the folder has something in it."""
+    name = folder.resolve().name
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
+        raise UsageError(f"NAME {name!r}: must be letters, digits, _ and -, and begin with a letter")
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file")
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError(f"{folder} is not empty; nothing was changed")
+    return name
+
+
+def _workflow(folder: Path, name: str) -> tuple[Path, str]:
+    """The workflow's file, and the project's folder in its git repository, which may have other projects."""
+    root = next((each for each in folder.parents if (each / ".git").exists()), folder)
+    file = "evals.yml" if root == folder else f"evals-{name}.yml"
+    return root / ".github" / "workflows" / file, folder.relative_to(root).as_posix()
+
+
+def _installed_from() -> str | None:
+    """The repository on GitHub that llmops was installed from, with the commit, or the one that the checkout it was
+    installed from was cloned from; None where that is not known, as for a wheel."""
+    try:
+        source = json.loads(distribution("llmops").read_text("direct_url.json") or "{}")
+    except PackageNotFoundError:
+        return None
+    url, ref = str(source.get("url", "")), source.get("vcs_info", {}).get("commit_id", "main")
+    if "dir_info" in source:
+        config = Path(unquote(urlsplit(url).path)) / ".git" / "config"
+        origin = re.search(r'\[remote "origin"\][^\[]*?url = (\S+)', read_text(config)) if config.is_file() else None
+        url = origin[1] if origin else ""
+    found = _ON_GITHUB.search(url)
+    return f"{found[1]}@{ref}" if found else None
 
 
 def _prepare(settings: Settings, name: str) -> tuple[str, str]:

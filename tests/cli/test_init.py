@@ -1,9 +1,13 @@
 """`llmops init`: the project that it makes works at once."""
 
+import json
+import os
 from pathlib import Path
 
 import pytest
+import yaml
 
+from llmops.cli.init import _installed_from
 from llmops.settings import Settings
 
 
@@ -30,6 +34,53 @@ def test_a_new_project_holds_what_is_needed_and_its_suite_runs_at_once(llmops, r
     monkeypatch.chdir(project)
     (run,) = llmops("eval", "run", "my-shop", "--json").json["runs"]
     assert (run["rows"], run["generated"]) == (10, 10)
+
+
+def test_in_a_git_repository_the_workflow_stands_where_github_looks_for_it_and_two_projects_do_not_mix(
+    llmops, registered, tmp_path
+):
+    (tmp_path / ".git").mkdir()
+    for folder in ("shop", "apps/desk"):
+        made = llmops("init", folder, "--action", "o/copy@v1", "--json").json
+        name = Path(folder).name
+        assert os.path.normpath(tmp_path / folder / made["files"][-1]) == str(
+            tmp_path / ".github" / "workflows" / f"evals-{name}.yml"
+        )
+        workflow = yaml.safe_load((tmp_path / ".github" / "workflows" / f"evals-{name}.yml").read_text("utf-8"))
+        (step,) = [step for step in workflow["jobs"]["evals"]["steps"] if step["uses"] == "o/copy@v1"]
+        assert step["with"]["working-directory"] == folder
+        assert workflow[True]["pull_request"]["paths"] == [f"{folder}/prompts/**"]  # YAML reads `on` as true
+    llmops("init", "other/desk").refused(2, "evals-desk.yml is there already")
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "origin", "uses"),
+    [
+        ({"url": "https://github.com/o/r.git", "vcs_info": {"vcs": "git", "commit_id": "abc"}}, "", "o/r@abc"),
+        ({"url": "https://gitlab.com/o/r.git", "vcs_info": {"vcs": "git", "commit_id": "abc"}}, "", None),
+        ({"url": "FOLDER", "dir_info": {}}, "git@github.com:o/r.git", "o/r@main"),
+        ({"url": "FOLDER", "dir_info": {"editable": True}}, "https://github.com/o/r", "o/r@main"),
+        ({"url": "FOLDER", "dir_info": {}}, "", None),
+        ({"url": "file:///a/llmops-0.1.0-py3-none-any.whl", "archive_info": {}}, "", None),
+        ({}, "", None),
+    ],
+)
+def test_the_workflow_uses_the_copy_that_llmops_was_installed_from_where_that_is_known(
+    source, origin, uses, monkeypatch, tmp_path
+):
+    checkout = tmp_path / "check out"
+    (checkout / ".git").mkdir(parents=True)
+    remote = f'[remote "origin"]\n\turl = {origin}\n' if origin else ""
+    (checkout / ".git" / "config").write_text(f"[core]\n\tbare = false\n{remote}[branch]\n")
+    found = {name: value if value != "FOLDER" else checkout.as_uri() for name, value in source.items()}
+    installed = tmp_path / "llmops-0.1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Name: llmops\nVersion: 0.1.0\n")
+    if found:
+        (installed / "direct_url.json").write_text(json.dumps(found))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert _installed_from() == uses
 
 
 def test_a_project_without_the_workflow_has_nothing_of_github(llmops, registered, tmp_path):

@@ -67,6 +67,7 @@ class Job:
     def run(self, said: str | None, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
         given = {
             "BASE": "abc",
+            "FOLDER": ".",
             "INCONCLUSIVE": "fail",
             "PULL_REQUEST": "7",
             "GH_TOKEN": "secret",
@@ -95,17 +96,26 @@ def job(tmp_path: Path) -> Job:
 
 def test_there_is_one_comment_and_it_is_updated(job):
     assert job.run("first", code=1).returncode == 1
-    assert job.comments == {"1": "a person's comment", "2": "<!-- llmops evals -->\nfirst"}
+    assert job.comments == {"1": "a person's comment", "2": "<!-- llmops evals of . -->\nfirst"}
     assert job.run("second").returncode == 0
-    assert job.comments == {"1": "a person's comment", "2": "<!-- llmops evals -->\nsecond"}
+    assert job.comments == {"1": "a person's comment", "2": "<!-- llmops evals of . -->\nsecond"}
     assert job.summary.read_text() == "firstsecond"
+
+
+def test_each_project_of_a_repository_has_its_own_comment(job):
+    for folder, said in (("shop", "one"), ('apps/desk"; x', "other"), ("shop", "again")):
+        assert job.run(said, FOLDER=folder).returncode == 0
+    assert list(job.comments.values())[1:] == [
+        "<!-- llmops evals of shop -->\nagain",
+        "<!-- llmops evals of apps/desk___x -->\nother",
+    ]
 
 
 def test_a_comment_longer_than_github_takes_is_cut_between_characters(job):
     assert job.run("äß€", TIMES="10000").returncode == 0
     text = job.comments["2"]
     assert len(text) < 65_536
-    assert re.fullmatch(r"<!-- llmops evals -->\n(äß€)+ä?ß?\n\n… the rest is in the summary of the job\n", text)
+    assert re.fullmatch(r"<!-- llmops evals of \. -->\n(äß€)+ä?ß?\n\n… the rest is in the summary of the job\n", text)
 
 
 def test_where_no_comment_may_be_written_the_gate_still_decides(job):
@@ -127,7 +137,7 @@ def test_the_action_uses_every_input_and_declares_those_that_it_and_the_new_proj
     assert set(re.findall(r"\$\{\{ inputs\.([\w-]+) \}\}", ACTION.read_text("utf-8"))) == set(action["inputs"])
     assert all("${{" not in step.get("run", "") for step in action["runs"]["steps"])  # no text of others in a script
     workflow = yaml.safe_load((ROOT / "llmops" / "cli" / "new_project" / "evals.yml").read_text("utf-8"))
-    (used,) = [step for step in workflow["jobs"]["evals"]["steps"] if "llmops" in step["uses"]]
+    (used,) = [step for step in workflow["jobs"]["evals"]["steps"] if step["uses"] == "ACTION"]
     assert set(used["with"]) <= set(action["inputs"])
     gitlab = yaml.safe_load((ROOT / "deploy" / "gitlab" / "llmops.gitlab-ci.yml").read_text("utf-8"))
     assert not [name for name in gitlab["llmops-evals"]["variables"] if name.startswith("LLMOPS_")]  # unknown settings
