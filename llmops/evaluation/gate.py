@@ -211,8 +211,10 @@ def _bounded(bound: _Bound, metric: Metric | None, rules: GateRules, facts: Fact
 
 def _rows_to_tell(bound: _Bound, metric: Metric) -> str:
     """About how many rows it takes, were the mean to stay: an interval shrinks with the root of their number."""
-    if metric.mean is None or metric.ci95 is None or math.isclose(metric.mean, bound.value):
+    if metric.mean is None or metric.ci95 is None:
         return ""
+    if math.isclose(metric.mean, bound.value):
+        return ", and no number of rows is enough at this mean"
     reach = metric.mean - metric.ci95[0] if metric.mean > bound.value else metric.ci95[1] - metric.mean
     rows = math.ceil(metric.n_scored * (reach / (metric.mean - bound.value)) ** 2)
     return f", it takes about {rows} at this mean"

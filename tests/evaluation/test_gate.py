@@ -136,7 +136,7 @@ def test_without_a_champion_only_the_floors_count_and_a_slice_may_have_its_own(m
         (Metric(0.7, 10, 0, (0.40, 0.89)), 0.4, "pass", "95 % interval 0.400 to 0.890"),
         (Metric(0.7, 10, 0, (0.40, 0.89)), 0.5, "inconclusive", "too few rows to tell, it takes about 23 at this mean"),
         (Metric(0.7, 10, 0, (0.40, 0.89)), 0.8, "inconclusive", "it takes about 37 at this mean"),
-        (Metric(0.7, 10, 0, (0.40, 0.89)), 0.7, "inconclusive", "too few rows to tell"),
+        (Metric(0.7, 10, 0, (0.40, 0.89)), 0.7, "inconclusive", "no number of rows is enough at this mean"),
         (Metric(0.7, 10, 0, (0.40, 0.89)), 0.9, "fail", "below its floor"),
         (Metric(0.7, 95, 5, (0.60, 0.80)), 0.6, "inconclusive", "what they had scored decides it"),
         (Metric(0.7, 95, 5, (0.60, 0.80)), 0.57, "pass", "5 of 100 rows failed"),  # also with 5 rows of score 0
