@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from llmops.engines.python import model
     from llmops.evaluation.scorers.function import scorer
     from llmops.optimizing.api import optimize
+    from llmops.redteam.api import red_team
 
 __all__ = [
     "__version__",
@@ -31,6 +32,7 @@ __all__ = [
     "optimize",
     "promote",
     "read_log",
+    "red_team",
     "register_prompts",
     "rollback",
     "scorer",
@@ -45,6 +47,7 @@ _MODULES = {
     "llmops.engines.python": ("model",),
     "llmops.evaluation.scorers.function": ("scorer",),
     "llmops.optimizing.api": ("optimize",),
+    "llmops.redteam.api": ("red_team",),
 }
 """By module, the names that are imported from it when they are first used: `import llmops` itself loads nothing."""
 

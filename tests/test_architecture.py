@@ -102,6 +102,7 @@ FLOORS = (
     "llmops.cli",
     "llmops.optimizing.cli",
     "service",
+    "llmops.redteam",  # tries the gateway's guards
     "monitoring.cli",
     "labs",
 )

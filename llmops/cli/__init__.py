@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "review": ("llmops.cli.review", "have people label rows in MLflow's review queue, and take the labels back"),
     "optimize": ("llmops.optimizing.cli", "look for a better prompt, and judge it by rows that nobody chose by"),
     "eval-set": ("llmops.cli.eval_set", "check eval sets, and add rows from production"),
+    "redteam": ("llmops.redteam.cli", "attack a release, and see how often each kind of attack succeeds"),
     "promote": ("llmops.cli.release:promote", "make a release the champion"),
     "rollback": ("llmops.cli.release:rollback", "return to the previous champion"),
     "traffic": ("llmops.cli.release:traffic", "canary and shadow traffic to a challenger: show, set, clear"),

@@ -2,7 +2,7 @@
 judged.md and leaderboard.md."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmops.evaluation.reports import wording
@@ -10,6 +10,7 @@ from llmops.evaluation.reports.contents import Judged, Leaderboard, Report
 from llmops.evaluation.reports.wording import select, worst_first
 from llmops.pages.numbers import printable, shortened
 from llmops.pages.rendering import render_blocks
+from llmops.pages.tables import Block
 
 MOST_ROWS = 10
 _MOST_SLICES = 20
@@ -48,6 +49,11 @@ def verdict_markdown(judged: Judged) -> str:
 def leaderboard_markdown(board: Leaderboard) -> str:
     """The cells as a table, best first, and the differences that are real."""
     return _written("leaderboard", board=board)
+
+
+def tables_markdown(title: str, blocks: Sequence[Block]) -> str:
+    """Tables and sentences, as results show them, under a title."""
+    return _written("tables", title=title, blocks=blocks)
 
 
 def escaped(text: str) -> str:
