@@ -18,7 +18,7 @@ def record_red_team(store: Store, result: Mapping[str, Any]) -> str:
     from mlflow.entities import Metric
 
     with translated(f"red team of {result['release']}"):
-        tags = {"llmops.release": result["release"], "llmops.redteam": result["verdict"]}
+        tags = {"llmops.release": result["release"], "llmops.redteam.verdict": result["verdict"]}
         run = store.client.create_run(store.experiment(_EXPERIMENT), tags=tags, run_name=result["release"])
         run_id, at = str(run.info.run_id), run.info.start_time
         store.client.log_text(run_id, json.dumps(result, ensure_ascii=False, indent=1), "redteam.json")
