@@ -152,12 +152,12 @@ def answers_in_order(records: Iterable[LogRecord]) -> list[tuple[str, RowToRevie
     An answer that was given to the same question several times stands here once. Where users say nothing, the more
     frequent ones come first; among equals, a sample that is the same each time.
     """
-    found: dict[str, _Given] = {}
+    found: dict[tuple[str, str], _Given] = {}
     for record in records:
         inputs = inputs_of(record, "question") if record.outcome == "ok" and not is_prediction(record) else None
         if inputs is None or not record.output or record.text_deleted_at is not None:
             continue
-        given = found.setdefault(question_hash({**inputs, "answer": record.output}), _Given(record))
+        given = found.setdefault((question_hash(inputs), record.output), _Given(record))
         given.times += 1
         said: list[Mapping[str, Any]] = [each.to_json() for each in record.feedback if each.caller != REVIEW]
         imported = feedback_of(replace(record, feedback=()))
@@ -232,8 +232,7 @@ def _to_review(result: RowResult, moved: float, scorers: Sequence[Scorer], prima
 class TakenReview(JsonData):
     """Answers as lines of files: labels for `eval calibrate-judge`, and rows of an eval set with what people expect.
     pending, declined: items without an answer yet, or that nobody wants to answer. refused: by trace, why an answer is
-    not taken. feedback: how many answers became feedback in the production log, which
-    it did not have yet."""
+    not taken. feedback: how many answers were new to the production log, and are feedback there now."""
 
     queue: str
     labels: Sequence[Mapping[str, Any]]
