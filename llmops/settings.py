@@ -220,6 +220,10 @@ class Settings:
         return self.home / "generation_cache"
 
     @property
+    def finetunes_dir(self) -> Path:
+        return self.home / "finetunes"
+
+    @property
     def reports_dir(self) -> Path:
         return self.home / "reports"
 

@@ -79,6 +79,7 @@ FLOORS = (
     "llmops.recording",
     "llmops.eval_runs",
     "llmops.optimizing",
+    "llmops.finetuning",
     "llmops.factsheet",
     "monitoring.tables",
     "monitoring.evidently_import",
@@ -101,6 +102,7 @@ FLOORS = (
     "llmops.pytest_plugin",
     "llmops.cli",
     "llmops.optimizing.cli",
+    "llmops.finetuning.cli",
     "service",
     "llmops.redteam",  # tries the gateway's guards
     "monitoring.cli",

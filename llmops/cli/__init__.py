@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "bind a prompt version and a model version: create, list, show, challenge",
     ),
     "eval": ("llmops.cli.eval", "run suites, show and compare runs, gate a challenger, calibrate judges"),
+    "finetune": ("llmops.finetuning.cli", "fine-tune a model version on rows that no suite holds"),
     "review": ("llmops.cli.review", "have people label rows in MLflow's review queue, and take the labels back"),
     "optimize": ("llmops.optimizing.cli", "look for a better prompt, and judge it by rows that nobody chose by"),
     "eval-set": ("llmops.cli.eval_set", "check eval sets, and add rows from production"),

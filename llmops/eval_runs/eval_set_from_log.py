@@ -170,7 +170,8 @@ def _review_lines(
 
 
 def inputs_of(record: LogRecord, input_variable: str) -> dict[str, Any] | None:
-    """The prompt variables sent along, and the conversation or the one user message; None when these are no inputs."""
+    """What a row would ask: the prompt variables sent along, and the conversation or the one user message; None when
+    these are no inputs."""
     given = record.details.get("prompt_variables")
     inputs: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {}
     messages = record.details.get("messages")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 Severity = Literal["error", "warning", "note"]
+AskedAgain = Literal["same", "near", "repeated"]
 
 SMALLEST_SLICE = 5
 LABEL_ROWS = 5  # an answer that so many rows share is a label: prompts name labels on purpose
@@ -76,8 +77,7 @@ def _near_repeats(rows: Iterable[EvalRow], near: float) -> Iterator[Finding]:
     for row in rows:
         if (question := question_hash(row)) not in seen:
             seen.add(question)
-            contexts, text = content_hash(_contexts(row)), "\n".join(_questions(row).values())
-            kept.append((row.id, text or "\n".join(_contexts(row)), contexts, content_hash(_judged_by(row))))
+            kept.append((row.id, _asked(row), content_hash(_contexts(row)), content_hash(_judged_by(row))))
     pairs = near_duplicates([text for _, text, _, _ in kept], near)
     for group, least in groups_of_pairs(pair for pair in pairs if kept[pair[0]][2] == kept[pair[1]][2]):
         pattern = len({kept[position][3] for position in group}) > 1
@@ -85,6 +85,21 @@ def _near_repeats(rows: Iterable[EvalRow], near: float) -> Iterator[Finding]:
         detail = f"{shared}; similarity {least:.2f} or more"
         ids = tuple(kept[position][0] for position in group)
         yield Finding("near_duplicate", ids, detail, "note" if pattern else "warning")
+
+
+def asked_again(rows: Sequence[EvalRow], others: Sequence[EvalRow], near: float) -> dict[int, AskedAgain]:
+    """Positions of the rows that ask what one of `others` asks (`same`), or what an earlier row asks (`repeated`), or
+    that ask nearly what one of `others` asks, about whatever contexts (`near`)."""
+    theirs, seen = {_question_hash(row) for row in others}, set[str]()
+    found: dict[int, AskedAgain] = {}
+    for position, question in enumerate(map(_question_hash, rows)):
+        if question in theirs or question in seen:
+            found[position] = "same" if question in theirs else "repeated"
+        seen.add(question)
+    for left, right, _ in near_duplicates([_asked(row) for row in (*rows, *others)], near):
+        if left < len(rows) <= right and found.get(left) != "same":
+            found[left] = "near"
+    return found
 
 
 def _expectations(rows: Iterable[EvalRow]) -> Iterator[Finding]:
@@ -191,6 +206,10 @@ def _questions(row: EvalRow) -> dict[str, str]:
     if row.messages:
         texts["messages"] = "\n".join(message["content"] for message in row.messages)
     return texts
+
+
+def _asked(row: EvalRow) -> str:
+    return "\n".join(_questions(row).values()) or "\n".join(_contexts(row))
 
 
 def _is_context(row: EvalRow, name: str) -> bool:

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import tempfile
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -38,23 +39,41 @@ def requantise(parent: Path, target: Path, type_name: str) -> None:
         raise UsageError(f"unknown quantisation {type_name!r}; known: {', '.join(TYPES)}")
     import gguf
 
-    reader = _reader(parent)
-    quant = gguf.GGMLQuantizationType[type_name]
-    source_type = _main_type(reader)
-    writer = gguf.GGUFWriter(str(target), arch=str(reader.fields["general.architecture"].contents()))
+    quant, source_type = gguf.GGMLQuantizationType[type_name], _main_type(read_gguf(parent))
+
+    def change(tensor: Any) -> tuple[Any, Any]:
+        if tensor.tensor_type != source_type or source_type == quant or len(tensor.shape) <= 1:
+            return tensor.data, tensor.tensor_type
+        try:
+            return gguf.quants.quantize(gguf.quants.dequantize(tensor.data, source_type), quant), quant
+        except (gguf.QuantError, NotImplementedError) as error:
+            raise UsageError(f"{tensor.name}: cannot be stored as {type_name}: {error}") from error
+
+    rewrite(parent, target, change, f"MOSTLY_{type_name}")
+
+
+def rewrite(parent: Path, target: Path, change: Callable[[Any], tuple[Any, Any]], file_type: str | None = None) -> None:
+    """Writes `parent` to `target` with its metadata.
+
+    change: gives the data of a tensor of the parent's reader, and its type. file_type: by gguf's name of it, in place
+    of the parent's.
+
+    Raises Corrupted: the parent is not a readable GGUF file.
+    """
+    import gguf
+
+    reader = read_gguf(parent)
+    writer = gguf.GGUFWriter(str(target), arch=architecture(reader))
+    made_anew = ["general.architecture", *["general.file_type"] * (file_type is not None)]
     for name, field in reader.fields.items():
-        if name.startswith("GGUF.") or name in ("general.architecture", "general.file_type"):
+        if name.startswith("GGUF.") or name in made_anew:
             continue  # the writer makes its own
         element = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
         writer.add_key_value(name, field.contents(), field.types[0], sub_type=element)
-    writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{type_name}"])
+    if file_type is not None:
+        writer.add_file_type(gguf.LlamaFileType[file_type])
     for tensor in reader.tensors:
-        data, kind = tensor.data, tensor.tensor_type
-        if kind == source_type and kind != quant and len(tensor.shape) > 1:
-            try:
-                data, kind = gguf.quants.quantize(gguf.quants.dequantize(data, kind), quant), quant
-            except (gguf.QuantError, NotImplementedError) as error:
-                raise UsageError(f"{tensor.name}: cannot be stored as {type_name}: {error}") from error
+        data, kind = change(tensor)
         writer.add_tensor(tensor.name, data, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -64,11 +83,17 @@ def requantise(parent: Path, target: Path, type_name: str) -> None:
 
 def main_type(path: Path) -> str | None:
     """The type of most of a file's matrices, such as `Q4_1`; None when it has none. Raises Corrupted."""
-    found = _main_type(_reader(path))
+    found = _main_type(read_gguf(path))
     return None if found is None else str(found.name)
 
 
-def _reader(path: Path) -> Any:
+def architecture(reader: Any) -> str:
+    """The model family, such as `llama`, by which a GGUF's tensors and settings are named."""
+    return str(reader.fields["general.architecture"].contents())
+
+
+def read_gguf(path: Path) -> Any:
+    """gguf's reader of the file. Raises Corrupted."""
     import gguf
 
     try:

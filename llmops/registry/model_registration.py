@@ -10,10 +10,13 @@ from typing import Any
 from llmops.engines.embedding import embedding_weights
 from llmops.errors import UsageError
 from llmops.hashing import content_hash
+from llmops.models.merging import ADAPTER, merge
 from llmops.models.quantise import requantise
 from llmops.models.sources import CATALOGUE, UpstreamSource, catalogue_model, fetch
 from llmops.models.weights import StoredWeights, store_weights, verified_path
+from llmops.processes import scratch_folder
 from llmops.registry import Registry
+from llmops.registry.store import translated
 from llmops.settings import Settings
 from llmops.versions import ModelVersion, Ref
 
@@ -117,6 +120,36 @@ def quantise(settings: Settings, registry: Registry, ref: str, type_name: str, s
     return registry.models.register(_version(parent.name, source, weights, parent.licence, provenance))[0]
 
 
+def register_finetuned(
+    settings: Settings,
+    registry: Registry,
+    parent: ModelVersion,
+    name: str,
+    adapter: Path,
+    provenance: Mapping[str, Any],
+) -> ModelVersion:
+    """Merges a LoRA adapter into the parent's weights, and registers what comes of it as a version of the model `name`.
+
+    adapter: a folder, as `merge` reads it. provenance: what else is on record of the version; `weights` names the type
+    that the merged matrices are stored as, and `finetune_run` the MLflow run that keeps the adapter.
+
+    Raises UsageError: the parent is of a family that cannot be merged. CannotRun, Corrupted, StoreUnavailable.
+    """
+    write = _merged(verified_path(parent, settings), adapter, name, str(provenance["weights"]))
+    weights = store_weights(settings, write)
+    derived = {"parent": parent.ref, "parent_sha256": parent.sha256, **provenance}
+    return registry.models.register(_version(name, f"derived:{parent.ref}#lora", weights, parent.licence, derived))[0]
+
+
+def _merged(parent: Path, adapter: Path, name: str, type_name: str) -> Callable[[Path], Path]:
+    def write(incoming: Path) -> Path:
+        target = incoming / (name if parent.is_dir() else f"{name}.gguf")
+        merge(parent, adapter, target, type_name)
+        return target
+
+    return write
+
+
 def _restore(settings: Settings, registry: Registry, model: ModelVersion, say: Say) -> None:
     """Brings missing weights of a registered version back: fetched, or derived again from the parent."""
     if model.path is None or (settings.models_dir / model.path).exists():
@@ -125,8 +158,14 @@ def _restore(settings: Settings, registry: Registry, model: ModelVersion, say: S
     if parent_ref := model.provenance.get("parent"):
         parent = registry.models.get(str(parent_ref))
         _restore(settings, registry, parent, say)
-        write = _requantised(verified_path(parent, settings), str(model.provenance["quantisation"]))
-        store_weights(settings, write, model.sha256)
+        path, made = verified_path(parent, settings), model.provenance
+        if "finetune_run" not in made:
+            store_weights(settings, _requantised(path, str(made["quantisation"])), model.sha256)
+            return
+        with scratch_folder("adapter") as folder, translated(f"the adapter of {model.ref}"):
+            adapter = registry.store.client.download_artifacts(made["finetune_run"], ADAPTER, str(folder))
+            write = _merged(path, Path(adapter), model.name, str(made["weights"]))
+            store_weights(settings, write, model.sha256)
     else:
         fetch(model.source, settings, sha256=model.sha256)
 

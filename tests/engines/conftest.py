@@ -2,7 +2,7 @@
 them."""
 
 import dataclasses
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,13 @@ def _endless_llama(path: Path, width: int) -> Path:
 @pytest.fixture(scope="session")
 def byte_level_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random llama of one layer, 8-bit, with one token a byte: the smallest file that OpenVINO reads."""
-    tokens = ["<|endoftext|>", *sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()), "Ġt"]
+    return byte_level_llama(tmp_path_factory.mktemp("byte-level") / "tiny.gguf")
+
+
+def byte_level_llama(path: Path, letters: Iterable[str] = ()) -> Path:
+    """As `byte_level_gguf`. letters: the bytes that there are tokens for, by GPT-2's names of them; by default all."""
+    alphabet = sorted(letters or tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    tokens = ["<|endoftext|>", *alphabet, "Ġt"]
 
     def prepare(writer: gguf.GGUFWriter) -> None:
         writer.add_rope_freq_base(10_000.0)
@@ -109,7 +115,6 @@ def byte_level_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
             add(0)
         writer.add_chat_template(TEMPLATE)
 
-    path = tmp_path_factory.mktemp("byte-level") / "tiny.gguf"
     return write_llama(path, width=64, kind="Q8_0", tokens=len(tokens), silent=0, prepare=prepare)
 
 

@@ -1,0 +1,267 @@
+"""`finetune`: from a recipe to a registered model version, in steps of which each is done once, killed or not."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from llmops.errors import EngineUnavailable, UsageError
+from llmops.eval_runs.evaluations import read_suite
+from llmops.eval_runs.scorer_factory import ScorerFactory
+from llmops.finetuning.agreement import PROMPTS, Agreement, check_agreement
+from llmops.finetuning.lora import CHECKPOINT_SECONDS, CHECKPOINTS, NO_PACKAGES, BaseModel, TrainingLog, train
+from llmops.finetuning.recipe import Recipe
+from llmops.finetuning.training_rows import RowCounts, TrainingRow, rendered, training_rows
+from llmops.generation import Message
+from llmops.hashing import content_hash, file_sha256
+from llmops.models.merging import ADAPTER, WEIGHTS, merge
+from llmops.models.weights import verified_path
+from llmops.pages.tables import Block, Shown, Table
+from llmops.processes import ProcessLock, scratch_folder
+from llmops.progress import ShowProgress
+from llmops.recording.finetuning import read_summary, record_finetune
+from llmops.registry import Registry
+from llmops.registry.model_registration import register_finetuned
+from llmops.settings import Settings
+from llmops.state_files import make_private_folder
+from llmops.text_io import checked, read_json, write_text
+from llmops.versions import ModelVersion
+
+_PACKAGES = ("peft", "torch", "transformers", "trl")
+_ROWS_FILE, _RECIPE_FILE = "rows.jsonl", "recipe.toml"
+
+
+@dataclass(frozen=True)
+class FineTune(Shown):
+    """What came of a recipe. `to_pandas` has a line for each step of the learning curve.
+
+    version: the model version that was registered. agreement: None where the parent is a folder, which transformers
+    alone reads. new: whether it was made now. folder: recipe, rows and adapter.
+    """
+
+    recipe: Recipe
+    version: ModelVersion
+    counts: RowCounts
+    log: TrainingLog
+    agreement: Agreement | None
+    run_id: str
+    folder: Path
+    new: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.version.ref,
+            "parent": self.recipe.model,
+            "suite": self.recipe.suite,
+            "prompt": self.recipe.prompt,
+            "recipe": self.recipe.to_mapping(),
+            "rows": self.counts.to_json(),
+            "training": self.log.to_json(),
+            "agreement": None if self.agreement is None else self.agreement.to_json(),
+            "provenance": dict(self.version.provenance),
+            "run_id": self.run_id,
+            "folder": str(self.folder),
+            "new": self.new,
+        }
+
+    def blocks(self) -> Iterator[Block]:
+        losses, validated = list(self.log.losses.values()), list(self.log.validation_losses.values())
+        tenth = max(1, len(losses) // 10)
+        rows = [
+            ("parent", self.recipe.model),
+            ("trained on", f"{self.counts.trained} rows × {self.recipe.epochs}, {self.log.tokens:,} tokens"),
+            ("left out", self.counts.left_out),
+            ("loss", f"{sum(losses[:tenth]) / tenth:.3f} → {sum(losses[-tenth:]) / tenth:.3f} nats a token"),
+        ]
+        if validated:
+            held = f"{validated[0]:.3f} → {validated[-1]:.3f} nats a token, {self.counts.validated} rows"
+            rows.append(("validation loss", held))
+        rows += [("training took", f"{self.log.seconds / 60:.1f} min"), ("run", self.run_id)]
+        yield Table(f"{self.version.ref}{'' if self.new else ', made before'}", ("", ""), rows)
+        if self.agreement is not None:
+            yield self.agreement.text
+
+    @property
+    def notes(self) -> list[str]:
+        """What to do next: a lower loss says nothing of right answers."""
+        models = f"--model {self.recipe.model} --model {self.version.ref}"
+        return [f"next: llmops eval run {self.recipe.suite} --prompt {self.recipe.prompt} {models}"]
+
+    def records(self) -> list[dict[str, Any]]:
+        steps = sorted({*self.log.losses, *self.log.validation_losses})
+        curves = (("loss", self.log.losses), ("validation_loss", self.log.validation_losses))
+        return [{"step": step, **{name: curve.get(step) for name, curve in curves}} for step in steps]
+
+
+def finetune(
+    settings: Settings,
+    registry: Registry,
+    recipe: Recipe,
+    *,
+    tell: Callable[[str], None],
+    show: ShowProgress,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> FineTune:
+    """Trains, checks, records and registers. The same recipe on the same rows gives the same version, which is then not
+    made again; a run that was interrupted goes on.
+
+    tell: gets lines for people. checkpoint_seconds: training is kept that often.
+
+    Raises:
+        UnknownVersion: of model, prompt, suite or eval set. UsageError: the model cannot be fine-tuned, or no row is
+            left. BadFile. EngineUnavailable: a package is missing. Corrupted: the merged file is not what was trained.
+        StoreUnavailable.
+    """
+    parent = registry.models.get(recipe.model)
+    if parent.format not in ("gguf", "hf"):
+        raise UsageError(f"{parent.ref} is {parent.format}; only models whose weights are here can be fine-tuned")
+    suite = read_suite(settings, recipe.suite, ScorerFactory(settings).make)
+    prompt = registry.prompts.get(recipe.prompt or suite.prompt)
+    recipe = replace(recipe, model=parent.ref, prompt=prompt.ref, name=recipe.target)
+    rows, counts = training_rows(settings, recipe, suite, prompt.template)
+    if not rows:
+        raise UsageError(f"train: no row is left to train on ({counts.left_out})")
+    asked = [row.to_json() for row in rows]
+    identity = content_hash({
+        "recipe": recipe.to_mapping(), "parent": parent.sha256, "prompt": prompt.template.content_hash,
+        "rows": asked, "packages": _versions(),
+    })  # fmt: skip
+    folder = settings.finetunes_dir / identity[:16]
+    make_private_folder(folder)
+    with ProcessLock(folder / ".lock"):
+        for known in registry.models.versions(recipe.target):
+            if known.provenance.get("finetune") == identity:
+                run_id = str(known.provenance["finetune_run"])
+                return _FineTuning.read(read_summary(registry.store, run_id)).result(
+                    recipe, known, run_id, folder, False
+                )
+        write_text(folder / _RECIPE_FILE, recipe.to_toml())
+        write_text(folder / _ROWS_FILE, "".join(f"{json.dumps(row)}\n" for row in asked))
+        loaded = functools.cache(lambda: BaseModel(verified_path(parent, settings)))
+        work = folder / "work"
+        make_private_folder(work)
+        done = _trained(loaded, rows, counts, recipe, work, tell, show, checkpoint_seconds)
+        if parent.format == "gguf":
+            held_out = [rendered(row, prompt.template, "") for row in islice(suite.rows, PROMPTS)]
+            done = _agreed(done, loaded, parent, recipe, held_out, prompt.template.beginning, settings, work, show)
+        adapter = work / ADAPTER
+        run_id = record_finetune(
+            registry.store,
+            identity,
+            f"{recipe.target} from {parent.ref}",
+            parameters={**recipe.to_mapping(), **_versions()},
+            curves={"loss": done.log.losses, "validation_loss": done.log.validation_losses},
+            summary=asdict(done),
+            files={_RECIPE_FILE: recipe.to_toml()},
+            adapter=adapter,
+        )
+        provenance = {
+            "method": recipe.method,
+            "weights": recipe.weights,
+            "suite": suite.name,
+            "prompt": prompt.ref,
+            "rows": counts.trained,
+            "rows_sha256": file_sha256(folder / _ROWS_FILE),
+            "adapter_sha256": file_sha256(adapter / WEIGHTS),
+            "recipe": recipe.to_toml(),
+            "tool": ", ".join(f"{name} {number}" for name, number in _versions().items()),
+            "finetune": identity,
+            "finetune_run": run_id,
+        }
+        made = register_finetuned(settings, registry, parent, recipe.target, adapter, provenance)
+        shutil.rmtree(work / CHECKPOINTS, ignore_errors=True)
+        return done.result(recipe, made, run_id, folder, True)
+
+
+@dataclass(frozen=True, slots=True)
+class _FineTuning:
+    """What is known of a fine-tune so far; also as MLflow's run holds it, in `summary.json`."""
+
+    counts: RowCounts
+    log: TrainingLog
+    agreement: Agreement | None = None
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> _FineTuning:
+        return checked(cls, values)
+
+    def result(self, recipe: Recipe, version: ModelVersion, run_id: str, folder: Path, new: bool) -> FineTune:
+        return FineTune(recipe, version, self.counts, self.log, self.agreement, run_id, folder, new)
+
+
+def _trained(
+    loaded: Callable[[], BaseModel],
+    rows: Sequence[TrainingRow],
+    counts: RowCounts,
+    recipe: Recipe,
+    work: Path,
+    tell: Callable[[str], None],
+    show: ShowProgress,
+    checkpoint_seconds: float,
+) -> _FineTuning:
+    """Trains the adapter into the work folder, or reads what became of it there."""
+    kept = work / "training.json"
+    if kept.exists():
+        return _FineTuning.read(read_json(kept))
+    tell(f"loading {recipe.model}")
+    encoded = [(row, loaded().encode(row)) for row in rows]
+    short = [(row, each) for row, each in encoded if len(each.input_ids) <= recipe.longest]
+    # By a hash, so that a row stays on its side when others come or go.
+    order = sorted(short, key=lambda pair: content_hash([recipe.seed, pair[0].id]))
+    n_validated = min(round(len(order) * recipe.validation), len(order) - 1)
+    validation, trained = [each for _, each in order[:n_validated]], [each for _, each in order[n_validated:]]
+    counts.too_long, counts.validated, counts.trained = len(rows) - len(short), len(validation), len(trained)
+    if not trained:
+        raise UsageError(f"train: every row has more than {recipe.longest} tokens; set `longest`")
+    tell(f"left out: {counts.left_out}")
+    log = train(
+        loaded(), trained, validation, recipe, work, show=show, tell=tell, checkpoint_seconds=checkpoint_seconds
+    )
+    done = _FineTuning(counts, log)
+    _keep(kept, done)
+    return done
+
+
+def _agreed(
+    done: _FineTuning,
+    loaded: Callable[[], BaseModel],
+    parent: ModelVersion,
+    recipe: Recipe,
+    held_out: Sequence[TrainingRow],
+    beginning: Sequence[Message],
+    settings: Settings,
+    work: Path,
+    show: ShowProgress,
+) -> _FineTuning:
+    """Compares the merged weights at float32, unless that was done."""
+    if done.agreement is None:
+        base = loaded()
+        base.adapt(work / ADAPTER)
+        with scratch_folder("merged") as scratch:
+            merge(verified_path(parent, settings), work / ADAPTER, scratch / f"{recipe.target}.gguf", "F32")
+            threads = settings.engine_threads or os.cpu_count() or 1
+            agreement = check_agreement(base, scratch / f"{recipe.target}.gguf", held_out, beginning, threads, show)
+        done = replace(done, agreement=agreement)
+        _keep(work / "training.json", done)
+    return done
+
+
+def _keep(path: Path, done: _FineTuning) -> None:
+    part = path.with_suffix(".part")
+    write_text(part, json.dumps(asdict(done)))
+    part.replace(path)
+
+
+def _versions() -> dict[str, str]:
+    try:
+        return {name: version(name) for name in _PACKAGES}
+    except PackageNotFoundError as error:
+        raise EngineUnavailable(NO_PACKAGES) from error
