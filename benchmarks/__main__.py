@@ -21,6 +21,7 @@ PARTS = {
     "gateway": "benchmarks.gateway.overhead",
     "endurance": "benchmarks.gateway.endurance",
     "local-model": "benchmarks.gateway.local_model",
+    "finetune": "benchmarks.finetune",
     "statistics": "benchmarks.evaluation.statistics",
     "descriptors": "benchmarks.monitoring.descriptors",
     "monitoring-incremental": "benchmarks.monitoring.incremental",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from llmops.api.versions import create_release, fact_sheet, promote, register_prompts, rollback
     from llmops.engines.python import model
     from llmops.evaluation.scorers.function import scorer
+    from llmops.finetuning.api import finetune
     from llmops.optimizing.api import optimize
     from llmops.redteam.api import red_team
 
@@ -24,6 +25,7 @@ __all__ = [
     "create_release",
     "evaluate",
     "fact_sheet",
+    "finetune",
     "gate",
     "leaderboard",
     "mlflow_scorers",
@@ -46,6 +48,7 @@ _MODULES = {
     "llmops.api.versions": ("create_release", "fact_sheet", "promote", "register_prompts", "rollback"),
     "llmops.engines.python": ("model",),
     "llmops.evaluation.scorers.function": ("scorer",),
+    "llmops.finetuning.api": ("finetune",),
     "llmops.optimizing.api": ("optimize",),
     "llmops.redteam.api": ("red_team",),
 }

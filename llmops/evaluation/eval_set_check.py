@@ -90,9 +90,9 @@ def _near_repeats(rows: Iterable[EvalRow], near: float) -> Iterator[Finding]:
 def asked_again(rows: Sequence[EvalRow], others: Sequence[EvalRow], near: float) -> dict[int, AskedAgain]:
     """Positions of the rows that ask what one of `others` asks (`same`), or what an earlier row asks (`repeated`), or
     that ask nearly what one of `others` asks, about whatever contexts (`near`)."""
-    theirs, seen = {_question_hash(row) for row in others}, set[str]()
+    theirs, seen = {question_hash(row) for row in others}, set[str]()
     found: dict[int, AskedAgain] = {}
-    for position, question in enumerate(map(_question_hash, rows)):
+    for position, question in enumerate(map(question_hash, rows)):
         if question in theirs or question in seen:
             found[position] = "same" if question in theirs else "repeated"
         seen.add(question)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from llmops.cli.output import emit_result, json_option, say
-from llmops.errors import UsageError
 
 
 @click.command("finetune")
@@ -23,7 +23,7 @@ from llmops.errors import UsageError
 @click.option("--learning-rate", type=float, help="Step size at its largest.  [default: 0.0005]")
 @click.option("--seed", type=int, help="Of the adapter's first weights and the order of rows.  [default: 0]")
 @json_option
-def command(model: str | None, recipe: Path | None, train: tuple[str, ...], as_json: bool, **given: object) -> None:
+def command(model: str | None, recipe: Path | None, train: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """Fine-tune a model version on rows that no suite holds, into a new model version.
 
     Rows of the suite, rows that are nearly the same, and rows of its clusters are left out, and counted. The result is
@@ -36,18 +36,7 @@ def command(model: str | None, recipe: Path | None, train: tuple[str, ...], as_j
     Example: llmops finetune smollm2-135m-instruct@1 --suite extract --train extract_training
     Example: llmops finetune --recipe recipe.toml --seed 1
     """
-    from llmops.finetuning.finetune import finetune
-    from llmops.finetuning.recipe import make_recipe, read_recipe
-    from llmops.progress import progress_bar
-    from llmops.registry import Registry
-    from llmops.settings import Settings
+    from llmops.finetuning.api import finetune
 
-    given |= {"model": model, "train": train or None}
-    changes = {name: value for name, value in given.items() if value is not None}
-    if recipe is None and not {"model", "suite"} <= changes.keys():
-        raise UsageError("give MODEL and --suite, or a --recipe that names them")
-    chosen = make_recipe(changes) if recipe is None else read_recipe(recipe, changes)
-    settings = Settings.from_environment()
-    with progress_bar() as show:
-        made = finetune(settings, Registry(settings), chosen, tell=say, show=show)
-    emit_result(as_json, made)
+    given |= {"train": train or None}
+    emit_result(as_json, finetune(model, recipe=recipe, tell=say, **given))

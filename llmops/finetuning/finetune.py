@@ -1,4 +1,4 @@
-"""`finetune`: from a recipe to a registered model version, in steps of which each is done once, killed or not."""
+"""`run_recipe`: from a recipe to a registered model version, in steps of which each is done once, killed or not."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class FineTune(Shown):
         return [{"step": step, **{name: curve.get(step) for name, curve in curves}} for step in steps]
 
 
-def finetune(
+def run_recipe(
     settings: Settings,
     registry: Registry,
     recipe: Recipe,

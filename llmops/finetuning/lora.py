@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import time
 import warnings
@@ -63,6 +64,10 @@ class BaseModel:
 
     def __init__(self, path: Path) -> None:
         """path: a GGUF file, or a folder. Raises Corrupted, EngineUnavailable."""
+        # Threads of OpenMP spin while they wait, and on busy cores take the time of those they wait for: a step then
+        # takes three times as much CPU. These are read when torch is first imported.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        os.environ.setdefault("GOMP_SPINCOUNT", "0")
         folder, gguf_file = (path, None) if path.is_dir() else (path.parent, path.name)
         self.tokenizer, self.model = load_pretrained(folder, "AutoModelForCausalLM", NO_PACKAGES, gguf_file=gguf_file)
         if gguf_file is not None:  # its weights are floats now; transformers and peft must not take them for quantised

@@ -30,7 +30,7 @@ ADAPTER = "adapter"
 AUTO, PARENT = "auto", "parent"
 """In place of a type of GGUF. PARENT: each matrix as the parent's. AUTO: that too, but as Q8_0 where the parent's has
 fewer than 8 bits a weight: what was learned is smaller than its steps, and rounding takes it away again (docs/adr/
-0031-fine-tuned-weights-are-8-bit.md)."""
+0030-fine-tuned-weights-have-eight-bits.md)."""
 
 MERGED_ARCHITECTURES = ("llama",)
 """GGUF families whose tensors are known to be named and ordered as here."""

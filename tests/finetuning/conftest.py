@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llmops.finetuning.finetune import FineTune, finetune
+from llmops.finetuning.finetune import FineTune, run_recipe
 from llmops.finetuning.lora import BaseModel
 from llmops.finetuning.recipe import make_recipe
 from llmops.prompt_file import parse_prompt
@@ -68,7 +68,7 @@ class Shop:
 
     def finetune(self, show: Any = lambda *_: None, **recipe: Any) -> FineTune:
         values = {"model": "tiny@1", "suite": "shout", "batch_rows": 2, "epochs": 2, "rank": 2, **recipe}
-        return finetune(
+        return run_recipe(
             self.settings,
             self.registry,
             make_recipe(values),
