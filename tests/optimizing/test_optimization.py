@@ -1,6 +1,7 @@
 """One optimisation from its rows to the next prompt file: real MLflow store, real generation cache, a made-up model."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -8,10 +9,12 @@ import llmops
 from llmops.engines.fake import FakeEngine
 from llmops.errors import CannotRun, UsageError
 from llmops.eval_runs import matrix
+from llmops.optimizing.split import split_rows
 from llmops.prompt_file import load_prompt_folder
+from llmops.recording.optimizations import OptimizationRecord, held_out_before
 from llmops.registry import Registry
 from llmops.registry.store import Store
-from tests.optimizing.conftest import code_of, row, write_codes
+from tests.optimizing.conftest import code_of, row, rows_of, write_codes
 
 QUIET = {"progress": False}
 
@@ -70,8 +73,6 @@ def test_a_better_prompt_is_found_judged_on_held_out_rows_written_and_registered
 
 def artifact(settings, run_id, name):
     client = Store(settings).mlflow_client
-    from pathlib import Path
-
     return Path(client.download_artifacts(run_id, name)).read_text()
 
 
@@ -128,9 +129,6 @@ def test_a_prompt_that_is_worse_on_held_out_rows_is_not_written(codes, monkeypat
         right = examples == (request.messages[-1]["content"] in split["selection"])
         words = request.messages[-1]["content"].rstrip("?").split()
         return f"code {words[0][::-1]} {words[1][::-1]}" if right else "no idea"
-
-    from llmops.optimizing.split import split_rows
-    from tests.optimizing.conftest import rows_of
 
     ids = split_rows(rows_of(range(100)), seed=0).selection
     split["selection"] = {each.inputs["question"] for each in rows_of(range(100)) if each.id in ids}
@@ -204,3 +202,23 @@ def test_the_command_prints_what_the_function_returns_and_passes_only_with_the_g
     assert "held out: +" in again.out
     assert "nothing is registered" in again.err
     llmops("optimize", "nothing").refused(3, "no suite 'nothing'")
+
+
+def test_of_optimisations_that_want_the_same_held_out_rows_one_reads_them_and_an_unfinished_one_is_not_begun_twice(
+    codes,
+):
+    store = Store(codes)
+    one, other = (OptimizationRecord.begun(store, identity, "codes", identity, {}) for identity in ("one", "other"))
+    for record, keys in ((one, ["a", "b"]), (other, ["b", "c"])):
+        record.keep("split.json", {"held_out_keys": keys, "used_keys": []})
+    one.claim(["a", "b"], "hash of a prompt")
+    one.claim(["a", "b"], "hash of a prompt")  # as after a kill
+    with pytest.raises(CannotRun, match=f"run {one.run_id} has read some of these: add new rows"):
+        other.claim(["b", "c"], "hash of another")
+    assert held_out_before(store, "codes") == {"a": one.run_id, "b": one.run_id}
+    assert held_out_before(store, "another suite") == {}
+    assert OptimizationRecord.found(store, "one", "codes") == one
+    assert OptimizationRecord.found(store, "other", "codes") is None  # it begins anew, with another split
+    store.client.set_tag(one.run_id, "llmops.writer", "elsewhere 1 0.00")
+    with pytest.raises(CannotRun, match="under way"):
+        OptimizationRecord.found(store, "one", "codes")
