@@ -60,17 +60,16 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Bins = np.ndarray[Any, np.dtype[np.int32]]
 Integers = np.ndarray[Any, np.dtype[np.int64]]
 
-NUMBERS = np.dtype(
-    [("n", "<i8"), ("total", "<f8"), ("deviations", "<f8"), ("minimum", "<f4"), ("maximum", "<f4"), ("bins", "<i4")]
-)
-"""One number's part of a summary. deviations: from the mean, squared and summed. minimum, maximum: inf and -inf without
-values. bins: how many of the grid's are filled."""
-NO_NUMBER = np.array((0, 0.0, 0.0, np.inf, -np.inf, 0), NUMBERS)
+NUMBERS = np.dtype([("n", "<i8"), ("total", "<f8"), ("minimum", "<f4"), ("maximum", "<f4"), ("bins", "<i4")])
+"""One number's part of a summary. minimum, maximum: inf and -inf without values. bins: how many of the grid's are
+filled."""
+NO_NUMBER = np.array((0, 0.0, np.inf, -np.inf, 0), NUMBERS)
 FLAGS = np.dtype([("n", "<i8"), ("hits", "<i8")])
 """One flag's part of a summary."""
 
-_EXACT_FORMAT, _FORMAT = b"\x01", b"\x02"
-_EXACT_UNIT_BITS = 176
+_EXACT_FORMAT, _FORMAT_WITH_SQUARES, _FORMAT = b"\x01", b"\x02", b"\x03"
+_NUMBERS_WITH_SQUARES = np.dtype([*NUMBERS.descr[:2], ("squares", "<f8"), *NUMBERS.descr[2:]])
+_EXACT_UNIT = 2.0**-176
 _HEAD = struct.Struct("<IIIIqdd")
 _EXACT_HEAD = struct.Struct("<II")
 _LEVEL = 4
@@ -146,15 +145,11 @@ def merged(parts: Sequence[Packed]) -> Packed:
 
 
 def _sum_of_numbers(parts: Array, filled: Integers) -> Array:
-    """parts: a row for each summary, a column for each number. The deviations are Chan, Golub & LeVeque's ("Updating
-    formulae and a pairwise algorithm for computing sample variances", 1979), which cancel nothing out."""
-    n, total = parts["n"].sum(axis=0), parts["total"].sum(axis=0)
-    apart = parts["total"] / np.maximum(parts["n"], 1) - total / np.maximum(n, 1)
+    """parts: a row for each summary, a column for each number."""
     return _structured(
         NUMBERS,
-        n=n,
-        total=total,
-        deviations=(parts["deviations"] + parts["n"] * apart**2).sum(axis=0),
+        n=parts["n"].sum(axis=0),
+        total=parts["total"].sum(axis=0),
         minimum=parts["minimum"].min(axis=0),
         maximum=parts["maximum"].max(axis=0),
         bins=filled,
@@ -191,10 +186,8 @@ def summed_numbers(values: Array, bins: Bins, cells: Integers, number_of_cells: 
     np.maximum.at(high, cells, values)
     n = np.bincount(cells, minlength=number_of_cells)
     total = np.bincount(cells, weights=values, minlength=number_of_cells)
-    apart = values - (total / np.maximum(n, 1))[cells]
-    squares = np.bincount(cells, weights=apart**2, minlength=number_of_cells)
     filled, bins, counts = filled_bins(cells, bins, None, number_of_cells)
-    numbers = _structured(NUMBERS, n=n, total=total, deviations=squares, minimum=low, maximum=high, bins=filled)
+    numbers = _structured(NUMBERS, n=n, total=total, minimum=low, maximum=high, bins=filled)
     return numbers, bins, counts
 
 
@@ -237,21 +230,24 @@ def to_bytes(packed: Packed) -> bytes:
 
 
 def from_bytes(data: bytes) -> Packed:
-    """Reads `to_bytes`, and what releases up to 0.1 wrote. Raises ValueError for anything else."""
+    """Reads `to_bytes`, and the two older forms. Raises ValueError for anything else."""
     try:
-        read = {_FORMAT: _read, _EXACT_FORMAT: _read_exact}.get(data[:1])
-        if read is None:
+        if data[:1] not in (_FORMAT, _FORMAT_WITH_SQUARES, _EXACT_FORMAT):
             raise ValueError(f"format {data[:1]!r}")
-        return read(zlib.decompress(memoryview(data)[1:]))
+        payload = zlib.decompress(memoryview(data)[1:])
+        if data[:1] == _EXACT_FORMAT:
+            return _read_exact(payload)
+        return _read(payload, NUMBERS if data[:1] == _FORMAT else _NUMBERS_WITH_SQUARES)
     except (zlib.error, struct.error, ValueError) as error:
         raise ValueError(f"not a stored summary: {error}") from error
 
 
-def _read(payload: bytes) -> Packed:
+def _read(payload: bytes, kind: np.dtype[Any] = NUMBERS) -> Packed:
+    """kind: of the numbers; what it has beyond NUMBERS is passed over."""
     schema_size, filled, width, labels_size, rows, first_at, last_at = _HEAD.unpack_from(payload)
     at = _HEAD.size + schema_size
     schema = _schema(payload[_HEAD.size : at])
-    numbers = np.frombuffer(payload, NUMBERS, len(schema.numbers), at)
+    numbers = np.frombuffer(payload, kind, len(schema.numbers), at)
     at += numbers.nbytes
     flags = np.frombuffer(payload, FLAGS, len(schema.flags), at)
     at += flags.nbytes
@@ -264,7 +260,9 @@ def _read(payload: bytes) -> Packed:
         rows=rows,
         first_at=first_at,
         last_at=last_at,
-        numbers=numbers,
+        numbers=numbers
+        if kind == NUMBERS
+        else _structured(NUMBERS, **{name: numbers[name] for name in NUMBERS.fields or ()}),
         bins=np.cumsum(bins, dtype=np.int32),
         counts=counts.astype(np.int64),
         flags=flags,
@@ -273,8 +271,8 @@ def _read(payload: bytes) -> Packed:
 
 
 def _read_exact(payload: bytes) -> Packed:
-    """The older form: columns one after another, sums and sums of squares as whole numbers in units of 2^-176 and
-    2^-352, each kind without the zero bits common to all."""
+    """The oldest form: columns one after another, then sums as whole numbers in units of 2^-176 without the zero bits
+    common to all, and sums of squares likewise."""
     schema_size, filled, width, labels_size, *_ = _HEAD.unpack_from(payload)
     at = _HEAD.size + schema_size
     schema = _schema(payload[_HEAD.size : at])
@@ -291,21 +289,12 @@ def _read_exact(payload: bytes) -> Packed:
         array[name] = column
         at += column.nbytes
     end = at + (2 + width) * filled + labels_size  # bins, counts and labels stand as in `_read`
-    sums: list[list[int]] = []
-    tail = end
-    for _ in range(2):
-        zeros, size = _EXACT_HEAD.unpack_from(payload, tail)
-        places = range(tail + _EXACT_HEAD.size, tail + _EXACT_HEAD.size + size * len(numbers), size)
-        sums.append([int.from_bytes(payload[place : place + size], "little", signed=True) << zeros for place in places])
-        tail = places.stop
-    if tail > len(payload):
+    zeros, size = _EXACT_HEAD.unpack_from(payload, end)
+    places = range(end + _EXACT_HEAD.size, end + _EXACT_HEAD.size + size * len(numbers), size)
+    if places.stop > len(payload):
         raise ValueError("it is cut short")
-    unit = 2.0**-_EXACT_UNIT_BITS
-    numbers["total"] = [float(total) * unit for total in sums[0]]
-    numbers["deviations"] = [
-        float(n * square - total**2) * unit * unit / max(n, 1)
-        for n, total, square in zip(numbers["n"].tolist(), *sums, strict=True)
-    ]
+    sums = [int.from_bytes(payload[place : place + size], "little", signed=True) << zeros for place in places]
+    numbers["total"] = [float(total) * _EXACT_UNIT for total in sums]
     head = payload[: _HEAD.size + schema_size]
     return _read(head + numbers.tobytes() + flags.tobytes() + payload[at:end])
 

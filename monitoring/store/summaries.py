@@ -47,14 +47,12 @@ _ROUNDING = 1e-12  # of sums that were added up in another order
 class NumberSummary:
     """n numbers, as float32. Two are equal when only rounding tells their sums apart.
 
-    deviations: from the mean, squared and summed.
     minimum, maximum: inf and -inf without numbers.
     bins, counts: the filled bins of the grid of `packed_summaries`, ascending, and the numbers in each.
     """
 
     n: int = 0
     total: float = 0.0
-    deviations: float = 0.0
     minimum: float = math.inf
     maximum: float = -math.inf
     bins: Bins = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
@@ -66,18 +64,13 @@ class NumberSummary:
         given = np.asarray(values, dtype=np.float32)
         given = given[np.isfinite(given)]
         (number,), bins, counts = summed_numbers(given, bins_of(given), np.zeros(len(given), dtype=np.int64), 1)
-        n, total, deviations, minimum, maximum, _ = number.tolist()
-        return cls(n, total, deviations, minimum, maximum, bins, counts)
+        n, total, minimum, maximum, _ = number.tolist()
+        return cls(n, total, minimum, maximum, bins, counts)
 
     @property
     def mean(self) -> float:
         """NaN without numbers."""
         return self.total / self.n if self.n else math.nan
-
-    @property
-    def sd(self) -> float:
-        """The sample's standard deviation (n - 1); NaN without numbers, 0 of one."""
-        return math.sqrt(self.deviations / max(self.n - 1, 1)) if self.n else math.nan
 
     def quantile(self, q: float) -> float:
         """The number below which the share q (0 to 1) lies, within its bin: at most 2.2 % off. NaN without numbers."""
@@ -96,7 +89,6 @@ class NumberSummary:
             and np.array_equal(self.bins, other.bins)
             and np.array_equal(self.counts, other.counts)
             and abs(self.total - other.total) <= _ROUNDING * self.n * largest
-            and abs(self.deviations - other.deviations) <= _ROUNDING * self.n * largest**2
         )
 
 
@@ -195,7 +187,7 @@ class Summary:
             first_at=math.inf if self.first_at is None else self.first_at,
             last_at=-math.inf if self.last_at is None else self.last_at,
             numbers=np.array(
-                [(each.n, each.total, each.deviations, each.minimum, each.maximum, len(each.bins)) for each in numbers],
+                [(each.n, each.total, each.minimum, each.maximum, len(each.bins)) for each in numbers],
                 NUMBERS,
             ),
             bins=np.concatenate([np.zeros(0, dtype=np.int32), *(each.bins for each in numbers)]),
@@ -208,10 +200,10 @@ class Summary:
     def from_packed(cls, packed: Packed) -> Summary:
         numbers, start = {}, 0
         for name, values in zip(packed.schema.numbers, packed.numbers.tolist(), strict=True):
-            n, total, deviations, minimum, maximum, filled = values
+            n, total, minimum, maximum, filled = values
             end = start + filled
             bins, counts = packed.bins[start:end], packed.counts[start:end]
-            numbers[name] = NumberSummary(n, total, deviations, minimum, maximum, bins, counts)
+            numbers[name] = NumberSummary(n, total, minimum, maximum, bins, counts)
             start = end
         return cls(
             rows=packed.rows,
