@@ -35,7 +35,6 @@ from monitoring.stores import Stores, opened
 if TYPE_CHECKING:
     from llmops.production_log.archive import Archive
     from monitoring.config import MonitorConfig
-    from monitoring.decide.rules import DriftRules
 
 GateAnswers = Callable[[], Sequence[LogRecord]]
 """Gives the answers that the gate saw, as records; what needs the registry is handed in by the CLI."""
@@ -48,7 +47,6 @@ def run_monitor(
     app: str,
     since: datetime | None = None,
     until: datetime | None = None,
-    rules: DriftRules | None = None,
     progress: Progress | None = None,
     *,
     config: MonitorConfig | None = None,
@@ -63,7 +61,6 @@ def run_monitor(
     Rows that were not described yet are, and their values kept. A proposed reference with fewer rows than
     `rules.minimum_rows` is not pinned. A window that ends `ok` is remembered as accepted.
 
-    rules: instead of the configuration's.
     config: instead of the settings' file.
     champion: the release that is served, where the caller knows; it decides which pinned reference counts (see
         `references`).
@@ -78,7 +75,7 @@ def run_monitor(
         StoreUnavailable: the production log, or the archive, cannot be read or written.
         Corrupted: a file of the archive is not as it was written.
     """
-    with opened(settings, config, rules) as stores:
+    with opened(settings, config) as stores:
         ingested = stores.ingest(progress, archive=archive, spread=spread, waiting=waiting)
         question = prepare(stores, app, since, until, champion, scheduled=scheduled)
         pair, frozen = question.pair, question.reference
@@ -99,10 +96,7 @@ def write_report(
     out: Path,
     since: datetime | None = None,
     until: datetime | None = None,
-    rules: DriftRules | None = None,
-    progress: Progress | None = None,
     *,
-    config: MonitorConfig | None = None,
     champion: str | None = None,
 ) -> Path:
     """Writes the Evidently report of the same windows, headed by our verdict, to `out`; returns it. Pins nothing.
@@ -111,8 +105,8 @@ def write_report(
     """
     from monitoring.show.report import save_report
 
-    with opened(settings, config, rules) as stores:
-        ingested = stores.ingest(progress)
+    with opened(settings) as stores:
+        ingested = stores.ingest()
         question = prepare(stores, app, since, until, champion)
         return save_report(
             _examined(stores, question, ingested),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -25,7 +24,6 @@ from monitoring.store.windows import WindowReader
 
 if TYPE_CHECKING:
     from llmops.production_log.archive import Archive
-    from monitoring.decide.rules import DriftRules
     from monitoring.descriptors import DescriptorSet
 
 
@@ -81,12 +79,9 @@ class Stores:
 
 
 @contextmanager
-def opened(
-    settings: Settings, config: MonitorConfig | None = None, rules: DriftRules | None = None
-) -> Iterator[Stores]:
+def opened(settings: Settings, config: MonitorConfig | None = None) -> Iterator[Stores]:
     """Log and monitor's stores, closed at the end. Raises BadFile, StoreUnavailable."""
     config = config or read_config(settings)
-    config = config if rules is None else dataclasses.replace(config, rules=rules)
     with ExitStack() as stack:
         # First the log: it makes the folder and the log's own table.
         log = stack.enter_context(closing(ProductionLog(settings.resolved_log_url)))

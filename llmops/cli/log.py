@@ -64,15 +64,7 @@ shadow_option = click.option("--shadow", is_flag=True, help="Include shadow requ
 @archive_option
 @click.option("-n", "--limit", default=20, show_default=True, type=click.IntRange(1))
 @json_option
-def tail(
-    app: str | None,
-    since: datetime | None,
-    until: datetime | None,
-    shadow: bool,
-    archive: str | None,
-    limit: int,
-    as_json: bool,
-) -> None:
+def tail(as_json: bool, **query: Any) -> None:
     """Show the newest records.
 
     \b
@@ -80,7 +72,7 @@ def tail(
     """
     from llmops.api.production import read_log
 
-    emit_result(as_json, read_log(app, since=since, until=until, limit=limit, shadow=shadow, archive=archive))
+    emit_result(as_json, read_log(**query))
 
 
 @command.command()
@@ -107,15 +99,7 @@ def show(request_id: str, archive: str | None, as_json: bool) -> None:
 @archive_option
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="FILE.jsonl or FILE.parquet.")
 @json_option
-def export(
-    app: str | None,
-    since: datetime | None,
-    until: datetime | None,
-    shadow: bool,
-    archive: str | None,
-    out: Path,
-    as_json: bool,
-) -> None:
+def export(archive: str | None, out: Path, as_json: bool, **query: Any) -> None:
     """Write records to a file, with bounded memory use.
 
     \b
@@ -125,9 +109,7 @@ def export(
     if out.suffix not in writers:
         raise UsageError("--out: must end in .jsonl or .parquet")
     try:
-        records = opened_log(Settings.from_environment(), archive).iterate(
-            app=app, since=since, until=until, shadow=shadow, feedback=True
-        )
+        records = opened_log(Settings.from_environment(), archive).iterate(**query, feedback=True)
         total = writers[out.suffix](records, out)
     except OSError as error:
         raise CannotRun(f"{out} cannot be written: {error.strerror}") from error

@@ -24,7 +24,6 @@ from llmops.tabular.storage import ALLOWED_TYPES, SCHEMA_KEY, make_canonical
 DATA_TAG = "llmops.data_sha256"
 _LONGEST_DIGEST = 36  # MLflow's limit
 _MLFLOW_TYPES = {"i": "long", "u": "long", "f": "double", "b": "boolean", "M": "datetime"}
-_PARENT_TAG = "mlflow.parentRunId"
 _ESTIMATOR = "model.skops"
 
 
@@ -58,7 +57,6 @@ def record_training(
     files: Mapping[str, Path | str] | None = None,
     datasets: Sequence[UsedData] = (),
     tags: Mapping[str, str] | None = None,
-    parent_run_id: str | None = None,
 ) -> LoggedTabular:
     """Writes one training run with the model it made.
 
@@ -67,7 +65,6 @@ def record_training(
     metrics: by name; the ends of an interval are metrics too (`rmse_low`, `rmse_high`).
     figures: matplotlib's, by file name.
     files: texts, or paths of files to copy, by the name they get.
-    parent_run_id: the run that this one stands below, such as that of a search.
 
     Raises:
         CannotRun: the estimator cannot be written as skops, or could not be served.
@@ -75,12 +72,11 @@ def record_training(
     """
     from mlflow.entities import Metric
 
-    all_tags = {**(tags or {}), **({_PARENT_TAG: parent_run_id} if parent_run_id else {})}
     experiment_id = store.experiment(experiment)
     with (
         translated(f"recording the training of {run_name}"),
         # nested: a caller may be within a run of its own.
-        store.start_run(experiment_id=experiment_id, run_name=run_name, tags=all_tags, nested=True) as run,
+        store.start_run(experiment_id=experiment_id, run_name=run_name, tags=dict(tags or {}), nested=True) as run,
     ):
         run_id = str(run.info.run_id)
         _log_data(store, run_id, datasets)

@@ -6,7 +6,7 @@ import socket
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -20,9 +20,6 @@ from llmops.progress import progress_bar
 from llmops.settings import Settings
 from llmops.text_io import shown_time
 from monitoring.cli.log_archive import say_waiting
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.group("monitor", cls=CommandGroup)
@@ -41,16 +38,7 @@ def command() -> None:
 @click.option("--no-record", is_flag=True, help="Do not record the result in MLflow.")
 @json_option
 @click.pass_context
-def run(
-    ctx: click.Context,
-    app: str | None,
-    since: datetime | None,
-    until: datetime | None,
-    archive: str | None,
-    on: str,
-    no_record: bool,
-    as_json: bool,
-) -> None:
+def run(ctx: click.Context, /, no_record: bool, as_json: bool, **options: Any) -> None:
     """Test the current window against the reference; exit 1 on an alarm.
 
     If no reference is pinned yet, the rows before --since become the reference.
@@ -61,7 +49,7 @@ def run(
     """
     from llmops.api.production import monitor
 
-    found = monitor(app, since=since, until=until, archive=archive, on=on, record=not no_record, waiting=say_waiting)
+    found = monitor(**options, record=not no_record, waiting=say_waiting)
     emit_result(as_json, found)
     if not as_json:
         say(f"at most {found.result.expected_false_alarms_per_month:g} false alarms a month are expected, run daily")

@@ -168,13 +168,12 @@ def replay(reader: WindowReader, request: ReplayRequest, progress: Progress | No
     )
 
 
-def poisson_interval(events: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Garwood's (1936) interval of the mean of a Poisson count."""
+def poisson_interval(events: int) -> tuple[float, float]:
+    """Garwood's (1936) 95 % interval of the mean of a Poisson count."""
     from scipy.stats import chi2
 
-    tail = (1 - confidence) / 2
-    low = float(chi2.ppf(tail, 2 * events)) / 2 if events else 0.0
-    return low, float(chi2.ppf(1 - tail, 2 * events + 2)) / 2
+    low = float(chi2.ppf(0.025, 2 * events)) / 2 if events else 0.0
+    return low, float(chi2.ppf(0.975, 2 * events + 2)) / 2
 
 
 class _Judge:

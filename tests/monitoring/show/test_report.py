@@ -1,6 +1,7 @@
 """The report: our verdict first and readable, Evidently's view beside it, and nothing that runs or loads."""
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from llmops.errors import CannotRun
 from llmops.pages.rendering import environment
 from llmops.production_log import LogRecord, ProductionLog
+from monitoring.config import read_config
 from monitoring.decide.rules import DriftRules
 from monitoring.run import list_references, run_monitor, write_report
 from monitoring.show.history import HOUR, Levels
@@ -72,7 +74,8 @@ def test_the_report_has_our_verdict_first_every_column_and_needs_no_network(few_
 
 @pytest.mark.usefixtures("logged")
 def test_too_few_rows_are_said_in_the_report(few_descriptors):
-    result = run_monitor(few_descriptors, "assistant", SINCE, UNTIL, rules=DriftRules(minimum_rows=500))
+    config = replace(read_config(few_descriptors), rules=DriftRules(minimum_rows=500))
+    result = run_monitor(few_descriptors, "assistant", SINCE, UNTIL, config=config)
     page = verdict_page(result.to_json())
     assert "Too few rows for a verdict" in page
     assert "of the 500 rows needed" in page
