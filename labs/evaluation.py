@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from labs.data import LabelledRows
 from llmops.errors import UsageError
 from llmops.evaluation.comparison import Comparison, compare
@@ -69,8 +71,6 @@ def regression_metrics(truth: Any, predictions: Any, clusters: Sequence[str]) ->
     predictions: a numpy array of the same length.
     clusters: for each row what it shares with others, its day.
     """
-    import numpy as np
-
     errors = np.asarray(truth, dtype=float) - predictions
     squared, absolute = _scale_interval(errors**2, clusters), _scale_interval(np.abs(errors), clusters)
     ends = (math.sqrt(squared.ci95[0]), math.sqrt(squared.ci95[1])) if squared.ci95 else None
@@ -104,8 +104,6 @@ def _scale_interval(values: Any, clusters: Sequence[str]) -> Estimate:
 
 def _of_resampled_clusters(truth: Any, errors: Any, clusters: Sequence[str]) -> tuple[Estimate, Estimate]:
     """Relative error and R², with the percentiles of a bootstrap of whole clusters."""
-    import numpy as np
-
     sums = _sums(np.stack([np.ones(len(truth)), truth, truth**2, errors**2, np.abs(errors)]), clusters)
 
     def metrics(totals: Any) -> tuple[Any, Any]:
@@ -122,8 +120,6 @@ def _of_resampled_clusters(truth: Any, errors: Any, clusters: Sequence[str]) -> 
 
 
 def _macro_f1_interval(truth: Any, predictions: Any, clusters: Sequence[str] | None) -> tuple[float, float]:
-    import numpy as np
-
     classes = sorted({*truth, *predictions})
     expected = np.stack([np.asarray([value == name for value in truth], dtype=float) for name in classes])
     said = np.stack([np.asarray([value == name for value in predictions], dtype=float) for name in classes])
@@ -138,22 +134,16 @@ def _macro_f1_interval(truth: Any, predictions: Any, clusters: Sequence[str] | N
 
 def _sums(values: Any, clusters: Sequence[str]) -> Any:
     """Sums of each row of `values` over each cluster."""
-    import numpy as np
-
     _, group = np.unique(np.asarray(clusters), return_inverse=True)
     return np.stack([np.bincount(group, weights=line) for line in values])
 
 
 def _drawn(n: int) -> Any:
     """How often each of n clusters is drawn in each resample: an array of n × resamples."""
-    import numpy as np
-
     return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=_RESAMPLES).T
 
 
 def _middle(values: Any) -> tuple[float, float]:
-    import numpy as np
-
     low, high = np.nanpercentile(values, [2.5, 97.5])
     return float(low), float(high)
 

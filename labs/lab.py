@@ -8,17 +8,19 @@ from contextlib import ExitStack
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import numpy as np
+
 from labs.data import LabData, LabelledRows
 from labs.evaluation import Estimate, Judgement, PredictionScorer, judge
 from labs.training import Trained
 from llmops.errors import CannotRun
 from llmops.evaluation.gate_rules import GateRules
 from llmops.settings import Settings
+from llmops.tabular import TabularModel, load
 from monitoring.tabular.settings import TabularSettings
 
 if TYPE_CHECKING:
     from llmops.registry import Registry
-    from llmops.tabular import TabularModel
 
 Json = dict[str, Any]
 FIRST = "first"
@@ -124,8 +126,6 @@ class Lab(ABC):
 
     def model(self, ref: str) -> TabularModel:
         """A registered version, loaded once: versions never change."""
-        from llmops.tabular import load
-
         if ref not in self._models:
             book = self.registry.tabular_versions
             self._models[ref] = load(book.fetch(book.get(ref)))
@@ -137,8 +137,6 @@ class Lab(ABC):
 
     def error(self, rows: LabelledRows, predictions: Sequence[Any]) -> float:
         """The error of predictions for rows."""
-        import numpy as np
-
         return self.error_of(self.evaluate_rows(rows, np.asarray(predictions, dtype=rows.truth.dtype)))
 
 

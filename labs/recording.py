@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from labs.data import LabelledRows, QualityReport
 from labs.evaluation import numbers
 from labs.training import Trained, one_thread
@@ -84,7 +86,6 @@ def figures(model: Trained) -> dict[str, Any]:
 
 def _feature_importance(model: Trained) -> Any:
     """By how much the score falls when a column is shuffled among the rows held out; the most important on top."""
-    import numpy as np
     from sklearn.inspection import permutation_importance
 
     rows = np.random.default_rng(0).permutation(len(model.holdout))[:_MOST_ROWS]

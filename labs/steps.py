@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from labs.evaluation import plain
 from labs.lab import FIRST, Json, Lab
+from labs.training import Trained, best_of
 from llmops.errors import CannotRun
+from llmops.versions import TabularVersion
 
 if TYPE_CHECKING:
-    from labs.training import Trained
     from llmops.production_log import PredictionBatch
-    from llmops.versions import TabularVersion
     from monitoring.tabular.checking import TabularVerdict
 
 _SEEN_SECONDS = 30.0
@@ -47,8 +47,6 @@ class LabSteps:
 
     def train(self) -> Json:
         """Searches and fits every candidate; each is an MLflow run. The best is chosen by cross-validation alone."""
-        from labs.training import best_of
-
         models = self.lab.first_models()
         best = best_of(models).name
         shown = [self._recorded(model) for model in models]

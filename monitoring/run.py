@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from llmops.errors import CannotRun
 from llmops.production_log import LogRecord
 from llmops.settings import Settings
+from monitoring.config import MonitorConfig
 from monitoring.decide.families import pool_of
 from monitoring.decide.pinned_summaries import PinnedSummaries, comparable, freeze_records
 from monitoring.decide.references import AcceptedWindow, Awaited, PinnedReference
@@ -34,7 +35,6 @@ from monitoring.stores import Stores, opened
 
 if TYPE_CHECKING:
     from llmops.production_log.archive import Archive
-    from monitoring.config import MonitorConfig
 
 GateAnswers = Callable[[], Sequence[LogRecord]]
 """Gives the answers that the gate saw, as records; what needs the registry is handed in by the CLI."""

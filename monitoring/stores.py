@@ -17,6 +17,7 @@ from llmops.settings import Settings
 from monitoring.config import MonitorConfig, read_config
 from monitoring.decide.pinned_summaries import PinnedSummaries, freeze
 from monitoring.decide.references import PinnedReference, References
+from monitoring.descriptors import DescriptorSet
 from monitoring.store.database import ingest_cursors, open_database, reading
 from monitoring.store.ingest import Position, Progress, Spread, ingest, positions
 from monitoring.store.ingest_feedback import ingest_feedback
@@ -24,7 +25,6 @@ from monitoring.store.windows import WindowReader
 
 if TYPE_CHECKING:
     from llmops.production_log.archive import Archive
-    from monitoring.descriptors import DescriptorSet
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,8 @@ month; and what a new one must show."""
 
 from typing import Any
 
+import numpy as np
+
 from labs.bike.splits import SCHEMA, WORKSHOP_COLUMNS, first_split, folds, split_until
 from labs.data import LabData, LabelledRows, Split
 from labs.evaluation import ABSOLUTE_ERROR, SQUARED_ERROR, Estimate, Judgement, judge, regression_metrics, rmse
@@ -32,7 +34,6 @@ def _forest(parameters: Parameters) -> Any:
 
 
 def _linear(parameters: Parameters) -> Any:
-    import numpy as np
     from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
     from sklearn.linear_model import Ridge
     from sklearn.pipeline import Pipeline

@@ -15,6 +15,9 @@ training (search inside) | held out        | replayed month by month
 
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from labs.data import LabelledRows, Split
 from labs.training import Fold
 from llmops.errors import UsageError
@@ -51,8 +54,6 @@ HOLDOUT_DAYS = 10
 
 def labelled(table: Any, name: str, source: str) -> LabelledRows:
     """Rows of the table (see `labs.bike.data`) with the counts as truth; the hours of a day are a cluster."""
-    import numpy as np
-
     days = tuple(table["date"].dt.strftime("%Y-%m-%d"))
     return LabelledRows(
         name=name,
@@ -83,8 +84,6 @@ def split_until(table: Any, month: str, source: str, holdout_days: int = HOLDOUT
     Raises:
         UsageError: no hour of that month, or none before the days held out.
     """
-    import pandas as pd
-
     rows = month_rows(table, month, source)
     end = pd.Timestamp(rows.clusters[-1]) + pd.Timedelta(days=1)
     start = end - pd.Timedelta(days=holdout_days)
@@ -93,8 +92,6 @@ def split_until(table: Any, month: str, source: str, holdout_days: int = HOLDOUT
 
 def folds(training: LabelledRows) -> list[Fold]:
     """For the search: two months judge models of all months before them, as November and December judge the last."""
-    import numpy as np
-
     months = np.asarray([day[:7] for day in training.clusters])
     return [
         (np.flatnonzero(months < first).tolist(), np.flatnonzero((months >= first) & (months <= last)).tolist())
@@ -109,8 +106,6 @@ def replay_months(table: Any) -> tuple[str, ...]:
 
 def month_rows(table: Any, month: str, source: str) -> LabelledRows:
     """The hours of one month. Raises UsageError where there is none."""
-    import pandas as pd
-
     try:
         start = pd.Timestamp(f"{month}-01")
     except ValueError as error:
@@ -124,8 +119,6 @@ def between(table: Any, start: Any, end: Any, source: str) -> LabelledRows:
     Raises:
         UsageError: there is none.
     """
-    import pandas as pd
-
     first, last = pd.Timestamp(start), pd.Timestamp(end)
     chosen = table[(table["date"] >= first) & (table["date"] < last)]
     if chosen.empty:

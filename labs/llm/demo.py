@@ -23,12 +23,12 @@ from llmops.models.sources import DEFAULT_MODEL
 from llmops.pages.numbers import interval
 from llmops.progress import progress_bar
 from llmops.settings import Settings, data_folder, describe_folder, with_samples
+from llmops.versions import Release
 
 if TYPE_CHECKING:
     from llmops.eval_runs.evaluations import CellRun, Evaluations
     from llmops.evaluation.comparison import Comparison
     from llmops.registry import Registry
-    from llmops.versions import Release
 
 APP, SUITE = "assistant", "qa"
 # `grounded` is left to the reader: its long prompts cost a minute and add no new kind of step.

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ import click
 
 from llmops.cli.output import emit, json_option, print_table
 from llmops.errors import IncompatibleStore, LlmopsError, StoreUnavailable
+from llmops.generation import GenerationParameters, GenerationRequest, Message
 from llmops.settings import Settings, describe
 from llmops.state_files import integrity, shown
 from llmops.versions import ModelVersion
@@ -218,11 +220,9 @@ def _model(settings: Settings) -> Check:
 
 def _engine(settings: Settings) -> Check:
     import asyncio
-    import time
 
     from llmops.engines.opening import open_engine
     from llmops.engines.protocol import generate
-    from llmops.generation import GenerationParameters, GenerationRequest, Message
 
     versions = _with_weights(settings)
     if not versions:

@@ -15,6 +15,7 @@ from llmops.cli.log import window_options
 from llmops.cli.output import echo, emit, json_option, print_table, row_count, say
 from llmops.cli.registry import open_registry
 from llmops.errors import UnknownVersion, UsageError
+from llmops.production_log import ProductionLog
 from llmops.settings import Settings, data_folder, describe_folder
 
 if TYPE_CHECKING:
@@ -147,7 +148,6 @@ def add(
         raise UsageError("--from-log needs --out FILE, the review file to write")
 
     from llmops.eval_runs.eval_set_from_log import Choice, write_review
-    from llmops.production_log import ProductionLog
 
     records = ProductionLog(settings.resolved_log_url).iterate(app=app, since=since, until=until, feedback=True)
     choice = Choice(None if outcome == "any" else outcome, feedback, limit, input_variable)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from llmops.api.production import opened_log, record_json
+from llmops.api.production import opened_log, read_log, record_json
 from llmops.cli import CommandGroup
 from llmops.cli.output import echo, emit, emit_result, json_option, say
 from llmops.errors import BadFile, CannotRun, Corrupted, UsageError
@@ -70,8 +70,6 @@ def tail(as_json: bool, **query: Any) -> None:
     \b
     Example: llmops log tail -n 5 --app assistant
     """
-    from llmops.api.production import read_log
-
     emit_result(as_json, read_log(**query))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llmops.api.versions import prompt_json
+from llmops.api.versions import fact_sheet, prompt_json
 from llmops.cli.output import echo, emit, emit_result, json_option, print_table, say
 from llmops.errors import CannotRun, UsageError
 from llmops.models.sources import DEFAULT_MODEL
@@ -241,8 +241,6 @@ def factsheet(version: str, markdown: Path | None, html: Path | None, as_json: b
     Example: llmops factsheet assistant@1
     Example: llmops factsheet bike --html bike.html
     """
-    from llmops.api.versions import fact_sheet
-
     sheet = fact_sheet(version)
     for path in sheet.write(markdown=markdown, html=html):
         say(f"wrote {path}")

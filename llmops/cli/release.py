@@ -5,7 +5,9 @@ from datetime import UTC, datetime
 
 import click
 
-from llmops.api.versions import release_json, release_table
+from llmops.api.versions import create_release, release_json, release_table
+from llmops.api.versions import promote as promote_version
+from llmops.api.versions import rollback as roll_back
 from llmops.cli.output import echo, emit, emit_result, json_option, json_values, say, show
 from llmops.cli.registry import open_registry
 from llmops.errors import UsageError
@@ -38,8 +40,6 @@ def create(app: str, prompt: str, model: str, params: Sequence[str], guards: Seq
     Example: llmops release create assistant --prompt qa@2 --model smollm2-135m-instruct@1 --param max_tokens=48
     Example: llmops release create assistant --prompt qa@2 --model smollm2-135m-instruct@1 --guard redact-pii
     """
-    from llmops.api.versions import create_release
-
     parameters = json_values("--param", params)
     emit_result(as_json, create_release(app, prompt=prompt, model=model, parameters=parameters, guards=guards))
 
@@ -144,8 +144,6 @@ def promote(release_ref: str, force: bool, why: str | None, as_json: bool) -> No
     Example: llmops promote assistant@2
     Example: llmops promote assistant@1 --force --why "hot fix, evaluated by hand"
     """
-    from llmops.api.versions import promote as promote_version
-
     emit_result(as_json, promote_version(release_ref, force=force, why=why))
 
 
@@ -164,8 +162,6 @@ def rollback(app: str, force: bool, why: str | None, as_json: bool) -> None:
     Example: llmops rollback assistant
     Example: llmops rollback assistant --force --why "the alarm was the upstream's, not the release's"
     """
-    from llmops.api.versions import rollback as roll_back
-
     emit_result(as_json, roll_back(app, force=force, why=why))
 
 

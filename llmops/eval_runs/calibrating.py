@@ -1,17 +1,17 @@
 """Calibrating a judge: its verdicts beside people's labels, put on record, which is what lets it gate."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmops.errors import CannotRun, UsageError
 from llmops.eval_runs.evaluations import Evaluations
 from llmops.eval_runs.pairwise import judge_endpoint, judge_name, kappa_of
 from llmops.eval_runs.scorer_factory import JUDGED_TYPES, distrust
+from llmops.evaluation import agreement
+from llmops.evaluation.agreement import PositionBias
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.results import Output
@@ -24,9 +24,6 @@ from llmops.judges.pairwise import AskedFirst, Pair, PairJudge, Winner, judge_pa
 from llmops.judges.scorer import JudgeScorer, RubricJudge
 from llmops.recording import record_calibration
 from llmops.text_io import json_object, numbered_lines
-
-if TYPE_CHECKING:
-    from llmops.evaluation.agreement import PositionBias
 
 Progress = Callable[[int, int], None]
 
@@ -224,8 +221,6 @@ def calibrate_pairs(
     The bias by length is of the verdict's error (1 for a, 0 for b) with how much longer a is than b. Position bias is
     None when no pair was judged.
     """
-    from llmops.evaluation import agreement
-
     pairs = [Pair(item.row, Output(item.a), Output(item.b)) for item in labelled]
     verdicts, summary = judge_pairs(judge, pairs, cache=cache, progress=progress)
     judged = [

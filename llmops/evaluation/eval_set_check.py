@@ -6,7 +6,9 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import numpy as np
 
 from llmops.evaluation.eval_set import EvalRow, Rows
 from llmops.evaluation.scorers.classification import answer_index, row_choices
@@ -15,9 +17,6 @@ from llmops.evaluation.scorers.protocol import MissingExpectation, expected_answ
 from llmops.hashing import JsonData, content_hash
 from llmops.prompt_file import PromptTemplate
 from llmops.text_io import listed
-
-if TYPE_CHECKING:
-    import numpy as np
 
 Severity = Literal["error", "warning", "note"]
 AskedAgain = Literal["same", "near", "repeated"]
@@ -293,7 +292,6 @@ def near_duplicates(texts: Sequence[str], least: float) -> Iterator[tuple[int, i
     search may miss a pair: of 45,751 questions that were edited to a similarity of 0.9 or more, among 100,000, it
     missed 62.
     """
-    import numpy as np
     from rapidfuzz import fuzz, process
 
     compared = [folded(text) or " " for text in texts]
@@ -320,8 +318,6 @@ def near_duplicates(texts: Sequence[str], least: float) -> Iterator[tuple[int, i
 
 def _signatures(texts: Sequence[str]) -> np.ndarray[Any, Any]:
     """The least value of each hash function over a text's shingles; one row a text."""
-    import numpy as np
-
     chance = np.random.default_rng(0)
     factors = chance.integers(1, 2**63, _BANDS * _BAND_WIDTH, dtype=np.uint64) | np.uint64(1)
     signatures = np.empty((len(texts), len(factors)), dtype=np.uint32)
@@ -344,8 +340,6 @@ def _signatures(texts: Sequence[str]) -> np.ndarray[Any, Any]:
 
 def _shingle_hashes(texts: Sequence[str]) -> np.ndarray[Any, Any]:
     """A hash of the four characters from each character on; a text's last ones are filled up with NUL."""
-    import numpy as np
-
     filled = "".join(text + "\0" * (_SHINGLE - 1) for text in texts)
     # surrogatepass: JSON may hold half a surrogate pair.
     codes = np.frombuffer(filled.encode("utf-32-le", errors="surrogatepass"), dtype=np.uint32).astype(np.uint64)
@@ -360,8 +354,6 @@ def _shingle_hashes(texts: Sequence[str]) -> np.ndarray[Any, Any]:
 
 def _candidates(signatures: np.ndarray[Any, Any], places: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
     """Distinct pairs of texts that share a band, as two columns of positions."""
-    import numpy as np
-
     total = np.int64(len(signatures))
     pairs = np.empty(0, dtype=np.int64)
     found: list[np.ndarray[Any, Any]] = []
@@ -382,8 +374,6 @@ def _candidates(signatures: np.ndarray[Any, Any], places: Sequence[np.ndarray[An
 
 def _neighbours(sorted_keys: np.ndarray[Any, Any]) -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
     """Places of equal keys, near each other."""
-    import numpy as np
-
     _, bucket, sizes = np.unique(sorted_keys, return_inverse=True, return_counts=True)
     in_small = sizes[bucket] <= _SMALL_BUCKET
     for apart in range(1, _SMALL_BUCKET):

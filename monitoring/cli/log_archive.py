@@ -1,21 +1,17 @@
 """`llmops log archive` and `verify`: closed hours of the production log as Parquet."""
 
-from __future__ import annotations
-
 import sys
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from llmops.cli.log import window_options
 from llmops.cli.output import echo, emit, json_option, print_table, say
+from llmops.production_log import ProductionLog, open_engine
 from llmops.progress import progress_bar
 from llmops.settings import Settings
-
-if TYPE_CHECKING:
-    from llmops.production_log import ProductionLog
 
 _HOUR = timedelta(hours=1)
 
@@ -46,7 +42,6 @@ def archive(
     Example: llmops log archive --to s3://llmops-log/production --until 7d --delete
     """
     from llmops.file_storage import normalised
-    from llmops.production_log import ProductionLog
     from llmops.production_log.archive import Archive
     from llmops.production_log.archive_layout import Partition
     from monitoring.stores import archive_cut, delete_archived, opened_archives
@@ -95,7 +90,6 @@ def _hour_of(at: datetime) -> datetime:
 
 def _described(log: ProductionLog) -> dict[str, int | None]:
     """How far the monitor has come, as `Archive.delete_from` takes it."""
-    from llmops.production_log import open_engine
     from monitoring.stores import newest_position
 
     engine = open_engine(log.url)
@@ -115,7 +109,6 @@ def verify(url: str | None, as_json: bool) -> None:
     \b
     Example: llmops log verify
     """
-    from llmops.production_log import ProductionLog
     from llmops.production_log.archive import Archive
 
     with closing(ProductionLog(Settings.from_environment().resolved_log_url)) as log:

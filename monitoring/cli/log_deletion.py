@@ -8,6 +8,7 @@ import click
 
 from llmops.cli.output import echo, emit, json_option, print_table, say
 from llmops.errors import UsageError
+from llmops.production_log import ProductionLog, open_engine
 from llmops.settings import Settings
 from llmops.versions import MOST_NAMED, whole_id
 from monitoring.cli.log_archive import say_waiting
@@ -28,7 +29,6 @@ def retain(days: int | None, undescribed: bool, dry_run: bool, as_json: bool) ->
     \b
     Example: llmops log retain --days 30
     """
-    from llmops.production_log import ProductionLog, open_engine
     from monitoring.stores import archive_cut, described_up_to, retain_archived
 
     settings = Settings.from_environment()
@@ -71,7 +71,6 @@ def forget(user: str | None, request_id: str | None, dry_run: bool, as_json: boo
     """
     if bool(user) == bool(request_id):
         raise UsageError("give either --user or --request-id")
-    from llmops.production_log import ProductionLog
     from monitoring.forgetting import NOT_REACHED, forget
 
     settings = Settings.from_environment()

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from llmops.api.production import champion_of, chosen_app
+from llmops.api.production import champion_of, chosen_app, monitor
 from llmops.cli import CommandGroup
 from llmops.cli.log import read_time, window_options
 from llmops.cli.output import echo, emit, emit_result, json_option, on_option, print_table, say
@@ -47,8 +47,6 @@ def run(ctx: click.Context, /, no_record: bool, as_json: bool, **options: Any) -
     Example: llmops monitor run --app assistant --since 24h
     Example: llmops monitor run --archive s3://llmops-log/production --on ray://head:10001
     """
-    from llmops.api.production import monitor
-
     found = monitor(**options, record=not no_record, waiting=say_waiting)
     emit_result(as_json, found)
     if not as_json:

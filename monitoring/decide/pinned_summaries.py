@@ -1,19 +1,16 @@
 """What a reference was like, kept for good: its summaries, whole, by slice and by stratum of like questions."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from llmops.production_log import LogRecord
 from monitoring.decide.drift import Comparison, compare, summary_of, values_of
 from monitoring.decide.rules import DriftRules
-from monitoring.descriptors import Descriptor
+from monitoring.descriptors import Descriptor, DescriptorSet
 from monitoring.store.hourly import APP
 from monitoring.store.rows import DescribedRows, objects
 from monitoring.store.summaries import (
@@ -26,9 +23,6 @@ from monitoring.store.summaries import (
     SummaryMerge,
 )
 from monitoring.store.windows import WindowReader
-
-if TYPE_CHECKING:
-    from monitoring.descriptors import DescriptorSet
 
 # Rows with like questions, and whether what changed in the answers is explained by what changed in the questions.
 #

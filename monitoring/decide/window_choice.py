@@ -8,17 +8,13 @@ Ever longer windows from the reference's end on would share rows from run to run
 the same evidence.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmops.errors import CannotRun, UsageError
 from monitoring.decide.references import Awaited, PinnedReference, References
-
-if TYPE_CHECKING:
-    from monitoring.store.windows import WindowReader
+from monitoring.store.windows import WindowReader
 
 DEFAULT_WINDOW = timedelta(hours=24)
 

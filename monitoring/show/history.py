@@ -1,17 +1,12 @@
 """The stored history as a line: what the traffic of each hour or day was like, from summaries alone."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
 
 from monitoring.decide.pinned_summaries import largest
 from monitoring.store.summaries import Summary
-
-if TYPE_CHECKING:
-    from monitoring.store.windows import WindowReader
+from monitoring.store.windows import WindowReader
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 HOURLY_FOR = timedelta(days=7)

@@ -21,16 +21,16 @@ import numpy as np
 
 from llmops.errors import CannotRun
 from llmops.production_log import ProductionLog
+from monitoring.descriptors import DescriptorSet
 from monitoring.evidently_import import evidently
 from monitoring.show.history import HOUR, strip
 from monitoring.show.verdict_page import PageContents, rows_to_show, verdict_section, whole_page
 from monitoring.store.rows import DescribedRows, present
 from monitoring.store.summaries import Summary
+from monitoring.store.windows import WindowReader
 
 if TYPE_CHECKING:
     from monitoring.decide.result import MonitorResult
-    from monitoring.descriptors import DescriptorSet
-    from monitoring.store.windows import WindowReader
 
 SAMPLE_ROWS = 5_000
 HISTORY = timedelta(days=30)

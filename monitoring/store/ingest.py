@@ -10,19 +10,18 @@ the same as before are taken from the old segments, also for rows whose texts re
 descriptor of the text has no value there. When the new version has caught up, the older ones are deleted.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
 
 from llmops.hashing import content_hash
 from llmops.production_log import PREDICT, SHADOW, LogRecord, ProductionLog
+from monitoring.descriptors import DescriptorSet
 from monitoring.store import hourly, segments
 from monitoring.store.database import (
     archived_files,
@@ -37,9 +36,6 @@ from monitoring.store.database import (
 )
 from monitoring.store.rows import ARM, DIMENSIONS, HOUR, SHADOW_OF, Column, DescribedRows, Objects, objects
 from monitoring.store.summaries import Summary, stored_label
-
-if TYPE_CHECKING:
-    from monitoring.descriptors import DescriptorSet
 
 BATCH = 1000
 _CHARACTERS = 20_000_000  # of a batch, when the ones before tell how long its texts will be

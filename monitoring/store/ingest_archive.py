@@ -4,26 +4,22 @@ Their rows and the note that they are described are written in one transaction, 
 and no row counts twice. Rows that the log still has are left to `ingest`. Feedback counts as it was archived.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sqlalchemy as sa
 
 from llmops.hashing import content_hash
 from llmops.production_log import LogRecord
 from llmops.production_log.archive import Archive, StoredPartition
+from monitoring.descriptors import DescriptorSet
 from monitoring.descriptors.model import in_parts
 from monitoring.store import segments
 from monitoring.store.database import archived_files, log_places, reading
 from monitoring.store.ingest import BATCH, DescribedPart, Progress, Spread, describe, is_described, position_of, write
-
-if TYPE_CHECKING:
-    from monitoring.descriptors import DescriptorSet
 
 
 @dataclass(frozen=True, slots=True)

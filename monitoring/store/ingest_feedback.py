@@ -1,20 +1,15 @@
 """Joins feedback in the log with the described answers that it is about."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
 from llmops.production_log import ProductionLog, in_batches
+from monitoring.descriptors import DescriptorSet
 from monitoring.store import hourly, segments
 from monitoring.store.database import MOST_LISTED, ingest_cursors, log_places, reading, translated, writing
 from monitoring.store.ingest import BATCH, Position, advance, position_of
 from monitoring.store.summaries import Summary, SummaryMerge
-
-if TYPE_CHECKING:
-    from monitoring.descriptors import DescriptorSet
 
 
 def ingest_feedback(

@@ -5,21 +5,19 @@ hour has more than 200 values of the dimension or labels of a descriptor. Memory
 segment, whatever the window's length. Rows of shadow requests count only in the dimensions `arm` and `shadow_release`.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 import numpy as np
 import sqlalchemy as sa
 
 from llmops.errors import CannotRun, StoreUnavailable
 from llmops.production_log import SHADOW
+from monitoring.descriptors import DescriptorSet
 from monitoring.store.database import descriptor_segments, ingest_cursors, ingest_failures, reading
 from monitoring.store.hourly import (
     APP,
@@ -35,9 +33,6 @@ from monitoring.store.packed_summaries import Packed, from_bytes
 from monitoring.store.rows import ARM, HOUR, DescribedRows
 from monitoring.store.segments import read_segments
 from monitoring.store.summaries import OTHER, Summary, SummaryMerge
-
-if TYPE_CHECKING:
-    from monitoring.descriptors import DescriptorSet
 
 _FIRST_HOUR, _END_HOUR = -(1 << 40), 1 << 40
 

@@ -36,10 +36,10 @@ from monitoring.tabular.permutation import (
     neighbour_correlation,
     root_chi_square,
 )
+from monitoring.tabular.settings import TabularSettings
 
 if TYPE_CHECKING:
     from llmops.tabular.schema import RowSchema
-    from monitoring.tabular.settings import TabularSettings
 
 Role = Literal["input", "prediction", "target"]
 

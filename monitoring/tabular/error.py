@@ -41,13 +41,12 @@ from monitoring.decide.drift import compare_flags
 from monitoring.store.summaries import FlagSummary
 from monitoring.tabular.observed import Array, ObservedRows, observe
 from monitoring.tabular.permutation import BlockDraws, BlockTable, block_sums, compare_blocks, inflation, rise_of_mean
-from monitoring.tabular.settings import Loss
+from monitoring.tabular.settings import Loss, TabularSettings
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from llmops.tabular.schema import RowSchema
-    from monitoring.tabular.settings import TabularSettings
 
 _MOST_LOG = 50.0  # of a factor: what is wider says nothing
 MOST_UNITS = 1_000
