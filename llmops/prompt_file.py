@@ -18,8 +18,8 @@ input variable. `{{ name }}` is the only syntax: no logic, so a template can be 
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -117,6 +117,23 @@ class PromptTemplate:
             raise UsageError(f"{self.input_variable}: filled by the last user message, not by prompt_variables")
         filled = self.render({**given, self.input_variable: conversation[-1]["content"]})
         return (*filled[:-1], *conversation[:-1], filled[-1])
+
+
+def instruction_of(template: PromptTemplate) -> str:
+    """The system turn's text; empty where there is none."""
+    first = template.turns[0]
+    return first["content"] if first["role"] == "system" else ""
+
+
+def examples_of(template: PromptTemplate) -> tuple[Message, ...]:
+    """The turns between the system turn and the last one."""
+    return template.turns[bool(instruction_of(template)) : -1]
+
+
+def assembled(template: PromptTemplate, instruction: str, examples: Iterable[Message]) -> PromptTemplate:
+    """The template with that system turn and those examples."""
+    system = [Message(role="system", content=instruction)] if instruction else []
+    return replace(template, turns=(*system, *examples, template.turns[-1]))
 
 
 def parse_prompt(text: str, path: Path | str = "<prompt>") -> PromptTemplate:

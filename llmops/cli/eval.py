@@ -15,7 +15,6 @@ from llmops.settings import Settings, data_folder, describe_folder
 
 if TYPE_CHECKING:
     from llmops.eval_runs.evaluations import Evaluations
-    from llmops.evaluation.record_files import SourceAccess
 
 
 @click.group("eval", cls=CommandGroup)
@@ -32,13 +31,14 @@ def list_suites(as_json: bool) -> None:
     Example: llmops eval list
     """
     from llmops.eval_runs.scorer_factory import ScorerFactory
+    from llmops.evaluation.record_files import SourceAccess
     from llmops.evaluation.suite import load_suite, readable_suites
 
     settings = Settings.from_environment()
     folder = data_folder(settings, "eval_sets")
     say(describe_folder(folder))
     make = ScorerFactory(settings).make
-    access = source_access(settings)
+    access = SourceAccess.of(settings)
     suites, broken = readable_suites(folder, lambda name: load_suite(folder, name, access, make, try_scorers=False))
     for error in broken.values():
         say(f"not listed: {error}")
@@ -137,10 +137,3 @@ def open_evaluations() -> Evaluations:
     evaluations = Evaluations(settings, Registry(settings))
     say(describe_folder(data_folder(settings, "eval_sets")))
     return evaluations
-
-
-def source_access(settings: Settings) -> SourceAccess:
-    """How data sets of the hub are reached."""
-    from llmops.evaluation.record_files import SourceAccess
-
-    return SourceAccess(settings.hub_endpoint, settings.home / "eval_sets")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llmops.cli.eval import source_access
 from llmops.cli.log import window_options
 from llmops.cli.output import echo, emit, json_option, print_table, row_count, say
 from llmops.cli.registry import open_registry
@@ -171,9 +170,10 @@ def _find(text: str, settings: Settings) -> list[EvalSet]:
     """The eval sets that a name, path or suite means. Raises UnknownVersion, BadFile."""
     from llmops.eval_runs.scorer_factory import ScorerFactory
     from llmops.evaluation.eval_set_source import find_eval_set, holds_eval_set
+    from llmops.evaluation.record_files import SourceAccess
     from llmops.evaluation.suite import load_suite, suite_names
 
-    access = source_access(settings)
+    access = SourceAccess.of(settings)
     path = Path(text)
     if path.is_file() and path.suffix != ".toml":
         return [find_eval_set(path, access)]

@@ -369,7 +369,7 @@ class Evaluations:
 
 def read_suite(settings: Settings, name: str, make: MakeScorer | None = None) -> Suite:
     """A suite of the settings' folder, whose scorers are not tried. Raises UnknownVersion, BadFile."""
-    access = SourceAccess(settings.hub_endpoint, settings.home / "eval_sets")
+    access = SourceAccess.of(settings)
     folder = data_folder(settings, "eval_sets")
     return load_suite(folder, name, access, make or ScorerFactory(settings).make, try_scorers=False)
 

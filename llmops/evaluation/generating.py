@@ -120,9 +120,7 @@ class Task:
         """A row's messages, and those that every row begins with."""
         if self.template is None:
             return (Message(role="user", content=canonical_json(row.inputs)),), ()
-        if row.messages:
-            return self.template.render_conversation(row.messages, row.variables), self.template.beginning
-        return self.template.render(row.variables), self.template.beginning
+        return filled(self.template, row), self.template.beginning
 
     @property
     def head_length(self) -> int:
@@ -313,6 +311,13 @@ def prefix_groups(jobs: Iterable[Job], head_length: int) -> Iterator[list[Job]]:
         last = beginning
     if group:
         yield group
+
+
+def filled(template: PromptTemplate, row: EvalRow) -> tuple[Message, ...]:
+    """The template with the row's variables, around its conversation where it has one. Raises UsageError."""
+    if row.messages:
+        return template.render_conversation(row.messages, row.variables)
+    return template.render(row.variables)
 
 
 def _text(messages: Sequence[Message]) -> str:

@@ -21,9 +21,10 @@ from dataclasses import dataclass, fields
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, Self
 
 from llmops.errors import BadFile, CannotRun, first_line
+from llmops.settings import Settings
 from llmops.text_io import json_object, lines_of, strict_json
 
 _UNPACKED: dict[str, Callable[[Any], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -228,6 +229,11 @@ class SourceAccess:
 
     hub_endpoint: str | None = None
     folder: Path | None = None
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """As the settings say."""
+        return cls(settings.hub_endpoint, settings.home / "eval_sets")
 
     @property
     def kept(self) -> Path:

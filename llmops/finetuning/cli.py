@@ -38,5 +38,4 @@ def command(model: str | None, recipe: Path | None, train: tuple[str, ...], as_j
     """
     from llmops.finetuning.api import finetune
 
-    given |= {"train": train or None}
-    emit_result(as_json, finetune(model, recipe=recipe, tell=say, **given))
+    emit_result(as_json, finetune(model, recipe=recipe, tell=say, train=train, **given))

@@ -15,7 +15,6 @@ from typing import Any
 
 from llmops.errors import EngineUnavailable, UsageError
 from llmops.eval_runs.evaluations import read_suite
-from llmops.eval_runs.scorer_factory import ScorerFactory
 from llmops.finetuning.agreement import PROMPTS, Agreement, check_agreement
 from llmops.finetuning.lora import CHECKPOINT_SECONDS, CHECKPOINTS, NO_PACKAGES, BaseModel, TrainingLog, train
 from llmops.finetuning.recipe import Recipe
@@ -123,16 +122,16 @@ def run_recipe(
     parent = registry.models.get(recipe.model)
     if parent.format not in ("gguf", "hf"):
         raise UsageError(f"{parent.ref} is {parent.format}; only models whose weights are here can be fine-tuned")
-    suite = read_suite(settings, recipe.suite, ScorerFactory(settings).make)
+    suite = read_suite(settings, recipe.suite)
     prompt = registry.prompts.get(recipe.prompt or suite.prompt)
     recipe = replace(recipe, model=parent.ref, prompt=prompt.ref, name=recipe.target)
     rows, counts = training_rows(settings, recipe, suite, prompt.template)
     if not rows:
         raise UsageError(f"train: no row is left to train on ({counts.left_out})")
-    asked = [row.to_json() for row in rows]
+    asked, packages = [row.to_json() for row in rows], _versions()
     identity = content_hash({
         "recipe": recipe.to_mapping(), "parent": parent.sha256, "prompt": prompt.template.content_hash,
-        "rows": asked, "packages": _versions(),
+        "rows": asked, "packages": packages,
     })  # fmt: skip
     folder = settings.finetunes_dir / identity[:16]
     make_private_folder(folder)
@@ -145,19 +144,20 @@ def run_recipe(
                 )
         write_text(folder / _RECIPE_FILE, recipe.to_toml())
         write_text(folder / _ROWS_FILE, "".join(f"{json.dumps(row)}\n" for row in asked))
-        loaded = functools.cache(lambda: BaseModel(verified_path(parent, settings)))
+        path = verified_path(parent, settings)
+        loaded = functools.cache(lambda: BaseModel(path))
         work = folder / "work"
         make_private_folder(work)
         done = _trained(loaded, rows, counts, recipe, work, tell, show, checkpoint_seconds)
         if parent.format == "gguf":
             held_out = [rendered(row, prompt.template, "") for row in islice(suite.rows, PROMPTS)]
-            done = _agreed(done, loaded, parent, recipe, held_out, prompt.template.beginning, settings, work, show)
+            done = _agreed(done, loaded, path, recipe, held_out, prompt.template.beginning, settings, work, show)
         adapter = work / ADAPTER
         run_id = record_finetune(
             registry.store,
             identity,
             f"{recipe.target} from {parent.ref}",
-            parameters={**recipe.to_mapping(), **_versions()},
+            parameters={**recipe.to_mapping(), **packages},
             curves={"loss": done.log.losses, "validation_loss": done.log.validation_losses},
             summary=asdict(done),
             files={_RECIPE_FILE: recipe.to_toml()},
@@ -172,7 +172,7 @@ def run_recipe(
             "rows_sha256": file_sha256(folder / _ROWS_FILE),
             "adapter_sha256": file_sha256(adapter / WEIGHTS),
             "recipe": recipe.to_toml(),
-            "tool": ", ".join(f"{name} {number}" for name, number in _versions().items()),
+            "tool": ", ".join(f"{name} {number}" for name, number in packages.items()),
             "finetune": identity,
             "finetune_run": run_id,
         }
@@ -233,7 +233,7 @@ def _trained(
 def _agreed(
     done: _FineTuning,
     loaded: Callable[[], BaseModel],
-    parent: ModelVersion,
+    parent: Path,
     recipe: Recipe,
     held_out: Sequence[TrainingRow],
     beginning: Sequence[Message],
@@ -246,7 +246,7 @@ def _agreed(
         base = loaded()
         base.adapt(work / ADAPTER)
         with scratch_folder("merged") as scratch:
-            merge(verified_path(parent, settings), work / ADAPTER, scratch / f"{recipe.target}.gguf", "F32")
+            merge(parent, work / ADAPTER, scratch / f"{recipe.target}.gguf", "F32")
             threads = settings.engine_threads or os.cpu_count() or 1
             agreement = check_agreement(base, scratch / f"{recipe.target}.gguf", held_out, beginning, threads, show)
         done = replace(done, agreement=agreement)

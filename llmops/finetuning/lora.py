@@ -44,8 +44,8 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class TrainingLog:
-    """losses, validation_losses: by optimiser step, per token of the answers, in nats. tokens: trained on, padding and
-    repeats left out. seconds: of the training, without loading."""
+    """losses, validation_losses: by optimiser step, per token of the answers, in nats. tokens: read in all epochs,
+    without padding. seconds: of the training, without loading."""
 
     losses: Mapping[int, float]
     validation_losses: Mapping[int, float]

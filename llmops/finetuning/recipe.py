@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, Strict
 
 from llmops.errors import BadFile, UsageError
+from llmops.evaluation.contamination import NEAR
 from llmops.models.merging import AUTO, PARENT
 from llmops.models.quantise import TYPES
 from llmops.text_io import checked, read_toml
@@ -59,7 +60,7 @@ class Recipe:
     alpha: Count = 16
     longest: Count = 1024
     validation: Share = 0.1
-    near: Annotated[float, Field(gt=0, le=1)] = 0.9
+    near: Annotated[float, Field(gt=0, le=1)] = NEAR
     precision: Literal["float32", "bfloat16"] = "float32"
     weights: str = AUTO
     seed: Annotated[int, Strict(), Field(ge=0)] = 0

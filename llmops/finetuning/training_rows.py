@@ -13,6 +13,8 @@ from llmops.eval_runs.eval_set_from_log import feedback_of, feedback_sign, input
 from llmops.evaluation.eval_set import EvalRow, cluster_of
 from llmops.evaluation.eval_set_check import asked_again
 from llmops.evaluation.eval_set_source import find_eval_set, holds_eval_set
+from llmops.evaluation.generating import filled
+from llmops.evaluation.record_files import SourceAccess
 from llmops.evaluation.scorers.protocol import MissingExpectation, expected_answers
 from llmops.evaluation.suite import Suite
 from llmops.finetuning.recipe import Recipe
@@ -94,9 +96,7 @@ def training_rows(
 def rendered(row: EvalRow, template: PromptTemplate, completion: str) -> TrainingRow:
     """The row put into the prompt. Raises UsageError: it does not fill it."""
     try:
-        if row.messages:
-            return TrainingRow(row.id, template.render_conversation(row.messages, row.variables), completion)
-        return TrainingRow(row.id, template.render(row.variables), completion)
+        return TrainingRow(row.id, filled(template, row), completion)
     except UsageError as error:
         raise UsageError(f"row {row.id}: {error}") from error
 
@@ -118,7 +118,7 @@ def _of_eval_sets(settings: Settings, recipe: Recipe) -> Iterator[tuple[EvalRow,
         place = next((place for place in (folder / name, Path(name)) if place.is_file() or holds_eval_set(place)), None)
         if place is None:
             raise UnknownVersion(f"no eval set or file {name!r} to train on, in {folder} or as a path")
-        for row in find_eval_set(place).rows:
+        for row in find_eval_set(place, SourceAccess.of(settings)).rows:
             yield row, target_of(row)
 
 

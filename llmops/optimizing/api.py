@@ -87,6 +87,6 @@ def optimize(
 def _pool(settings: Settings, pool: Any) -> EvalSet:
     if not isinstance(pool, str | Path):
         return eval_set_of_rows("pool", pool)
-    access = SourceAccess(settings.hub_endpoint, settings.home / "eval_sets")
+    access = SourceAccess.of(settings)
     beside = data_folder(settings, "eval_sets") / pool
     return find_eval_set(beside if beside.exists() else Path(pool), access)

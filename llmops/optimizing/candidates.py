@@ -10,7 +10,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from llmops.errors import EngineRejected, UsageError
@@ -20,7 +20,7 @@ from llmops.evaluation.scorers.classification import answer_index, row_choices
 from llmops.evaluation.scorers.protocol import MissingExpectation, expected_answers
 from llmops.generation import Message
 from llmops.json_schema import AnswerSchema, schema_of
-from llmops.prompt_file import PromptTemplate, format_prompt, parse_prompt
+from llmops.prompt_file import PromptTemplate, assembled, examples_of, format_prompt, parse_prompt
 
 CURRENT = "current"
 """The name of the instruction that the current prompt has."""
@@ -71,23 +71,6 @@ class Candidate:
             added = f"{len(self.demonstrations)} demonstrations ({', '.join(self.demonstrations)})"
             examples = f"{examples} and {added}" if self.keeps_examples else added
         return f"instruction {self.instruction}, {examples}"
-
-
-def instruction_of(template: PromptTemplate) -> str:
-    """The system turn's text; empty where there is none."""
-    first = template.turns[0]
-    return first["content"] if first["role"] == "system" else ""
-
-
-def examples_of(template: PromptTemplate) -> tuple[Message, ...]:
-    """The turns between the system turn and the last one."""
-    return template.turns[bool(instruction_of(template)) : -1]
-
-
-def assembled(template: PromptTemplate, instruction: str, examples: Iterable[Message]) -> PromptTemplate:
-    """The template with that system turn and those examples."""
-    system = [Message(role="system", content=instruction)] if instruction else []
-    return replace(template, turns=(*system, *examples, template.turns[-1]))
 
 
 class Contamination:

@@ -27,11 +27,11 @@ from llmops.evaluation.results import RowResult
 from llmops.evaluation.scorers import Scorer
 from llmops.evaluation.statistics import ALPHA
 from llmops.generation import Message
-from llmops.optimizing.candidates import CURRENT, Contamination, draw_candidates, instruction_of
+from llmops.optimizing.candidates import CURRENT, Contamination, draw_candidates
 from llmops.optimizing.race import race, ranked, schedule
 from llmops.optimizing.split import split_rows
 from llmops.processes import run_async
-from llmops.prompt_file import PromptTemplate
+from llmops.prompt_file import PromptTemplate, instruction_of
 from llmops.recording.optimizations import SPLIT, OptimizationRecord, held_out_before
 from llmops.registry.store import Store
 from llmops.settings import Settings

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmops.errors import CannotRun, UsageError
+from llmops.eval_runs.answering import Answers, Spent
 from llmops.eval_runs.evaluations import Evaluations
 from llmops.eval_runs.matrix import scored_by
 from llmops.eval_runs.scorer_factory import untrusted
@@ -30,13 +31,11 @@ from llmops.evaluation.scorers.protocol import limits_of
 from llmops.evaluation.statistics import MeanEstimate
 from llmops.evaluation.suite import Suite, primary_scorer
 from llmops.hashing import content_hash
-from llmops.optimizing.answering import Answers, Spent
 from llmops.optimizing.candidates import (
     CURRENT,
     Candidate,
     Contamination,
     draw_candidates,
-    instruction_of,
 )
 from llmops.optimizing.optimism import gain_of, optimism_of
 from llmops.optimizing.proposing import proposals, proposals_by_mlflow
@@ -44,7 +43,7 @@ from llmops.optimizing.race import race, ranked, schedule
 from llmops.optimizing.result import Optimization
 from llmops.optimizing.split import Split, split_rows
 from llmops.progress import ShowProgress
-from llmops.prompt_file import PromptTemplate, format_prompt, load_prompt_folder
+from llmops.prompt_file import PromptTemplate, format_prompt, instruction_of, load_prompt_folder
 from llmops.recording.optimizations import CHOSEN, SPLIT, OptimizationRecord, held_out_before
 from llmops.settings import data_folder
 from llmops.versions import ModelVersion, PromptVersion

@@ -7,14 +7,13 @@ import random
 from collections.abc import Sequence
 from typing import Literal
 
+from llmops.eval_runs.answering import Answers
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import RowResult
 from llmops.evaluation.scorers import Scorer
 from llmops.generation import GenerationParameters, Message
 from llmops.hashing import canonical_json
-from llmops.optimizing.answering import Answers
-from llmops.optimizing.candidates import assembled, examples_of, instruction_of
-from llmops.prompt_file import PromptTemplate
+from llmops.prompt_file import PromptTemplate, assembled, examples_of, instruction_of
 
 _SHOWN = 3  # rows of a request
 

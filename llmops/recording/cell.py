@@ -186,6 +186,8 @@ def find_runs(
     store: Store, experiments: Sequence[str], tags: Mapping[str, str], *, oldest_first: bool = False, most: int = 1000
 ) -> list[Any]:
     """MLflow's runs in the experiments of these ids that have these tags. The caller translates MLflow's errors."""
+    if not experiments:
+        return []
     if not experiments:  # which MLflow takes for all of them
         return []
     condition = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
@@ -353,7 +355,6 @@ def record_calibration(store: Store, name: str, calibration: Mapping[str, Any], 
 def find_calibration(store: Store, judge_hash: str) -> dict[str, Any] | None:
     """The newest calibration of that very judge, or None. Raises StoreUnavailable."""
     with translated("calibrations"):
-        judges = store.client.get_experiment_by_name(_JUDGES)  # reading makes no experiment
         wanted = {_JUDGE_TAG: judge_hash, COMPLETE_TAG: "true"}
-        runs = find_runs(store, [judges.experiment_id], wanted, most=1) if judges else []
+        runs = find_runs(store, store.experiment_ids(_JUDGES), wanted, most=1)
         return json_file(store, runs[0].info.run_id, _CALIBRATION_FILE) if runs else None

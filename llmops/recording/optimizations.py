@@ -144,7 +144,6 @@ def rows_chosen_by(store: Store, suite: str, prompt_hash: str) -> dict[str, str]
     """Where an optimisation on that suite chose the prompt of that content: the keys of the rows that it shows or was
     chosen by, each with the optimisation's run id. Raises StoreUnavailable."""
     with translated(f"optimisations of {suite}"):
-        experiment = store.client.get_experiment_by_name(EXPERIMENT)  # reading makes none
         wanted = {_SUITE_TAG: suite, _CHOSEN_TAG: prompt_hash, _READ_TAG: "true"}
-        runs = find_runs(store, [experiment.experiment_id], wanted) if experiment else []
+        runs = find_runs(store, store.experiment_ids(EXPERIMENT), wanted)
         return {key: run.info.run_id for run in runs for key in json_file(store, run.info.run_id, SPLIT)["used_keys"]}

@@ -8,16 +8,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llmops.errors import UsageError
+from llmops.eval_runs.answering import Answers, Spent
 from llmops.eval_runs.evaluations import Evaluations
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.gate_rules import GateRules
 from llmops.evaluation.results import Output
 from llmops.evaluation.suite import Suite
 from llmops.generation import Chunk, Message
-from llmops.optimizing.answering import Answers, Spent
-from llmops.optimizing.candidates import assembled, examples_of, instruction_of
 from llmops.progress import ShowProgress
-from llmops.prompt_file import PromptTemplate
+from llmops.prompt_file import PromptTemplate, assembled, examples_of, instruction_of
 from llmops.redteam.attacks import Attack
 from llmops.redteam.result import Blocked, KindResult, Rate
 from llmops.versions import Release
