@@ -11,7 +11,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help install demo demo-services test test-all check bench bench-full docs lock clean
+.PHONY: help install demo demo-services test test-all check bench bench-full docs site lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -34,7 +34,7 @@ check: $(VENV)/.test ## lint, types, manifests, import rules, docs freshness
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy & types=$$!; \
-	$(BIN)/python -m deploy.kubernetes.check && $(BIN)/python -m pytest -q tests/test_architecture.py tests/test_docs.py; \
+	$(BIN)/python -m deploy.kubernetes.check && $(BIN)/python -m pytest -q tests/test_architecture.py tests/test_docs.py tests/test_site.py; \
 	rest=$$?; wait $$types && exit $$rest
 
 bench: $(VENV)/.test-all ## measure this build against its goals of speed and memory (within 45 minutes)
@@ -46,11 +46,14 @@ bench-full: $(VENV)/.test-all ## reproduce every claim of the docs about speed a
 docs: $(VENV)/.test ## write the generated pages of docs/
 	$(BIN)/python docs/generate.py
 
+site: $(VENV)/.test ## build the course's site into site/; a broken link is an error
+	$(BIN)/zensical build --strict --clean
+
 lock: ## resolve the dependencies anew into the lock files
 	sh deploy/lock.sh
 
 clean: ## remove the environment and all local state
-	rm -rf $(VENV) .llmops .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
+	rm -rf $(VENV) .llmops site .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version) if sys.version_info < (3, 11) else None'

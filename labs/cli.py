@@ -1,22 +1,27 @@
-"""`llmops lab`: the warm-up labs, whole or step by step."""
+"""`llmops lab`: the labs, whole or step by step; and `llmops lab check`."""
 
 from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmops.cli.output import echo, emit, json_option, print_table, say
+from llmops.cli.output import echo, emit, json_option, json_values, print_table, say
 from llmops.pages.numbers import interval, number
 from llmops.settings import Settings
 from llmops.text_io import listed
 
 if TYPE_CHECKING:
+    from labs.checks import Check
     from llmops.pipelines import PipelineRun
 
+_LABS = {
+    "wine": "The wine lab: three cultivars; the laboratory replaces its instrument half-way.",
+    "bike": "The bike lab: hourly rentals; trained on 2011, then tested on 2012 month by month.",
+}
 _STEPS = ("data", "train", "register", "serve", "monitor", "retrain")
 _MOST_NAMED = 6
 _WIDTH = 100
@@ -25,44 +30,100 @@ _MARGIN = " " * 11
 _Json = Mapping[str, Any]
 
 
-@click.command()
-@click.argument("name", type=click.Choice(["wine", "bike"]))
-@click.argument("step", type=click.Choice(_STEPS), required=False)
-@click.option("--source", metavar="file:PATH", help="Data file; default: the catalogue's.")
-@click.option("--cycle", default="first", show_default=True, help="Name of the run; a new name starts the lab afresh.")
-@click.option("--window", help="With `monitor`: this window instead of the next.")
-@json_option
-def command(name: str, step: str | None, source: str | None, cycle: str, window: str | None, as_json: bool) -> None:
-    """Run a warm-up lab: all five parts (data, model, deploy, monitor, automate), or one STEP by hand.
+@click.group()
+def command() -> None:
+    """The labs, each with all five parts (data, model, deploy, monitor, automate); and `check`, for the modules."""
 
-    The whole lab is a pipeline: if it is interrupted, the same command continues; once finished, it shows the results.
-    Exits 0 when every step finished, whatever the results.
+
+def _add_lab(name: str, what: str) -> None:
+    """Adds the command of a lab."""
+    help_text = f"""{what}
+
+    Runs all of it, or one STEP by hand. The whole lab is a pipeline: if it is interrupted, the same command continues;
+    once finished, it shows the results. Exits 0 when every step finished, whatever the results.
 
     \b
-    Example: llmops lab bike
-    Example: llmops lab wine train
+    Example: llmops lab {name}
+    Example: llmops lab {name} train
     """
-    from labs.pipeline_cli import lab_kind, make_pipeline, open_pipelines
 
-    settings = Settings.from_environment()
-    if step is None:
-        with open_pipelines(settings) as pipelines:
-            run = pipelines.run(make_pipeline(name, settings), {"source": source}, cycle=cycle)
-        emit(as_json, contract(run), lambda: _show_whole(run))
-    elif step == "serve":
-        from service.serve import serve
+    @command.command(name, help=help_text)
+    @click.argument("step", type=click.Choice(_STEPS), required=False)
+    @click.option("--source", metavar="file:PATH", help="Data file; default: the catalogue's.")
+    @click.option(
+        "--cycle", default="first", show_default=True, help="Name of the run; a new name starts the lab afresh."
+    )
+    @click.option("--window", help="With `monitor`: this window instead of the next.")
+    @json_option
+    def run_lab(step: str | None, source: str | None, cycle: str, window: str | None, as_json: bool) -> None:
+        from labs.pipeline_cli import lab_kind, make_pipeline, open_pipelines
 
-        if as_json:
-            raise click.UsageError("serve runs until Ctrl-C; it has no --json")
-        serve(on_serving=lambda url: say(f"rows and an example: curl {url}/v1/predict/{name}/schema; stop with Ctrl-C"))
-    else:
-        from labs.lifecycle import BY_HAND, ByHand
-        from labs.steps import LabSteps
+        settings = Settings.from_environment()
+        if step is None:
+            with open_pipelines(settings) as pipelines:
+                run = pipelines.run(make_pipeline(name, settings), {"source": source}, cycle=cycle)
+            emit(as_json, contract(run), lambda: _show_whole(run))
+        elif step == "serve":
+            from service.serve import serve
 
-        with lab_kind(name)(settings, source=source, cycle=BY_HAND) as lab:
-            hands = ByHand(LabSteps(lab))
-            done = hands.monitor(window) if step == "monitor" else getattr(hands, step)()
-        emit(as_json, done, lambda: _show_step(name, step, done))
+            if as_json:
+                raise click.UsageError("serve runs until Ctrl-C; it has no --json")
+            serve(
+                on_serving=lambda url: say(
+                    f"rows and an example: curl {url}/v1/predict/{name}/schema; stop with Ctrl-C"
+                )
+            )
+        else:
+            from labs.lifecycle import BY_HAND, ByHand
+            from labs.steps import LabSteps
+
+            with lab_kind(name)(settings, source=source, cycle=BY_HAND) as lab:
+                hands = ByHand(LabSteps(lab))
+                done = hands.monitor(window) if step == "monitor" else getattr(hands, step)()
+            emit(as_json, done, lambda: _show_step(name, step, done))
+
+
+for _name, _what in _LABS.items():
+    _add_lab(_name, _what)
+
+
+@command.command()
+@click.argument("module")
+@click.option(
+    "--answer", "answers", multiple=True, metavar="KEY=VALUE", help="An answer to a question; kept in answers.toml."
+)
+@json_option
+@click.pass_context
+def check(ctx: click.Context, module: str, answers: Sequence[str], as_json: bool) -> None:
+    """Say what a home shows of a MODULE of the course, and what is still missing; exit 1 when anything is.
+
+    Everything is recomputed from the home's registry, runs and logs. Answers are compared with values recomputed from
+    the same home. They are kept in answers.toml of the home, which you may also edit: a table for each module.
+
+    \b
+    Example: llmops lab check wine
+    Example: llmops lab check wine --answer accuracy=0.95 --answer alarm="batch 03"
+    """
+    from labs.checks import check_module
+
+    found = check_module(module, Settings.from_environment(), json_values("--answer", answers))
+    emit(as_json, found.to_json(), lambda: _show_check(found))
+    ctx.exit(0 if found.done else 1)
+
+
+def _show_check(found: Check) -> None:
+    rows = [("✓" if each.done else "·", each.what, each.found) for each in found.achievements]
+    print_table(f"Module {found.module}: what this home shows", ("", "achievement", "found"), rows)
+    asked = [(each.key, each.asks, "" if each.answer is None else each.answer, each.state) for each in found.questions]
+    print_table("Questions", ("key", "question", "your answer", ""), asked)
+    for each in found.achievements:
+        if not each.done:
+            echo(f"missing    {each.what}: {each.next}")
+    waiting = [each.key for each in found.questions if each.state != "right"]
+    if waiting:
+        echo(f"answers    {', '.join(waiting)}: llmops lab check {found.module} --answer {waiting[0]}=…")
+    if found.done:
+        echo(f"module {found.module} is done")
 
 
 def contract(done: PipelineRun) -> dict[str, Any]:

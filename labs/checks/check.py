@@ -1,0 +1,143 @@
+"""A module's check: achievements, and questions whose answers are recomputed from the home."""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Literal
+
+from llmops.errors import BadFile, UsageError
+from llmops.hashing import JsonData
+from llmops.settings import Settings
+from llmops.text_io import read_toml, write_text
+
+ANSWERS = "answers.toml"
+"""In the home: a table for each module, an answer a line. Edit it, or let `--answer` write it."""
+MODULES: Mapping[str, str] = {
+    "wine": "labs.checks.tabular:check_wine",
+    "bike": "labs.checks.tabular:check_bike",
+}
+"""By name of a module: the function that gathers its achievements and questions from a home."""
+
+Answer = str | int | float
+
+
+@dataclass(frozen=True, slots=True)
+class Achievement(JsonData):
+    """what: in a few words. done: whether the home shows it. found: what the home shows. next: what to do, as long as
+    it is not done."""
+
+    what: str
+    done: bool
+    found: str
+    next: str
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """key: what `--answer` calls it. asks: the question. value: recomputed from the home; None as long as the home
+    cannot tell. A text may list several values, separated by commas, in any order. tolerance: of a number."""
+
+    key: str
+    asks: str
+    value: Answer | None
+    tolerance: float = 0.0
+
+    def accepts(self, answer: Answer) -> bool:
+        """Whether the answer is right. Numbers may be given as text."""
+        if self.value is None:
+            return False
+        if isinstance(self.value, str):
+            return _listed(str(answer)) == _listed(self.value)
+        try:
+            return math.isclose(float(answer), self.value, rel_tol=1e-9, abs_tol=self.tolerance)
+        except ValueError:
+            return False
+
+
+@dataclass(frozen=True, slots=True)
+class Answered(JsonData):
+    """A question as it stands. answer: the learner's, None where there is none."""
+
+    key: str
+    asks: str
+    answer: Answer | None
+    state: Literal["right", "wrong", "unanswered", "not yet known"]
+
+
+@dataclass(frozen=True, slots=True)
+class Check(JsonData):
+    """What a home shows of a module. done: everything is achieved, and every answer right."""
+
+    module: str
+    done: bool
+    achievements: tuple[Achievement, ...]
+    questions: tuple[Answered, ...]
+
+
+Gathered = tuple[Sequence[Achievement], Sequence[Question]]
+
+
+def check_module(module: str, settings: Settings, answers: Mapping[str, Any] | None = None) -> Check:
+    """Recomputes what the home shows of a module. answers: new ones by key; they are kept in the home.
+
+    Raises:
+        UsageError: no such module or question. BadFile: the file of answers cannot be read. CannotRun: the home cannot.
+    """
+    if module not in MODULES:
+        raise UsageError(f"no module {module!r}; there are {', '.join(MODULES)}")
+    path, _, name = MODULES[module].partition(":")
+    gather: Callable[[Settings], Gathered] = getattr(import_module(path), name)
+    achievements, questions = gather(settings)
+    given = _answers(module, settings, answers or {}, [question.key for question in questions])
+    told = tuple(_answered(question, given.get(question.key)) for question in questions)
+    done = all(each.done for each in achievements) and all(each.state == "right" for each in told)
+    return Check(module, done, tuple(achievements), told)
+
+
+def _answers(module: str, settings: Settings, new: Mapping[str, Any], keys: Sequence[str]) -> Mapping[str, Answer]:
+    """The learner's answers to a module's questions, new ones added."""
+    for key, answer in new.items():
+        if key not in keys:
+            raise UsageError(f"--answer {key}: no question of module {module}; there are {', '.join(keys)}")
+        if not _is_answer(answer):
+            raise UsageError(f"--answer {key}: must be a text or a number")
+    path = settings.home / ANSWERS
+    tables = read_toml(path) if path.is_file() else {}
+    for table, answers in tables.items():
+        if not isinstance(answers, dict):
+            raise BadFile(path, f"must stand in a table, such as [{module}]", field=table)
+        for key, answer in answers.items():
+            if not _is_answer(answer):
+                raise BadFile(path, "must be a text or a number", field=f"{table}.{key}")
+    mine: dict[str, Answer] = {**tables.get(module, {}), **new}
+    if new:
+        tables[module] = mine
+        lines = [
+            line
+            for table, answers in tables.items()
+            for line in (f"[{table}]", *(f"{key} = {json.dumps(answer)}" for key, answer in answers.items()), "")
+        ]
+        settings.home.mkdir(parents=True, exist_ok=True)
+        write_text(path, "\n".join(lines))
+    return mine
+
+
+def _answered(question: Question, answer: Answer | None) -> Answered:
+    state: Literal["right", "wrong", "unanswered", "not yet known"]
+    if answer is None:
+        state = "unanswered"
+    elif question.value is None:
+        state = "not yet known"
+    else:
+        state = "right" if question.accepts(answer) else "wrong"
+    return Answered(question.key, question.asks, answer, state)
+
+
+def _is_answer(value: Any) -> bool:
+    return isinstance(value, (str, int, float)) and not isinstance(value, bool)
+
+
+def _listed(text: str) -> list[str]:
+    return sorted(part.strip().casefold() for part in text.split(","))
