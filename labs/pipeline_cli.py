@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _KNOWN = {
     "llm": "eval, gate, canary, monitor, then promote a release or roll it back",
+    "improve": "alarms, review, fine-tune or optimize, then as llm: a better release, or none",
     "wine": "the wine lab: from data to a monitored model, trained again when drift hurts",
     "bike": "the bike lab: from data to a monitored model, trained again when drift hurts",
 }
@@ -38,6 +39,10 @@ def make_pipeline(name: str, settings: Settings) -> Pipeline:
         from labs.llm.pipeline import pipeline
 
         return pipeline(settings, _KNOWN[name])
+    if name == "improve":
+        from labs.llm import improve
+
+        return improve.pipeline(settings, _KNOWN[name])
     from labs.lifecycle import lab_pipeline
 
     return lab_pipeline(lab_kind(name), settings, _KNOWN[name])
@@ -57,8 +62,8 @@ def _opened(name: str, settings: Settings) -> Iterator[Pipelines]:
 
     A step runs in a thread, which Ctrl-C would wait for. It ends the process at once: every pipeline is made for it.
     """
-    for folder in (data_folder(settings, "prompts"), data_folder(settings, "eval_sets")) if name == "llm" else ():
-        say(describe_folder(folder))
+    for folder in ("prompts", "eval_sets") if name in ("llm", "improve") else ():
+        say(describe_folder(data_folder(settings, folder)))
     in_main_thread = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGINT, signal.SIG_DFL) if in_main_thread else None
     try:
@@ -84,7 +89,11 @@ def command() -> None:
 
 @command.command()
 @click.argument("name")
-@click.option("--cycle", metavar="ID", help="Name of the run; the same name continues it. Default: today's UTC date.")
+@click.option(
+    "--cycle",
+    metavar="ID",
+    help="Name of the run; the same name continues it. Default: today's UTC date; of a dry run, also the time.",
+)
 @_set_option
 @json_option
 @click.pass_context
@@ -96,12 +105,14 @@ def run(ctx: click.Context, name: str, cycle: str | None, settings_: Sequence[st
 
     \b
     Example: llmops pipeline run llm --cycle friday --set suite=qa --set app=assistant
+    Example: llmops pipeline run improve --set app=assistant
     """
     settings = Settings.from_environment()
     pipeline = make_pipeline(name, settings)
     inputs = json_values("--set", settings_) if settings_ else None
+    cycle = cycle or pipeline.default_cycle(pipeline.complete(inputs or {}))
     with _opened(name, settings) as pipelines:
-        done = _run(pipelines, pipeline, inputs, cycle or f"{datetime.now(UTC):%Y-%m-%d}", as_json)
+        done = _run(pipelines, pipeline, inputs, cycle, as_json)
     emit(as_json, done.to_json(), lambda: show_run(done))
     ctx.exit(1 if done.is_negative else 0)
 

@@ -224,6 +224,10 @@ class Settings:
         return self.home / "finetunes"
 
     @property
+    def improve_dir(self) -> Path:
+        return self.home / "improve"
+
+    @property
     def reports_dir(self) -> Path:
         return self.home / "reports"
 

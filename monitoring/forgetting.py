@@ -8,6 +8,7 @@ nobody.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -48,10 +49,11 @@ _OURS = frozenset(
 _QUOTED = re.compile(r'(?:"((?:[^"\\]|\\.)*)"\s*:\s*)?"((?:[^"\\]|\\.)*)"')
 """A text in JSON, and the name it stands under, if any."""
 _PASSES = 5
-_EVIDENCE = "evidence_files"
+_EVIDENCE, _LEARNED = "evidence_files", "rows_to_learn_from"
 NOT_REACHED = (
     "backups, exported files, eval sets made from the log, OpenTelemetry's backend",
-    "what MLflow keeps of the monitor's actions: it names request ids, and no text and no user",
+    "what MLflow and pipelines keep of the monitor's alarms: request ids, and no text and no user",
+    "weights and prompts that were made with its rows",
 )
 """What nobody here can find."""
 
@@ -116,6 +118,7 @@ def forget(
         if dry_run:
             receipt.deleted.update({**log.still_holds(found), **_monitor_holds(settings, found), **search.counts})
             receipt.deleted[_EVIDENCE] = _forget_evidence(settings, found, dry_run=True)
+            receipt.deleted[_LEARNED] = _forget_rows(settings, found, dry_run=True)
         else:
             _forget(settings, log, found, receipt, search)
             deleted = {name: count for name, count in receipt.deleted.items() if count}
@@ -175,10 +178,12 @@ def _forget(
             receipt.deleted.update(deleted)
             receipt.deleted.update(forget_in_database(connection, found))
         receipt.deleted[_EVIDENCE] += _forget_evidence(settings, found)
+        receipt.deleted[_LEARNED] += _forget_rows(settings, found)
         found = search.completed(found | log.belongings(user=receipt.asked.get("user"), request_id=search.request_id))
         of_monitor = _monitor_holds(settings, found)
         receipt.left = {**log.still_holds(found), **of_monitor, **search.counts, **traces.forget(found)}
         receipt.left[_EVIDENCE] = _forget_evidence(settings, found)
+        receipt.left[_LEARNED] = _forget_rows(settings, found, dry_run=True)
         receipt.deleted.update({name: receipt.left[name] for name in exported})
         if not any(receipt.left.values()):
             break
@@ -207,6 +212,35 @@ def _forget_evidence(settings: Settings, found: Belongings, *, dry_run: bool = F
             raise CannotRun(f"{path}: cannot be read and written: {error.strerror}") from error
         changed += 1
     return changed
+
+
+def _forget_rows(settings: Settings, found: Belongings, *, dry_run: bool = False) -> int:
+    """Takes its rows out of what models learn from: review files, training sets, rows of fine-tunes; returns how many.
+
+    A line that is no row is nobody's known row, and stays."""
+    ids = {f"log-{key}" for key in found.all_keys}
+    files = [path for path in settings.improve_dir.rglob("*") if path.is_file()]
+    gone = 0
+    for path in [*files, *settings.finetunes_dir.glob("*/rows.jsonl")]:
+        try:
+            lines = path.read_bytes().splitlines(keepends=True)
+            kept = [line for line in lines if _id_in(line) not in ids]
+            gone += len(lines) - len(kept)
+            if len(kept) < len(lines) and not dry_run:
+                part = path.with_suffix(".part")
+                part.write_bytes(b"".join(kept))
+                part.replace(path)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise CannotRun(f"{path}: cannot be read and written: {error.strerror}") from error
+    return gone
+
+
+def _id_in(line: bytes) -> Any:
+    with contextlib.suppress(ValueError, AttributeError):
+        return json.loads(line).get("id")
+    return None
 
 
 def _monitor_holds(settings: Settings, found: Belongings) -> dict[str, int]:

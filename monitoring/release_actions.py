@@ -8,15 +8,18 @@ import contextlib
 import hashlib
 import json
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from llmops.errors import CannotRun
 from llmops.eval_runs.evaluations import Evaluations, RunOptions
+from llmops.evaluation.gate import is_worse
 from llmops.processes import NOT_STARTED, running
 from llmops.production_log.record import hidden_user
 from llmops.recording.monitoring import monitoring_experiment, record_action
@@ -93,7 +96,8 @@ class RegistryActuator:
         return {"champion": new.ref, "previous": old.ref}
 
     def re_evaluate(self, action: MonitorAction) -> Mapping[str, Any]:
-        """Answers the suite anew and scores it: is the release still as good as when it was gated?
+        """Answers the suite anew and scores it: is the release still as good as when it was gated? If it is not, and
+        the policy names a recipe, begins to improve it.
 
         Raises CannotRun: the release has no gate on record and the policy names no suite; as `Evaluations.run`.
         """
@@ -113,22 +117,24 @@ class RegistryActuator:
         if gated:
             before = evaluations.resolve(gated)
             outcome["at_gate"] = {metric: value.mean for metric, value in before.metrics.items()}
+            if action.policy.recipe:
+                now = evaluations.compare_runs(suite, "at the gate", before, "now", done.run)
+                outcome["worse"] = is_worse(now.metrics.get(suite.gate.primary))
+                if outcome["worse"]:
+                    outcome["improved"] = self._improve(action, name)
         return outcome
 
     def retrain(self, action: MonitorAction) -> Mapping[str, Any]:
-        """Runs the policy's command; it may be run again after a crash, with the same evidence file.
+        """Runs the policy's command, or the pipeline `improve` by its recipe; either may be run again after a crash,
+        with the same evidence file.
 
         In the command `{evidence}`, `{app}`, `{release}` and `{key}` are filled in; without `{evidence}` the file comes
         last. Raises CannotRun: it cannot be started, fails, or takes too long; Interrupted: the daemon ends.
         """
-        path = evidence_folder(self._settings.home) / f"{_digest(action.key).hex()[:16]}.json"
+        if action.policy.recipe:
+            return self._improve(action, action.policy.suite)
+        path = self._write_evidence(action)
         given = {"evidence": str(path), "app": action.app, "release": action.release, "key": action.key}
-        evidence = {**{name: given[name] for name in ("key", "app", "release")}, "why": action.why, **action.evidence}
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(evidence, ensure_ascii=False, indent=2), encoding="utf-8")
-        except OSError as error:
-            raise CannotRun(f"{path}: cannot be written: {error.strerror}") from error
         command = list(action.policy.retrain_command)
         if not any("{evidence}" in part for part in command):
             command.append("{evidence}")
@@ -139,6 +145,31 @@ class RegistryActuator:
         if code != 0:
             raise CannotRun(f"{command[0]} ended with exit code {code}: {told[-300:]}")
         return outcome
+
+    def _improve(self, action: MonitorAction, suite: str) -> Mapping[str, Any]:
+        """A cycle of the pipeline `improve` that is named after the action, so that it goes on where one was killed.
+        What it came to is no failure: rows may have to be reviewed first, or the gate may say no."""
+        path = self._write_evidence(action)
+        cycle = path.stem
+        given = {"app": action.app, "evidence": str(path), "recipe": action.policy.recipe, "dry_run": "false"}
+        given |= {"suite": suite} if suite else {}
+        llmops = str(Path(sys.executable).with_name("llmops"))  # which pip installs beside the interpreter
+        command = [llmops, "pipeline", "run", "improve", "--cycle", cycle]
+        command += [part for name, value in given.items() for part in ("--set", f"{name}={value}")]
+        code, told = self._run(command, action.policy.retrain_timeout)
+        if code not in (0, 1):
+            raise CannotRun(f"pipeline improve@{cycle} ended with exit code {code}: {told[-300:]}")
+        return {"pipeline": f"improve@{cycle}", "verdict": "fail" if code else "pass", "told": told}
+
+    def _write_evidence(self, action: MonitorAction) -> Path:
+        path = evidence_folder(self._settings.home) / f"{_digest(action.key).hex()[:16]}.json"
+        evidence = {"key": action.key, "app": action.app, "release": action.release, "why": action.why}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps({**evidence, **action.evidence}, ensure_ascii=False, indent=2), encoding="utf-8")
+        except OSError as error:
+            raise CannotRun(f"{path}: cannot be written: {error.strerror}") from error
+        return path
 
     def record(self, action: MonitorAction, outcome: Mapping[str, Any]) -> str | None:
         """As `Actuator`. Raises StoreUnavailable."""

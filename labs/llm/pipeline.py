@@ -47,16 +47,13 @@ def _names(value: Any) -> Any:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
-_Text = Annotated[str, Field(min_length=1, title="text")]
+Text = Annotated[str, Field(min_length=1, title="text")]
 
 
 class Inputs(BaseModel):
-    """What a cycle is given; `title` says what each must be.
+    """What every cycle that releases is given; `title` says what each must be.
 
-    suite: what is evaluated and gated.
     app: whose release it is.
-    prompt: `NAME@V`, by default the newest version of the suite's.
-    model: `NAME@V`, by default the suite's.
     canary: share of plain traffic.
     minimum_rows: requests that the challenger must have answered before the monitor looks.
     deadline_seconds: how long to wait for them.
@@ -65,37 +62,43 @@ class Inputs(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    suite: _Text = "qa"
-    app: _Text = "assistant"
-    prompt: _Text | None = Field(None, title="text")
-    model: _Text | None = Field(None, title="text")
+    app: Text = "assistant"
     canary: Annotated[float, BeforeValidator(_share)] = 0.1
     minimum_rows: int = Field(200, ge=_LEAST_ROWS, title=f"a whole number of at least {_LEAST_ROWS}")
     deadline_seconds: float = Field(86_400.0, ge=0, allow_inf_nan=False, title="a number of seconds")
-    accept: Annotated[list[_Text], BeforeValidator(_names)] = Field([], title="names of descriptors")
+    accept: Annotated[list[Text], BeforeValidator(_names)] = Field([], title="names of descriptors")
 
 
-def completed(inputs: Mapping[str, Any]) -> dict[str, Any]:
+class LlmInputs(Inputs):
+    """suite: what is evaluated and gated. prompt: `NAME@V`, by default the newest version of the suite's. model:
+    `NAME@V`, by default the suite's."""
+
+    suite: Text = "qa"
+    prompt: Text | None = Field(None, title="text")
+    model: Text | None = Field(None, title="text")
+
+
+def completed(inputs: Mapping[str, Any], kind: type[Inputs] = LlmInputs, pipeline: str = NAME) -> dict[str, Any]:
     """Inputs with their defaults. Raises UsageError: an unknown input, or one of a wrong kind."""
     try:
-        return Inputs.model_validate(dict(inputs)).model_dump()
+        return kind.model_validate(dict(inputs)).model_dump()
     except ValidationError as error:
         name = str(error.errors()[0]["loc"][0])
-        if name not in Inputs.model_fields:
-            known = ", ".join(Inputs.model_fields)
-            raise UsageError(f"{name}: no input of pipeline {NAME}; there are {known}") from error
-        wanted = Inputs.model_fields[name].title
+        if name not in kind.model_fields:
+            known = ", ".join(kind.model_fields)
+            raise UsageError(f"{name}: no input of pipeline {pipeline}; there are {known}") from error
+        wanted = kind.model_fields[name].title
         raise UsageError(f"{name}: must be {wanted}, not {inputs[name]!r}") from error
 
 
 def pipeline(settings: Settings, what: str = "", work: LlmSteps | None = None) -> Pipeline:
     """The pipeline `llm`. what: it does, in a line. work: other steps than the settings' own, for a test."""
     chosen = work or LlmSteps(settings)
-    return Pipeline(NAME, lambda steps, inputs: _run(chosen, steps, inputs), what, completed)
+    return Pipeline(NAME, lambda steps, inputs: release(chosen, steps, inputs), what, completed)
 
 
-def _run(work: LlmSteps, steps: Steps, given: Mapping[str, Any]) -> dict[str, Any]:
-    """One cycle: which step comes after which finding."""
+def release(work: LlmSteps, steps: Steps, given: Mapping[str, Any]) -> dict[str, Any]:
+    """One cycle: which step comes after which finding. given: as `LlmInputs`."""
     plan = steps.do("register", work.register, *(given[name] for name in ("suite", "app", "prompt", "model")))
     challenger, champion = plan["challenger"], plan["champion"]
     found: dict[str, Any] = {}

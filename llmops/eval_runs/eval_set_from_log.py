@@ -9,7 +9,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,9 @@ def write_review(records: Iterable[LogRecord], eval_set: Path, out: Path, choice
     """
     _check_target(eval_set)
     counts = ReviewCounts()
-    seen = {question_hash(row.inputs) for row in _present_rows(eval_set)}
-    lines = list(_review_lines(records, seen, choice, counts))  # whole before the file is made: it must not be half
+    lines = list(
+        review_lines(records, present_rows(eval_set), choice, counts)
+    )  # whole before the file is made: it must not be half
     try:
         with out.open("x", encoding="utf-8") as file:
             file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
@@ -90,30 +92,37 @@ def add_reviewed(review: Path, eval_set: Path) -> tuple[int, int, int]:
         CannotRun: the set cannot be written, or changed in the meantime.
     """
     _check_target(eval_set)
-    known = {row.id for row in _present_rows(eval_set)}
+    known = {row.id for row in present_rows(eval_set)}
     accepted: list[EvalRow] = []
-    refused = undecided = 0
-    for number, line in numbered_lines(review):
-        values = json_object(line, review, number)
-        decision = values.pop("review", None)
-        accept = decision.get("accept") if isinstance(decision, dict) else None
-        if not isinstance(decision, dict) or not (accept is None or isinstance(accept, bool)):
-            raise BadFile(review, "must be true, false or null", line=number, field="review.accept")
-        refused += accept is False
-        undecided += accept is None
+    decisions = Counter[bool | None]()
+    for number, row, accept in read_review(review):
+        decisions[accept] += 1
         if not accept:
             continue
-        row = row_from_values(values, review, number)
-        if not any(value not in (None, "", [], {}) for value in row.expectations.values()):
-            problem = "must say what a good answer is, in a row that was accepted"
-            raise BadFile(review, problem, line=number, field="expectations")
         if row.id in known:
             raise BadFile(review, f"{row.id!r} is in the eval set or on an earlier line", line=number, field="id")
         known.add(row.id)
         accepted.append(row)
-    if accepted:
-        _append(eval_set / ROWS_FILE, accepted)
-    return len(accepted), refused, undecided
+    append_rows(eval_set, accepted)
+    return decisions[True], decisions[False], decisions[None]
+
+
+def read_review(path: Path) -> Iterator[tuple[int, EvalRow, bool | None]]:
+    """Each row of a review file with the number of its line, and whether it was accepted: None while that is undecided.
+
+    Raises BadFile: a line is no row or no decision, or an accepted row does not say what a good answer is.
+    """
+    for number, line in numbered_lines(path):
+        values = json_object(line, path, number)
+        decision = values.pop("review", None)
+        accept = decision.get("accept") if isinstance(decision, dict) else None
+        if not isinstance(decision, dict) or not (accept is None or isinstance(accept, bool)):
+            raise BadFile(path, "must be true, false or null", line=number, field="review.accept")
+        row = row_from_values(values, path, number)
+        if accept and not any(value not in (None, "", [], {}) for value in row.expectations.values()):
+            problem = "must say what a good answer is, in a row that was accepted"
+            raise BadFile(path, problem, line=number, field="expectations")
+        yield number, row, accept
 
 
 def feedback_of(record: LogRecord) -> Mapping[str, Any] | None:
@@ -137,9 +146,11 @@ def feedback_of(record: LogRecord) -> Mapping[str, Any] | None:
     return found if isinstance(found, Mapping) else None
 
 
-def _review_lines(
-    records: Iterable[LogRecord], seen: set[str], choice: Choice, counts: ReviewCounts
+def review_lines(
+    records: Iterable[LogRecord], known: Iterable[EvalRow], choice: Choice, counts: ReviewCounts
 ) -> Iterator[dict[str, Any]]:
+    """The lines of a review file. known: rows whose questions are not asked again. counts: is filled in."""
+    seen = {question_hash(row.inputs) for row in known}
     for record in records:
         feedback = feedback_of(record)
         said = choice.feedback is None or (feedback is not None and choice.feedback in ("any", feedback_sign(feedback)))
@@ -203,12 +214,19 @@ def _check_target(eval_set: Path) -> None:
         raise UsageError(f"{eval_set.name}: its rows come from {SOURCE_FILE}; add to an eval set of its own")
 
 
-def _present_rows(eval_set: Path) -> Iterable[EvalRow]:
+def present_rows(eval_set: Path) -> Iterable[EvalRow]:
+    """The rows of an eval set's own file; none where it is not there yet. Raises BadFile."""
     return load_eval_set(eval_set).rows if (eval_set / ROWS_FILE).exists() else ()
 
 
-def _append(path: Path, rows: Iterable[EvalRow]) -> None:
-    """A copy gets the new lines, and then takes the old file's place."""
+def append_rows(eval_set: Path, rows: Sequence[EvalRow]) -> None:
+    """Adds rows to an eval set: all or none, since a copy gets the new lines, and then takes the old file's place.
+
+    Raises CannotRun: the set cannot be written, or changed in the meantime.
+    """
+    if not rows:
+        return
+    path = eval_set / ROWS_FILE
     lines = [json.dumps({name: v for name, v in row.to_json().items() if v}, ensure_ascii=False) for row in rows]
     incoming = path.with_name(f".{path.name}.{os.getpid()}")
     try:

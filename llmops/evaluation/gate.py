@@ -307,6 +307,12 @@ def _outcome(metric: MetricComparison, margin: float | None) -> tuple[Outcome, s
     return "inconclusive", f"a loss of {margin:g} or more cannot be ruled out"
 
 
+def is_worse(metric: MetricComparison | None) -> bool:
+    """Whether b is significantly worse than a, whatever the failed rows would have scored; False where they were not
+    compared."""
+    return metric is not None and _ruled(metric, None)[0] == "fail"
+
+
 def _too_many(missing: int, rows: int, rules: GateRules) -> bool:
     return missing > rules.most_failed * rows
 

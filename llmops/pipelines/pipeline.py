@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal, Protocol, TypeVar
 
 from llmops.errors import CannotRun, LlmopsError, UsageError
@@ -44,13 +44,15 @@ class Pipeline:
     function: does its work through `steps.do`; between steps it may only compute, the same each time it is called, for
     it is called again when a run goes on. Its result is JSON; `verdict` other than `pass` in it is a negative one.
     what: one line for people. complete: fills in the defaults of inputs before anything begins, and raises UsageError
-    for inputs that are wrong; complete ones it leaves as they are.
+    for inputs that are wrong; complete ones it leaves as they are. default_cycle: names a cycle that nobody names, by
+    its complete inputs.
     """
 
     name: str
     function: PipelineFunction
     what: str
     complete: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
+    default_cycle: Callable[[Mapping[str, Any]], str] = lambda _inputs: f"{datetime.now(UTC):%Y-%m-%d}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,11 @@
     only_for = ["output.refusal", "limit"]   # descriptors or kinds of alarm; empty for all
     suite = "qa"                 # for re-evaluate; default: of the release's last gate
     retrain_command = ["./retrain.sh", "{evidence}"]
+    recipe = "recipes/extract.toml"   # instead: a fine-tune's or an optimizer's recipe, for the pipeline `improve`
 
 `rollback` also stops a canary: that is the smaller step, and the only one where the challenger's arm alarms. Drift of
-the input never leads to a rollback: the old release would get the same new questions.
+the input never leads to a rollback: the old release would get the same new questions. With a recipe, `re-evaluate`
+begins to improve the release where the suite, too, has become worse than it was at the gate.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ WISHES: tuple[Wish, ...] = get_args(Wish)
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What is done for one app. retrain_timeout: seconds. The module's text says what each field means."""
+    """What is done for one app. retrain_timeout: seconds, of an improvement too. The module's text says what each field
+    means."""
 
     action: Wish = "observe"
     dry_run: bool = True
@@ -41,10 +44,13 @@ class Policy:
     suite: str = ""
     retrain_command: Texts = ()
     retrain_timeout: Duration = 4 * 3600.0
+    recipe: str = ""
 
     def __post_init__(self) -> None:
-        if self.action == "retrain" and not self.retrain_command:
-            raise UsageError("retrain_command: the action retrain needs it: a list, the program first")
+        if self.action == "retrain" and not (self.retrain_command or self.recipe):
+            raise UsageError("retrain_command: the action retrain needs it (a list, the program first), or a recipe")
+        if self.retrain_command and self.recipe:
+            raise UsageError("recipe: takes the place of retrain_command; give one of them")
 
 
 def read_policies(values: Mapping[str, Any], file: Path | str) -> dict[str, Policy]:

@@ -58,7 +58,7 @@ def test_a_cycle_runs_goes_on_and_is_told(llmops, home, lifecycle):
     listed = llmops("pipeline", "list", "--json").json
     assert [run["run"] for run in listed["runs"]] == ["llm@c", "llm@b", "llm@a"]
     assert [run["status"] for run in listed["runs"]] == ["finished", "finished", "failed"]
-    assert {each["name"] for each in listed["pipelines"]} == {"llm", "wine", "bike"}
+    assert {each["name"] for each in listed["pipelines"]} == {"llm", "improve", "wine", "bike"}
     assert "llm@c" in llmops("pipeline", "list", "--pipeline", "llm").out
     shown = llmops("pipeline", "show", "llm@b", "--json").json
     assert [step["status"] for step in shown["steps"]] == ["done"] * len(first.json["steps"])
@@ -74,7 +74,7 @@ def test_inputs_are_json_or_text_and_what_cannot_be_asked_for_is_named(llmops):
         "a": 1, "b": "10%", "c": {"d": [True]}, "e": "", "f": "x=y"
     }  # fmt: skip
     for arguments, text in (
-        (("run", "lmm"), "no pipeline 'lmm'; there are llm, wine, bike"),
+        (("run", "lmm"), "no pipeline 'lmm'; there are llm, improve, wine, bike"),
         (("run", "llm", "--set", "suite"), "--set suite: must be KEY=VALUE"),
         (("run", "llm", "--set", "=1"), "--set =1: must be KEY=VALUE"),
         (("run", "llm", "--set", "colour=red"), "colour: no input of pipeline llm"),

@@ -157,6 +157,39 @@ def test_a_retrain_command_ends_with_the_daemon(workshop, app):
         )
 
 
+def test_a_recipe_begins_a_cycle_of_improve_whose_outcome_is_the_actions(
+    workshop, app, actuator, releases, tmp_path, monkeypatch
+):
+    promote(releases, f"{app}@1")
+    (tmp_path / "recipe.toml").write_text('optimizer = "examples"\n')
+    policy = Policy("retrain", False, suite="sums", recipe=str(tmp_path / "recipe.toml"))
+    alarm = {"id": 7, "what": "output.refusal", "kind": "drift", "why": "rose", "release": None, "rows": ["r1"]}
+    asked = replace(action(app, "retrain", 1, policy), evidence={**EVIDENCE, "alarms": [alarm]})
+    monkeypatch.setenv("LLMOPS_HOME", str(workshop.settings.home))
+    monkeypatch.setenv("LLMOPS_EVAL_SETS", str(workshop.folder))
+    done = actuator.carry_out(asked)
+    assert done["pipeline"].startswith("improve@")
+    assert (done["verdict"], "outcome: unchanged" in done["told"]) == ("pass", True), done["told"]
+    with pytest.raises(CannotRun, match=r"(?s)ended with exit code 3: .*gone\.toml"):
+        actuator.carry_out(replace(asked, key="another", policy=replace(policy, recipe="gone.toml")))
+
+
+def test_what_is_evaluated_anew_and_has_become_worse_is_improved_by_the_recipe(
+    workshop, app, actuator, releases, monkeypatch
+):
+    promote(releases, f"{app}@1")
+    evaluations = workshop.evaluations
+    suite = evaluations.suite("sums")
+    evaluations.run(suite, evaluations.cells(suite, releases=[f"{app}@1"]), RunOptions(), lambda *_: None)
+    evaluations.gate(f"{app}@1", None, "sums")
+    begun = list[str]()
+    monkeypatch.setattr(actuator, "_improve", lambda action, suite: begun.append(suite) or {"pipeline": "improve@x"})
+    asked = action(app, "re-evaluate", 1, Policy("re-evaluate", False, recipe="recipe.toml"))
+    assert (actuator.carry_out(asked)["worse"], begun) == (False, [])
+    monkeypatch.setattr("monitoring.release_actions.is_worse", lambda _metric: True)
+    assert (actuator.carry_out(asked)["improved"], begun) == ({"pipeline": "improve@x"}, ["sums"])
+
+
 def test_an_action_is_recorded_once_with_its_evidence_and_names_no_user(workshop, app, actuator):
     about = {"user": "anna@example.com"}
     alarms = [{**EVIDENCE["alarms"][0], "slice": about}, EVIDENCE["alarms"][1]]

@@ -274,7 +274,7 @@ def test_prompt_files_that_are_new_are_registered_and_the_newest_is_taken(app):
 @pytest.mark.parametrize(
     ("inputs", "text"),
     [
-        ({"suit": "qa"}, "suit: no input of pipeline llm; there are suite, app"),
+        ({"suit": "qa"}, "suit: no input of pipeline llm; there are app, canary"),
         ({"suite": 3}, "suite: must be text"),
         ({"app": ""}, "app: must be text"),
         ({"canary": "half"}, "canary: 'half' is not a share"),

@@ -139,7 +139,8 @@ def test_policies_are_read():
         ({"acton": "rollback"}, "acton: unknown key; did you mean action"),
         ({"action": "roll-back"}, "action: must be 'observe', .*'rollback'.*, not 'roll-back'"),
         ({"dry_run": "no"}, "dry_run: must be true or false, not 'no'"),
-        ({"action": "retrain"}, "retrain_command: the action retrain needs it"),
+        ({"action": "retrain"}, "retrain_command: the action retrain needs it .* or a recipe"),
+        ({"action": "retrain", "retrain_command": ["a"], "recipe": "b"}, "recipe: takes the place of retrain_command"),
         ({"retrain_timeout": "soon"}, "retrain_timeout: 'soon' is no duration"),
     ],
 )

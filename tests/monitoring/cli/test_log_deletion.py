@@ -141,6 +141,24 @@ def test_the_evidence_that_a_retrain_command_was_given_forgets_too(llmops, log, 
     assert not half.exists()
 
 
+def test_rows_that_models_learn_from_are_forgotten_too(llmops, log, home):
+    log.append([record(0, "anna"), record(1, "bert")])
+    keys = {item.user: item.key for item in log.read()}
+    lines = [json.dumps({"id": f"log-{keys[user]}", "inputs": {"question": user}}) for user in ("anna", "bert")]
+    files = [home / place for place in ("improve/assistant/a.jsonl", "improve/assistant/training/rows.jsonl")]
+    files.append(home / "finetunes" / "1a" / "rows.jsonl")
+    for file in files:
+        file.parent.mkdir(parents=True)
+        file.write_text("\n".join([*lines, '{"id": "own"}', "half a li"]) + "\n")
+    dry = llmops("log", "forget", "--user", "anna", "--dry-run", "--json")
+    assert dry.json["tables"]["rows_to_learn_from"] == {"deleted": 3, "left": 0}
+    assert "anna" in files[0].read_text()
+    done = llmops("log", "forget", "--user", "anna", "--json")
+    assert (done.code, done.json["tables"]["rows_to_learn_from"]) == (0, {"deleted": 3, "left": 0})
+    for file in files:
+        assert file.read_text() == "\n".join([lines[1], '{"id": "own"}', "half a li"]) + "\n"
+
+
 def test_a_user_is_forgotten_on_postgresql_too(llmops, home, postgres_url, monkeypatch):
     monkeypatch.setenv("LLMOPS_LOG_URL", postgres_url)
     log = ProductionLog(postgres_url)
