@@ -18,6 +18,7 @@ from labs.steps import LabSteps
 from llmops.errors import CannotRun, UsageError
 from llmops.pipelines import Pipeline, Steps
 from llmops.settings import Settings
+from llmops.text_io import replace_text
 
 BY_HAND = "by-hand"
 """The cycle of the steps that a person calls."""
@@ -192,7 +193,4 @@ class ByHand:
 
     def _keep(self, values: Json) -> None:
         self._state |= values
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        new = self._path.with_suffix(".new")
-        new.write_text(json.dumps(self._state), encoding="utf-8")
-        new.replace(self._path)
+        replace_text(self._path, json.dumps(self._state))

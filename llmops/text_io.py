@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import json
 import math
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -41,6 +42,13 @@ def write_text(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise CannotRun(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def replace_text(path: Path, text: str) -> None:
+    """As `write_text`, in one rename: whole or not at all, also when two processes write the same. Raises CannotRun."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    write_text(part, text)
+    part.replace(path)
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from llmops.pages.numbers import counted
 from llmops.pipelines import Pipeline, Steps
 from llmops.settings import Settings
 from llmops.state_files import make_private_folder
-from llmops.text_io import checked, read_json, read_toml, write_text
+from llmops.text_io import checked, read_json, read_toml, replace_text
 
 NAME = "improve"
 _FINETUNE, _OPTIMIZE = "fine-tune", "optimize"
@@ -93,10 +93,10 @@ def _run(work: ImproveSteps, steps: Steps, given: Json) -> dict[str, Any]:
     learned = found["learned"] = steps.do("training set", work.take_reviewed, plan, steps.cycle, dry)
     waits = f"{counted(learned['undecided'], 'row')} to review in {learned['folder']}"
     if dry:
-        new = f"put {counted(review['rows'], 'row')} of {counted(len(plan['alarms']), 'alarm')} into a review file"
+        new = f"have {counted(review['rows'], 'row')} of {counted(len(plan['alarms']), 'alarm')} reviewed"
         then = f"{plan['how']} with {counted(learned['taken'], 'reviewed row')} more"
-        rest = then if learned["taken"] else f"wait: no row was reviewed since the last cycle ({waits})"
-        return result("pass", "dry run", f"would {new}, then {rest}; --set dry_run=false does it")
+        rest = f"and {then}" if learned["taken"] else "and learn nothing yet: no reviewed row is new"
+        return result("pass", "dry run", f"would {new}, {rest}; --set dry_run=false does it")
     if not learned["taken"]:
         if learned["undecided"]:
             return result("inconclusive", "waits for review", f"{waits}; a later cycle learns from those you accept")
@@ -113,8 +113,10 @@ class ImproveSteps(LlmSteps):
     """The steps before the release."""
 
     def find(self, app: str, suite: str | None, recipe: str | None, evidence: str | None) -> dict[str, Any]:
-        """The alarms about the champion, and the recipe. Raises CannotRun: there is no champion, or no suite is known;
-        BadFile, UsageError, StoreUnavailable."""
+        """The alarms about the champion, but for those about its speed; and the recipe.
+
+        Raises CannotRun: there is no champion, or no suite is known; BadFile, UsageError, StoreUnavailable.
+        """
         releases = self._registry.release_versions
         champion = releases.champion(app)
         if champion is None:
@@ -125,7 +127,7 @@ class ImproveSteps(LlmSteps):
         if suite is None:
             raise CannotRun(f"{champion.ref} has no gate on record: name a suite with --set suite=SUITE")
         alarms = self._alarms(app) if evidence is None else _alarms_in(Path(evidence))
-        concerned = [alarm for alarm in alarms if alarm["release"] in (champion.ref, None)]
+        concerned = [each for each in alarms if each["release"] in (champion.ref, None) and each["side"] != "service"]
         plan = {
             "app": app,
             "suite": suite,
@@ -155,10 +157,8 @@ class ImproveSteps(LlmSteps):
             lines = list(review_lines(records, known, choice, counts := ReviewCounts()))
         if dry or not lines:
             return {"file": None, "rows": len(lines), **counts.to_json()}
-        part = path.with_suffix(".part")
         make_private_folder(folder)
-        write_text(part, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-        part.replace(path)
+        replace_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
         return {"file": str(path), "rows": len(lines), **counts.to_json()}
 
     def take_reviewed(self, plan: Plan, cycle: str, dry: bool) -> dict[str, Any]:
@@ -256,8 +256,7 @@ def _alarms_in(path: Path) -> list[Json]:
     """The alarms of an evidence file, as the monitor writes it for a retrain command."""
     found = read_json(path)
     try:
-        return [
-            {name: each[name] for name in ("id", "what", "kind", "why", "rows", "release")} for each in found["alarms"]
-        ]
+        names = "id", "what", "kind", "side", "why", "rows", "release"
+        return [{name: each[name] for name in names} for each in found["alarms"]]
     except (TypeError, KeyError) as error:
         raise BadFile(path, "must be evidence of the monitor: alarms with their rows", field="alarms") from error

@@ -169,7 +169,7 @@ def _add_reviewed(name: str, folder: Path, reviewed: Path, as_json: bool) -> Non
 def _find(text: str, settings: Settings) -> list[EvalSet]:
     """The eval sets that a name, path or suite means. Raises UnknownVersion, BadFile."""
     from llmops.eval_runs.scorer_factory import ScorerFactory
-    from llmops.evaluation.eval_set_source import find_eval_set, holds_eval_set
+    from llmops.evaluation.eval_set_source import find_eval_set, named_eval_set
     from llmops.evaluation.record_files import SourceAccess
     from llmops.evaluation.suite import load_suite, suite_names
 
@@ -184,9 +184,7 @@ def _find(text: str, settings: Settings) -> list[EvalSet]:
         say(f"trying the scorers of {name} on a made-up row")  # loads their libraries: ragas takes seconds
         suite.try_scorers()
         return list(suite.eval_sets)
-    for place in (folder / text, path):
-        if holds_eval_set(place):
-            return [find_eval_set(place, access)]
-    sets = sorted(item.name for item in folder.iterdir() if item.is_dir() and holds_eval_set(item))
-    known = ", ".join(dict.fromkeys([*sets, *suite_names(folder)])) or "none"
-    raise UnknownVersion(f"no eval set, file or suite {text!r}; in {folder} there are {known}")
+    try:
+        return [named_eval_set(text, settings)]
+    except UnknownVersion as error:
+        raise UnknownVersion(f"{error}; suites: {', '.join(suite_names(folder)) or 'none'}") from error

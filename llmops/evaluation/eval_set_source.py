@@ -23,7 +23,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import ConfigDict, Field, Strict
 
-from llmops.errors import BadFile, UsageError
+from llmops.errors import BadFile, UnknownVersion, UsageError
 from llmops.evaluation.eval_set import (
     FIELDS,
     ROWS_FILE,
@@ -47,6 +47,7 @@ from llmops.evaluation.record_files import (
     read_records,
 )
 from llmops.hashing import content_hash
+from llmops.settings import Settings, data_folder
 from llmops.text_io import checked, read_toml
 
 SOURCE_FILE = "eval_set.toml"
@@ -238,6 +239,16 @@ def find_eval_set(path: Path, access: SourceAccess | None = None) -> EvalSet:
     stem = path.name if path.is_dir() else path.name.partition(".")[0]
     name = re.sub(r"[^\w.-]+", "-", stem) or "rows"
     return eval_set_of_table({"name": name, "source": str(path.absolute())}, path, access)
+
+
+def named_eval_set(name: str | Path, settings: Settings) -> EvalSet:
+    """The eval set of that name in the folder of eval sets, or at that path. Raises UnknownVersion, BadFile."""
+    folder = data_folder(settings, "eval_sets")
+    for place in (folder / name, Path(name)):
+        if holds_eval_set(place):
+            return find_eval_set(place, SourceAccess.of(settings))
+    sets = sorted(item.name for item in folder.iterdir() if item.is_dir() and holds_eval_set(item))
+    raise UnknownVersion(f"no eval set or file {str(name)!r}; in {folder} there are {', '.join(sets) or 'none'}")
 
 
 def holds_eval_set(path: Path) -> bool:

@@ -31,7 +31,7 @@ from llmops.registry import Registry
 from llmops.registry.model_registration import register_finetuned
 from llmops.settings import Settings
 from llmops.state_files import make_private_folder
-from llmops.text_io import checked, read_json, write_text
+from llmops.text_io import checked, read_json, replace_text, write_text
 from llmops.versions import ModelVersion
 
 _PACKAGES = ("peft", "torch", "transformers", "trl")
@@ -226,7 +226,7 @@ def _trained(
         loaded(), trained, validation, recipe, work, show=show, tell=tell, checkpoint_seconds=checkpoint_seconds
     )
     done = _FineTuning(counts, log)
-    _keep(kept, done)
+    replace_text(kept, json.dumps(asdict(done)))
     return done
 
 
@@ -250,14 +250,8 @@ def _agreed(
             threads = settings.engine_threads or os.cpu_count() or 1
             agreement = check_agreement(base, scratch / f"{recipe.target}.gguf", held_out, beginning, threads, show)
         done = replace(done, agreement=agreement)
-        _keep(work / "training.json", done)
+        replace_text(work / "training.json", json.dumps(asdict(done)))
     return done
-
-
-def _keep(path: Path, done: _FineTuning) -> None:
-    part = path.with_suffix(".part")
-    write_text(part, json.dumps(asdict(done)))
-    part.replace(path)
 
 
 def _versions() -> dict[str, str]:

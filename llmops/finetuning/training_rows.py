@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from llmops.errors import UnknownVersion, UsageError
+from llmops.errors import UsageError
 from llmops.eval_runs.eval_set_from_log import feedback_of, feedback_sign, inputs_of
 from llmops.evaluation.eval_set import EvalRow, cluster_of
 from llmops.evaluation.eval_set_check import asked_again
-from llmops.evaluation.eval_set_source import find_eval_set, holds_eval_set
+from llmops.evaluation.eval_set_source import named_eval_set
 from llmops.evaluation.generating import filled
-from llmops.evaluation.record_files import SourceAccess
-from llmops.evaluation.scorers.protocol import MissingExpectation, expected_answers
+from llmops.evaluation.scorers.protocol import MissingExpectation, right_answer
 from llmops.evaluation.suite import Suite
 from llmops.finetuning.recipe import Recipe
 from llmops.generation import Message
 from llmops.production_log import ProductionLog
 from llmops.prompt_file import PromptTemplate
-from llmops.settings import Settings, data_folder
+from llmops.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,25 +98,13 @@ def rendered(row: EvalRow, template: PromptTemplate, completion: str) -> Trainin
         raise UsageError(f"row {row.id}: {error}") from error
 
 
-def target_of(row: EvalRow) -> str:
-    """What the model shall answer: `expected_json` written as JSON, else the first expected answer. Raises UsageError:
-    the row has neither."""
-    if "expected_json" in row.expectations:
-        return json.dumps(row.expectations["expected_json"], ensure_ascii=False)
-    try:
-        return expected_answers(row)[0]
-    except MissingExpectation as error:
-        raise UsageError(f"train: {error}, and no expected_json; there is nothing to train on") from error
-
-
 def _of_eval_sets(settings: Settings, recipe: Recipe) -> Iterator[tuple[EvalRow, str]]:
     for name in recipe.train:
-        folder = data_folder(settings, "eval_sets")
-        place = next((place for place in (folder / name, Path(name)) if place.is_file() or holds_eval_set(place)), None)
-        if place is None:
-            raise UnknownVersion(f"no eval set or file {name!r} to train on, in {folder} or as a path")
-        for row in find_eval_set(place, SourceAccess.of(settings)).rows:
-            yield row, target_of(row)
+        for row in named_eval_set(name, settings).rows:
+            try:
+                yield row, right_answer(row)
+            except MissingExpectation as error:
+                raise UsageError(f"train: {error}, and no expected_json; there is nothing to train on") from error
 
 
 def _of_log(records: Iterable[Any], input_variable: str, counts: RowCounts) -> Iterator[tuple[EvalRow, str]]:

@@ -6,7 +6,6 @@ anywhere and checked against its sha256.
 
 import json
 import logging
-import os
 import tempfile
 from collections.abc import Callable
 from importlib.metadata import version
@@ -15,6 +14,7 @@ from typing import Any
 
 from llmops.errors import Corrupted, UsageError
 from llmops.hashing import file_sha256
+from llmops.text_io import replace_text
 
 TYPES = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 
@@ -132,7 +132,7 @@ def wide_path(stored: Path, sha256: str, folder: Path) -> Path:
             return copy
     folder.mkdir(parents=True, exist_ok=True)
     if main_type(stored) not in SLOW_TYPES:
-        _write(note, None)
+        replace_text(note, json.dumps({"sha256": None}))
         return stored
     logger.info("holding %s as %s, once", stored.name, WIDE_TYPE)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".making-") as making:
@@ -140,12 +140,5 @@ def wide_path(stored: Path, sha256: str, folder: Path) -> Path:
         requantise(stored, made, WIDE_TYPE)
         made_sha256 = file_sha256(made)
         made.replace(copy)
-    _write(note, made_sha256)
+    replace_text(note, json.dumps({"sha256": made_sha256}))  # two processes may make the same copy at once
     return copy
-
-
-def _write(note: Path, sha256: str | None) -> None:
-    """In one rename: two processes may make the same copy at once."""
-    part = note.with_name(f"{note.name}.{os.getpid()}")
-    part.write_text(json.dumps({"sha256": sha256}), encoding="utf-8")
-    part.replace(note)

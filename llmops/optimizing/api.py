@@ -9,15 +9,14 @@ from typing import Any
 from llmops.errors import UsageError
 from llmops.eval_runs.evaluations import Evaluations
 from llmops.evaluation.eval_set import EvalSet
-from llmops.evaluation.eval_set_source import eval_set_of_rows, find_eval_set
-from llmops.evaluation.record_files import SourceAccess
+from llmops.evaluation.eval_set_source import eval_set_of_rows, named_eval_set
 from llmops.evaluation.suite import Suite
 from llmops.optimizing.optimization import OptimizerName, Plan, Study
 from llmops.optimizing.result import Optimization
 from llmops.processes import run_async
 from llmops.progress import progress_bar
 from llmops.registry import Registry
-from llmops.settings import Settings, data_folder
+from llmops.settings import Settings
 from llmops.text_io import read_text
 
 
@@ -71,7 +70,7 @@ def optimize(
         suite=loaded,
         current=registry.prompts.get(prompt or loaded.prompt),
         model=registry.models.get(model),
-        pool=None if pool is None else _pool(settings, pool),
+        pool=_pool(settings, pool),
         optimizer=optimizer,
         instructions=instructions,
         proposer=None if proposer is None else registry.models.get(proposer),
@@ -84,9 +83,7 @@ def optimize(
         return run_async(Study(evaluations, plan, show).run)
 
 
-def _pool(settings: Settings, pool: Any) -> EvalSet:
-    if not isinstance(pool, str | Path):
-        return eval_set_of_rows("pool", pool)
-    access = SourceAccess.of(settings)
-    beside = data_folder(settings, "eval_sets") / pool
-    return find_eval_set(beside if beside.exists() else Path(pool), access)
+def _pool(settings: Settings, pool: Any) -> EvalSet | None:
+    if pool is None:
+        return None
+    return named_eval_set(pool, settings) if isinstance(pool, str | Path) else eval_set_of_rows("pool", pool)

@@ -6,7 +6,6 @@ and its expected answer.
 
 from __future__ import annotations
 
-import json
 import random
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -17,7 +16,7 @@ from llmops.errors import EngineRejected, UsageError
 from llmops.evaluation.contamination import Pieces
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.scorers.classification import answer_index, row_choices
-from llmops.evaluation.scorers.protocol import MissingExpectation, expected_answers
+from llmops.evaluation.scorers.protocol import MissingExpectation, right_answer
 from llmops.generation import Message
 from llmops.json_schema import AnswerSchema, schema_of
 from llmops.prompt_file import PromptTemplate, assembled, examples_of, format_prompt, parse_prompt
@@ -137,10 +136,7 @@ def _demonstration(template: PromptTemplate, row: EvalRow, choices: bool) -> tup
 def _expected(row: EvalRow, choices: bool) -> str:
     if choices:
         return row_choices(row)[answer_index(row)]
-    for name in ("expected_response", "expected_json"):
-        if (value := row.expectations.get(name)) is not None:
-            return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return expected_answers(row)[0]
+    return right_answer(row)
 
 
 def draw_candidates(

@@ -14,12 +14,13 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from llmops.errors import LlmopsError, StoreUnavailable, UnknownVersion, UsageError
+from llmops.errors import CannotRun, LlmopsError, StoreUnavailable, UnknownVersion, UsageError
 from llmops.production_log import VOTES, Feedback, LogRecord, ProductionLog, in_batches
 from llmops.recording.trace_writing import TraceWriter
 from llmops.recording.traces import RowTrace, TextCleaner, make_trace, traces_in
 from llmops.registry.store import Store, translated
 from llmops.settings import Settings
+from llmops.text_io import replace_text
 
 logger = logging.getLogger("llmops.recording")
 
@@ -136,13 +137,10 @@ class TraceExporter:
 
     def _kept(self, position: _Position) -> _Position:
         """The position, now in the file. Raises StoreUnavailable."""
-        fresh = self._file.with_suffix(".new")
         try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            fresh.write_text(json.dumps({"log": self._log_id, **position._asdict()}), encoding="utf-8")
-            fresh.replace(self._file)
-        except OSError as error:
-            raise StoreUnavailable(f"{self._file}: {error.strerror}") from error
+            replace_text(self._file, json.dumps({"log": self._log_id, **position._asdict()}))
+        except CannotRun as error:
+            raise StoreUnavailable(str(error)) from error
         return position
 
 

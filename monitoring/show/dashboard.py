@@ -30,6 +30,7 @@ from typing import Any
 
 from llmops.errors import CannotRun
 from llmops.settings import Settings
+from llmops.text_io import replace_text
 from monitoring.show.dashboard_panels import (
     ALARM_KINDS,
     BUDGET,
@@ -322,7 +323,5 @@ def _mean(name: str, value: float) -> dict[str, Any]:
 
 def _write_whole(path: Path, value: Mapping[str, Any]) -> None:
     """Whole or not at all: the interface refuses to start on half a snapshot."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(json.dumps(value), encoding="utf-8")
-    part.replace(path)
+    replace_text(path, json.dumps(value))
     os.utime(path)  # a running interface looks at files that were changed, not at those that were renamed

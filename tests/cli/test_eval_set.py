@@ -87,7 +87,7 @@ def test_near_is_how_alike_questions_may_be(llmops, sets):
 
 
 def test_an_unknown_name_and_a_bad_row_exit_3_and_say_what_there_is_and_where(llmops, sets):
-    llmops("eval-set", "check", "novels").refused(3, "there are more, plays, both")
+    llmops("eval-set", "check", "novels").refused(3, "there are more, plays; suites: both")
     path = write(sets / "plays" / "rows.jsonl", [*ROWS, {"id": "r9"}])
     llmops("eval-set", "check", "plays").refused(3, f"{path}:3: inputs: ")
 

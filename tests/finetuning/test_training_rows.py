@@ -5,9 +5,10 @@ import pytest
 
 from llmops.errors import BadFile, UnknownVersion, UsageError
 from llmops.evaluation.eval_set import EvalRow
+from llmops.evaluation.scorers.protocol import right_answer
 from llmops.evaluation.suite import load_suite
 from llmops.finetuning.recipe import make_recipe, read_recipe
-from llmops.finetuning.training_rows import target_of, training_rows
+from llmops.finetuning.training_rows import training_rows
 from llmops.production_log import Feedback, LogRecord, ProductionLog
 from tests.finetuning.conftest import PROMPT, row, write_rows
 from tests.moments import START
@@ -68,11 +69,12 @@ def test_answers_of_the_log_are_trained_on_where_users_liked_them(home):
     [
         ({"expected_json": {"b": "é", "a": None}, "answers": ["no"]}, '{"b": "é", "a": null}'),
         ({"answers": ["first", "second"]}, "first"),
+        ({"answers": ["Paris"], "expected_response": "It is Paris."}, "It is Paris."),
         ({"expected_response": 4.0}, "4"),
     ],
 )
-def test_the_target_is_the_json_else_the_first_answer(expectations, target):
-    assert target_of(EvalRow("r", {}, expectations)) == target
+def test_the_right_answer_is_the_json_else_the_response_else_the_first_answer(expectations, target):
+    assert right_answer(EvalRow("r", {}, expectations)) == target
 
 
 def test_a_row_without_an_answer_or_that_does_not_fill_the_prompt_is_named(home):
@@ -80,7 +82,7 @@ def test_a_row_without_an_answer_or_that_does_not_fill_the_prompt_is_named(home)
         read(home, [row("r1", "why", None)])
     with pytest.raises(UsageError, match="row r2: question: the prompt needs this variable"):
         read(home, [{"id": "r2", "inputs": {"text": "why"}, "expectations": {"answers": ["x"]}}])
-    with pytest.raises(UnknownVersion, match="no eval set or file 'nowhere' to train on"):
+    with pytest.raises(UnknownVersion, match=r"no eval set or file 'nowhere'; in .* there are shout"):
         read(home, [row("r3", "why", "x")], train=["nowhere"])
 
 

@@ -163,7 +163,8 @@ def test_a_recipe_begins_a_cycle_of_improve_whose_outcome_is_the_actions(
     promote(releases, f"{app}@1")
     (tmp_path / "recipe.toml").write_text('optimizer = "examples"\n')
     policy = Policy("retrain", False, suite="sums", recipe=str(tmp_path / "recipe.toml"))
-    alarm = {"id": 7, "what": "output.refusal", "kind": "drift", "why": "rose", "release": None, "rows": ["r1"]}
+    alarm = {"id": 7, "what": "output.refusal", "kind": "drift", "side": "output", "why": "rose", "release": None}
+    alarm |= {"rows": ["r1"]}
     asked = replace(action(app, "retrain", 1, policy), evidence={**EVIDENCE, "alarms": [alarm]})
     monkeypatch.setenv("LLMOPS_HOME", str(workshop.settings.home))
     monkeypatch.setenv("LLMOPS_EVAL_SETS", str(workshop.folder))

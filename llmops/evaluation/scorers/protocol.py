@@ -1,5 +1,6 @@
 """What a scorer is, and what scorers read of a row."""
 
+import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Protocol, TypeVar, runtime_checkable
@@ -131,6 +132,15 @@ def expected_answers(row: EvalRow) -> list[str]:
     """Every acceptable answer of a row: `answers`, a list or a single one, else `expected_response`. A number is
     written as people do, and as programs do where that differs: 4.0 is “4” and “4.0”. Raises MissingExpectation."""
     return [form for forms in answer_forms(row) for form in forms]
+
+
+def right_answer(row: EvalRow) -> str:
+    """What to show or teach as the answer: `expected_json` written as JSON, else `expected_response`, else the first of
+    `answers`. Raises MissingExpectation."""
+    if (value := row.expectations.get("expected_json")) is not None:
+        return json.dumps(value, ensure_ascii=False)
+    response = row.expectations.get("expected_response")
+    return response if isinstance(response, str) and response else expected_answers(row)[0]
 
 
 def answer_forms(row: EvalRow) -> list[tuple[str, ...]]:

@@ -136,14 +136,16 @@ def app(tmp_path: Path, ascii_gguf: Path) -> App:
 def test_alarms_lead_to_reviewed_rows_a_fine_tune_and_a_promotion_or_to_nothing(app):
     dry = app.run("dry", dry_run=True)
     assert (dry["verdict"], dry["outcome"]) == ("pass", "dry run")
-    assert dry["told"].startswith("would put 2 rows of 1 alarm into a review file, then wait: no row was reviewed")
+    assert dry["told"].startswith(
+        "would have 2 rows of 1 alarm reviewed, and learn nothing yet: no reviewed row is new"
+    )
     assert not app.settings.improve_dir.exists()
 
     waits = app.run("one")
     assert (waits["verdict"], waits["outcome"]) == ("inconclusive", "waits for review")
     assert app.run("two")["review"]["rows"] == 0, "each row is put into one review file"
     app.review(waits["review"]["file"], True, False)
-    assert "then fine-tune with 1 reviewed row more" in app.run("dry2", dry_run=True)["told"]
+    assert "and fine-tune with 1 reviewed row more" in app.run("dry2", dry_run=True)["told"]
     done = app.run("three", durable=True)
     assert (done["verdict"], done["outcome"], done["gate"]["verdict"]) == ("pass", "promoted", "pass")
     assert (app.champion.ref, app.champion.model.ref, app.champion.prompt.ref) == (
@@ -203,13 +205,15 @@ def test_what_cannot_be_improved_is_said_before_anything_is_done(app):
 
 
 def test_alarms_of_an_evidence_file_stand_for_the_apps_own(app):
+    same = {"what": "a", "kind": "drift", "why": "b"}
     evidence = {"alarms": [
-        {"id": 7, "what": "a", "kind": "drift", "why": "b", "rows": ["r2", "gone"], "release": None},
-        {"id": 8, "what": "a", "kind": "drift", "why": "b", "rows": ["r1"], "release": "shop@0"},
+        {**same, "id": 7, "side": "input", "rows": ["r2", "gone"], "release": None},
+        {**same, "id": 8, "side": "output", "rows": ["r1"], "release": "shop@0"},
+        {**same, "id": 9, "side": "service", "rows": ["r0"], "release": "shop@1"},
     ]}  # fmt: skip
     (app.folder / "evidence.json").write_text(json.dumps(evidence))
     done = app.run("one", evidence=str(app.folder / "evidence.json"))
-    assert [alarm["id"] for alarm in done["alarms"]] == [7], "another release's is left out"
+    assert [alarm["id"] for alarm in done["alarms"]] == [7], "not another release's, nor one about speed"
     (line,) = map(json.loads, Path(done["review"]["file"]).read_text().splitlines())
     assert (line["inputs"], line["review"]["output"]) == ({"question": "stop that now"}, "hm")
 
