@@ -9,7 +9,11 @@ import time
 
 import pytest
 
+from labs.checks import check_module
+from labs.checks.tabular import check_wine
 from labs.cli import _alarm_lines
+from llmops.registry import Registry
+from llmops.settings import Settings
 
 
 def told(why: str, *drifted: str) -> list[str]:
@@ -72,3 +76,22 @@ def test_the_wine_lab_goes_on_after_kill_9_and_registers_nothing_twice(tmp_path)
     (promotion,) = found["retrained"]
     assert promotion["error_after"] < promotion["error_before"]
     assert found["model"] == promotion["to"] == "wine@2"
+    check_finds_what_is_missing_until_it_is_done(tmp_path)
+
+
+def check_finds_what_is_missing_until_it_is_done(home):
+    """`llmops lab check wine` after the whole lab, which lacks what a learner does by hand, and after that."""
+    settings = Settings(home=home)
+    half = check_module("wine", settings)
+    (missing,) = [each for each in half.achievements if not each.done]
+    assert missing.what.startswith("the old instrument is back")
+    assert {each.state for each in half.questions} == {"unanswered"}
+    Registry(settings).tabular_versions.roll_back("wine")
+    _, questions = check_wine(settings)
+    right = {question.key: question.value for question in questions}
+    assert None not in right.values(), "the home can tell each answer"
+    wrong = check_module("wine", settings, {**right, "alarm": "batch 01"})
+    assert all(each.done for each in wrong.achievements)
+    assert [each.key for each in wrong.questions if each.state == "wrong"] == ["alarm"]
+    assert not wrong.done
+    assert check_module("wine", settings, right).done
