@@ -103,7 +103,8 @@ class RegistryActuator:
         """
         release = self._registry.release_versions.get(action.release)
         gates = self._registry.release_versions.gates(release)
-        name = action.policy.suite or max(gates, key=lambda suite: str(gates[suite]["at"]), default="")
+        newest = self._registry.release_versions.newest_gate(release)
+        name = action.policy.suite or (newest[0] if newest is not None else "")
         if not name:
             raise CannotRun(f"{release.ref} has no gate on record: name a suite in [policy.{action.app}] suite = …")
         evaluations = Evaluations(self._settings, self._registry)

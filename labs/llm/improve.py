@@ -16,7 +16,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,9 +28,10 @@ from llmops.cli.output import say
 from llmops.errors import BadFile, CannotRun, UsageError
 from llmops.pages.numbers import counted
 from llmops.pipelines import Pipeline, Steps
+from llmops.prompt_file import parse_prompt
 from llmops.settings import Settings
 from llmops.state_files import make_private_folder
-from llmops.text_io import checked, read_json, read_toml, replace_text
+from llmops.text_io import checked, read_json, read_text, read_toml, replace_text
 
 NAME = "improve"
 _FINETUNE, _OPTIMIZE = "fine-tune", "optimize"
@@ -121,9 +122,8 @@ class ImproveSteps(LlmSteps):
         champion = releases.champion(app)
         if champion is None:
             raise CannotRun(f"{app} has no champion to improve")
-        if suite is None:
-            gates = releases.gates(champion)
-            suite = max(gates, key=lambda name: str(gates[name]["at"]), default=None)
+        if suite is None and (newest := releases.newest_gate(champion)) is not None:
+            suite, _ = newest
         if suite is None:
             raise CannotRun(f"{champion.ref} has no gate on record: name a suite with --set suite=SUITE")
         alarms = self._alarms(app) if evidence is None else _alarms_in(Path(evidence))
@@ -164,8 +164,6 @@ class ImproveSteps(LlmSteps):
     def take_reviewed(self, plan: Plan, cycle: str, dry: bool) -> dict[str, Any]:
         """Adds the accepted rows of all review files to the app's training set. `taken` counts those that this cycle
         added. Raises BadFile, CannotRun."""
-        from dataclasses import replace
-
         from llmops.eval_runs.eval_set_from_log import append_rows, present_rows
 
         folder = self._folder(plan)
@@ -193,8 +191,6 @@ class ImproveSteps(LlmSteps):
             tuned = finetune(tell=say, settings=self._settings, **recipe)
             return {**made, "model": tuned.version.ref, "run_id": tuned.run_id, "rows": tuned.counts.to_json()}
         from llmops.optimizing.api import optimize
-        from llmops.prompt_file import parse_prompt
-        from llmops.text_io import read_text
 
         asked = {name: plan[name] for name in ("prompt", "model")}
         found = optimize(plan["suite"], pool=training, settings=self._settings, **asked, **plan["recipe"])

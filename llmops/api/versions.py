@@ -315,19 +315,19 @@ def gate_answers(registry: Registry, release: Release) -> list[LogRecord]:
     from llmops.production_log import LogRecord
     from llmops.recording import EvalRecorder
 
-    gates = registry.release_versions.gates(release)
-    newest = max(gates.values(), key=lambda gate: str(gate["at"]), default=None)
+    newest = registry.release_versions.newest_gate(release)
     if newest is None:
         return []
+    _, gate = newest
     recorder = EvalRecorder(registry.store)
     records = []
-    for result in recorder.rows(recorder.get(str(newest["runs"]["b"]))):
+    for result in recorder.rows(recorder.get(str(gate["runs"]["b"]))):
         output, messages, inputs = result.output, result.row.messages, result.row.inputs
         asked = messages[-1]["content"] if messages else inputs.get(release.prompt.template.input_variable, "")
         failed = output.error is not None
         record = LogRecord(
             request_id=result.row.id,
-            at=datetime.fromisoformat(newest["at"]),
+            at=datetime.fromisoformat(gate["at"]),
             status=500 if failed else 200,
             outcome="error" if failed else "ok",
             input=str(asked),

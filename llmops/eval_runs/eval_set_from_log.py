@@ -68,9 +68,8 @@ def write_review(records: Iterable[LogRecord], eval_set: Path, out: Path, choice
     """
     _check_target(eval_set)
     counts = ReviewCounts()
-    lines = list(
-        review_lines(records, present_rows(eval_set), choice, counts)
-    )  # whole before the file is made: it must not be half
+    # Whole before the file is made: it must not be half.
+    lines = list(review_lines(records, present_rows(eval_set), choice, counts))
     try:
         with out.open("x", encoding="utf-8") as file:
             file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

@@ -102,6 +102,10 @@ class Promotions(VersionRegistry[V]):
         gates: dict[str, Any] = json.loads(tags.get(_GATE_TAG, "{}"))
         return gates
 
+    def newest_gate(self, version: V) -> tuple[str, dict[str, Any]] | None:
+        """Suite and verdict of the version's last gate; None where none is on record. Raises StoreUnavailable."""
+        return max(self.gates(version).items(), key=lambda gate: str(gate[1]["at"]), default=None)
+
     def promote(self, version: V, *, why: str | None = None) -> V | None:
         """Makes `version` the champion and the old champion `previous`; returns the old one. A challenger that is
         promoted is no challenger any more, so that canary and shadow traffic rest.

@@ -20,20 +20,12 @@ from monitoring.act.alarm_book import AlarmBook, Finding
 from monitoring.act.alerts import AlertSettings
 from monitoring.act.outbox import Outbox
 from monitoring.store.database import open_database
-from tests.finetuning.conftest import PROMPT, Shop, ascii_gguf, row, tiny_model_folder, write_rows
+from tests.finetuning.conftest import PROMPT, SUITE, Shop, ascii_gguf, row, tiny_model_folder, write_rows
 from tests.labs.llm.canary import canary_traffic
 
 __all__ = ["ascii_gguf", "tiny_model_folder"]
 
-SUITE = """eval_sets = ["shout"]
-prompt = "shout"
-model = "tiny@1"
-[scorers.exact_match]
-[gate]
-primary = "exact_match"
-rule = "not-worse"
-margin = 0.3
-"""
+NOT_WORSE = SUITE.replace('"better"', '"not-worse"\nmargin = 0.3')
 RECIPE = 'model = "tiny@1"\nsuite = "shout"\nbatch_rows = 2\nepochs = 1\nrank = 2\n'
 
 
@@ -108,7 +100,7 @@ def app(tmp_path: Path, ascii_gguf: Path) -> App:
     """With champion 1, three answers in the log, and an alarm that names two of them."""
     questions = [row(f"s{i}", f"is {'abcdefgh'[i % 8] * 4} {i * 919:x} late?", "YES") for i in range(48)]
     write_rows(tmp_path / "eval_sets" / "shout" / "rows.jsonl", questions)
-    (tmp_path / "eval_sets" / "shout.toml").write_text(SUITE)
+    (tmp_path / "eval_sets" / "shout.toml").write_text(NOT_WORSE)
     write_rows(tmp_path / "plain.jsonl", [row("t1", "red door", "RED DOOR"), row("t2", "blue sky", "BLUE SKY")])
     (tmp_path / "recipe.toml").write_text(f"{RECIPE}train = [{json.dumps(str(tmp_path / 'plain.jsonl'))}]\n")
     places = {"LLMOPS_HOME": "home", "LLMOPS_EVAL_SETS": "eval_sets", "LLMOPS_PROMPTS": "prompts"}
