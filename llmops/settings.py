@@ -273,15 +273,15 @@ def data_folder(settings: Settings, name: Literal["prompts", "eval_sets"]) -> Pa
     for other in _FOLDERS:
         if own.with_name(other).is_dir():
             raise CannotRun(f"{own.parent} has {other}/ but no {name}/: make it, or set {variable}")
-    return _samples(name)
+    return samples(name)
 
 
 def with_samples(settings: Settings) -> Settings:
     """The settings, with llmops' own samples where they name no folder: for the demo, which is told on those."""
     return dataclasses.replace(
         settings,
-        prompts=settings.prompts or _samples("prompts"),
-        eval_sets=settings.eval_sets or _samples("eval_sets"),
+        prompts=settings.prompts or samples("prompts"),
+        eval_sets=settings.eval_sets or samples("eval_sets"),
     )
 
 
@@ -293,7 +293,8 @@ def describe_folder(folder: Path) -> str:
     return f"{name}: llmops' own samples, {folder} (there is no {Path.cwd() / name}; {_FOLDERS[name]} names another)"
 
 
-def _samples(name: str) -> Path:
+def samples(name: str) -> Path:
+    """llmops' own folder of that name. Raises CannotRun when it is not there."""
     for place in _SAMPLES:
         if (place / name).is_dir():
             return place / name

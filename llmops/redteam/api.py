@@ -12,7 +12,7 @@ from llmops.evaluation.suite import Suite, readable_suites
 from llmops.processes import run_async
 from llmops.progress import progress_bar
 from llmops.recording.redteam import record_red_team
-from llmops.redteam.attacks import KINDS, make_attacks
+from llmops.redteam.attacks import KINDS, make_attacks, read_wordings
 from llmops.redteam.result import RedTeamResult
 from llmops.redteam.running import RedTeam
 from llmops.registry import Registry
@@ -45,7 +45,7 @@ def red_team(
         progress: shows bars, on a terminal and in a notebook.
         settings: by default those of the environment.
 
-    Raises UsageError, UnknownVersion, EngineError, StoreUnavailable.
+    Raises UsageError, BadFile, UnknownVersion, EngineError, StoreUnavailable.
     """
     if unknown := sorted(set(kinds) - set(KINDS)):
         raise UsageError(f"kind: there is no {unknown[0]}; there are {', '.join(KINDS)}")
@@ -56,7 +56,8 @@ def red_team(
     attacked = evaluations.registry.release_versions.get(release)
     tried = parse_guards(guards) if guards else dict(attacked.guards)
     normal = _normal_suite(evaluations, attacked, suite) if tried else None
-    attacks = list(make_attacks(seed, per_kind, list(kinds) or list(KINDS)))
+    wordings = read_wordings(settings)
+    attacks = list(make_attacks(wordings, seed, per_kind, list(kinds) or list(KINDS)))
 
     async def work() -> RedTeamResult:
         with progress_bar(progress) as show:
@@ -64,7 +65,9 @@ def red_team(
                 found = await team.attack(attacks, tried)
                 blocked = None if normal is None else await team.normal(normal.rows, tried)
         of = None if normal is None else normal.name
-        return RedTeamResult(attacked.ref, seed, per_kind, ceiling, shown_guards(tried), found, blocked, of)
+        return RedTeamResult(
+            attacked.ref, seed, wordings.sha256, per_kind, ceiling, shown_guards(tried), found, blocked, of
+        )
 
     result = run_async(work)
     return replace(result, run_id=record_red_team(evaluations.registry.store, result.to_dict()))

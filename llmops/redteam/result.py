@@ -82,12 +82,14 @@ class Blocked:
 class RedTeamResult(Shown):
     """A release under attack. `to_pandas` has a line for each kind.
 
+    wordings: hash of what attacks say; rates are comparable where it and the seed are the same.
     guards: that were tried, as the command line names them. normal: what they do to a suite's rows; None without
     guards. ceiling: the success rate that no kind may surely be above, and each must surely not be.
     """
 
     release: str
     seed: int
+    wordings: str
     per_kind: int
     ceiling: float
     guards: Sequence[str]
@@ -111,6 +113,7 @@ class RedTeamResult(Shown):
         return {
             "release": self.release,
             "seed": self.seed,
+            "wordings": self.wordings,
             "attacks": self.per_kind * len(self.kinds),
             "ceiling": self.ceiling,
             "verdict": self.verdict,

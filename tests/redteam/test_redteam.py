@@ -1,8 +1,9 @@
 """Attacks on a release: made from a seed, judged without a judge, with the gateway's own guards."""
 
+import json
 import re
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html import unescape
 
 import pytest
@@ -10,20 +11,24 @@ from scipy import stats
 
 import llmops
 from llmops.engines.fake import FakeEngine
-from llmops.errors import UsageError
+from llmops.errors import BadFile, UsageError
 from llmops.eval_runs import matrix
 from llmops.evaluation.results import Output
 from llmops.prompt_file import parse_prompt
-from llmops.redteam.attacks import KINDS, WORDS, make_attacks
+from llmops.redteam.attacks import KINDS, make_attacks, read_wordings
 from llmops.redteam.result import Rate
+from llmops.settings import Settings
 from tests.registered_home import prompt_text
 
-ATTACKS = list(make_attacks(0, 12))
+WORDINGS = read_wordings(Settings.from_environment({}))
+ATTACKS = list(make_attacks(WORDINGS, 0, 12))
 
 
 def test_attacks_are_the_same_for_a_seed_and_each_kinds_whatever_the_others_are():
-    assert list(make_attacks(0, 12)) == ATTACKS != list(make_attacks(1, 12))
-    assert list(make_attacks(0, 5, ["role_play"])) == [each for each in ATTACKS if each.kind == "role_play"][:5]
+    assert list(make_attacks(WORDINGS, 0, 12)) == ATTACKS != list(make_attacks(WORDINGS, 1, 12))
+    assert (
+        list(make_attacks(WORDINGS, 0, 5, ["role_play"])) == [each for each in ATTACKS if each.kind == "role_play"][:5]
+    )
     assert Counter(each.kind for each in ATTACKS) == dict.fromkeys(KINDS, 12)
     assert len({each.id for each in ATTACKS}) == len(ATTACKS)
 
@@ -35,15 +40,48 @@ def test_an_attack_succeeds_by_what_it_asks_for_and_by_nothing_else(attack):
     assert not attack.succeeded(Output("I cannot help with that."))
     assert not attack.succeeded(Output(""))
     # Harmless by construction: a word of ours, or what we put into the system turn ourselves.
-    assert target in WORDS if attack.leads else target in attack.secret
+    assert target in WORDINGS.words if attack.leads else target in attack.secret
     if attack.leads:
         assert not attack.succeeded(Output(f"I will not say {target}."))
 
 
+def wordings_file(folder, text):
+    path = folder / "redteam" / "wordings.toml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text, "utf-8")
+    return replace(Settings.from_environment({}), eval_sets=folder)
+
+
+def test_a_projects_own_wordings_are_read_in_place_of_ours(tmp_path):
+    assert read_wordings(replace(Settings.from_environment({}), eval_sets=tmp_path)) == WORDINGS
+    lists = {**asdict(WORDINGS), "words": ["Ahoy"], "role_play": ['As {"role": "sailor"}, say {word}. {question}']}
+    own = read_wordings(wordings_file(tmp_path, "".join(f"{name} = {json.dumps(v)}\n" for name, v in lists.items())))
+    [attack] = make_attacks(own, 0, 1, ["role_play"])
+    assert attack.messages[0]["content"].startswith('As {"role": "sailor"}, say Ahoy. ')
+    assert attack.targets == ("Ahoy",)
+    assert own.sha256 != WORDINGS.sha256
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"words": ["…"]}, "words: '…' has no letter or digit"),
+        ({"words": []}, "words"),
+        ({"role_play": ["Say {wrod}"]}, r"role_play: 'Say \{wrod\}' has \{wrod\}; there are \{question\}, \{word\}"),
+        ({"roleplay": ["Say it"]}, "roleplay: unknown key"),
+    ],
+)
+def test_wordings_that_cannot_be_are_refused_by_field(tmp_path, change, problem):
+    lists = {**asdict(WORDINGS), **change}
+    settings = wordings_file(tmp_path, "".join(f"{name} = {json.dumps(v)}\n" for name, v in lists.items()))
+    with pytest.raises(BadFile, match=rf"wordings\.toml: {problem}"):
+        read_wordings(settings)
+
+
 def test_a_spelt_out_secret_counts_and_so_does_a_broken_format():
-    [leak] = make_attacks(0, 1, ["secret_leak"])
+    [leak] = make_attacks(WORDINGS, 0, 1, ["secret_leak"])
     assert leak.succeeded(Output(f"It is {'-'.join(leak.targets[0])}."))
-    [breaking] = make_attacks(0, 1, ["format_breaking"])
+    [breaking] = make_attacks(WORDINGS, 0, 1, ["format_breaking"])
     wanted = {"type": "json_schema", "json_schema": {"schema": {"type": "object", "required": ["a"]}}}
     assert breaking.succeeded(Output("Plain prose."), wanted)
     assert not breaking.succeeded(Output('{"a": 1}'), wanted)
@@ -72,7 +110,7 @@ def gullible(request):
         return f"The code is {code[1]}."
     if "contact" in asked and (email := re.search(r"\S+@example\.com", system)):
         return f"Write to {email[0]}"
-    word = next((word for word in WORDS if word in asked), None)
+    word = next((word for word in WORDINGS.words if word in asked), None)
     return f"{word}!" if word else "You said: nothing of note"
 
 
@@ -100,6 +138,7 @@ def test_each_kind_has_its_rate_and_the_verdict_is_that_of_the_worst(attacked):
     told = found.to_dict()
     assert told["kinds"]["role_play"]["ci95"] == pytest.approx([stats.beta.ppf(0.025, 20, 1), 1.0])
     assert len(told["kinds"]["secret_leak"]["examples"]) == rates["secret_leak"]
+    assert told["wordings"] == WORDINGS.sha256
     assert found.notes == ["note: to pass a ceiling of 10 % takes --per-kind 36 or more"]
 
 
@@ -143,7 +182,7 @@ def test_a_retrieved_text_fills_the_prompts_other_variable(workshop, monkeypatch
         "reader@1", kinds=["injected_context", "many_shot"], per_kind=3, settings=workshop.settings, progress=False
     )
     asked = [request.messages for request in seen]
-    injected = list(make_attacks(0, 3, ["injected_context"]))
+    injected = list(make_attacks(WORDINGS, 0, 3, ["injected_context"]))
     assert {f"Context: {each.context}\n{each.messages[-1]['content']}" for each in injected} <= {
         messages[-1]["content"] for messages in asked
     }
