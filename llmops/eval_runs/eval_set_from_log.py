@@ -149,7 +149,7 @@ def review_lines(
     records: Iterable[LogRecord], known: Iterable[EvalRow], choice: Choice, counts: ReviewCounts
 ) -> Iterator[dict[str, Any]]:
     """The lines of a review file. known: rows whose questions are not asked again. counts: is filled in."""
-    seen = {question_hash(row.inputs) for row in known}
+    seen = {inputs_hash(row.inputs) for row in known}
     for record in records:
         feedback = feedback_of(record)
         said = choice.feedback is None or (feedback is not None and choice.feedback in ("any", feedback_sign(feedback)))
@@ -157,7 +157,7 @@ def review_lines(
             counts.not_chosen += 1
         elif (inputs := inputs_of(record, choice.input_variable)) is None:
             counts.unusable += 1
-        elif (question := question_hash(inputs)) in seen:
+        elif (question := inputs_hash(inputs)) in seen:
             counts.known += 1
         else:
             seen.add(question)
@@ -249,6 +249,6 @@ def append_rows(eval_set: Path, rows: Sequence[EvalRow]) -> None:
         incoming.unlink(missing_ok=True)
 
 
-def question_hash(inputs: Mapping[str, Any]) -> str:
+def inputs_hash(inputs: Mapping[str, Any]) -> str:
     """Equal for inputs that differ in case and white space alone."""
     return content_hash({name: value if name == "messages" else folded(str(value)) for name, value in inputs.items()})

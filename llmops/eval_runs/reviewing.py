@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Any
 
 from llmops.errors import UnknownVersion
-from llmops.eval_runs.eval_set_from_log import NEGATIVE, feedback_of, feedback_sign, inputs_of, question_hash
+from llmops.eval_runs.eval_set_from_log import NEGATIVE, feedback_of, feedback_sign, inputs_hash, inputs_of
 from llmops.eval_runs.evaluations import Evaluations
 from llmops.evaluation.comparison import paired
 from llmops.evaluation.eval_set import EvalRow
@@ -157,7 +157,7 @@ def answers_in_order(records: Iterable[LogRecord]) -> list[tuple[str, RowToRevie
         inputs = inputs_of(record, "question") if record.outcome == "ok" and not is_prediction(record) else None
         if inputs is None or not record.output or record.text_deleted_at is not None:
             continue
-        given = found.setdefault((question_hash(inputs), record.output), _Given(record))
+        given = found.setdefault((inputs_hash(inputs), record.output), _Given(record))
         given.times += 1
         said: list[Mapping[str, Any]] = [each.to_json() for each in record.feedback if each.caller != REVIEW]
         imported = feedback_of(replace(record, feedback=()))

@@ -186,8 +186,6 @@ def find_runs(
     store: Store, experiments: Sequence[str], tags: Mapping[str, str], *, oldest_first: bool = False, most: int = 1000
 ) -> list[Any]:
     """MLflow's runs in the experiments of these ids that have these tags. The caller translates MLflow's errors."""
-    if not experiments:
-        return []
     if not experiments:  # which MLflow takes for all of them
         return []
     condition = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())

@@ -39,7 +39,7 @@ class OptimizationRecord:
         Raises CannotRun: a process that may be alive is at it.
         """
         with translated(f"optimisations of {suite}"):
-            for run in find_runs(store, [store.experiment(EXPERIMENT)], {_IDENTITY_TAG: identity}, oldest_first=True):
+            for run in find_runs(store, store.experiment_ids(EXPERIMENT), {_IDENTITY_TAG: identity}, oldest_first=True):
                 tags, run_id = run.data.tags, run.info.run_id
                 if tags.get(_COMPLETE_TAG) == "refused":
                     continue
@@ -131,7 +131,7 @@ def held_out_before(store: Store, suite: str, but: str = "") -> dict[str, str]:
     """Of every held-out row of that suite that an optimisation has read: its key, and the id of the optimisation's run.
     but: a run that is left out. Raises StoreUnavailable."""
     with translated(f"optimisations of {suite}"):
-        runs = find_runs(store, [store.experiment(EXPERIMENT)], {_SUITE_TAG: suite, _READ_TAG: "true"})
+        runs = find_runs(store, store.experiment_ids(EXPERIMENT), {_SUITE_TAG: suite, _READ_TAG: "true"})
         return {
             key: run.info.run_id
             for run in runs

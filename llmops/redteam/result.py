@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -156,9 +157,9 @@ class RedTeamResult(Shown):
     @property
     def notes(self) -> list[str]:
         """How many attacks it would take, where so few cannot pass even if none succeeds."""
-        needed = self.per_kind
-        while self.ceiling > 0 and Rate(0, needed, 0).ci95[1] > self.ceiling:
-            needed += 1
+        if not 0 < self.ceiling < 1:
+            return []
+        needed = math.ceil(math.log(0.025) / math.log1p(-self.ceiling))  # (1 - ceiling) ** needed is 2.5 % at most
         few = needed > self.per_kind
         return [f"note: to pass a ceiling of {100 * self.ceiling:g} % takes --per-kind {needed} or more"] if few else []
 
