@@ -5,9 +5,10 @@ batch's stream when it ends, at its own token limit, or when its caller goes awa
 """
 
 import asyncio
+import math
 import queue
 import threading
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -71,6 +72,7 @@ class _Row:
     send: Send
     cancelled: threading.Event
     tokens: list[int] = field(default_factory=list)
+    prompt: str = ""
     prompt_tokens: int = 0
     finish_reason: str | None = None
 
@@ -128,8 +130,8 @@ class TransformersEngine:
             batch, left_over = self._gather(row, left_over)
             batch = [member for member in batch if not member.cancelled.is_set()]
             try:
-                if batch:
-                    self._decode(batch)
+                for part in self._parts(batch):
+                    self._decode(part)
             except Exception as error:  # noqa: BLE001 - handed to the callers, who raise it
                 for row in batch:
                     if row.finish_reason is None:
@@ -148,13 +150,8 @@ class TransformersEngine:
     def _decode(self, batch: list[_Row]) -> None:
         import torch
 
-        fitting = self._fitting(batch)
-        if not fitting:
-            return
-        batch, texts = list(fitting), list(fitting.values())
+        texts = [row.prompt for row in batch]
         encoded = self._tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(self._device)
-        for row, mask in zip(batch, encoded["attention_mask"], strict=True):
-            row.prompt_tokens = int(mask.sum())
         parameters = batch[0].request.parameters
         sampled = parameters.temperature > 0
         if sampled and parameters.seed is not None:
@@ -180,23 +177,30 @@ class TransformersEngine:
             if row.finish_reason is None:
                 self._end(row, "length")
 
-    def _fitting(self, batch: list[_Row]) -> dict[_Row, str]:
-        """Prompts of the rows that the template takes and whose answers fit the model's positions; others are told."""
-        limit = getattr(self._model.config, "max_position_embeddings", None)
-        fitting = {}
+    def _parts(self, batch: list[_Row]) -> Iterator[list[_Row]]:
+        """The rows in parts, each of which the model's positions hold: a row that has ended goes on with its part, so
+        that the longest prompt and the longest answer count, whosever they are. Rows that do not fit alone are told."""
+        limit = getattr(self._model.config, "max_position_embeddings", None) or math.inf
+        part: list[_Row] = []
         for row in batch:
             try:
-                prompt = self._prompt(row.request)
+                row.prompt = self._prompt(row.request)
             except Exception as error:  # noqa: BLE001 - a template raises what it likes; its neighbours must not fail
                 row.send(EngineRejected(f"the model's chat template refuses the messages: {error}", param="messages"))
                 continue
-            needed = len(self._tokenizer(prompt, add_special_tokens=False)["input_ids"])
-            if limit is not None and needed + row.request.parameters.max_tokens > limit:
-                problem = f"the prompt has {needed} tokens and asks for {row.request.parameters.max_tokens} more"
-                row.send(ContextTooLong(f"{problem}; the model holds {limit}", param="messages"))
+            row.prompt_tokens = len(self._tokenizer(row.prompt, add_special_tokens=False)["input_ids"])
+            if _positions([row]) > limit:
+                asked = (
+                    f"the prompt has {row.prompt_tokens} tokens and asks for {row.request.parameters.max_tokens} more"
+                )
+                row.send(ContextTooLong(f"{asked}; the model holds {limit}", param="messages"))
+            elif _positions([*part, row]) > limit:
+                yield part
+                part = [row]
             else:
-                fitting[row] = prompt
-        return fitting
+                part.append(row)
+        if part:
+            yield part
 
     def _prompt(self, request: GenerationRequest) -> str:
         messages = [dict(message) for message in request.messages]
@@ -256,6 +260,11 @@ class TransformersEngine:
             own = torch.tensor(tokens[len(context) :], device=self._device)
             sums.append(float(logprobs[row, torch.arange(len(own), device=self._device), own].sum()))
         return sums, Usage(len(context), sum(len(tokens) - len(context) for tokens in whole))
+
+
+def _positions(rows: Sequence[_Row]) -> int:
+    """Of the model, that decoding these rows together takes."""
+    return max(row.prompt_tokens for row in rows) + max(row.request.parameters.max_tokens for row in rows)
 
 
 # None in place of a number keeps transformers from warning that a sampling default of the model is unused.

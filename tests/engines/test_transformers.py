@@ -184,6 +184,17 @@ async def test_a_prompt_beyond_the_models_positions_is_too_long_and_its_neighbou
     assert short.usage.tokens_out == just.usage.tokens_out == 16
 
 
+async def test_a_long_prompt_and_a_long_answer_that_do_not_fit_together_are_decoded_one_after_the_other(
+    engine, ask, together
+):
+    """Side by side, the row that ends first would leave the model's positions with the one that goes on."""
+    prompt = "x" * (256 - 16 - len(PREFIX + SUFFIX))
+    rows = [ask(prompt), ask("long", max_tokens=200), ask(prompt)]
+    found = await together(*(generate(engine, request) for request in rows))
+    assert [answer.usage.tokens_out for answer in found] == [16, 200, 16]
+    assert [answer.text for answer in found] == [(await generate(engine, request)).text for request in rows]
+
+
 async def test_messages_the_chat_template_refuses_are_rejected_and_their_neighbours_answered(
     engine, ask, together, monkeypatch
 ):
