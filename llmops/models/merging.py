@@ -128,7 +128,7 @@ def _into_gguf(parent: Path, target: Path, updates: dict[str, Callable[[], Matri
             raise UsageError(f"{tensor.name}: cannot be stored as {kind.name}: {error}") from error
 
     file_type = {AUTO: None, PARENT: None, "F32": "ALL_F32"}.get(type_name, f"MOSTLY_{type_name}")
-    rewrite(parent, target, change, file_type)
+    rewrite(reader, target, change, file_type)
 
 
 def _fitting(name: str, added: Matrix, shape: tuple[int, ...], parent: Path) -> Matrix:

@@ -37,9 +37,13 @@ def requantise(parent: Path, target: Path, type_name: str) -> None:
     """
     if type_name not in TYPES:
         raise UsageError(f"unknown quantisation {type_name!r}; known: {', '.join(TYPES)}")
+    _requantise(read_gguf(parent), target, type_name)
+
+
+def _requantise(reader: Any, target: Path, type_name: str) -> None:
     import gguf
 
-    quant, source_type = gguf.GGMLQuantizationType[type_name], _main_type(read_gguf(parent))
+    quant, source_type = gguf.GGMLQuantizationType[type_name], _main_type(reader)
 
     def change(tensor: Any) -> tuple[Any, Any]:
         if tensor.tensor_type != source_type or source_type == quant or len(tensor.shape) <= 1:
@@ -49,20 +53,17 @@ def requantise(parent: Path, target: Path, type_name: str) -> None:
         except (gguf.QuantError, NotImplementedError) as error:
             raise UsageError(f"{tensor.name}: cannot be stored as {type_name}: {error}") from error
 
-    rewrite(parent, target, change, f"MOSTLY_{type_name}")
+    rewrite(reader, target, change, f"MOSTLY_{type_name}")
 
 
-def rewrite(parent: Path, target: Path, change: Callable[[Any], tuple[Any, Any]], file_type: str | None = None) -> None:
-    """Writes `parent` to `target` with its metadata.
+def rewrite(reader: Any, target: Path, change: Callable[[Any], tuple[Any, Any]], file_type: str | None = None) -> None:
+    """Writes what `read_gguf` has read to `target`, with its metadata.
 
-    change: gives the data of a tensor of the parent's reader, and its type. file_type: by gguf's name of it, in place
-    of the parent's.
-
-    Raises Corrupted: the parent is not a readable GGUF file.
+    change: gives the data of one of the reader's tensors, and its type. file_type: by gguf's name of it, in place of
+    the one that was read.
     """
     import gguf
 
-    reader = read_gguf(parent)
     writer = gguf.GGUFWriter(str(target), arch=architecture(reader))
     made_anew = ["general.architecture", *["general.file_type"] * (file_type is not None)]
     for name, field in reader.fields.items():
@@ -81,12 +82,6 @@ def rewrite(parent: Path, target: Path, change: Callable[[Any], tuple[Any, Any]]
     writer.close()
 
 
-def main_type(path: Path) -> str | None:
-    """The type of most of a file's matrices, such as `Q4_1`; None when it has none. Raises Corrupted."""
-    found = _main_type(read_gguf(path))
-    return None if found is None else str(found.name)
-
-
 def architecture(reader: Any) -> str:
     """The model family, such as `llama`, by which a GGUF's tensors and settings are named."""
     return str(reader.fields["general.architecture"].contents())
@@ -95,9 +90,17 @@ def architecture(reader: Any) -> str:
 def read_gguf(path: Path) -> Any:
     """gguf's reader of the file. Raises Corrupted."""
     import gguf
+    import numpy as np
+
+    class Reader(gguf.GGUFReader):  # type: ignore[misc]
+        """Slices a plain array. Of `numpy.memmap`, which gguf 0.19.0 slices, each of a vocabulary's half a million
+        slices costs five times as much."""
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, np.asarray(value) if name == "data" else value)
 
     try:
-        return gguf.GGUFReader(str(path))
+        return Reader(str(path))
     except (ValueError, OSError) as error:
         raise Corrupted(f"{path}: not a readable GGUF file: {error}") from error
 
@@ -131,13 +134,15 @@ def wide_path(stored: Path, sha256: str, folder: Path) -> Path:
         if copy.exists() and file_sha256(copy) == made_sha256:
             return copy
     folder.mkdir(parents=True, exist_ok=True)
-    if main_type(stored) not in SLOW_TYPES:
+    reader = read_gguf(stored)
+    kind = _main_type(reader)
+    if kind is None or kind.name not in SLOW_TYPES:
         replace_text(note, json.dumps({"sha256": None}))
         return stored
     logger.info("holding %s as %s, once", stored.name, WIDE_TYPE)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".making-") as making:
         made = Path(making) / copy.name
-        requantise(stored, made, WIDE_TYPE)
+        _requantise(reader, made, WIDE_TYPE)
         made_sha256 = file_sha256(made)
         made.replace(copy)
     replace_text(note, json.dumps({"sha256": made_sha256}))  # two processes may make the same copy at once
