@@ -54,8 +54,9 @@ def _add_lab(name: str, what: str) -> None:
         "--cycle", default="first", show_default=True, help="Name of the run; a new name starts the lab afresh."
     )
     @click.option("--window", help="With `monitor`: this window instead of the next.")
+    @click.option("--port", default=8000, show_default=True, help="With `serve`: port to listen on.")
     @json_option
-    def run_lab(step: str | None, source: str | None, cycle: str, window: str | None, as_json: bool) -> None:
+    def run_lab(step: str | None, source: str | None, cycle: str, window: str | None, port: int, as_json: bool) -> None:
         from labs.pipeline_cli import lab_kind, make_pipeline, open_pipelines
 
         settings = Settings.from_environment()
@@ -69,9 +70,10 @@ def _add_lab(name: str, what: str) -> None:
             if as_json:
                 raise click.UsageError("serve runs until Ctrl-C; it has no --json")
             serve(
+                port=port,
                 on_serving=lambda url: say(
                     f"rows and an example: curl {url}/v1/predict/{name}/schema; stop with Ctrl-C"
-                )
+                ),
             )
         else:
             from labs.lifecycle import BY_HAND, ByHand

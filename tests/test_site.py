@@ -16,25 +16,37 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 _LOADING_RELS = {"stylesheet", "preload", "prefetch", "modulepreload", "icon", "manifest", "preconnect", "dns-prefetch"}
-# What the theme's script would load from a CDN, were such an element on a page.
-_LOADERS = {"mermaid", "glightbox", "pyodide"}
+# Addresses in the theme's script, each with the class or component of a page's element that makes it load from there; a
+# polyfill is only for browsers older than any that could show these pages.
+_LOADERS = {
+    "https://unpkg.com/mermaid": "mermaid",
+    "https://unpkg.com/glightbox": "glightbox",
+    "https://unpkg.com/pyodide": "pyodide",
+    "https://cdn.jsdelivr.net/pyodide": "pyodide",
+    "https://unpkg.com/ace-builds": "pyodide",
+    "https://api.github.com": "source",
+    "https://${e}/api/v4/projects": "source",
+    "https://unpkg.com/resize-observer-polyfill": None,
+    "http://www.w3.org/": None,
+}
 
 
 class Page(HTMLParser):
-    """loaded: what a browser loads by itself. links: where a reader may go. ids: of elements. classes: all."""
+    """loaded: what a browser loads by itself. links: where a reader may go. ids: of elements. marks: every class, and
+    every component of the theme's script."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.loaded: list[str] = []
         self.links: list[str] = []
         self.ids: set[str] = set()
-        self.classes: set[str] = set()
+        self.marks: set[str] = set()
         self.feed(path.read_text("utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = {name: value or "" for name, value in attrs}
         self.ids |= {values["id"]} if "id" in values else set()
-        self.classes |= set(values.get("class", "").split())
+        self.marks |= {*values.get("class", "").split(), *values.get("data-md-component", "").split()}
         if tag == "a" and "href" in values:
             self.links.append(values["href"])
         elif tag == "link" and _LOADING_RELS & set(values.get("rel", "").split()):
@@ -70,7 +82,11 @@ def test_a_browser_loads_nothing_from_elsewhere(site, pages):
     for path, page in pages.items():
         outside = [url for url in page.loaded if urlsplit(url).netloc]
         assert not outside, f"{path.name}: {outside}"
-        assert not page.classes & _LOADERS, path.name
+        assert not page.marks & set(_LOADERS.values()), path.name
+    assert any(page.marks for page in pages.values())
+    for script in site.rglob("*.js"):
+        for address in re.findall(r"https?://[^\"'`\s)]+", script.read_text("utf-8")):
+            assert any(address.startswith(known) for known in _LOADERS), f"{script.name}: {address}: when is it loaded?"
     for sheet in site.rglob("*.css"):
         text = sheet.read_text("utf-8")
         assert not re.findall(r"(?:url\(|@import)\s*['\"]?\s*(?:https?:)?//[^)'\"]+", text), sheet.name

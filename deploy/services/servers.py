@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -25,6 +26,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import click
 import psycopg
 
 START_SECONDS = 600
@@ -247,3 +249,12 @@ def _healthy(url: str) -> bool:
     except (urllib.error.URLError, OSError):
         return False
     return True
+
+
+if __name__ == "__main__":  # PostgreSQL with an empty database, until Ctrl-C
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background jobs are begun with SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt), postgres_server() as running:
+        click.echo(running.new_database("llmops"))
+        click.echo("stop it with Ctrl-C; its data goes with it", err=True)
+        threading.Event().wait()

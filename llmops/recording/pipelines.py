@@ -16,7 +16,7 @@ from llmops.settings import Settings
 
 PIPELINE_EXPERIMENT = "pipelines"
 PIPELINE_TAG, CYCLE_TAG = "llmops.pipeline", "llmops.pipeline.cycle"
-_ATTEMPT_TAG, _NOTE_TAG = "llmops.pipeline.attempt", "mlflow.note.content"
+ATTEMPT_TAG, _NOTE_TAG = "llmops.pipeline.attempt", "mlflow.note.content"
 _NOT_IN_A_NAME = re.compile(r"[^\w.-]+", re.ASCII)
 _MOST_CHARACTERS = 5000  # MLflow's limit for a tag
 
@@ -47,9 +47,9 @@ class PipelineRecorder(Recorder):
                 )
                 client.log_dict(found.info.run_id, dict(inputs), "inputs.json")
             self.run_id = str(found.info.run_id)
-            self._attempt = int(found.data.tags.get(_ATTEMPT_TAG, 0)) + 1
+            self._attempt = int(found.data.tags.get(ATTEMPT_TAG, 0)) + 1
             client.update_run(self.run_id, status="RUNNING")
-            client.set_tag(self.run_id, _ATTEMPT_TAG, str(self._attempt))
+            client.set_tag(self.run_id, ATTEMPT_TAG, str(self._attempt))
 
     def step(self, record: StepRecord) -> None:
         """As `Recorder`. Raises StoreUnavailable."""

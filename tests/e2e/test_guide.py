@@ -1,6 +1,5 @@
 """Runs the commands of the guides, in order, as a reader would: every `$ ` line of their console blocks."""
 
-import re
 import shlex
 import shutil
 import subprocess
@@ -9,18 +8,7 @@ import sys
 import pytest
 
 from tests.e2e.conftest import ROOT
-
-
-def console_commands(text: str) -> list[tuple[str, int]]:
-    """(command, expected exit code); a line `# exit 1` after a command gives a code other than 0."""
-    found: list[tuple[str, int]] = []
-    for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL):
-        for line in block.splitlines():
-            if line.startswith("$ "):
-                found.append((line[2:], 0))
-            elif code := re.match(r"# exit (\d)", line):
-                found[-1] = (found[-1][0], int(code[1]))
-    return found
+from tests.page_commands import console_commands
 
 
 @pytest.mark.slow

@@ -14,8 +14,8 @@ from labs.llm.training_rows import rows
 from llmops.registry import Registry, model_registration
 from llmops.settings import Settings, with_samples
 from tests.e2e.conftest import ROOT
-from tests.e2e.test_guide import console_commands
 from tests.finetuning.conftest import write_rows
+from tests.page_commands import console_commands
 
 MODEL, PROMPT = "smollm2-135m-instruct@1", "extract@2"
 

@@ -12,10 +12,13 @@ import pytest
 from click.testing import CliRunner
 
 from docs.notebooks import Cell, cells, notebook
+from labs.checks import check_module
+from labs.checks.tabular import check_bike, check_wine
 from llmops.cli import cli
+from llmops.settings import Settings
 from tests.notebook_runs import outputs_of
+from tests.page_commands import ROOT, console_commands, run_in_one_shell
 
-ROOT = Path(__file__).parents[2]
 _COMMAND = re.compile(r"^(?:\$ )?llmops (.+)$", re.MULTILINE)
 
 
@@ -111,6 +114,21 @@ def test_the_notebook_executes(lab, tmp_path):
         assert any(shown in text for text in texts), shown
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
     assert len(pictures) == guide(lab).read_text("utf-8").count("\nreplay_figure(")
+
+
+@pytest.mark.slow
+def test_the_console_blocks_run_as_written_and_then_the_module_is_done_but_for_its_answers(lab, tmp_path):
+    commands = console_commands(guide(lab).read_text("utf-8"))
+    told = run_in_one_shell([(f"llmops lab {lab}", 0), *commands], tmp_path)
+    assert told.count("\nmissing  ") == 1  # before the exercise, the last one
+    settings = Settings(home=tmp_path / ".llmops")
+    achievements, questions = {"wine": check_wine, "bike": check_bike}[lab](settings)
+    assert [each.what for each in achievements if not each.done] == []
+    right = {question.key: question.value for question in questions}
+    assert None not in right.values(), "the home can tell each answer"
+    wrong = check_module(lab, settings, {**right, questions[0].key: -1})
+    assert ([each.key for each in wrong.questions if each.state == "wrong"], wrong.done) == ([questions[0].key], False)
+    assert check_module(lab, settings, right).done
 
 
 def environment(home: Path) -> dict[str, str]:

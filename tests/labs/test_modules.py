@@ -1,0 +1,29 @@
+"""The course's later modules, each done as its page says: minutes, on real homes."""
+
+import shutil
+
+import pytest
+
+from tests.page_commands import ROOT, console_commands, run_in_one_shell, write_files
+
+ANSWERS = {"spoiled": 0.371, "steps": 23, "attempts": 2, "pods": 10, "entries": 8}
+
+
+@pytest.mark.slow
+def test_the_module_on_pipelines_is_done_by_its_page(tmp_path):
+    text = (ROOT / "docs" / "labs" / "pipeline.md").read_text("utf-8")
+    shutil.copytree(ROOT / "deploy", tmp_path / "deploy", ignore=shutil.ignore_patterns("__pycache__"))
+    write_files(text, tmp_path)
+    commands = console_commands(text)
+    checked = commands.index(("llmops lab check pipeline", 1)) + 1
+    answers = " ".join(f"--answer {key}={value}" for key, value in ANSWERS.items())
+    in_files = "env -u LLMOPS_LOG_URL -u LLMOPS_PIPELINES_URL llmops lab check pipeline"
+    commands[checked:checked] = [
+        (f"llmops lab check pipeline {answers} --answer steps=22", 1),
+        (f"llmops lab check pipeline {answers}", 0),
+        (in_files, 1),
+    ]
+    told = run_in_one_shell(commands, tmp_path)
+    (missing,) = [line for line in told.splitlines() if line.startswith("missing  ")]  # where state is in files
+    assert "runs and audit log are in PostgreSQL" in missing
+    assert told.count("module pipeline is done") == 1
