@@ -13,7 +13,7 @@ from llmops.cli import cli
 from llmops.settings import describe
 
 DOCS = Path(__file__).parent
-LABS = ("bike", "wine")
+LABS = ("bike", "wine", "insurance")
 
 
 def pages() -> dict[Path, str]:

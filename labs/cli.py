@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _LABS = {
     "wine": "The wine lab: three cultivars; the laboratory replaces its instrument half-way.",
     "bike": "The bike lab: hourly rentals; trained on 2011, then tested on 2012 month by month.",
+    "insurance": "The insurance lab: policies, claims and accidents, all simulated, so that the truth is known.",
 }
 _STEPS = ("data", "train", "register", "serve", "monitor", "retrain")
 _MOST_NAMED = 6
@@ -69,10 +70,11 @@ def _add_lab(name: str, what: str) -> None:
 
             if as_json:
                 raise click.UsageError("serve runs until Ctrl-C; it has no --json")
+            model = lab_kind(name).model_name
             serve(
                 port=port,
                 on_serving=lambda url: say(
-                    f"rows and an example: curl {url}/v1/predict/{name}/schema; stop with Ctrl-C"
+                    f"rows and an example: curl {url}/v1/predict/{model}/schema; stop with Ctrl-C"
                 ),
             )
         else:
@@ -138,10 +140,11 @@ def _show_whole(done: PipelineRun) -> None:
     found = done.result
     _show_quality(found["data"], found["quality"])
     _show_metric(found["metric"], found["gate"])
+    _show_findings(found["findings"])
     if found["model"] is None:
         echo(found["told"])
         return
-    lab = found["lab"]
+    lab, app = found["lab"], found["model"].partition("@")[0]
     columns = ("window", "rows#", "served by", "error#", "compared#", "reference#", "drifted#", "alarm")
     rows = [
         (
@@ -168,7 +171,7 @@ def _show_whole(done: PipelineRun) -> None:
     echo(f"served     {found['model']}")
     echo(f"took       {sum(step.seconds for step in done.steps):.0f} s in {len(done.steps)} steps")
     echo(f"Look further: llmops ui · llmops factsheet {found['model']} · llmops pipeline show {done.ref}")
-    echo(f"              llmops audit list --app {lab} · llmops lab {lab} serve · docs/labs/{lab}.md")
+    echo(f"              llmops audit list --app {app} · llmops lab {lab} serve · docs/labs/{lab}.md")
 
 
 def _alarm_lines(window: _Json) -> Iterator[str]:
@@ -196,6 +199,14 @@ def _show_metric(metric: _Json, gate: _Json) -> None:
     echo(f"gate       {gate['verdict']} (compared with {gate['compared_with']})")
     for reason in gate["reasons"]:
         echo(f"           {reason}")
+
+
+def _show_findings(findings: Sequence[_Json]) -> None:
+    """The lab's own tables."""
+    for each in findings:
+        rows = [[number(cell) if isinstance(cell, float) else cell for cell in row] for row in each["rows"]]
+        print_table(each["title"], each["columns"], rows)
+        echo(each["told"])
 
 
 def _show_step(name: str, step: str, done: _Json) -> None:
@@ -241,3 +252,4 @@ def _show_candidates(done: _Json) -> None:
     ]
     print_table("Candidates, judged on rows held out", columns, rows)
     _show_metric(done["metric"], done["gate"])
+    _show_findings(done["trained"]["findings"])

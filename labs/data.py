@@ -116,7 +116,11 @@ def load_data(
     Raises:
         CannotRun: cannot be fetched. Corrupted: other bytes than the catalogue's. BadFile: names line and field.
     """
-    fetched = fetch_data(name, settings, source)
+    return checked_data(fetch_data(name, settings, source), clean)
+
+
+def checked_data(fetched: FetchedData, clean: Callable[[Path], tuple[Any, int, Sequence[Finding]]]) -> LabData:
+    """Checks and cleans data that was fetched, as `load_data` does. Raises BadFile."""
     table, rows_read, findings = clean(fetched.path)
     columns = tuple(_profile(str(name), table[name]) for name in table.columns)
     report = QualityReport(fetched.source, fetched.sha256, rows_read, len(table), tuple(findings), columns)

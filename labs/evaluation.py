@@ -26,9 +26,12 @@ from llmops.evaluation.results import AnswerCounts, Metric, Output, RowResult, S
 from llmops.evaluation.runner import Summary, one_score
 from llmops.evaluation.scorers.classification import ClassificationReport
 from llmops.evaluation.scorers.protocol import limits_of
-from llmops.evaluation.statistics import mean_interval
+from llmops.evaluation.statistics import mean_interval, normal_quantile
 
 _RESAMPLES = 2000
+_GINI_RESAMPLES = 200
+_MOST_OF_NONE = -math.log(0.025)
+"""The most counts that are expected where none came, by an exact interval for a Poisson mean (Garwood 1936)."""
 _CLUSTER = "cluster"
 _CLUSTER_BY = f"inputs.{_CLUSTER}"
 
@@ -77,6 +80,52 @@ def regression_metrics(truth: Any, predictions: Any, clusters: Sequence[str]) ->
     root = Estimate(math.sqrt(squared.value), ends)
     relative, r2 = _of_resampled_clusters(np.asarray(truth, dtype=float), errors, clusters)
     return {"rmse": root, "mae": absolute, "relative_error": relative, "r2": r2}
+
+
+def poisson_deviance(truth: Any, rate: Any) -> Any:
+    """Of counts under expected counts above 0: numbers or numpy arrays."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        excess = np.where(truth > 0, truth * np.log(truth / rate), 0.0)
+    return 2 * (excess - truth + rate)
+
+
+def poisson_metrics(truth: Any, predictions: Any, clusters: Sequence[str]) -> dict[str, Estimate]:
+    """deviance (mean of a row; less is better), actual_over_expected (all counts over all expected ones: 1 where the
+    level is right) and gini (of the counts, in order of the prediction: 0 where the order says nothing).
+
+    truth: a numpy array of counts.
+    predictions: of expected counts.
+    clusters: for each row what it shares with others.
+    """
+    _, cluster = np.unique(np.asarray(clusters), return_inverse=True)
+    _, place = np.unique(predictions, return_inverse=True)
+    drawn = _drawn(int(cluster.max()) + 1).T[:_GINI_RESAMPLES, cluster]
+    ginis = [_gini(truth * times, times, place) for times in drawn.astype(float)]
+    return {
+        "deviance": _scale_interval(poisson_deviance(truth, predictions), clusters),
+        "actual_over_expected": actual_over_expected(truth, predictions, clusters),
+        "gini": Estimate(_gini(truth, np.ones(len(truth)), place), _middle(ginis)),
+    }
+
+
+def actual_over_expected(truth: Any, predictions: Any, clusters: Sequence[str]) -> Estimate:
+    """All counts over all expected ones; the interval is the delta method's on the logarithm, from sums of clusters."""
+    counted, expected = _sums(np.stack([truth, predictions]), clusters)
+    ratio = float(counted.sum() / expected.sum())
+    if not ratio:
+        return Estimate(0.0, (0.0, _MOST_OF_NONE / float(expected.sum())))
+    deviation = float(np.sqrt(((counted - ratio * expected) ** 2).sum()) / counted.sum())
+    factor = math.exp(normal_quantile() * deviation * math.sqrt(len(counted) / max(len(counted) - 1, 1)))
+    return Estimate(ratio, (ratio / factor, ratio * factor))
+
+
+def _gini(counts: Any, rows: Any, place: Any) -> float:
+    """Twice the area between the diagonal and the Lorenz curve of counts by rows. place: of each row in the order of
+    predictions, equal ones together."""
+    by_place = np.stack([np.bincount(place, weights=each).cumsum() for each in (counts, rows)])
+    with np.errstate(invalid="ignore"):
+        share, of_rows = np.hstack([np.zeros((2, 1)), by_place]) / by_place[:, -1:]
+    return float(1 - ((share[1:] + share[:-1]) * np.diff(of_rows)).sum())
 
 
 def classification_metrics(truth: Any, predictions: Any, clusters: Sequence[str] | None = None) -> dict[str, Estimate]:

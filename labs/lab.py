@@ -31,11 +31,13 @@ _REQUEST_SECONDS = 60.0
 class Lab(ABC):
     """One lab. Use it as a context: the gateway that it starts ends with it.
 
-    name: of the lab, its registered model, MLflow experiment and gate.
+    name: of the lab and its pipeline.
+    model_name: of its registered model, MLflow experiment and gate.
     metric: the one that is shown first.
     baseline: the candidate that others are measured by.
     blocks: rows of one cluster depend on each other.
     labels_late: windows until the labels of one are known.
+    judged_late: whether a window is judged once more when its labels have come late.
     reference_grows: a champion's quiet windows, once labelled, join the rows held out that its next windows are
         compared with.
     scorers, rules: how the gate judges a challenger.
@@ -43,10 +45,12 @@ class Lab(ABC):
     """
 
     name: ClassVar[str]
+    model_name: ClassVar[str]
     metric: ClassVar[str]
     baseline: ClassVar[str]
     blocks: ClassVar[bool]
     labels_late: ClassVar[int]
+    judged_late: ClassVar[bool] = False
     reference_grows: ClassVar[bool]
     windows_in_budget: ClassVar[int]
     scorers: ClassVar[Sequence[PredictionScorer]]
@@ -102,6 +106,15 @@ class Lab(ABC):
     @abstractmethod
     def error_of(self, metrics: Mapping[str, Estimate]) -> float:
         """The error that windows are compared by: less is better."""
+
+    def findings(self, models: Sequence[Trained], best: Trained) -> list[Json]:  # noqa: ARG002 - most have none
+        """What there is to say of the first models beside metrics and gate: tables, each with `title`, `columns`,
+        `rows` and `told`, what they show in a sentence."""
+        return []
+
+    def figures(self, model: Trained) -> dict[str, Any]:  # noqa: ARG002 - most have none
+        """Pictures of a model beside those of `labs.recording`, by file name."""
+        return {}
 
     def judge(self, challenger: tuple[str, Any], champion: tuple[str, Any] | None, rows: LabelledRows) -> Judgement:
         """The gate's verdict. challenger, champion: a name and the predictions for the rows."""

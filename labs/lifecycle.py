@@ -48,8 +48,11 @@ class Watch:
         others = [each for each in self.windows if each["window"] != name]
         if found["past_estimate"] and len(others) == len(self.windows):
             self.past.append(found["past_estimate"])
+        settled = found.get("settled")
         if self.since is None and found["alarm"]:
             self.since = name
+            if settled and settled["alarm"]:  # it was quiet as long as nobody knew its labels
+                self.quiet = [each for each in self.quiet if each != settled["window"]]
         if self.since is None and name not in self.quiet:
             self.quiet.append(name)
         self.windows = [*others, found]
@@ -90,7 +93,7 @@ def run(work: LabSteps, steps: Steps) -> Json:
     # Without the comparison, whose rows fill pages; MLflow has it with the step.
     gate = {name: value for name, value in verdict.items() if name != "comparison"}
     told: Json = {"lab": work.lab.name, "data": data, "quality": quality, "metric": metric, "gate": gate}
-    told["verdict"] = verdict["verdict"]
+    told |= {"verdict": verdict["verdict"], "findings": trained["findings"]}
     if verdict["verdict"] == "pass":
         model = steps.do("register", work.register, trained, verdict)
         steps.do("deploy", work.deploy, model)
@@ -114,10 +117,17 @@ def _replay(work: LabSteps, steps: Steps, model: Json) -> Json:
             watch.tried(attempt)
     promotions = [each for each in attempts if each["to"] is not None]
     review = steps.do("review", work.review, promotions, windows)
+    # What came later of a window whose labels were late stands beside what was known in its time.
+    settled = {each["settled"]["window"]: each["settled"] for each in watch.windows if "settled" in each}
+    late = ("compared_error", "compared_interval", "reference")
+    looked = [
+        {**each, **{name: settled[each["window"]][name] for name in late if each["window"] in settled}}
+        for each in watch.windows
+    ]
     alarms, ref = sum(each["alarm"] for each in watch.windows), watch.model["ref"]
     return {
         "model": ref,
-        "monitoring": [{**each, "error": review["errors"][each["window"]]} for each in watch.windows],
+        "monitoring": [{**each, "error": review["errors"][each["window"]]} for each in looked],
         "retrained": review["retrained"],
         "attempts": attempts,
         "told": f"{ref} serves; {alarms} alarms in {len(windows)} windows, {len(promotions)} promotions",

@@ -25,6 +25,7 @@ _KNOWN = {
     "improve": "alarms, review, fine-tune or optimize, then as llm: a better release, or none",
     "wine": "the wine lab: from data to a monitored model, trained again when drift hurts",
     "bike": "the bike lab: from data to a monitored model, trained again when drift hurts",
+    "insurance": "the insurance lab: from three sources to a monitored risk, trained again when drift hurts",
 }
 _set_option = click.option(
     "--set", "settings_", multiple=True, metavar="KEY=VALUE", help="An input; the value is read as JSON, else as text."
@@ -51,9 +52,11 @@ def make_pipeline(name: str, settings: Settings) -> Pipeline:
 def lab_kind(name: str) -> type[Lab]:
     """The lab of that name."""
     from labs.bike.lab import BikeLab
+    from labs.insurance.lab import InsuranceLab
     from labs.wine.lab import WineLab
 
-    return {"wine": WineLab, "bike": BikeLab}[name]
+    kinds: tuple[type[Lab], ...] = (WineLab, BikeLab, InsuranceLab)
+    return next(kind for kind in kinds if kind.name == name)
 
 
 @contextmanager

@@ -22,11 +22,20 @@ _EXAMPLE_ROWS = 5
 _REPEATS = 3
 _MOST_ROWS = 500  # of the rows held out: shuffling a column asks for as many predictions again
 _SERVED, _UNCHANGED, _ALARM = "#1f6fb4", "#8a8a8a", "#c62828"
-_UNITS = {"bike": "RMSE, rentals an hour", "wine": "share of wrong cultivars"}
+_UNITS = {"bike": "RMSE, rentals an hour", "wine": "share of wrong cultivars", "insurance": "mean Poisson deviance"}
 
 
-def record(store: Store, lab: str, model: Trained, quality: QualityReport, cycle: str) -> LoggedTabular:
+def record(
+    store: Store,
+    lab: str,
+    model: Trained,
+    quality: QualityReport,
+    cycle: str,
+    pictures: Mapping[str, Any] | None = None,
+) -> LoggedTabular:
     """Writes the run of one model into the lab's experiment, with everything it was made of and found to be.
+
+    pictures: of the lab's own, by file name.
 
     Raises:
         CannotRun: the model cannot be written as skops. StoreUnavailable.
@@ -52,7 +61,7 @@ def record(store: Store, lab: str, model: Trained, quality: QualityReport, cycle
         example=model.holdout.features.head(_EXAMPLE_ROWS),
         parameters={"candidate": model.name, **model.parameters, **sizes},
         metrics=numbers(model.metrics),
-        figures=figures(model),
+        figures={**figures(model), **(pictures or {})},
         files=files,
         datasets=[used(model.training, "training"), used(model.holdout, "test")],
         tags={"llmops.lab": lab, "llmops.candidate": model.name, "llmops.cycle": cycle},
@@ -66,12 +75,12 @@ def figures(model: Trained) -> dict[str, Any]:
     if model.schema.task == "classification":
         confused = Counter(zip(map(str, truth), map(str, predictions), strict=True))
         return {"confusion.png": confusion_figure(confused), **importance}
-    compared, axes = _figure("true", "predicted", title)  # below the line fewer were foretold than came
+    compared, axes = figure_of("true", "predicted", title)  # below the line fewer were foretold than came
     axes.scatter(truth, predictions, s=6, alpha=0.35, linewidths=0)
     high = float(max(truth.max(), predictions.max()))
     axes.plot([0, high], [0, high], color="black", linewidth=0.8)
     # What was missed, in order, and the mean of each cluster: a model that grows old leaves the line.
-    residuals, axes = _figure("row held out, in order of time", "true − predicted", title)
+    residuals, axes = figure_of("row held out, in order of time", "true − predicted", title)
     errors = truth - predictions
     axes.scatter(range(len(errors)), errors, s=6, alpha=0.35, linewidths=0)
     clusters: dict[str, list[int]] = {}
@@ -94,7 +103,7 @@ def _feature_importance(model: Trained) -> Any:
         found = permutation_importance(model.estimator, features, truth, n_repeats=_REPEATS, random_state=0)
     order = np.argsort(found.importances_mean)
     names = [model.schema.names[i] for i in order]
-    figure, axes = _figure("loss of the model's score when shuffled", "", f"{model.name}: what its errors depend on")
+    figure, axes = figure_of("loss of the model's score when shuffled", "", f"{model.name}: what its errors depend on")
     means, deviations = found.importances_mean[order], found.importances_std[order]
     axes.barh(names, means, xerr=deviations, color="tab:blue", ecolor="black")
     axes.tick_params(axis="y", labelsize=8)
@@ -108,7 +117,7 @@ def replay_figure(result: Mapping[str, Any], unchanged: Mapping[str, float] | No
         `at` and `to` of `retrained`.
     unchanged: by window the error that the first version would have had.
     """
-    figure, axes = _figure("", _UNITS.get(result["lab"], "error"), "", size=(7.6, 3.6))
+    figure, axes = figure_of("", _UNITS.get(result["lab"], "error"), "", size=(7.6, 3.6))
     axes.tick_params(axis="x", labelsize=8, rotation=30)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e6e6e6")
@@ -132,7 +141,8 @@ def replay_figure(result: Mapping[str, Any], unchanged: Mapping[str, float] | No
     return figure
 
 
-def _figure(x: str, y: str, title: str, size: tuple[float, float] = (6.4, 4.2)) -> tuple[Any, Any]:
+def figure_of(x: str, y: str, title: str, size: tuple[float, float] = (6.4, 4.2)) -> tuple[Any, Any]:
+    """A matplotlib Figure that draws by itself, and its axes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -88,13 +88,18 @@ def fetch_data(name: str, settings: Settings, source: str | None = None) -> Fetc
     entry = data_source(name)
     if source is None:
         return fetch_entry(entry, settings)
+    return local_data(source, entry.licence, entry.citation)
+
+
+def local_data(source: str, licence: str, citation: str) -> FetchedData:
+    """A file on this machine, `file:PATH`, read where it lies. Raises UsageError, CannotRun."""
     kind, _, rest = source.partition(":")
     if kind != "file" or not rest:
         raise UsageError(f"{source!r} is no data source; use file:PATH, or none for the catalogue's")
     path = Path(rest).expanduser().resolve()
     if not path.is_file():
         raise CannotRun(f"{path}: no such file")
-    return FetchedData(path, source, _sha256(path), entry.licence, entry.citation)
+    return FetchedData(path, source, _sha256(path), licence, citation)
 
 
 def fetch_entry(entry: DataSource, settings: Settings) -> FetchedData:

@@ -48,10 +48,12 @@ class LabSteps:
     def train(self) -> Json:
         """Searches and fits every candidate; each is an MLflow run. The best is chosen by cross-validation alone."""
         models = self.lab.first_models()
-        best = best_of(models).name
+        chosen = best_of(models)
+        best = chosen.name
         shown = [self._recorded(model) for model in models]
         predictions = {m.name: plain(m.predictions) for m in models if m.name in (best, self.lab.baseline)}
-        return {"models": shown, "best": best, "predictions": predictions}
+        findings = self.lab.findings(models, chosen)
+        return {"models": shown, "best": best, "predictions": predictions, "findings": findings}
 
     def evaluate(self, trained: Json) -> Json:
         """MLflow's own evaluation of the best, beside ours and the baseline's."""
@@ -78,7 +80,7 @@ class LabSteps:
         """The gate's verdict on the best: against the champion where there is one, else against the baseline. It passes
         when it is the champion itself, trained again."""
         lab, best, predictions = self.lab, trained["best"], trained["predictions"]
-        rows, champion = lab.holdout(FIRST), lab.registry.tabular_versions.champion(lab.name)
+        rows, champion = lab.holdout(FIRST), lab.registry.tabular_versions.champion(lab.model_name)
         challenger = (best, predictions[best])
         if champion is None:
             judged = lab.judge(challenger, (lab.baseline, predictions[lab.baseline]), rows)
@@ -99,7 +101,7 @@ class LabSteps:
 
     def kept(self) -> Json:
         """The champion that goes on serving when the gate says no; empty where there is none of a lab's."""
-        champion = self.lab.registry.tabular_versions.champion(self.lab.name)
+        champion = self.lab.registry.tabular_versions.champion(self.lab.model_name)
         return {} if champion is None or "trained_on" not in champion.provenance else _known(champion)
 
     def deploy(self, model: Json) -> Json:
@@ -130,13 +132,29 @@ class LabSteps:
         """
         lab, names = self.lab, list(self.lab.windows())
         rows = lab.window(window)
-        served = lab.gateway.predict(lab.name, rows.rows(), lab.request_id(window))["model"]
+        served = lab.gateway.predict(lab.model_name, rows.rows(), lab.request_id(window))["model"]
         late = names.index(window) - lab.labels_late
         if late >= 0 and self._answered([names[late]]):
             lab.gateway.tell_truth(lab.request_id(names[late]), plain(lab.window(names[late]).truth))
-        joining = [each for each in quiet if names.index(each) <= late and each != window]
-        verdict = self._judged(window, model, past, joining if lab.reference_grows else [])
-        return {"window": window, "rows": len(rows), "served_by": served, **verdict}
+        joining = (
+            [each for each in quiet if names.index(each) <= late and each != window] if lab.reference_grows else []
+        )
+        found = {"window": window, "rows": len(rows), "served_by": served}
+        if not (lab.judged_late and late >= 0 and self._served_by(names[late]) == model["ref"]):
+            return {**found, **self._judged(window, model, past, joining)}
+        settled = self._judged(names[late], model, past, [each for each in joining if each != names[late]])
+        if settled["alarm"]:
+            joining = [each for each in joining if each != names[late]]
+        verdict = self._judged(window, model, past, joining)
+        return {
+            **found,
+            **verdict,
+            "alarm": verdict["alarm"] or settled["alarm"],
+            "state": "alarm" if settled["alarm"] else verdict["state"],
+            "why": f"{verdict['why']}; {names[late]}, whose labels have come: {settled['why']}",
+            "past_estimate": settled["past_estimate"],
+            "settled": {"window": names[late], **settled},
+        }
 
     def retrain(self, window: str, since: str, model: Json) -> Json:
         """Trains a challenger, and promotes it where the gate lets it.
@@ -149,7 +167,7 @@ class LabSteps:
         if trained is None:
             return {"at": window, "from": ref, "to": None, "why": "waits for more labels"}
         recorded = self._recorded(trained)
-        challenger = (f"{lab.name} of {window}", plain(trained.predictions))
+        challenger = (f"{lab.model_name} of {window}", plain(trained.predictions))
         judged = lab.judge(challenger, (ref, lab.predicted(ref, trained.holdout)), trained.holdout)
         verdict = {**judged.to_json(), "against": ref, "compared_with": ref}
         new = self._registered(recorded, window, verdict)
@@ -179,7 +197,9 @@ class LabSteps:
         """A trained model, once it is a run in MLflow: what is known of it; `logged` is what `_registered` reads."""
         from labs.recording import record
 
-        logged = record(self.lab.registry.store, self.lab.name, model, self.lab.data.quality, self.lab.cycle)
+        lab = self.lab
+        pictures = lab.figures(model)
+        logged = record(lab.registry.store, lab.model_name, model, lab.data.quality, lab.cycle, pictures)
         return {
             "candidate": model.name,
             "parameters": dict(model.parameters),
@@ -204,16 +224,18 @@ class LabSteps:
             "parameters": model["parameters"],
         }
         logged = LoggedTabular(**model["logged"])
-        version, _ = book.register(lab.name, logged, cycle=f"{lab.cycle}/{trained_on}", provenance=provenance)
+        version, _ = book.register(lab.model_name, logged, cycle=f"{lab.cycle}/{trained_on}", provenance=provenance)
         if verdict["against"] != version.ref:
-            book.record_gate(version, lab.name, {name: verdict[name] for name in ("verdict", "reasons", "against")})
-            record_verdict(lab.registry.store, version.run_id, {"suite": lab.name, **verdict})
+            book.record_gate(
+                version, lab.model_name, {name: verdict[name] for name in ("verdict", "reasons", "against")}
+            )
+            record_verdict(lab.registry.store, version.run_id, {"suite": lab.model_name, **verdict})
         return _known(version)
 
     def _until_served(self, ref: str, rows: Sequence[Mapping[str, Any]]) -> Json:
         """The gateway's answer for rows, once it serves the version. Raises CannotRun when it does not in time."""
         deadline = time.monotonic() + _SEEN_SECONDS
-        while (answer := self.lab.gateway.predict(self.lab.name, rows))["model"] != ref:
+        while (answer := self.lab.gateway.predict(self.lab.model_name, rows))["model"] != ref:
             if time.monotonic() > deadline:
                 raise CannotRun(f"the gateway still serves {answer['model']}, not {ref}")
             time.sleep(0.1)
@@ -291,7 +313,7 @@ class LabSteps:
                 path = Path(folder) / "report.html"
                 write_report(*frames, verdict, path)
                 page = path.read_text(encoding="utf-8")
-        store, name, cycle = self.lab.registry.store, self.lab.name, self.lab.cycle
+        store, name, cycle = self.lab.registry.store, self.lab.model_name, self.lab.cycle
         return record_monitoring_run(store, name, told, metrics, descriptor_version=cycle, page=page)
 
     def _error_in(self, window: str) -> float:
@@ -312,6 +334,11 @@ class LabSteps:
                 raise CannotRun(f"the production log has no request {self.lab.request_id(window)}")
         return [found[window] for window in windows]
 
+    def _served_by(self, window: str) -> str | None:
+        """The version that answered a window; None where none did."""
+        found = self._answered([window])
+        return found[window].model if window in found else None
+
     def _answered(self, windows: Sequence[str]) -> dict[str, PredictionBatch]:
         """By window, those whose rows were asked for. Raises StoreUnavailable."""
         from llmops.production_log import ProductionLog, read_predictions
@@ -321,7 +348,7 @@ class LabSteps:
             return {
                 window: batch
                 for window in windows
-                for batch in read_predictions(log, lab.name, request_id=lab.request_id(window))
+                for batch in read_predictions(log, lab.model_name, request_id=lab.request_id(window))
             }
 
 

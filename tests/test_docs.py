@@ -33,7 +33,9 @@ def modules() -> set[str]:
     return {f"/{path.relative_to(ROOT)}" for room in rooms for path in (ROOT / room).rglob("*.py")}
 
 
-@pytest.mark.parametrize("page", ["cli.md", "settings.md", "python.ipynb", "labs/bike.ipynb", "labs/wine.ipynb"])
+@pytest.mark.parametrize(
+    "page", ["cli.md", "settings.md", "python.ipynb", "labs/bike.ipynb", "labs/wine.ipynb", "labs/insurance.ipynb"]
+)
 def test_a_generated_page_is_fresh(page):
     path = ROOT / "docs" / page
     assert path.read_text("utf-8") == pages()[path], "run `make docs`"

@@ -17,7 +17,8 @@ from monitoring.tabular.settings import TabularSettings
 class BikeLab(Lab):
     """Rentals by the hour. The hours of a day depend on each other; what was rented is known when the month ends."""
 
-    name, metric, baseline = "bike", "rmse", "forest"
+    name = model_name = "bike"
+    metric, baseline = "rmse", "forest"
     blocks, labels_late, windows_in_budget, reference_grows = True, 0, 12, True
     scorers, rules = SCORERS, RULES
     # The error that the gate judges, in rentals. Inputs drift with the seasons, which is told and no alarm.

@@ -20,7 +20,8 @@ _LABELLED_BATCHES = 2
 class WineLab(Lab):
     """Batches of wines. The cultivars of one are known when the next one comes."""
 
-    name, metric, baseline = "wine", "accuracy", "majority"
+    name = model_name = "wine"
+    metric, baseline = "accuracy", "majority"
     blocks, labels_late, windows_in_budget = False, 1, 12
     reference_grows = False  # the batches are drawn from the rows held out: they would count twice
     scorers, rules = SCORERS, RULES

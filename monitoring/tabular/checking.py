@@ -67,7 +67,7 @@ class TabularVerdict:
     """The verdict on one window.
 
     rows, labelled: of the window; labelled rows have a prediction and a label. state: `too-few-rows` when nothing could
-    be tested. why: the alarms, or what was found instead, in a sentence or two. metric: `rmse`, `mae` or `error_rate`,
+    be tested. why: the alarms, or what was found instead, in a sentence or two. metric: see `error.metric_of`,
     the unit of all errors. error: None before labels. error_interval: 95 %. rise: the test of it. estimate: None where
     none could be made. drift: by column; told, and an alarm only where the settings say so. alphas: what each rule was
     held against. false_alarms: expected in windows_in_budget windows, at most.

@@ -1,7 +1,8 @@
 """The error of a window: found, whether it is surely higher than the reference's, and estimated before its labels come.
 
-The error of a regression is the root of the mean squared error, the mean absolute error, or that as a share of the mean
-label; of a classifier the share of wrong labels. A rise is tested one-sided:
+The error of a regression is the root of the mean squared error, the mean absolute error, that as a share of the mean
+label, or the ratio of all labels to all predictions; of a classifier the share of wrong labels. A rise is tested
+one-sided:
 
 - a classifier's, with independent rows: Fisher's exact test;
 - anything else: the permutation test of `permutation`, whole blocks at a time; independent rows are blocks of one, or
@@ -57,9 +58,10 @@ MOST_UNITS = 1_000
 class Losses:
     """What each labelled row cost; the error is made of their weighted mean.
 
-    values: squared or absolute errors, or 1 for a wrong label. block: each row's block, numbered from 0 without gaps;
-    None when rows are independent. boolean: the values are 0 and 1. root: the error is the root of the mean. weights:
-    of relative errors the size of the label, so that the mean is the MAE over the mean label; None: all alike.
+    values: squared or absolute errors, labels for a ratio, or 1 for a wrong label. block: each row's block, numbered
+    from 0 without gaps; None when rows are independent. boolean: the values are 0 and 1. root: the error is the root
+    of the mean. weights: of relative errors the size of the label, so that the mean is the MAE over the mean label; of
+    a ratio the prediction; None: all alike.
     """
 
     values: Array
@@ -105,8 +107,8 @@ class Rise:
 
 
 def metric_of(task: str, loss: Loss) -> str:
-    """`rmse`, `mae`, `relative_error` or `error_rate`."""
-    metrics = {"squared": "rmse", "absolute": "mae", "relative": "relative_error"}
+    """`rmse`, `mae`, `relative_error`, `actual_over_expected` or `error_rate`."""
+    metrics = {"squared": "rmse", "absolute": "mae", "relative": "relative_error", "ratio": "actual_over_expected"}
     return "error_rate" if task == "classification" else metrics[loss]
 
 
@@ -116,6 +118,8 @@ def losses_of(observed: ObservedRows, loss: Loss) -> Losses:
     predicted, truth = observed.prediction.data[known], observed.truth.data[known]
     if not observed.truth.numeric:
         return Losses((predicted != truth).astype(float), numbered(observed.block, known), boolean=True, root=False)
+    if loss == "ratio":
+        return Losses(truth, numbered(observed.block, known), boolean=False, root=False, weights=np.abs(predicted))
     error = truth - predicted
     values = error**2 if loss == "squared" else np.abs(error)
     weights = np.abs(truth) if loss == "relative" else None
@@ -251,7 +255,7 @@ class ErrorEstimator:
             losses.block,
             boolean=False,
             root=losses.root,
-            # Before labels, a relative error is one of the predictions.
+            # Before labels, a relative error is one of the predictions, as a ratio is always.
             weights=None if losses.weights is None else np.abs(reference.prediction.data[known]),
         )
         return cls(expected, labels, _boosted(design, losses.values), classifier=False)

@@ -30,6 +30,7 @@ _METRICS = {
     "rmse": "RMSE",
     "mae": "mean absolute error",
     "relative_error": "relative error",
+    "actual_over_expected": "actual over expected",
     "error_rate": "error rate",
 }
 _MOST_CHARTS = 12

@@ -8,7 +8,7 @@ from llmops.errors import BadFile, UsageError
 from llmops.text_io import read_toml
 from monitoring.tables import nearest, read_dataclass
 
-Loss = Literal["squared", "absolute", "relative"]
+Loss = Literal["squared", "absolute", "relative", "ratio"]
 Rule = Literal["error", "estimate", "quality", "drift"]
 
 _SHARES_OF_ROWS = (
@@ -29,7 +29,9 @@ class TabularSettings:
     year), expected over all rules, at most. So at most that share of such years has any (Markov's inequality).
     error_share, estimate_share, quality_share, drift_share: of the budget, for each rule; at most 1 together.
     loss: of a regression. `squared`: the error is the RMSE; `absolute`: the MAE; `relative`: the MAE as a share of the
-    window's mean label, which compares quiet months with busy ones. A classifier's is its error rate.
+    window's mean label, which compares quiet months with busy ones. `ratio`: all labels over all predictions (counts
+    over expected counts), which rows that are rightly expected to bring more do not raise. A classifier's is its error
+    rate.
     rise_floor: a relative rise of the error below it (0.1 is 10 %) is no alarm, however certain.
     effect_floor: a share of rows (see `decide.drift`); a change of a column below it is no drift, however certain.
     minimum_rows, minimum_blocks: below them, in either window, nothing is tested.
@@ -68,7 +70,9 @@ class TabularSettings:
     def __post_init__(self) -> None:
         """Raises UsageError."""
         if self.loss not in get_args(Loss):
-            raise UsageError(f"tabular monitoring: loss must be squared, absolute or relative, not {self.loss!r}")
+            raise UsageError(
+                f"tabular monitoring: loss must be squared, absolute, relative or ratio, not {self.loss!r}"
+            )
         for name in ("false_alarms", "minimum_rows", "minimum_blocks", "trust_after", "trust_within"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"tabular monitoring: {name} must be above 0, not {getattr(self, name)}")

@@ -95,3 +95,49 @@ def check_finds_what_is_missing_until_it_is_done(home):
     assert [each.key for each in wrong.questions if each.state == "wrong"] == ["alarm"]
     assert not wrong.done
     assert check_module("wine", settings, right).done
+
+
+INSURANCE_STEPS = ("validate", "train", "evaluate", "gate", "register", "deploy", "monitor 2022Q1", "retrain 2023Q2")
+
+
+@pytest.mark.slow
+def test_the_insurance_lab_goes_on_after_kill_9_in_each_step_and_comes_to_the_same(tmp_path):
+    whole = finished(tmp_path / "whole", "insurance")
+    assert whole["verdict"] == "pass"
+    assert whole["gate"]["compared_with"] == "formula"
+    assert whole["findings"][0]["verdict"] == "pass", "knowing the accidents is worth something"
+    assert [each["window"] for each in whole["monitoring"] if each["alarm"]] == ["2023Q1", "2023Q2"]
+    assert "2022Q4, whose labels have come: the error (actual_over_expected) rose" in whole["monitoring"][6]["why"]
+    (promotion,) = whole["retrained"]
+    assert (promotion["at"], promotion["to"]) == ("2023Q2", whole["model"])
+    assert promotion["error_after"] < promotion["error_before"]
+    for step in INSURANCE_STEPS:
+        process = run(tmp_path / "killed", "insurance")
+        assert process.stderr is not None
+        seen = next((line for line in process.stderr if line.startswith(f"insurance@first: {step}")), None)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert seen, step
+    found = finished(tmp_path / "killed", "insurance")
+    for key in ("findings", "gate", "model", "attempts", "retrained"):
+        assert found[key] == whole[key], key
+    for ours, theirs in zip(found["monitoring"], whole["monitoring"], strict=True):
+        for key in ("window", "alarm", "why", "served_by", "error", "estimated_error"):
+            assert ours[key] == theirs[key]
+
+
+@pytest.mark.slow
+def test_each_step_of_the_insurance_lab_runs_alone_and_its_version_has_a_fact_sheet(tmp_path):
+    assert finished(tmp_path, "insurance", "data")["quality"]["rows_kept"] > 100_000
+    trained = finished(tmp_path, "insurance", "train")
+    assert (trained["trained"]["best"], trained["gate"]["verdict"]) == ("glm+accidents", "pass")
+    assert finished(tmp_path, "insurance", "register")["champion"] == "risk@1"
+    assert finished(tmp_path, "insurance", "monitor")["why"].startswith("labels have not come yet")
+    assert "2021Q3, whose labels have come" in finished(tmp_path, "insurance", "monitor")["why"]
+    attempt = finished(tmp_path, "insurance", "retrain")
+    assert (attempt["from"], attempt["to"]) == ("risk@1", None)
+    sheet = subprocess.run(
+        [sys.executable, "-m", "llmops.cli", "factsheet", "risk@1"], env={**os.environ, "LLMOPS_HOME": str(tmp_path)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "simulated:insurance-datasets==0.1.4" in sheet.stdout

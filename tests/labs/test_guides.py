@@ -22,7 +22,7 @@ from tests.page_commands import ROOT, console_commands, run_in_one_shell
 _COMMAND = re.compile(r"^(?:\$ )?llmops (.+)$", re.MULTILINE)
 
 
-@pytest.fixture(params=["bike", "wine"])
+@pytest.fixture(params=["bike", "wine", "insurance"])
 def lab(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -110,13 +110,18 @@ def test_the_notebook_executes(lab, tmp_path):
     source.write_text(notebook(guide(lab)), encoding="utf-8")
     outputs = outputs_of(source, environment(tmp_path))
     texts = [output.get("text", "") for output in outputs]
-    for shown in (f"served     {lab}@", f"{lab}@first: finished", "the chain is whole"):
+    for shown in (
+        f"served     {'risk' if lab == 'insurance' else lab}@",
+        f"{lab}@first: finished",
+        "the chain is whole",
+    ):
         assert any(shown in text for text in texts), shown
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
     assert len(pictures) == guide(lab).read_text("utf-8").count("\nreplay_figure(")
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("lab", ["bike", "wine"])  # module insurance has no check yet
 def test_the_console_blocks_run_as_written_and_then_the_module_is_done_but_for_its_answers(lab, tmp_path):
     commands = console_commands(guide(lab).read_text("utf-8"))
     told = run_in_one_shell([(f"llmops lab {lab}", 0), *commands], tmp_path)

@@ -58,7 +58,7 @@ def test_a_cycle_runs_goes_on_and_is_told(llmops, home, lifecycle):
     listed = llmops("pipeline", "list", "--json").json
     assert [run["run"] for run in listed["runs"]] == ["llm@c", "llm@b", "llm@a"]
     assert [run["status"] for run in listed["runs"]] == ["finished", "finished", "failed"]
-    assert {each["name"] for each in listed["pipelines"]} == {"llm", "improve", "wine", "bike"}
+    assert {each["name"] for each in listed["pipelines"]} == {"llm", "improve", "wine", "bike", "insurance"}
     assert "llm@c" in llmops("pipeline", "list", "--pipeline", "llm").out
     shown = llmops("pipeline", "show", "llm@b", "--json").json
     assert [step["status"] for step in shown["steps"]] == ["done"] * len(first.json["steps"])
