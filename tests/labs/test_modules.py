@@ -27,3 +27,13 @@ def test_the_module_on_pipelines_is_done_by_its_page(tmp_path):
     (missing,) = [line for line in told.splitlines() if line.startswith("missing  ")]  # where state is in files
     assert "runs and audit log are in PostgreSQL" in missing
     assert told.count("module pipeline is done") == 1
+
+
+@pytest.mark.slow
+def test_a_class_shares_one_gateway_and_nobody_reaches_the_app_of_another(tmp_path):
+    commands = console_commands((ROOT / "docs" / "labs" / "teaching.md").read_text("utf-8"))
+    asked = commands[-1][0]
+    assert asked.startswith("curl ")
+    told = run_in_one_shell([*commands, (asked.replace("learner-01", "learner-02").replace("-sf", "-s"), 0)], tmp_path)
+    assert told.count('"object":"chat.completion"') == 1
+    assert told.count("app_not_allowed") == 1
