@@ -17,6 +17,7 @@ ANSWERS = "answers.toml"
 MODULES: Mapping[str, str] = {
     "wine": "labs.checks.tabular:check_wine",
     "bike": "labs.checks.tabular:check_bike",
+    "insurance": "labs.checks.tabular:check_insurance",
     "pipeline": "labs.checks.pipeline:check_pipeline",
 }
 """By name of a module: the function that gathers its achievements and questions from a home."""

@@ -1,4 +1,4 @@
-"""What a home shows of the labs wine and bike: versions, logged answers, alarms, promotions, and what each changed."""
+"""What a home shows of the labs wine, bike and insurance: versions, answers, alarms, promotions, what each changed."""
 
 from __future__ import annotations
 
@@ -21,6 +21,17 @@ if TYPE_CHECKING:
     from llmops.versions import TabularVersion
 
 _NOTHING = "nothing yet"
+# Of part 3 of the insurance lab's page, with a driver of 22 years
+_POLICY = {
+    "driver_age": 22,
+    "ncd_years": 3,
+    "conviction_points": 0,
+    "vehicle_group": 20,
+    "vehicle_age": 5,
+    "annual_mileage": 10000,
+    "band": "C",
+    "accident_rate": 0.8,
+}
 _ROLLBACK, _RETURN = "rollback", "force-rollback"
 
 
@@ -30,7 +41,7 @@ class _Home:
 
     versions: registered ones, oldest first. candidates: that were trained, by MLflow. recorded: the first version's
     metric, by MLflow. batches: by window, what was answered; of several cycles, of the one that came furthest.
-    alarms: the windows with one, in order. moves: of the champion, by people.
+    beside: what else was answered. alarms: the windows with one, in order. moves: of the champion, by people.
     """
 
     lab: Lab
@@ -39,6 +50,7 @@ class _Home:
     candidates: frozenset[str] = frozenset()
     recorded: float | None = None
     batches: Mapping[str, PredictionBatch] = field(default_factory=dict)
+    beside: Sequence[PredictionBatch] = ()
     alarms: Sequence[str] = ()
     moves: Sequence[AuditEntry] = ()
 
@@ -81,15 +93,15 @@ def _home(kind: type[Lab], settings: Settings) -> _Home:
     from llmops.registry.store import translated
 
     registry = Registry(settings)
-    versions = list(registry.tabular_versions.versions(kind.name))
+    versions = list(registry.tabular_versions.versions(kind.model_name))
     source = str(versions[0].provenance.get("data_source", "")) if versions else ""
     lab = kind(settings, source=source if source.startswith("file:") else None, cycle="check")
-    champion = registry.tabular_versions.champion(kind.name)
+    champion = registry.tabular_versions.champion(kind.model_name)
     found = _Home(lab, versions, champion.ref if champion is not None else None)
-    with translated(f"reading what is recorded of {kind.name}"):
-        trained = list(runs_where(registry.store, kind.name, f"tags.`llmops.lab` = '{kind.name}'"))
+    with translated(f"reading what is recorded of {kind.model_name}"):
+        trained = list(runs_where(registry.store, kind.model_name, f"tags.`llmops.lab` = '{kind.model_name}'"))
         found.candidates = frozenset(run.data.tags["llmops.candidate"] for run in trained)
-        alarmed = runs_where(registry.store, f"monitoring-{kind.name}", "tags.`llmops.state` = 'alarm'")
+        alarmed = runs_where(registry.store, f"monitoring-{kind.model_name}", "tags.`llmops.state` = 'alarm'")
         found.alarms = sorted({run.data.tags["llmops.since"] for run in alarmed})
         if found.first is not None:
             run = registry.store.client.get_run(found.first.run_id)
@@ -97,30 +109,32 @@ def _home(kind: type[Lab], settings: Settings) -> _Home:
     if versions:
         found.moves = [
             each
-            for each in registry.audit.entries(kind.name)
+            for each in registry.audit.entries(kind.model_name)
             if each.details.get("phase") == "done" and not each.actor.startswith("lab ")
         ]
-        found.batches = _answered(lab, settings)
+        found.batches, found.beside = _answered(lab, settings)
     return found
 
 
-def _answered(lab: Lab, settings: Settings) -> dict[str, PredictionBatch]:
+def _answered(lab: Lab, settings: Settings) -> tuple[dict[str, PredictionBatch], list[PredictionBatch]]:
     from llmops.production_log import ProductionLog, read_predictions
 
     cycles: dict[str, dict[str, PredictionBatch]] = {}
+    beside = []
     windows = {f"-{window.replace(' ', '-')}": window for window in lab.windows()}
     with closing(ProductionLog(settings.resolved_log_url)) as log:
-        for batch in read_predictions(log, lab.name):
-            for ending, window in windows.items():
-                if batch.request_id.startswith(f"{lab.name}-") and batch.request_id.endswith(ending):
-                    cycle = batch.request_id.removesuffix(ending)
-                    cycles.setdefault(cycle, {})[window] = batch
+        for batch in read_predictions(log, lab.model_name):
+            ending = next((each for each in windows if batch.request_id.endswith(each)), None)
+            if ending is not None and batch.request_id.startswith(f"{lab.name}-"):
+                cycles.setdefault(batch.request_id.removesuffix(ending), {})[windows[ending]] = batch
+            else:
+                beside.append(batch)
     furthest = max(cycles.values(), key=len, default={})
-    return {window: furthest[window] for window in lab.windows() if window in furthest}
+    return {window: furthest[window] for window in lab.windows() if window in furthest}, beside
 
 
 def _achievements(home: _Home) -> list[Achievement]:
-    """Those that both labs have."""
+    """Those that all labs have."""
     lab, name, first = home.lab, home.lab.name, home.first
     metric = home.first_metric()
     tracked = (
@@ -292,6 +306,48 @@ def check_bike(settings: Settings) -> Gathered:
             min(errors, key=lambda ref: errors[ref], default=None),
         ),
     ]  # fmt: skip
+
+
+def check_insurance(settings: Settings) -> Gathered:
+    """The insurance lab. The exercise: to price a policy of one's own."""
+    from labs.insurance.lab import InsuranceLab
+
+    home = _home(InsuranceLab, settings)
+    priced = [batch for batch in home.beside if len(batch) == 1 and _as_registered(home.lab, batch)]
+    exercise = Achievement(
+        "a policy of your own was priced over HTTP",
+        bool(priced),
+        f"{priced[-1].model}: {4 * priced[-1].predictions[0]:.3f} claims a year" if priced else _NOTHING,
+        "part 3 of docs/labs/insurance.md: llmops lab insurance serve, and curl",
+    )
+    ratios = {
+        window: float(np.sum(home.lab.window(window).truth) / np.sum(batch.predictions))
+        for window, batch in home.batches.items()
+    }
+    first, last = home.first, home.versions[-1] if home.versions else None
+    by_last = home.lab.model(last.ref).predict([_POLICY]).values if last is not None else [None]
+    replaced = next((str(new.provenance["trained_on"]) for _, new in home.successors), None)
+    return [*_achievements(home), exercise], [
+        Question(
+            "rows",
+            "How many rows were made of the three exports?",
+            len(home.lab.data.table) if first is not None else None,
+        ),
+        Question("deviance", "The first champion's deviance on the rows held out?", home.first_metric(), 0.0006),
+        Question("alarm", "Which quarter's claims raised the first alarm?", next(iter(home.alarms), None)),
+        Question(
+            "worst",
+            "In which quarter were claims, as they are known now, highest over those expected?",
+            max(ratios, key=lambda window: ratios[window], default=None),
+        ),
+        Question("replaced", "After which quarter was the model replaced?", replaced),
+        Question(
+            "price",
+            "How many claims a year does the newest version expect of the page's policy at the age of 22?",
+            4 * float(by_last[0]) if by_last[0] is not None else None,
+            0.0006,
+        ),
+    ]
 
 
 def _last_gate(home: _Home) -> Mapping[str, Any]:
