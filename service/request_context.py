@@ -22,6 +22,7 @@ from service.error_map import CLIENT_CLOSED, error_response, report_failure
 from service.tracing import Tracing
 
 _KNOWN_PARTS = frozenset({"chat", "completions", "responses", "embeddings", "models", "feedback", "predict"})
+_OWN_ID = re.compile("req_[0-9a-f]{32}")
 _SANE_ID = re.compile(rb"[ -~]{1,128}\Z")
 
 ACCESS = "llmops.access"
@@ -174,6 +175,12 @@ class BodyLimits:
 def new_request_id() -> str:
     """An id of the gateway's own."""
     return f"req_{random_id()}"
+
+
+def is_own_request_id(request_id: str) -> bool:
+    """Whether the id has the form of `new_request_id`: a client that sends such a one can say nothing by it but digits
+    from 0 to f."""
+    return _OWN_ID.fullmatch(request_id) is not None
 
 
 def _text(value: bytes | None) -> str | None:

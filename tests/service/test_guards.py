@@ -85,6 +85,15 @@ def test_blocked_output_is_cut_before_the_match_and_nothing_of_it_is_streamed(se
     assert (chunks[-1]["choices"][0]["finish_reason"], done) == ("content_filter", "[DONE]")
 
 
+def test_digits_that_nobody_wrote_are_not_looked_at(serve, release):
+    parent = f"00-{'0bad' * 8}-{'0bad' * 4}-01"
+    with serve(guarded(release, block=["bad"])) as gateway:
+        made = gateway.chat(headers={"x-request-id": f"req_{'0bad' * 8}", "traceparent": parent})
+        assert made.status_code == 200
+        assert gateway.chat(headers={"x-request-id": "a-bad-id"}).status_code == 400
+        assert gateway.chat(headers={"traceparent": parent, "tracestate": "a=bad"}).status_code == 400
+
+
 def test_of_several_answers_only_the_blocked_one_is_cut(serve, release):
     def script(_):
         return [Chunk("fine", index=0), Chunk("bad word", index=1), Chunk("", "stop", index=1),

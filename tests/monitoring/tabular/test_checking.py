@@ -180,7 +180,7 @@ def test_settings_that_make_no_sense_are_refused(changed, named):
     ("text", "told"),
     [
         ("[tabular]\nrise_flor = 0.2\n", "unknown key; did you mean rise_floor?"),
-        ("[tabular]\nloss = 3\n", "loss: must be 'squared', 'absolute' or 'relative', not 3"),
+        ("[tabular]\nloss = 3\n", "loss: must be 'squared', 'absolute', 'relative' or 'ratio', not 3"),
         ("[tabula]\n", "did you mean tabular"),
     ],
 )
