@@ -142,10 +142,9 @@ class LabSteps:
         found = {"window": window, "rows": len(rows), "served_by": served}
         if not (lab.judged_late and late >= 0 and self._served_by(names[late]) == model["ref"]):
             return {**found, **self._judged(window, model, past, joining)}
-        settled = self._judged(names[late], model, past, [each for each in joining if each != names[late]])
-        if settled["alarm"]:
-            joining = [each for each in joining if each != names[late]]
-        verdict = self._judged(window, model, past, joining)
+        others = [each for each in joining if each != names[late]]
+        settled = self._judged(names[late], model, past, others)
+        verdict = self._judged(window, model, past, others if settled["alarm"] else joining)
         return {
             **found,
             **verdict,

@@ -152,9 +152,8 @@ class Exchange:
         kept = {"x-request-id": request_id, "user": asked.user, "metadata": asked.metadata}
         passed = self.guards.admit({**asked.sent, **asked.extras, **whole}, kept)
         # A header with something replaced in it is no header of its kind any more.
-        unchanged = {
-            n: value for n, value in headers.items() if n not in written or passed["tracestate"].get(n) == value
-        }
+        replaced = {name for name, value in written.items() if passed["tracestate"].get(name) != value}
+        unchanged = {name: value for name, value in headers.items() if name not in replaced}
         request = dataclasses.replace(
             asked,
             messages=tuple(passed["messages"]),

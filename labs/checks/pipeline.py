@@ -61,7 +61,9 @@ class _Home:
 
 
 def _is_a_time(cycle: str) -> bool:
-    for form in ("%Y-%m-%dT%H", "%Y-%m-%dT%H%M"):
+    from llmops.pipelines.schedule import CYCLE_FORMATS
+
+    for form in CYCLE_FORMATS[1:]:  # a date may also have been typed
         try:
             datetime.strptime(cycle, form)
         except ValueError:

@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from labs.lab import FIRST, Lab
 from llmops.settings import Settings
 
 if TYPE_CHECKING:
+    from labs.evaluation import Judgement
     from llmops.audit import AuditEntry
     from llmops.production_log import PredictionBatch
     from llmops.versions import TabularVersion
@@ -70,6 +71,22 @@ class _Home:
         serving = [each for each in self.versions if each == self.first or each.ref in served]
         return list(pairwise(serving))
 
+    @property
+    def replaced(self) -> str | None:
+        """The window after which the first version was replaced."""
+        return next((str(new.provenance["trained_on"]) for _, new in self.successors), None)
+
+    @cached_property
+    def gates(self) -> list[tuple[str, Judgement]]:
+        """Each successor's ref, with its gate against the version before it, judged anew."""
+        judged = []
+        for old, new in self.successors:
+            rows = self.lab.holdout(str(new.provenance["trained_on"]))
+            challenger, champion = ((ref, self.lab.predicted(ref, rows)) for ref in (new.ref, old.ref))
+            judged.append((new.ref, self.lab.judge(challenger, champion, rows)))
+        return judged
+
+    @cached_property
     def first_metric(self) -> float | None:
         """Of the first version's registered weights on the rows held out, computed anew."""
         if self.first is None:
@@ -136,7 +153,7 @@ def _answered(lab: Lab, settings: Settings) -> tuple[dict[str, PredictionBatch],
 def _achievements(home: _Home) -> list[Achievement]:
     """Those that all labs have."""
     lab, name, first = home.lab, home.lab.name, home.first
-    metric = home.first_metric()
+    metric = home.first_metric
     tracked = (
         metric is not None
         and home.recorded is not None
@@ -198,12 +215,9 @@ def _alarm(home: _Home) -> Achievement:
 
 def _retrained(home: _Home) -> list[Achievement]:
     """Whether successors passed their gate, and whether they helped."""
-    lab, following = home.lab, f"llmops lab {home.lab.name} retrain after an alarm, then monitor"
-    judged, gained = [], []
+    following = f"llmops lab {home.lab.name} retrain after an alarm, then monitor"
+    judged, gained = [(ref, gate.passed) for ref, gate in home.gates], []
     for old, new in home.successors:
-        rows = lab.holdout(str(new.provenance["trained_on"]))
-        challenger, champion = ((ref, lab.predicted(ref, rows)) for ref in (new.ref, old.ref))
-        judged.append((new.ref, lab.judge(challenger, champion, rows).passed))
         windows = [window for window, batch in home.batches.items() if batch.model == new.ref]
         before = float(np.mean([home.error_of(old.ref, window) for window in windows]))
         after = float(np.mean([home.errors[window] for window in windows]))
@@ -246,11 +260,11 @@ def check_wine(settings: Settings) -> Gathered:
         ", ".join(f"{ref}: {error:.3f} wrong with the old instrument" for ref, error in errors.items()) or _NOTHING,
         "exercise 5 of docs/labs/wine.md",
     )
-    judged = _last_gate(home)
+    last_gate = home.gates[-1][1].comparison if home.gates else None
+    judged = last_gate.to_json()["metrics"][home.lab.rules.primary] if last_gate is not None else {}
     first_alarm = next(iter(home.alarms), None)
-    replaced = next((str(new.provenance["trained_on"]) for _, new in home.successors), None)
     return [*_achievements(home), exercise], [
-        Question("accuracy", "The first champion's accuracy on the wines held out?", home.first_metric(), 0.0006),
+        Question("accuracy", "The first champion's accuracy on the wines held out?", home.first_metric, 0.0006),
         Question("alarm", "Which batch raised the first alarm?", first_alarm),
         Question(
             "wrong",
@@ -259,7 +273,7 @@ def check_wine(settings: Settings) -> Gathered:
             0.0006,
         ),
         Question("wins", "How many pairs does the retrained version win in its gate?", judged.get("wins")),
-        Question("replaced", "After which batch was the model replaced?", replaced),
+        Question("replaced", "After which batch was the model replaced?", home.replaced),
         Question(
             "old_readings",
             "Which share of the wines held out does the retrained version get wrong with the old instrument?",
@@ -290,7 +304,7 @@ def check_bike(settings: Settings) -> Gathered:
     quality = home.lab.data.quality if home.versions else None
     first = home.first
     return [*_achievements(home), exercise], [
-        Question("rmse", "The first champion's RMSE on November and December 2011?", home.first_metric(), 0.06),
+        Question("rmse", "The first champion's RMSE on November and December 2011?", home.first_metric, 0.06),
         Question("suspect", "How many values are suspect, and kept?", quality.count("suspect") if quality else None),
         Question("alarms", "In which months was there an alarm?", ", ".join(home.alarms) or None),
         Question("worst", "Which month had the largest RMSE, as it was served?", worst),
@@ -325,38 +339,25 @@ def check_insurance(settings: Settings) -> Gathered:
         for window, batch in home.batches.items()
     }
     first, last = home.first, home.versions[-1] if home.versions else None
-    by_last = home.lab.model(last.ref).predict([_POLICY]).values if last is not None else [None]
-    replaced = next((str(new.provenance["trained_on"]) for _, new in home.successors), None)
+    price = 4 * float(home.lab.model(last.ref).predict([_POLICY]).values[0]) if last is not None else None
     return [*_achievements(home), exercise], [
         Question(
             "rows",
             "How many rows were made of the three exports?",
             len(home.lab.data.table) if first is not None else None,
         ),
-        Question("deviance", "The first champion's deviance on the rows held out?", home.first_metric(), 0.0006),
+        Question("deviance", "The first champion's deviance on the rows held out?", home.first_metric, 0.0006),
         Question("alarm", "Which quarter's claims raised the first alarm?", next(iter(home.alarms), None)),
         Question(
             "worst",
             "In which quarter were claims, as they are known now, highest over those expected?",
             max(ratios, key=lambda window: ratios[window], default=None),
         ),
-        Question("replaced", "After which quarter was the model replaced?", replaced),
+        Question("replaced", "After which quarter was the model replaced?", home.replaced),
         Question(
             "price",
             "How many claims a year does the newest version expect of the page's policy at the age of 22?",
-            4 * float(by_last[0]) if by_last[0] is not None else None,
+            price,
             0.0006,
         ),
     ]
-
-
-def _last_gate(home: _Home) -> Mapping[str, Any]:
-    """What the gate counts when it judges the last successor anew; empty where there is none."""
-    for old, new in home.successors[-1:]:
-        rows = home.lab.holdout(str(new.provenance["trained_on"]))
-        challenger, champion = ((ref, home.lab.predicted(ref, rows)) for ref in (new.ref, old.ref))
-        judged = home.lab.judge(challenger, champion, rows)
-        if judged.comparison is not None:
-            told: Mapping[str, Any] = judged.comparison.to_json()["metrics"][judged.rules.primary]
-            return told
-    return {}

@@ -2,13 +2,14 @@
 the accidents; how they are judged; and how one is brought to a new level of claims."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from labs.data import LabelledRows, Split
-from labs.evaluation import Estimate, PredictionScorer, poisson_metrics
+from labs.evaluation import Estimate, PredictionScorer, poisson_deviance, poisson_metrics
 from labs.insurance.splits import SCHEMA, first_split, folds
 from labs.training import Candidate, Parameters, Trained, train, train_all
 from llmops.evaluation.gate_rules import GateRules
@@ -89,30 +90,27 @@ def _boosting(with_accidents: bool) -> Any:
     return build
 
 
-_GRID = {"max_leaf_nodes": (3, 6), "max_iter": (50, 100, 200)}
+def _informed(candidate: Candidate, build: Callable[[Parameters], Any]) -> Candidate:
+    """The candidate that knows the accidents too."""
+    described = "the same, with the accidents of the area"
+    return replace(candidate, name=f"{candidate.name}+accidents", description=described, build=build)
+
+
 FORMULA = Candidate(
     name="formula",
     description="the company's old formula: factors for three classes of age and of power, fitted anew",
     build=_formula,
 )
 GLM = Candidate(name="glm", description="Poisson regression on all that is rated", build=_glm(False))
-GLM_ACCIDENTS = Candidate(
-    name="glm+accidents", description="the same, with the accidents of the area", build=_glm(True)
-)
+GLM_ACCIDENTS = _informed(GLM, _glm(True))
 BOOSTING = Candidate(
     name="boosting",
     description="gradient boosting with Poisson's loss",
     build=_boosting(False),
-    grid=_GRID,
+    grid={"max_leaf_nodes": (3, 6), "max_iter": (50, 100, 200)},
     growing="max_iter",
 )
-BOOSTING_ACCIDENTS = Candidate(
-    name="boosting+accidents",
-    description="the same, with the accidents of the area",
-    build=_boosting(True),
-    grid=_GRID,
-    growing="max_iter",
-)
+BOOSTING_ACCIDENTS = _informed(BOOSTING, _boosting(True))
 CANDIDATES = (FORMULA, GLM, GLM_ACCIDENTS, BOOSTING, BOOSTING_ACCIDENTS)
 
 
@@ -124,9 +122,7 @@ def train_first(table: Any, source: str) -> tuple[Trained, ...]:
 
 def mean_deviance(truth: Any, predictions: Any) -> float:
     """Of two numpy arrays, a row's on average."""
-    from sklearn.metrics import mean_poisson_deviance
-
-    return float(mean_poisson_deviance(truth, predictions))
+    return float(poisson_deviance(truth, predictions).mean())
 
 
 def evaluate(rows: LabelledRows, predictions: Any) -> dict[str, Estimate]:

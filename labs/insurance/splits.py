@@ -69,13 +69,11 @@ def quarters(table: Any) -> Sequence[str]:
 def first_split(table: Any, source: str) -> Split:
     """The quarters before `HELD_OUT_FROM`, and those up to `REPLAY_FROM`."""
     names = quarters(table)
-    training, held_out = ([name for name in names if low <= name < high] for low, high in _PARTS)
+    training = [name for name in names if name < HELD_OUT_FROM]
+    held_out = [name for name in names if HELD_OUT_FROM <= name < REPLAY_FROM]
     if not training or not held_out:
         raise UsageError(f"the data must begin before {HELD_OUT_FROM} and go on until {REPLAY_FROM}")
     return Split(between(table, training[0], training[-1], source), between(table, held_out[0], held_out[-1], source))
-
-
-_PARTS = (("", HELD_OUT_FROM), (HELD_OUT_FROM, REPLAY_FROM))
 
 
 def folds(training: LabelledRows) -> list[Fold]:

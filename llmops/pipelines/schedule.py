@@ -64,6 +64,10 @@ spec:
 """
 
 
+CYCLE_FORMATS = ("%Y-%m-%d", "%Y-%m-%dT%H", "%Y-%m-%dT%H%M")
+"""How the cycle of a schedule by the day, by the hour, and by the minute is named after the time it was due."""
+
+
 class CronSchedule:
     """A cron expression of five fields: minute, hour, day of month, month, day of week."""
 
@@ -77,9 +81,10 @@ class CronSchedule:
         self.cron = " ".join(fields)
         self._croniter: Any = croniter
         minute, hour = fields[:2]
-        self._cycle_format = "%Y-%m-%d" if hour.isdecimal() else "%Y-%m-%dT%H"
+        by_day, by_hour, by_minute = CYCLE_FORMATS
+        self._cycle_format = by_day if hour.isdecimal() else by_hour
         if not minute.isdecimal():
-            self._cycle_format = "%Y-%m-%dT%H%M"
+            self._cycle_format = by_minute
 
     def after(self, moment: datetime) -> datetime:
         """When it is due next. moment: in UTC."""
