@@ -7,6 +7,7 @@ that holds the traces in memory, and all that it made is written with the traces
 import contextlib
 import io
 import logging
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,6 +21,10 @@ from llmops.recording.traces import RowTrace, TextCleaner, assessment_id, feedba
 from llmops.registry.store import Store
 
 _SCORERS_DIGEST = "mlflow.genaiEvaluate.scorersDigest"
+_ALONE = threading.Lock()
+"""One evaluation at a time in a process. mlflow 3.17.2 imports modules while it holds the lock of its import hooks, for
+which every import of another evaluation's scoring threads asks: each may wait for the other for ever. And what is done
+to stdout, stderr and warnings here is done to the whole process."""
 
 
 def evaluate_traces(
@@ -66,6 +71,7 @@ def evaluate_traces(
     # warns of (failed scores, its own type hints) is counted and shown by us, or no business of the user's.
     logging.getLogger("mlflow.genai.evaluation.harness").setLevel(logging.ERROR)
     with (
+        _ALONE,
         store.holding_traces(held),
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()),

@@ -1,10 +1,12 @@
 """Both recorders write the same run, whole or not at all, and it reads back as it was."""
 
 import gc
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+import mlflow
 import pytest
 
 from llmops.errors import RecordingIncomplete, UnknownVersion
@@ -81,12 +83,25 @@ def test_both_recorders_write_the_same_run_and_rows(desk, recorded):
         assert row_as_stored(trace) == row_as_stored(evaluate[row_id])
 
 
-def test_runs_that_are_recorded_side_by_side_are_whole(desk, report):
+def test_runs_that_are_recorded_side_by_side_are_whole_and_evaluated_one_after_the_other(desk, report, monkeypatch):
+    evaluate, under_way, seen = mlflow.genai.evaluate, threading.Semaphore(1), []
+
+    def watched(**arguments):
+        alone = under_way.acquire(blocking=False)
+        seen.append(alone)
+        try:
+            return evaluate(**arguments)
+        finally:
+            if alone:
+                under_way.release()
+
+    monkeypatch.setattr(mlflow.genai, "evaluate", watched)
     cells = {recorder: desk.cell("side by side") for recorder in ("evaluate", "bulk", "auto")}  # nothing of it is there
     with ThreadPoolExecutor(len(cells)) as pool:
         runs = list(pool.map(lambda item: desk.recorder.record(item[1], report(30), item[0]), cells.items()))
     for run in runs:
         assert desk.traces(run.run_id).keys() == {f"row-{i}" for i in range(30)}
+    assert seen == [True, True]  # by `evaluate`, and by `auto` for so few rows
 
 
 def test_the_stored_rows_are_those_handed_over(desk, recorded, row):
