@@ -103,7 +103,8 @@ def check(ctx: click.Context, eval_set: str, near: float, prompts: Sequence[str]
     help="Only answers with this feedback; any: with feedback of any kind.",
 )
 @click.option(
-    "--input-variable", default="question", show_default=True, help="Prompt variable that the user's message fills."
+    "--input-variable",
+    help="Prompt variable that the user's message fills; default: the one input that the set's rows have, else question.",
 )
 @click.option("--out", "--review", "out", type=click.Path(path_type=Path), help="Review file to write; must be new.")
 @json_option
@@ -117,7 +118,7 @@ def add(
     limit: int,
     outcome: str,
     feedback: str | None,
-    input_variable: str,
+    input_variable: str | None,
     out: Path | None,
     as_json: bool,
 ) -> None:

@@ -35,13 +35,14 @@ class Choice:
     """Which records become rows to review, and how.
 
     outcome: `ok`, `error` or `cancelled`; any when None. feedback: one of FEEDBACK; records without any feedback too
-    when None. limit: most rows to review. input_variable: the prompt variable that a single user message fills.
+    when None. limit: most rows to review. input_variable: the prompt variable that a single user message fills; when
+    None, the one input that the eval set's rows have, else `question`.
     """
 
     outcome: str | None = "ok"
     feedback: str | None = None
     limit: int | None = None
-    input_variable: str = "question"
+    input_variable: str | None = None
 
 
 @dataclass(slots=True)
@@ -149,13 +150,15 @@ def review_lines(
     records: Iterable[LogRecord], known: Iterable[EvalRow], choice: Choice, counts: ReviewCounts
 ) -> Iterator[dict[str, Any]]:
     """The lines of a review file. known: rows whose questions are not asked again. counts: is filled in."""
-    seen = {inputs_hash(row.inputs) for row in known}
+    rows = list(known)
+    seen = {inputs_hash(row.inputs) for row in rows}
+    input_variable = choice.input_variable or _only_input(rows) or "question"
     for record in records:
         feedback = feedback_of(record)
         said = choice.feedback is None or (feedback is not None and choice.feedback in ("any", feedback_sign(feedback)))
         if not said or choice.outcome not in (None, record.outcome):
             counts.not_chosen += 1
-        elif (inputs := inputs_of(record, choice.input_variable)) is None:
+        elif (inputs := inputs_of(record, input_variable)) is None:
             counts.unusable += 1
         elif (question := inputs_hash(inputs)) in seen:
             counts.known += 1
@@ -177,6 +180,11 @@ def review_lines(
             }
             if counts.written == choice.limit:
                 return
+
+
+def _only_input(rows: Iterable[EvalRow]) -> str | None:
+    names = {name for row in rows for name in row.inputs}
+    return names.pop() if len(names) == 1 else None
 
 
 def inputs_of(record: LogRecord, input_variable: str) -> dict[str, Any] | None:
