@@ -1,4 +1,5 @@
-"""`/`: what is served, how it goes, and two releases side by side for a person to judge. Plain files, no build step."""
+"""`/`: what is served, how it goes, two releases side by side for a person to judge, and what a tabular model says of a
+row that a person changes. Plain files, no build step."""
 
 import asyncio
 import time
@@ -16,7 +17,7 @@ import llmops
 from llmops.errors import StoreUnavailable
 from llmops.processes import run_blocking
 from llmops.production_log import LogRecord, ProductionLog
-from llmops.versions import Release
+from llmops.versions import Release, TabularVersion
 from service.access import ANONYMOUS, Caller
 from service.gateway import Gateway
 from service.schemas import ErrorReply
@@ -82,6 +83,20 @@ class AppStatus(BaseModel):
     votes: list[VoteStatus]
 
 
+class TabularVersionStatus(BaseModel):
+    """A version of a tabular model, as `POST /v1/predict/{model}` takes it: `bike@2`."""
+
+    version: str
+    aliases: list[str]
+
+
+class TabularStatus(BaseModel):
+    """A tabular model and its versions, newest first."""
+
+    model: str
+    versions: list[TabularVersionStatus]
+
+
 class Links(BaseModel):
     """Where else to look. mlflow: None where the registry is a file, which no server shows."""
 
@@ -95,6 +110,7 @@ class Status(BaseModel):
     ready: bool
     reasons: list[str]
     apps: list[AppStatus]
+    tabular: list[TabularStatus]
     recent: Figures | None
     problem: str | None
     links: Links
@@ -114,7 +130,7 @@ def page_router(gateway: Gateway, log: ProductionLog) -> APIRouter:
 
     @router.get("/status.json", responses={"4XX": {"model": ErrorReply}, "5XX": {"model": ErrorReply}})
     async def status(request: Request) -> Status:
-        """Releases, traffic policies and recent traffic."""
+        """Releases, tabular models, traffic policies and recent traffic."""
         caller: Caller = getattr(request.state, "caller", ANONYMOUS)
         apps = {app: items for app, items in gateway.keeper.snapshot.apps.items() if caller.may_use(app)}
         seen = await recent.look(list(apps))
@@ -133,6 +149,11 @@ def page_router(gateway: Gateway, log: ProductionLog) -> APIRouter:
                     votes=seen.votes.get(app, []),
                 )
                 for app, items in apps.items()
+            ],
+            tabular=[
+                _tabular(model, versions)
+                for model, versions in gateway.keeper.snapshot.registered.tabular.items()
+                if versions and caller.may_use(model)
             ],
             recent=figures(records, seen.seconds),
             problem=seen.problem,
@@ -223,6 +244,11 @@ def _release(release: Release, records: Sequence[LogRecord], seconds: float) -> 
         variables=sorted(template.variables - {template.input_variable}),
         recent=figures([record for record in records if record.release == release.ref], seconds),
     )
+
+
+def _tabular(model: str, versions: Sequence[TabularVersion]) -> TabularStatus:
+    named = [TabularVersionStatus(version=each.ref, aliases=list(each.aliases)) for each in reversed(versions)]
+    return TabularStatus(model=model, versions=named)
 
 
 class _PageFiles(StaticFiles):

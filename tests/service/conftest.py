@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,7 @@ from service.predictions import TabularOpener
 from service.routes.embeddings import Embed
 from service.server import bound_socket
 from service.slow_clients import with_header_timeout
+from tests.service.browser import Browser, chromium
 from tests.service.static_releases import StaticReleases
 
 PROMPT = """---
@@ -209,3 +211,23 @@ def _release() -> Callable[..., Release]:
 @pytest.fixture(name="wait_until")
 def _wait_until() -> Callable[..., None]:
     return wait_until
+
+
+@pytest.fixture(scope="module")
+def one_browser() -> Iterator[Browser]:
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("there is no Chromium on the PATH")
+    with chromium(program) as browser:
+        yield browser
+
+
+@pytest.fixture
+def browser(one_browser: Browser) -> Browser:
+    """The module's browser, as a new one is."""
+    one_browser.call("Emulation.setEmulatedMedia", features=[])
+    one_browser.call("Emulation.setDeviceMetricsOverride", width=1200, height=900, deviceScaleFactor=1, mobile=False)
+    one_browser.open("about:blank#new")
+    one_browser.complaints.clear()
+    one_browser.requested.clear()
+    return one_browser

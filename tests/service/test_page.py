@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,13 +14,14 @@ from llmops.keys import KeyStore
 from llmops.production_log import Feedback, LogRecord
 from service.routes.page import MOST_RECORDS, figures, quantile
 from tests.service.conftest import Running, bearer, serving
+from tests.service.tabular_models import WINE, Hours, row, version
 
 FILES = {
     "/": "text/html",
     "/page/index.html": "text/html",
     "/page/style.css": "text/css",
     "/page/icon.svg": "image/svg+xml",
-    **{f"/page/{name}.js": "text/javascript" for name in ("app", "status", "playground")},
+    **{f"/page/{name}.js": "text/javascript" for name in ("app", "status", "playground", "whatif", "whatif_answers")},
 }
 
 
@@ -80,6 +81,15 @@ def test_the_status_names_what_is_served(paged):
     assert found["links"] == {"mlflow": None}
 
 
+def test_the_status_names_the_tabular_models_that_the_caller_may_use_newest_version_first(tmp_path, wait_until):
+    versions = [version(1, "previous"), version(2, "champion"), version(1, "champion", name="wine", schema=WINE)]
+    with with_key(tmp_path, name="team", apps=["bike"], tabular=versions) as (running, secret):
+        wait_until(lambda: running.http.get("/status.json", headers=bearer(secret)).status_code == 200)
+        found = running.http.get("/status.json", headers=bearer(secret)).json()
+    newest, oldest = {"version": "bike@2", "aliases": ["champion"]}, {"version": "bike@1", "aliases": ["previous"]}
+    assert (found["apps"], found["tabular"]) == ([], [{"model": "bike", "versions": [newest, oldest]}])
+
+
 def test_the_status_has_votes_and_the_recent_figures_of_all_and_of_each_release(serve, release):
     with serve(release(1, "champion"), release(2)) as running:
         failed = record("assistant@2", status=504, outcome="error", tokens_out=0, first_token_ms=None)
@@ -116,11 +126,12 @@ def test_under_much_traffic_the_figures_are_those_of_the_newest_records_and_with
 
 
 @contextmanager
-def with_key(folder: Path, *releases: Any, **key: Any) -> Iterator[tuple[Running, str]]:
+def with_key(folder: Path, *releases: Any, tabular: Sequence[Any] = (), **key: Any) -> Iterator[tuple[Running, str]]:
     """A gateway with one key, and the key."""
     with contextlib.closing(KeyStore(f"sqlite:///{folder / 'log.db'}")) as keys:
         _, secret = keys.create(**key)
-        with serving(folder, *releases, keys=keys, keys_poll=0.02) as running:
+        models: dict[str, Any] = {"tabular": tabular, "open_tabular": lambda _: Hours(example=row(8))}
+        with serving(folder, *releases, keys=keys, keys_poll=0.02, **models) as running:
             yield running, secret
 
 

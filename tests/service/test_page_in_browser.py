@@ -1,7 +1,6 @@
 """The page in a real Chromium: what it shows, a blind comparison from question to counted vote, and who can use it."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,32 +8,11 @@ import pytest
 
 from llmops.engines.fake import FakeEngine
 from llmops.errors import EngineError
-from tests.service.browser import Browser, chromium
+from tests.service.browser import Browser
 from tests.service.test_page import with_key
-
-PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="there is no Chromium on the PATH")
 
 VOTABLE = "!document.querySelector('[data-vote]').disabled"
 SHOWN = "!document.querySelector('#content').hidden"
-
-
-@pytest.fixture(scope="module")
-def one_browser() -> Iterator[Browser]:
-    assert PROGRAM is not None
-    with chromium(PROGRAM) as browser:
-        yield browser
-
-
-@pytest.fixture
-def browser(one_browser: Browser) -> Browser:
-    """The module's browser, as a new one is."""
-    one_browser.call("Emulation.setEmulatedMedia", features=[])
-    one_browser.call("Emulation.setDeviceMetricsOverride", width=1200, height=900, deviceScaleFactor=1, mobile=False)
-    one_browser.open("about:blank#new")
-    one_browser.complaints.clear()
-    one_browser.requested.clear()
-    return one_browser
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-// Starts the page, when status.js and playground.js are there.
+// Starts the page, when status.js, playground.js and whatif.js are there.
 "use strict";
 
 const POLL_MS = 5000;

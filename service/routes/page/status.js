@@ -62,6 +62,7 @@ $("forget-key").addEventListener("click", () => {
 // --- Status --------------------------------------------------------------------------------------------------------
 
 let shownApps = "";
+let shownModels = "";
 
 async function look() {
   let response;
@@ -93,11 +94,16 @@ function show(status) {
     $("mlflow-link").href = status.links.mlflow;
     $("mlflow-place").replaceChildren(make("a", "MLflow", { href: status.links.mlflow }));
   }
-  showApps(status.apps, status.recent);
+  showApps(status.apps, status.tabular, status.recent);
   const described = JSON.stringify(status.apps.map((app) => app.releases.map((r) => [r.release, r.aliases])));
   if (described !== shownApps) {
     shownApps = described;
     offer(status.apps);
+  }
+  $("play-section").hidden = status.apps.length === 0 && status.tabular.length > 0;
+  if (JSON.stringify(status.tabular) !== shownModels) {
+    shownModels = JSON.stringify(status.tabular);
+    offerModels(status.tabular);
   }
 }
 
@@ -151,14 +157,14 @@ function policyText(policy) {
 
 const COLUMNS = [["Release"], ["Serves as"], ["Prompt"], ["Model"], ["Share", 1], ["p50", 1], ["p95", 1], ["Errors", 1]];
 
-function showApps(apps, recent) {
+function showApps(apps, tabular, recent) {
   if ($("apps").contains(document.activeElement)) return; // drawing it anew would take the focus away
   const open = new Set([...document.querySelectorAll("#apps details[open]")].map((item) => item.dataset.app));
-  if (!apps.length) {
+  if (!apps.length && !tabular.length) {
     $("apps").replaceChildren(make("p", "No app has a release yet; “llmops release create” makes one.", { class: "card" }));
     return;
   }
-  $("apps").replaceChildren(...apps.map((app) => appCard(app, recent, open.has(app.app))));
+  $("apps").replaceChildren(...apps.map((app) => appCard(app, recent, open.has(app.app))), ...tabular.map(modelCard));
 }
 
 /** The champion first, then who may follow it, then the others as they come. */
@@ -184,6 +190,21 @@ function appCard(app, recent, open) {
     const counts = `${votes.a} ${votes.wins_a}, ${votes.b} ${votes.wins_b}, neither ${votes.ties}`;
     card.append(make("p", `Votes: ${counts}`, { class: "hint votes-so-far" }));
   }
+  return card;
+}
+
+function modelCard({ model, versions }) {
+  const card = make("div", "", { class: "card" });
+  const head = make("div", "", { class: "app-head" });
+  head.append(make("h3", model), make("p", "a tabular model", { class: "hint" }));
+  const named = versions.filter(({ aliases }) => aliases.length).sort((a, b) => rank(a) - rank(b));
+  card.append(head);
+  for (const { version, aliases } of named) {
+    const line = make("div", `${version} `);
+    line.append(...[...aliases].sort().map((alias) => make("span", alias, { class: `alias ${alias}` })));
+    card.append(line);
+  }
+  if (versions.length > named.length) card.append(make("p", `${versions.length - named.length} more`, { class: "hint" }));
   return card;
 }
 
