@@ -74,7 +74,8 @@ def _add_lab(name: str, what: str) -> None:
             serve(
                 port=port,
                 on_serving=lambda url: say(
-                    f"rows and an example: curl {url}/v1/predict/{model}/schema; stop with Ctrl-C"
+                    f"what if: {url} in a browser; rows and an example: curl {url}/v1/predict/{model}/schema; "
+                    "stop with Ctrl-C"
                 ),
             )
         else:
