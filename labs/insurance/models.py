@@ -11,7 +11,7 @@ import numpy as np
 from labs.data import LabelledRows, Split
 from labs.evaluation import Estimate, PredictionScorer, poisson_deviance, poisson_metrics
 from labs.insurance.splits import SCHEMA, first_split, folds
-from labs.training import Candidate, Parameters, Trained, train, train_all
+from labs.training import Candidate, Parameters, Trained, one_thread, train, train_all
 from llmops.evaluation.gate_rules import GateRules
 
 
@@ -139,13 +139,16 @@ def rebased(model: Trained, rows: LabelledRows) -> Trained:
     """The model with its level brought to that of some rows: claims per policy change from one quarter to the next for
     all alike far sooner than a quarter's claims could say how each kind of policy differs.
 
+    All models have a logarithmic link. So one that is fitted anew on claims times a factor predicts its old values
+    times that factor, and nothing else changes.
+
     rows: none of the model's holdout.
     """
-    expected = float(model.estimator.predict(rows.features).sum())
-    step, shift = model.estimator.steps[-1][1], math.log(float(rows.truth.sum()) / expected)
-    if hasattr(step, "intercept_"):
-        step.intercept_ += shift
-    else:  # boosting: trees are added to it
-        step._baseline_prediction += shift
-    predictions = model.estimator.predict(model.holdout.features)
-    return replace(model, predictions=predictions, metrics=evaluate(model.holdout, predictions))
+    from sklearn.base import clone
+
+    with one_thread():
+        factor = float(rows.truth.sum() / model.estimator.predict(rows.features).sum())
+        estimator = clone(model.estimator).fit(model.training.features, factor * model.training.truth)
+        predictions = estimator.predict(model.holdout.features)
+    metrics = evaluate(model.holdout, predictions)
+    return replace(model, estimator=estimator, predictions=predictions, metrics=metrics)
