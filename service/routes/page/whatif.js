@@ -23,10 +23,9 @@ function offerModels(found) {
 }
 
 const versionText = ({ version, aliases }) => (aliases.length ? `${version} (${[...aliases].sort().join(", ")})` : version);
-const chosenVersions = () => models.find(({ model }) => model === $("what-model").value).versions;
 
 function offerVersions(keep) {
-  const versions = chosenVersions();
+  const { versions } = models.find(({ model }) => model === $("what-model").value);
   const holding = (...aliases) => aliases.map((alias) => versions.find((each) => each.aliases.includes(alias))).find(Boolean)?.version;
   const items = versions.map((each) => [each.version, versionText(each)]);
   const known = (select, otherwise) => (keep && items.some(([value]) => value === select.value) ? select.value : otherwise);
@@ -151,8 +150,9 @@ async function predict() {
   $("what-said").setAttribute("aria-busy", "true");
   const [of, varied, values, row] = [described, $("what-vary").value, variedValues(), currentRow()];
   const rows = [row, of.example.rows[0], ...values.map((value) => ({ ...row, [varied]: value }))];
-  const versions = [...new Set([$("what-version").value, $("what-beside").value])].filter(Boolean);
-  const replies = await Promise.all(versions.map((version) => score(version, rows)));
+  const chosen = ["what-version", "what-beside"].map((id) => $(id).selectedOptions[0]).filter((option) => option?.value);
+  const titles = new Map(chosen.map((option) => [option.value, option.textContent]));
+  const replies = await Promise.all([...titles].map(([version, title]) => score(version, title, rows)));
   isAsking = false;
   $("what-said").setAttribute("aria-busy", "false");
   if (of === described) {
@@ -166,8 +166,7 @@ async function predict() {
 }
 
 /** What a version says of the rows. Never throws: what went wrong is `problem`. */
-async function score(version, rows) {
-  const title = versionText(chosenVersions().find((each) => each.version === version) ?? { version, aliases: [] });
+async function score(version, title, rows) {
   try {
     const response = await ask(`/v1/predict/${encodeURIComponent(version)}`, {
       method: "POST",
