@@ -19,6 +19,7 @@ MODULES: Mapping[str, str] = {
     "bike": "labs.checks.tabular:check_bike",
     "insurance": "labs.checks.tabular:check_insurance",
     "pipeline": "labs.checks.pipeline:check_pipeline",
+    "llmops": "labs.checks.language_model:check_llmops",
 }
 """By name of a module: the function that gathers its achievements and questions from a home."""
 

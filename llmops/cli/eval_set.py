@@ -104,7 +104,7 @@ def check(ctx: click.Context, eval_set: str, near: float, prompts: Sequence[str]
 )
 @click.option(
     "--input-variable",
-    help="Prompt variable that the user's message fills; default: the one input that the set's rows have, else question.",
+    help="Prompt variable that the user's message fills; default: the one input of the set's rows, else question.",
 )
 @click.option("--out", "--review", "out", type=click.Path(path_type=Path), help="Review file to write; must be new.")
 @json_option

@@ -350,9 +350,9 @@ def record_calibration(store: Store, name: str, calibration: Mapping[str, Any], 
         return str(run.info.run_id)
 
 
-def find_calibration(store: Store, judge_hash: str) -> dict[str, Any] | None:
-    """The newest calibration of that very judge, or None. Raises StoreUnavailable."""
+def find_calibration(store: Store, judge_hash: str | None = None) -> dict[str, Any] | None:
+    """The newest calibration of that very judge, or of any; None where there is none. Raises StoreUnavailable."""
     with translated("calibrations"):
-        wanted = {_JUDGE_TAG: judge_hash, COMPLETE_TAG: "true"}
+        wanted = {COMPLETE_TAG: "true", **({_JUDGE_TAG: judge_hash} if judge_hash is not None else {})}
         runs = find_runs(store, store.experiment_ids(_JUDGES), wanted, most=1)
         return json_file(store, runs[0].info.run_id, _CALIBRATION_FILE) if runs else None

@@ -1,5 +1,6 @@
 """The course's later modules, each done as its page says: minutes, on real homes."""
 
+import json
 import shutil
 
 import pytest
@@ -37,3 +38,16 @@ def test_a_class_shares_one_gateway_and_nobody_reaches_the_app_of_another(tmp_pa
     told = run_in_one_shell([*commands, (asked.replace("learner-01", "learner-02").replace("-sf", "-s"), 0)], tmp_path)
     assert told.count('"object":"chat.completion"') == 1
     assert told.count("app_not_allowed") == 1
+
+
+@pytest.mark.slow
+def test_the_module_on_llmops_is_done_by_its_page(tmp_path):
+    text = (ROOT / "docs" / "labs" / "llmops.md").read_text("utf-8")
+    for folder in ("eval_sets", "prompts", "monitoring"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    write_files(text, tmp_path)
+    checks = [("llmops lab check llmops --json > check.json", 1), ("cat check.json", 0)]
+    told = run_in_one_shell([*console_commands(text), *checks], tmp_path)
+    found = json.loads(told[told.rindex("$ cat check.json") :].partition("\n")[2])
+    assert [each["what"] for each in found["achievements"] if not each["done"]] == []
+    assert {each["state"] for each in found["questions"]} == {"unanswered"}
