@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -27,6 +28,9 @@ __all__ = ["environment_with", "home", "llmops", "with_mlflow", "workshop"]  # f
 hypothesis.settings.register_profile("llmops", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.register_profile("draw", deadline=None)
 hypothesis.settings.load_profile("llmops")
+
+# Tests run on every core: decoding threads that spin for one that was interrupted take the time that it needs.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 # With MLflow, pandas and PyTorch loaded, each full collection looks through half a million objects: at the default
 # thresholds, a seventh of the computing of a test of MLflow.
