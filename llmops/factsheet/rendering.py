@@ -300,7 +300,8 @@ def unknown_of(sheet: Factsheet) -> tuple[str, ...]:
     cases += [(sheet.kind == "tabular" and not trained, "what it was trained on")]
     if model is not None:
         cases += [(not model.licence, f"the licence of the model {model.ref}")]
-        cases.append((True, f"what the weights of {model.ref} were trained on"))
+        # Derived weights tell how they were made, a fine-tune with its rows; what they began with, nobody tells.
+        cases.append((True, f"what the weights of {model.provenance.get('parent', model.ref)} were trained on"))
     cases += [
         (tabular is not None and tabular.algorithm is None, "its algorithm"),
         (tabular is not None and not sheet.parameters, "its parameters"),

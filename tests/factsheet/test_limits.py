@@ -89,12 +89,14 @@ def test_what_is_not_on_record_is_listed():
         "the licence of the evaluation data qa",
         "the sha256 of the evaluation data qa",
         "the licence of the model tiny@1",
-        "what the weights of tiny@1 were trained on",
+        "what the weights of tiny@0 were trained on",
         "since when it has been champion",
         "moves older than what the registry still has",
         "who moved the aliases, where no name is given",
     }
-    assert unknown_of(sheet()) == ("what the weights of tiny@1 were trained on",)
+    assert unknown_of(sheet()) == ("what the weights of tiny@0 were trained on",), "tiny@1 was made of them"
+    alone = dataclasses.replace(sheet().model, provenance={})  # type: ignore[type-var]
+    assert unknown_of(sheet(model=alone)) == ("what the weights of tiny@1 were trained on",)
     bare = unknown_of(sheet(gates=(gate(rules={}, differences=()),)))
     assert {"the rules of the gate of qa", "the comparison behind the gate of qa"} <= set(bare)
     assert not {"the comparison behind the gate of qa"} & set(unknown_of(sheet(gates=(gate(against=None),))))
