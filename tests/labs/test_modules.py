@@ -46,8 +46,15 @@ def test_the_module_on_llmops_is_done_by_its_page(tmp_path):
     for folder in ("eval_sets", "prompts", "monitoring"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     write_files(text, tmp_path)
-    checks = [("llmops lab check llmops --json > check.json", 1), ("cat check.json", 0)]
+    checks = [
+        ("llmops log export --app desk --out all.jsonl", 0),
+        ('CUSTOMERS=$(grep -c \'"release": *"desk@3"\' all.jsonl)', 0),
+        ("llmops lab check llmops --answer customers=$CUSTOMERS --answer wins=-1 --json > check.json", 1),
+        ("cat check.json", 0),
+    ]
     told = run_in_one_shell([*console_commands(text), *checks], tmp_path)
     found = json.loads(told[told.rindex("$ cat check.json") :].partition("\n")[2])
     assert [each["what"] for each in found["achievements"] if not each["done"]] == []
-    assert {each["state"] for each in found["questions"]} == {"unanswered"}
+    states = {each["key"]: each["state"] for each in found["questions"]}
+    assert (states.pop("customers"), states.pop("wins")) == ("right", "wrong")
+    assert set(states.values()) == {"unanswered"}
