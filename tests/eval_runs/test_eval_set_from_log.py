@@ -66,7 +66,9 @@ def test_a_record_becomes_a_row_to_fill_in_with_the_prompt_variables_sent_along(
 
 
 def test_a_message_fills_the_one_input_that_the_rows_of_the_set_have(log, target):
-    write_lines(target / "rows.jsonl", [{"id": "1", "inputs": {"text": "Two lamps."}, "expectations": {"answers": ["2"]}}])
+    write_lines(
+        target / "rows.jsonl", [{"id": "1", "inputs": {"text": "Two lamps."}, "expectations": {"answers": ["2"]}}]
+    )
     [written] = reviewed(log, target, record(1, "Three mugs."))
     assert written["inputs"] == {"text": "Three mugs."}
 

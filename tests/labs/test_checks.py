@@ -6,6 +6,7 @@ from labs.checks import Question, check_module
 from labs.checks.check import MODULES
 from llmops.errors import BadFile, UsageError
 from llmops.settings import Settings
+from tests.registered_home import prompt_text, register_tiny, write_suite
 
 
 @pytest.mark.parametrize(
@@ -47,6 +48,26 @@ def test_answers_are_kept_beside_those_of_other_modules_and_judged_once_the_home
     again = {each["key"]: each["answer"] for each in llmops("lab", "check", "wine", "--json").json["questions"]}
     assert (again["alarm"], again["accuracy"], again["wins"]) == ("batch 07", 0.5, None)
     assert (home / "answers.toml").read_text().startswith('[bike]\nworst = "2012-03"\n')
+
+
+def test_a_half_done_home_of_the_module_on_llmops_has_what_was_done_and_is_told_the_rest(llmops, home, tmp_path):
+    register_tiny(Settings(home=home))
+    (tmp_path / "prompts" / "messages").mkdir(parents=True)
+    for number, system in enumerate(("Be terse.", "Be kind."), 1):
+        (tmp_path / "prompts" / "messages" / f"v{number}.md").write_text(prompt_text(system))
+    write_suite(tmp_path / "eval_sets", "messages", 12, "messages")
+    llmops("prompts", "register")
+    llmops("eval", "run", "messages")
+    found = llmops("lab", "check", "llmops", "--json").json
+    few, more, *others = found["achievements"]
+    assert (few["done"], "on 12 rows" in few["found"]) == (True, True)
+    assert {each["found"] for each in (more, *others)} == {"nothing yet"}
+    llmops("lab", "check", "llmops", "--answer", "wins=3", "--answer", "entries=-1")
+    states = {each["key"]: each["state"] for each in llmops("lab", "check", "llmops", "--json").json["questions"]}
+    assert (states["wins"], states["entries"], states["gain"]) == ("not yet known", "not yet known", "unanswered")
+    (tmp_path / "eval_sets" / "messages.toml").unlink()
+    few, *_ = llmops("lab", "check", "llmops", "--json").json["achievements"]
+    assert (few["done"], "messages" in few["found"]) == (False, True), "the folder has no such suite"
 
 
 def test_what_cannot_be_checked_is_named(llmops, tmp_path):
