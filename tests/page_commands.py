@@ -19,7 +19,7 @@ def console_commands(text: str) -> list[tuple[str, int]]:
     """(command, expected exit code); a line `# exit 1` after a command gives a code other than 0."""
     found: list[tuple[str, int]] = []
     for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL):
-        for line in re.sub(r"\n +", " ", block).splitlines():
+        for line in re.sub(r"(?: \\)?\n +", " ", block).splitlines():
             if line.startswith("$ "):
                 found.append((line[2:], 0))
             elif code := re.match(r"# exit (\d)", line):

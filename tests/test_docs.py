@@ -60,7 +60,8 @@ def test_every_module_named_exists(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_command_shown_exists_with_its_options(page):
-    for line in re.findall(r"^\$ llmops (.+)$", page.read_text("utf-8"), re.MULTILINE):
+    text = re.sub(r" \\\n +", " ", page.read_text("utf-8"))
+    for line in re.findall(r"^\$ llmops (.+)$", text, re.MULTILINE):
         words = shlex.split(line, comments=True)
         command: click.Command = cli
         context = click.Context(cli)

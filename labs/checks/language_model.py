@@ -237,12 +237,19 @@ def check_llmops(settings: Settings) -> Gathered:
     return achievements, [
         Question("points", "Which difference, in points, could the first rows show?", points, 0.6),
         Question("wins", "On how many of all rows is version 2 the better one?", home.more.wins if home.more else None),
-        Question("yes", "Which share of the labelled answers did the judge call right?", called_right, 0.006),
+        Question(
+            "yes", "Which share of the labelled answers did the judge call right, from 0 to 1?", called_right, 0.006
+        ),
         Question(
             "customers",
             "How many answers of the bad release reached a customer?",
             home.replies[APP].counts[bad] if bad is not None else None,
         ),
-        Question("gain", "What does fine-tuning gain?", home.tuned.difference if home.tuned else None, 0.0006),
-        Question("entries", "How many entries has the audit log?", home.entries),
+        Question(
+            "gain",
+            "By how much does the score rise with fine-tuning?",
+            home.tuned.difference if home.tuned else None,
+            0.0006,
+        ),
+        Question("entries", "How many entries does the audit log have?", home.entries),
     ]

@@ -166,5 +166,5 @@ def check_pipeline(settings: Settings) -> Gathered:
         Question("steps", "How many steps has the run that was killed?", len(resumed.steps) if resumed else None),
         Question("attempts", "How many attempts did it take?", home.attempts[resumed.ref] if resumed else None),
         Question("pods", f"How many of the manifests in {MANIFESTS} make pods?", pods),
-        Question("entries", "How many entries has the audit log?", home.audit.entries if home.audit else None),
+        Question("entries", "How many entries does the audit log have?", home.audit.entries if home.audit else None),
     ]
