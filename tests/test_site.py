@@ -119,4 +119,4 @@ def test_every_page_of_docs_is_on_the_site_in_its_search_and_in_the_navigation(s
 
 
 def test_no_source_code_is_published(site):
-    assert not list(site.rglob("*.py"))
+    assert not [*site.rglob("*.py"), *site.rglob("*.pyc")]
