@@ -327,8 +327,10 @@ def check_insurance(settings: Settings) -> Gathered:
     from labs.insurance.lab import InsuranceLab
 
     home = _home(InsuranceLab, settings)
-    # The gateway's page asks for its row together with others, which vary one column of it; the row comes first.
-    priced = [batch for batch in home.beside if _as_registered(home.lab, batch)]
+    # The gateway's page asks for its row together with others, which vary one column of it; the row comes first. The
+    # lab asks too, with rows held out, until a new version serves.
+    asked_by_lab = [home.lab.holdout(str(each.provenance["trained_on"])).rows()[0] for each in home.versions]
+    priced = [each for each in home.beside if each.rows[0] not in asked_by_lab and _as_registered(home.lab, each)]
     exercise = Achievement(
         "a policy of your own was priced over HTTP",
         bool(priced),
