@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -48,13 +49,14 @@ class Question:
     tolerance: float = 0.0
 
     def accepts(self, answer: Answer) -> bool:
-        """Whether the answer is right. Numbers may be given as text."""
+        """Whether the answer is right. Numbers may be given as text, `28.9%` and `108,571` too; of `batch 07` the
+        number is enough."""
         if self.value is None:
             return False
         if isinstance(self.value, str):
             return _listed(str(answer)) == _listed(self.value)
         try:
-            return math.isclose(float(answer), self.value, rel_tol=1e-9, abs_tol=self.tolerance)
+            return math.isclose(_number(answer), self.value, rel_tol=1e-9, abs_tol=self.tolerance)
         except ValueError:
             return False
 
@@ -142,5 +144,14 @@ def _is_answer(value: Any) -> bool:
     return isinstance(value, (str, int, float)) and not isinstance(value, bool)
 
 
+def _number(answer: Answer) -> float:
+    """Raises ValueError: it is none."""
+    text = str(answer).strip()
+    if re.fullmatch(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?", text):
+        text = text.replace(",", "")
+    return float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text)
+
+
 def _listed(text: str) -> list[str]:
-    return sorted(part.strip().casefold() for part in text.split(","))
+    """The values of a list, sorted; of a window that has a number, such as `batch 07`, that number."""
+    return sorted(re.sub(r"^(?:batch )?0*(\d+)$", r"\1", part.strip().casefold()) for part in text.split(","))
