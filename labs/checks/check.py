@@ -24,6 +24,9 @@ MODULES: Mapping[str, str] = {
 }
 """By name of a module: the function that gathers its achievements and questions from a home."""
 
+NOTHING_YET = "nothing yet"
+"""What a home shows of an achievement that nobody has begun."""
+
 Answer = str | int | float
 
 
@@ -82,6 +85,11 @@ class Check(JsonData):
 
 
 Gathered = tuple[Sequence[Achievement], Sequence[Question]]
+
+
+def has_store(settings: Settings) -> bool:
+    """Whether the home has a registry. To open one would make it, and a check makes nothing."""
+    return settings.tracking_uri is not None or (settings.home / "mlflow.db").is_file()
 
 
 def check_module(module: str, settings: Settings, answers: Mapping[str, Any] | None = None) -> Check:

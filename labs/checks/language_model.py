@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from labs.checks.check import Achievement, Gathered, Question
+from labs.checks.check import NOTHING_YET, Achievement, Gathered, Question, has_store
 from llmops.errors import CannotRun, LlmopsError
 from llmops.pages.numbers import interval
 from llmops.settings import Settings
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from llmops.versions import Release
 
 APP, SUITE = "desk", "messages"
-_NOTHING, _PAGE = "nothing yet", "docs/labs/llmops.md"
+_PAGE = "docs/labs/llmops.md"
 _FEW_ROWS = 20
 _MOST_RUNS = 100
 _MONITOR = "monitor"
@@ -53,7 +52,7 @@ class _Home:
     few: MetricComparison | None = None
     more: MetricComparison | None = None
     tuned: MetricComparison | None = None
-    problem: str = _NOTHING
+    problem: str = NOTHING_YET
     judge: Mapping[str, Any] = field(default_factory=dict)
     champion: Release | None = None
     moves: Sequence[AuditEntry] = ()
@@ -68,7 +67,7 @@ class _Home:
 
 def _home(settings: Settings) -> _Home:
     """Reads the home. One without a store is left as it is: a check makes none."""
-    if settings.tracking_uri is None and not (settings.home / "mlflow.db").is_file():
+    if not has_store(settings):
         return _Home()
     from llmops.recording import find_calibration
     from llmops.registry import Registry
@@ -122,6 +121,7 @@ def _by_rows(runs: Sequence[EvalRun], prompt: str, model: str) -> dict[int, Eval
 
 def _replies(settings: Settings, apps: Sequence[str]) -> dict[str, _Replies]:
     from llmops.production_log import ProductionLog
+    from monitoring.descriptors.text_kinds import is_json
 
     found = {}
     with closing(ProductionLog(settings.resolved_log_url)) as log:
@@ -130,17 +130,9 @@ def _replies(settings: Settings, apps: Sequence[str]) -> dict[str, _Replies]:
             for record in log.iterate(app=app):
                 if record.release is not None and record.outcome == "ok" and record.text_deleted_at is None:
                     counts[record.release] += 1
-                    not_json[record.release] += not _is_json(record.output)
+                    not_json[record.release] += not is_json(record.output)
             found[app] = _Replies(counts, not_json)
     return found
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _said(found: MetricComparison | None, otherwise: str) -> str:
@@ -156,7 +148,7 @@ def _is_better(found: MetricComparison | None) -> bool:
 def _judge(home: _Home) -> tuple[Achievement, float | None]:
     """Whether a judge was measured; and which share of the labels it called right."""
     rows = [row for row in home.judge.get("rows", ()) if row["judged"] is not None]
-    found, share = _NOTHING, None
+    found, share = NOTHING_YET, None
     if rows:
         from llmops.eval_runs.scorer_factory import distrust
         from llmops.evaluation.agreement import cohen_kappa
@@ -177,7 +169,7 @@ def _canary(home: _Home) -> Achievement:
     return Achievement(
         "a canary answered real requests, and was promoted",
         any(replies.counts.get(ref, 0) >= _FEW_ROWS for ref in promoted),
-        ", ".join(f"{ref}: {replies.counts.get(ref, 0)} answers" for ref in promoted) or _NOTHING,
+        ", ".join(f"{ref}: {replies.counts.get(ref, 0)} answers" for ref in promoted) or NOTHING_YET,
         f"step 5 of {_PAGE}",
     )
 
@@ -191,7 +183,7 @@ def _taken_back(home: _Home) -> tuple[Achievement, str | None]:
             bad = old
     shares = ", ".join(f"{ref}: {replies.share(ref):.0%} no JSON" for ref in sorted(replies.counts))
     return Achievement(
-        "the monitor took back a bad release", bad is not None, shares or _NOTHING, f"step 6 of {_PAGE}"
+        "the monitor took back a bad release", bad is not None, shares or NOTHING_YET, f"step 6 of {_PAGE}"
     ), bad
 
 
@@ -202,7 +194,7 @@ def _own_app(home: _Home) -> Achievement:
     return Achievement(
         "an app of your own passed its gate and answers",
         any(asked.values()),
-        ", ".join(f"{name}: {count} answers" for name, count in asked.items()) or _NOTHING,
+        ", ".join(f"{name}: {count} answers" for name, count in asked.items()) or NOTHING_YET,
         f"exercise 1 of {_PAGE}",
     )
 

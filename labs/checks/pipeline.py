@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from labs.checks.check import Achievement, Gathered, Question
+from labs.checks.check import NOTHING_YET, Achievement, Gathered, Question
 from llmops.errors import LlmopsError
 from llmops.pipelines import PipelineRun, Pipelines
 from llmops.settings import Settings
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from llmops.versions import TabularVersion
 
 MANIFESTS = "manifests.yaml"
-_NOTHING, _PAGE = "nothing yet", "docs/labs/pipeline.md"
+_PAGE = "docs/labs/pipeline.md"
 _MOST_RUNS = 1000
 _WITH_PODS = ("Deployment", "StatefulSet", "Job", "CronJob")
 
@@ -105,7 +105,7 @@ def _manifests(settings: Settings) -> tuple[bool, str, int | None]:
 
     path = settings.home / MANIFESTS
     if not path.is_file():
-        return False, _NOTHING, None
+        return False, NOTHING_YET, None
     try:
         all_of_them = [each for each in yaml.safe_load_all(read_text(path)) if each]
         kinds = [each["kind"] for each in all_of_them]
@@ -127,14 +127,16 @@ def check_pipeline(settings: Settings) -> Gathered:
     on_postgres = all(
         url.startswith("postgresql") for url in (settings.resolved_log_url, settings.resolved_pipelines_url)
     )
-    again = f"{resumed.ref}: {home.attempts[resumed.ref]} attempts, {len(resumed.steps)} steps" if resumed else _NOTHING
+    again = (
+        f"{resumed.ref}: {home.attempts[resumed.ref]} attempts, {len(resumed.steps)} steps" if resumed else NOTHING_YET
+    )
     whole = home.audit is not None and home.audit.whole
     fits, manifests, pods = _manifests(settings)
     achievements = [
         Achievement(
             "the gate stopped a run on spoiled data, and nothing was registered",
             refused is not None,
-            f"{refused.ref}: {refused.result['verdict']}" if refused else _NOTHING,
+            f"{refused.ref}: {refused.result['verdict']}" if refused else NOTHING_YET,
             f"step 1 of {_PAGE}",
         ),
         Achievement(
@@ -144,7 +146,7 @@ def check_pipeline(settings: Settings) -> Gathered:
             f"step 2 of {_PAGE}",
         ),
         Achievement(
-            "a schedule ran a cycle", scheduled is not None, scheduled.ref if scheduled else _NOTHING,
+            "a schedule ran a cycle", scheduled is not None, scheduled.ref if scheduled else NOTHING_YET,
             f"step 3 of {_PAGE}: a cycle named after the minute, such as wine@2026-05-11T0300",
         ),
         Achievement(
@@ -153,7 +155,7 @@ def check_pipeline(settings: Settings) -> Gathered:
             f"{len(home.runs)} runs {'in PostgreSQL' if on_postgres else 'in files'}, the chain is"
             f" {'whole' if whole else 'not whole'}"
             if home.runs
-            else _NOTHING,
+            else NOTHING_YET,
             f"step 4 of {_PAGE}; LLMOPS_LOG_URL and LLMOPS_PIPELINES_URL must be set for this check, too",
         ),
         Achievement(

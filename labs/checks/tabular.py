@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from labs.checks.check import Achievement, Gathered, Question
+from labs.checks.check import NOTHING_YET, Achievement, Gathered, Question, has_store
 from labs.lab import FIRST, Lab
 from llmops.settings import Settings
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from llmops.production_log import PredictionBatch
     from llmops.versions import TabularVersion
 
-_NOTHING = "nothing yet"
 # Of part 3 of the insurance lab's page, with a driver of 22 years
 _POLICY = {
     "driver_age": 22,
@@ -103,7 +102,7 @@ class _Home:
 
 def _home(kind: type[Lab], settings: Settings) -> _Home:
     """Reads the home. One without a store is left as it is: a check makes none."""
-    if settings.tracking_uri is None and not (settings.home / "mlflow.db").is_file():
+    if not has_store(settings):
         return _Home(kind(settings, cycle="check"))
     from llmops.recording.cell import runs_where
     from llmops.registry import Registry
@@ -166,7 +165,7 @@ def _achievements(home: _Home) -> list[Achievement]:
             tracked,
             f"{', '.join(sorted(home.candidates))}; {first.ref}'s {lab.metric} computed anew: {metric:.3f}"
             if first is not None and metric is not None
-            else (", ".join(sorted(home.candidates)) or _NOTHING),
+            else (", ".join(sorted(home.candidates)) or NOTHING_YET),
             f"llmops lab {name}, or step by step: llmops lab {name} train, then register",
         )
     ]
@@ -178,7 +177,7 @@ def _achievements(home: _Home) -> list[Achievement]:
         Achievement(
             "a version passed the gate and is the champion",
             passed and home.champion is not None,
-            f"champion {home.champion}" if home.champion else _NOTHING,
+            f"champion {home.champion}" if home.champion else NOTHING_YET,
             f"llmops lab {name} register",
         )
     )
@@ -189,7 +188,7 @@ def _achievements(home: _Home) -> list[Achievement]:
             bool(agreeing) and len(agreeing) == len(home.batches),
             f"{len(agreeing)} of {len(home.batches)} logged windows are what the weights say"
             if home.batches
-            else _NOTHING,
+            else NOTHING_YET,
             f"llmops lab {name} monitor",
         )
     )
@@ -228,13 +227,13 @@ def _retrained(home: _Home) -> list[Achievement]:
         Achievement(
             "a retrained version passed the gate against the one before",
             bool(judged) and all(passes for _, passes in judged),
-            passed or _NOTHING,
+            passed or NOTHING_YET,
             following,
         ),
         Achievement(
             "retraining lowered the error in the windows that followed",
             bool(gained) and all(after < before for _, before, after in gained),
-            errors or _NOTHING,
+            errors or NOTHING_YET,
             following,
         ),
     ]
@@ -257,7 +256,7 @@ def check_wine(settings: Settings) -> Gathered:
     exercise = Achievement(
         "the old instrument is back: the version that reads it serves",
         serving is not None and _rolled_back(home) and serving == min(errors.values()),
-        ", ".join(f"{ref}: {error:.3f} wrong with the old instrument" for ref, error in errors.items()) or _NOTHING,
+        ", ".join(f"{ref}: {error:.3f} wrong with the old instrument" for ref, error in errors.items()) or NOTHING_YET,
         "exercise 5 of docs/labs/wine.md",
     )
     last_gate = home.gates[-1][1].comparison if home.gates else None
@@ -296,7 +295,7 @@ def check_bike(settings: Settings) -> Gathered:
     exercise = Achievement(
         "you rolled back to the version before, and returned",
         moved[-2:] == [_ROLLBACK, _RETURN] and home.champion == newest,
-        f"{last}: " + ", ".join(f"{ref}: {error:.1f}" for ref, error in errors.items()) if errors else _NOTHING,
+        f"{last}: " + ", ".join(f"{ref}: {error:.1f}" for ref, error in errors.items()) if errors else NOTHING_YET,
         "exercise 5 of docs/labs/bike.md",
     )
     worst = max(home.errors, key=lambda window: home.errors[window], default=None)
@@ -334,7 +333,7 @@ def check_insurance(settings: Settings) -> Gathered:
     exercise = Achievement(
         "a policy of your own was priced over HTTP",
         bool(priced),
-        f"{priced[-1].model}: {4 * priced[-1].predictions[0]:.3f} claims a year" if priced else _NOTHING,
+        f"{priced[-1].model}: {4 * priced[-1].predictions[0]:.3f} claims a year" if priced else NOTHING_YET,
         "part 3 of docs/labs/insurance.md: llmops lab insurance serve, then its page or curl",
     )
     ratios = {

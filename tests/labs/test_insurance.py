@@ -165,12 +165,15 @@ def test_every_candidate_is_written_without_pickle_and_predicts_the_same_from_ro
 
 def test_a_model_is_brought_to_the_level_of_later_rows_and_keeps_its_order(data, glm):
     rows = between(data.table, "2023Q1", "2023Q2", "made up")
-    for candidate in (models.GLM_ACCIDENTS, models.BOOSTING):
+    for candidate, exact in (
+        (models.GLM_ACCIDENTS, 1e-9),
+        (models.BOOSTING, 1e-6),
+    ):  # boosting adds up float32 gradients
         model = models.train_on(first_split(data.table, "made up"), candidate, SMALL.get(candidate.name, {}))
         before = model.predictions.copy()
         moved = models.rebased(model, rows)
         assert moved.estimator.predict(rows.features).sum() == pytest.approx(rows.truth.sum())
-        assert np.ptp(moved.predictions / before) == pytest.approx(0, abs=1e-6)
+        assert np.ptp(moved.predictions / before) == pytest.approx(0, abs=exact)
         assert (model.predictions == before).all()
 
 

@@ -32,8 +32,7 @@ function offerReleases(keep) {
     ["challenger", "previous"].map(holding).find((release) => release && release !== first) ||
     app.releases.find((release) => release !== first);
   const items = app.releases.map((release) => {
-    const aliases = release.aliases.length ? ` (${[...release.aliases].sort().join(", ")})` : "";
-    return [release.release, `${release.release}${aliases} · ${release.prompt} · ${release.model}`];
+    return [release.release, `${withAliases(release.release, release.aliases)} · ${release.prompt} · ${release.model}`];
   });
   const known = (select, otherwise) => (keep && items.some(([value]) => value === select.value) ? select.value : otherwise.release);
   options($("play-first"), items, known($("play-first"), first));
@@ -211,8 +210,7 @@ $("votes").addEventListener("click", async (event) => {
 function reveal(vote) {
   for (const side of SIDES) {
     const { release, first, total, usage } = round[side];
-    const aliases = release.aliases.length ? ` (${[...release.aliases].sort().join(", ")})` : "";
-    $(`${side}-title`).textContent = `${side === "left" ? "Answer 1" : "Answer 2"}: ${release.release}${aliases}`;
+    $(`${side}-title`).textContent = `${side === "left" ? "Answer 1" : "Answer 2"}: ${withAliases(release.release, release.aliases)}`;
     const facts = [release.prompt, release.model, `first words ${time(first).join(" ")}`, `all ${time(total).join(" ")}`];
     if (usage) facts.push(`${number(usage.completion_tokens)} tokens`);
     $(`${side}-facts`).textContent = facts.join(" · ");

@@ -14,6 +14,9 @@ function make(tag, text = "", attributes = {}) {
   return element;
 }
 
+/** A version with its aliases, where it has any. */
+const withAliases = (version, aliases) => (aliases.length ? `${version} (${[...aliases].sort().join(", ")})` : version);
+
 // --- The key -------------------------------------------------------------------------------------------------------
 
 const key = () => sessionStorage.getItem(KEY);

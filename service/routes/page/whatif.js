@@ -22,12 +22,10 @@ function offerModels(found) {
   offerVersions(true);
 }
 
-const versionText = ({ version, aliases }) => (aliases.length ? `${version} (${[...aliases].sort().join(", ")})` : version);
-
 function offerVersions(keep) {
   const { versions } = models.find(({ model }) => model === $("what-model").value);
   const holding = (...aliases) => aliases.map((alias) => versions.find((each) => each.aliases.includes(alias))).find(Boolean)?.version;
-  const items = versions.map((each) => [each.version, versionText(each)]);
+  const items = versions.map((each) => [each.version, withAliases(each.version, each.aliases)]);
   const known = (select, otherwise) => (keep && items.some(([value]) => value === select.value) ? select.value : otherwise);
   const besideNone = keep && described && $("what-beside").value === "";
   options($("what-version"), items, known($("what-version"), holding("champion")));
