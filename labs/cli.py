@@ -16,6 +16,7 @@ from llmops.text_io import listed
 
 if TYPE_CHECKING:
     from labs.checks import Check
+    from labs.lab import Lab
     from llmops.pipelines import PipelineRun
 
 _LABS = {
@@ -138,6 +139,9 @@ def contract(done: PipelineRun) -> dict[str, Any]:
 
 
 def _show_whole(done: PipelineRun) -> None:
+    from labs.pipeline_cli import lab_kind
+    from llmops.registry import Registry
+
     found = done.result
     _show_quality(found["data"], found["quality"])
     _show_metric(found["metric"], found["gate"])
@@ -146,18 +150,9 @@ def _show_whole(done: PipelineRun) -> None:
         echo(found["told"])
         return
     lab, app = found["lab"], found["model"].partition("@")[0]
-    columns = ("window", "rows#", "served by", "error#", "compared#", "reference#", "drifted#", "alarm")
-    rows = [
-        (
-            each["window"], each["rows"], each["served_by"], number(each["error"]), number(each["compared_error"]),
-            number(each["reference"]["error"]), len(each["drifted"]) or "", "ALARM" if each["alarm"] else "",
-        )
-        for each in found["monitoring"]
-    ]  # fmt: skip
-    if rows:
-        compared = found["monitoring"][0]["compared_by"]
-        title = f"Monitored windows (compared by {compared}, a champion's windows with rows it was not fitted on)"
-        print_table(title, columns, rows)
+    kind = lab_kind(lab)
+    if found["monitoring"]:
+        _show_windows(kind, found["monitoring"])
     else:
         echo(f"monitored  no window: {found['model']} was trained on the last one")
     for each in found["monitoring"]:
@@ -167,12 +162,36 @@ def _show_whole(done: PipelineRun) -> None:
         gained = "no window follows"
         if each["error_before"] is not None:
             change = f"{number(each['error_before'])} → {number(each['error_after'])}"
-            gained = f"error in the {len(each['windows'])} windows it served since: {change}"
+            gained = f"{kind.error_name} in the {len(each['windows'])} windows it served since: {change}"
         echo(f"retrained  {each['at']}: {each['from']} → {each['to']}, {gained}")
-    echo(f"served     {found['model']}")
+    now = Registry(Settings.from_environment()).tabular_versions.champion(app)
+    later = "" if now is None or now.ref == found["model"] else f" when the run ended; the champion is now {now.ref}"
+    echo(f"served     {found['model']}{later}")
     echo(f"took       {sum(step.seconds for step in done.steps):.0f} s in {len(done.steps)} steps")
     echo(f"Look further: llmops ui · llmops factsheet {found['model']} · llmops pipeline show {done.ref}")
     echo(f"              llmops audit list --app {app} · llmops lab {lab} serve · docs/labs/{lab}.md")
+
+
+def _show_windows(kind: type[Lab], windows: Sequence[_Json]) -> None:
+    """What was found in each window. Labels that come with the next window tell nothing in time in some labs: those
+    have no column for what the monitor compared."""
+    compared = any(each["compared_error"] is not None for each in windows)
+    both = compared and kind.compared_name != kind.error_name
+    columns = (
+        "window", "rows#", "served by", f"{kind.error_name}#", *([f"{kind.compared_name}#"] if both else []),
+        "reference#", "drifted#", "alarm",
+    )  # fmt: skip
+    rows = [
+        (
+            each["window"], each["rows"], each["served_by"], number(each["error"]),
+            *([number(each["compared_error"])] if both else []), number(each["reference"]["error"]),
+            len(each["drifted"]) or "", "ALARM" if each["alarm"] else "",
+        )
+        for each in windows
+    ]  # fmt: skip
+    print_table("Windows, in order", columns, rows)
+    echo(f"reference  {kind.compared_name} of rows that the version was not trained on")
+    echo("drifted    number of columns that differ from those rows; the prediction counts as one")
 
 
 def _alarm_lines(window: _Json) -> Iterator[str]:
@@ -187,7 +206,8 @@ def _alarm_lines(window: _Json) -> Iterator[str]:
 
 
 def _show_quality(data: _Json, quality: _Json) -> None:
-    kept = f"{quality['rows_kept']} of {quality['rows_read']} rows kept"
+    read, kept_rows = quality["rows_read"], quality["rows_kept"]
+    kept = f"{kept_rows} of {read} rows kept" if kept_rows <= read else f"{kept_rows} rows made of {read}"
     echo(f"data       {data['source']}, sha256 {data['sha256'][:12]}…, {kept}")
     for finding in quality["findings"]:
         column = f"{finding['column']}: " if finding.get("column") else ""

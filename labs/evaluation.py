@@ -130,7 +130,8 @@ def _gini(counts: Any, rows: Any, place: Any) -> float:
 
 def classification_metrics(truth: Any, predictions: Any, clusters: Sequence[str] | None = None) -> dict[str, Estimate]:
     """accuracy, with Wilson's interval (cluster-robust where rows share clusters), and macro_f1, with the percentiles
-    of a bootstrap of the rows; where rows share clusters, of the clusters.
+    of a bootstrap of the rows; where rows share clusters, of the clusters. Where no resample differs from another, as
+    when every prediction is right, macro_f1 has no interval: that they agree is no precision.
 
     truth, predictions: sequences of classes.
     """
@@ -168,7 +169,7 @@ def _of_resampled_clusters(truth: Any, errors: Any, clusters: Sequence[str]) -> 
     return Estimate(float(relative), _middle(drawn_relative)), Estimate(float(r2), _middle(drawn_r2))
 
 
-def _macro_f1_interval(truth: Any, predictions: Any, clusters: Sequence[str] | None) -> tuple[float, float]:
+def _macro_f1_interval(truth: Any, predictions: Any, clusters: Sequence[str] | None) -> tuple[float, float] | None:
     classes = sorted({*truth, *predictions})
     expected = np.stack([np.asarray([value == name for value in truth], dtype=float) for name in classes])
     said = np.stack([np.asarray([value == name for value in predictions], dtype=float) for name in classes])
@@ -178,7 +179,8 @@ def _macro_f1_interval(truth: Any, predictions: Any, clusters: Sequence[str] | N
     hits, support, claimed = (part @ draws for part in parts)
     with np.errstate(divide="ignore", invalid="ignore"):
         f1 = np.where(support > 0, 2 * hits / (support + claimed), np.nan)
-    return _middle(np.nanmean(f1, axis=0))  # over the classes that the draw holds
+    means = np.nanmean(f1, axis=0)  # over the classes that the draw holds
+    return None if means.min() == means.max() else _middle(means)
 
 
 def _sums(values: Any, clusters: Sequence[str]) -> Any:

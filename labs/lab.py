@@ -34,6 +34,8 @@ class Lab(ABC):
     name: of the lab and its pipeline.
     model_name: of its registered model, MLflow experiment and gate.
     metric: the one that is shown first.
+    error_name: of what `error_of` gives, in tables; with its unit where it has one.
+    compared_name: of what the monitor compares windows by, which may be another measure.
     baseline: the candidate that others are measured by.
     blocks: rows of one cluster depend on each other.
     labels_late: windows until the labels of one are known.
@@ -47,6 +49,8 @@ class Lab(ABC):
     name: ClassVar[str]
     model_name: ClassVar[str]
     metric: ClassVar[str]
+    error_name: ClassVar[str]
+    compared_name: ClassVar[str]
     baseline: ClassVar[str]
     blocks: ClassVar[bool]
     labels_late: ClassVar[int]

@@ -19,6 +19,7 @@ class BikeLab(Lab):
 
     name = model_name = "bike"
     metric, baseline = "rmse", "forest"
+    error_name, compared_name = "RMSE", "mean error"
     blocks, labels_late, windows_in_budget, reference_grows = True, 0, 12, True
     scorers, rules = SCORERS, RULES
     # The error that the gate judges, in rentals. Inputs drift with the seasons, which is told and no alarm.

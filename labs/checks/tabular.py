@@ -208,7 +208,8 @@ def _alarm(home: _Home) -> Achievement:
     rows = home.lab.holdout(FIRST)
     before = home.lab.error(rows, home.lab.predicted(home.first.ref, rows))
     error = home.errors[seen[0]]
-    found = f"{seen[0]}: error {error:.3f}, on the rows held out {before:.3f}; alarms in {len(seen)} windows"
+    measured = f"{home.lab.error_name} {error:.3f}, on the rows held out {before:.3f}"
+    found = f"{seen[0]}: {measured}; alarms in {len(seen)} windows"
     return Achievement(what, error > before, found, following)
 
 
@@ -257,7 +258,7 @@ def check_wine(settings: Settings) -> Gathered:
         "the old instrument is back: the version that reads it serves",
         serving is not None and _rolled_back(home) and serving == min(errors.values()),
         ", ".join(f"{ref}: {error:.3f} wrong with the old instrument" for ref, error in errors.items()) or NOTHING_YET,
-        "exercise 5 of docs/labs/wine.md",
+        "exercise 5 of the page of module 1 (docs/labs/wine.md)",
     )
     last_gate = home.gates[-1][1].comparison if home.gates else None
     judged = last_gate.to_json()["metrics"][home.lab.rules.primary] if last_gate is not None else {}
@@ -267,7 +268,7 @@ def check_wine(settings: Settings) -> Gathered:
         Question("alarm", "Which batch raised the first alarm?", first_alarm),
         Question(
             "wrong",
-            "Which share of that batch was classified wrongly?",
+            "What share of that batch was classified wrongly?",
             home.errors.get(first_alarm) if first_alarm else None,
             0.0006,
         ),
@@ -275,7 +276,7 @@ def check_wine(settings: Settings) -> Gathered:
         Question("replaced", "After which batch was the model replaced?", home.replaced),
         Question(
             "old_readings",
-            "Which share of the wines held out does the retrained version get wrong with the old instrument?",
+            "What share of the wines held out does the retrained version get wrong with the old instrument?",
             errors.get(home.successors[-1][1].ref) if home.successors else None,
             0.0006,
         ),
@@ -296,7 +297,7 @@ def check_bike(settings: Settings) -> Gathered:
         "you rolled back to the version before, and returned",
         moved[-2:] == [_ROLLBACK, _RETURN] and home.champion == newest,
         f"{last}: " + ", ".join(f"{ref}: {error:.1f}" for ref, error in errors.items()) if errors else NOTHING_YET,
-        "exercise 5 of docs/labs/bike.md",
+        "exercise 5 of the page of module 2 (docs/labs/bike.md)",
     )
     worst = max(home.errors, key=lambda window: home.errors[window], default=None)
     january = home.errors.get("2012-01")
@@ -334,11 +335,12 @@ def check_insurance(settings: Settings) -> Gathered:
         "a policy of your own was priced over HTTP",
         bool(priced),
         f"{priced[-1].model}: {4 * priced[-1].predictions[0]:.3f} claims a year" if priced else NOTHING_YET,
-        "part 3 of docs/labs/insurance.md: llmops lab insurance serve, then its page or curl",
+        "part 3 of the page of module 4 (docs/labs/insurance.md): llmops lab insurance serve, then What if or curl",
     )
-    ratios = {
+    ratios = {  # of the quarters that the monitor compared: the version that answered still served a quarter later
         window: float(np.sum(home.lab.window(window).truth) / np.sum(batch.predictions))
-        for window, batch in home.batches.items()
+        for (window, batch), (_, following) in pairwise(home.batches.items())
+        if following.model == batch.model
     }
     first, last = home.first, home.versions[-1] if home.versions else None
     price = 4 * float(home.lab.model(last.ref).predict([_POLICY]).values[0]) if last is not None else None
@@ -352,7 +354,7 @@ def check_insurance(settings: Settings) -> Gathered:
         Question("alarm", "Which quarter's claims raised the first alarm?", next(iter(home.alarms), None)),
         Question(
             "worst",
-            "In which quarter were claims, as they are known now, highest over those expected?",
+            "Of the quarters that the monitor compared: in which were the claims highest over those expected?",
             max(ratios, key=lambda window: ratios[window], default=None),
         ),
         Question("replaced", "After which quarter was the model replaced?", home.replaced),

@@ -129,12 +129,13 @@ def _deciles(model: Trained) -> Json:
         [int(name), count, 4 * float(model.predictions[of_row == int(name)].mean()), *_numbers(level)]
         for name, (count, level) in found.items()
     ]
-    apart = sum(not low <= 1 <= high for *_, low, high in rows)
+    held = sum(low <= 1 <= high for *_, low, high in rows)
     return {
         "title": f"Calibration of {model.name} by tenth of the risk",
         "columns": ["tenth#", "rows#", "expected in a year#", "claims / expected#", "95 % from#", "to#"],
         "rows": rows,
-        "told": f"the interval misses 1 in {apart} of {len(rows)} tenths; by chance it does in one of twenty",
+        "told": f"1, which is right on average, lies in the interval of {held} of {len(rows)} tenths; "
+        "by chance it misses one in twenty",
     }
 
 
@@ -171,8 +172,8 @@ def _truth(rows: LabelledRows) -> Json:
         "title": "Coefficients of the regression without accidents, and the truth",
         "columns": ["coefficient", "true#", "found#", "95 % from#", "to#", "holds the truth"],
         "rows": lines,
-        "told": f"{held} of {len(lines)} intervals hold the truth; in {kept['years']} simulated years {share:.1%} did, "
-        f"and {mistaken} of {sum(gate['passed'] for gate in gates)} gates let a model pass that was no better",
+        "told": f"{held} of {len(lines)} intervals hold the truth; in {kept['years']} simulated years {share:.1%} did. "
+        f"Of {sum(gate['passed'] for gate in gates)} models that passed a gate there, {mistaken} was no better",
     }
 
 

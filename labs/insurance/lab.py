@@ -20,6 +20,7 @@ class InsuranceLab(Lab):
 
     name, model_name = "insurance", "risk"
     metric, baseline = "deviance", "formula"
+    error_name, compared_name = "deviance", "claims / expected"
     blocks, labels_late, judged_late, windows_in_budget, reference_grows = True, 1, True, 10, True
     scorers, rules = SCORERS, RULES
     # Claims over expected claims: young drivers bring more of both, so that whom the company insures may change.

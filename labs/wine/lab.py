@@ -22,6 +22,7 @@ class WineLab(Lab):
 
     name = model_name = "wine"
     metric, baseline = "accuracy", "majority"
+    error_name = compared_name = "share wrong"
     blocks, labels_late, windows_in_budget = False, 1, 12
     reference_grows = False  # the batches are drawn from the rows held out: they would count twice
     scorers, rules = SCORERS, RULES

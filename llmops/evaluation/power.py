@@ -235,7 +235,7 @@ def power_of(
     way, room = min(("rise", high - mean), ("fall", mean - low), key=lambda end: end[1])
     if not room < detectable < math.inf:
         return found
-    no_room = f"the mean of a can{f' {way} by {found.told(room)} at most' if room else f'not {way}'}"
+    no_room = f"the baseline's mean (a) can{f' {way} by {found.told(room)} at most' if room else f'not {way}'}"
     return replace(found, note=f"{note}; {no_room}" if note else no_room)
 
 

@@ -11,6 +11,7 @@ The file works without a network: Evidently embeds its scripts, and the verdict 
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -149,7 +150,9 @@ def evidently_page(
         return (1.0, False) if drift is None else (float(drift["p_adjusted"]), bool(drift["drifted"]))
 
     kinds = [library.ColumnType.Numerical, library.ColumnType.Categorical]
-    with _registry, np.errstate(invalid="ignore", divide="ignore"):  # it correlates constant columns, too
+    with _registry, np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
+        # It correlates constant columns (the division), and computes R² of classes of the truth with one row, too.
+        warnings.filterwarnings("ignore", message="R.2 score is not well-defined")
         # Our verdict is known to Evidently as a test of that name, in the place of the last report's.
         test = library.StatTest(_VERDICT_TEST, "llmops: adjusted p of all rows", kinds, 0.0)
         library.register_stattest(test, judged)

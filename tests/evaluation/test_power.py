@@ -125,7 +125,7 @@ def test_clusters_make_small_differences_harder_to_see():
 def test_where_no_pair_differs_the_rule_of_three_says_how_many_could():
     found = power_of([True] * 100, [True] * 100)
     assert found.detectable == pytest.approx(Discordance(1 - 0.05 ** (1 / 100)).detectable(100))
-    assert found.note == "no pair differed; up to 3 % could, by the rule of three; the mean of a cannot rise"
+    assert found.note == "no pair differed; up to 3 % could, by the rule of three; the baseline's mean (a) cannot rise"
     assert found.sentence.endswith(f"({found.note})")
     assert power_of([0.5] * 100, [0.5] * 100).detectable == pytest.approx(0.2837 * 0.171, rel=0.05)
     assert power_of([True] * 100, [True] * 100, clusters=[0, 1] * 50).detectable == math.inf
@@ -138,7 +138,7 @@ def test_a_difference_that_the_limits_of_a_score_do_not_leave_room_for_is_not_st
     near_the_top = power_of(a.tolist(), b.tolist(), limits=(1.0, 5.0))
     open_ended = power_of(a.tolist(), b.tolist())
     assert near_the_top.detectable == open_ended.detectable > 5 - a.mean()
-    assert near_the_top.note == f"the mean of a can rise by {5 - a.mean():.2g} at most"
+    assert near_the_top.note == f"the baseline's mean (a) can rise by {5 - a.mean():.2g} at most"
     assert near_the_top.sentence.endswith(f"({near_the_top.note})")
     assert open_ended.note == ""
     apart = power_of([1.0, 5.0] * 4, [5.0, 1.0] * 4, limits=(1.0, 5.0))

@@ -104,6 +104,14 @@ def test_classes_are_judged_by_accuracy_and_macro_f1():
     assert error_rate(np.asarray(truth), np.asarray(claimed)) == pytest.approx(3 / 25)
 
 
+def test_a_model_that_is_always_right_has_an_interval_of_its_accuracy_and_none_of_macro_f1():
+    truth = ["a"] * 10 + ["b"] * 5
+    found = classification_metrics(truth, truth)
+    assert (found["accuracy"].value, found["macro_f1"].value) == (1.0, 1.0)
+    assert found["accuracy"].ci95[0] < 0.9
+    assert found["macro_f1"].ci95 is None, "0 failures of 15 are no proof that there are none"
+
+
 def test_bottles_of_one_wine_count_as_one():
     truth, claimed = ["a", "b"] * 30, (["a", "b"] * 5 + ["b", "b"] * 1) * 5
     wines = [f"wine {i % 6}" for i in range(60)]
