@@ -173,10 +173,8 @@ def _show_whole(done: PipelineRun) -> None:
 
 
 def _show_windows(kind: type[Lab], windows: Sequence[_Json]) -> None:
-    """What was found in each window. Labels that come with the next window tell nothing in time in some labs: those
-    have no column for what the monitor compared."""
-    compared = any(each["compared_error"] is not None for each in windows)
-    both = compared and kind.compared_name != kind.error_name
+    """What was found in each window. What the monitor compared has a column where it is another measure."""
+    both = kind.compared_name != kind.error_name
     columns = (
         "window", "rows#", "served by", f"{kind.error_name}#", *([f"{kind.compared_name}#"] if both else []),
         "reference#", "drifted#", "alarm",

@@ -34,7 +34,7 @@ class Lab(ABC):
     name: of the lab and its pipeline.
     model_name: of its registered model, MLflow experiment and gate.
     metric: the one that is shown first.
-    error_name: of what `error_of` gives, in tables; with its unit where it has one.
+    error_name: of what `error_of` gives, in tables.
     compared_name: of what the monitor compares windows by, which may be another measure.
     baseline: the candidate that others are measured by.
     blocks: rows of one cluster depend on each other.
