@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -26,6 +27,11 @@ _KNOWN = {
     "wine": "the wine lab: from data to a monitored model, trained again when drift hurts",
     "bike": "the bike lab: from data to a monitored model, trained again when drift hurts",
     "insurance": "the insurance lab: from three sources to a monitored risk, trained again when drift hurts",
+}
+LABS = {
+    "wine": "labs.wine.lab:WineLab",
+    "bike": "labs.bike.lab:BikeLab",
+    "insurance": "labs.insurance.lab:InsuranceLab",
 }
 _set_option = click.option(
     "--set", "settings_", multiple=True, metavar="KEY=VALUE", help="An input; the value is read as JSON, else as text."
@@ -51,12 +57,8 @@ def make_pipeline(name: str, settings: Settings) -> Pipeline:
 
 def lab_kind(name: str) -> type[Lab]:
     """The lab of that name."""
-    from labs.bike.lab import BikeLab
-    from labs.insurance.lab import InsuranceLab
-    from labs.wine.lab import WineLab
-
-    kinds: tuple[type[Lab], ...] = (WineLab, BikeLab, InsuranceLab)
-    return next(kind for kind in kinds if kind.name == name)
+    kind: type[Lab] = resolve_name(LABS[name])
+    return kind
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any, Literal
 
 from llmops.errors import BadFile, UsageError
@@ -100,8 +100,7 @@ def check_module(module: str, settings: Settings, answers: Mapping[str, Any] | N
     """
     if module not in MODULES:
         raise UsageError(f"no module {module!r}; there are {', '.join(MODULES)}")
-    path, _, name = MODULES[module].partition(":")
-    gather: Callable[[Settings], Gathered] = getattr(import_module(path), name)
+    gather: Callable[[Settings], Gathered] = resolve_name(MODULES[module])
     achievements, questions = gather(settings)
     given = _answers(module, settings, answers or {}, [question.key for question in questions])
     told = tuple(_answered(question, given.get(question.key)) for question in questions)

@@ -32,12 +32,12 @@ _SIGNIFICANT = 0.05
 class _Replies:
     """What an app's releases answered. counts: of each release; not_json: of these, how many cannot be parsed."""
 
-    counts: Mapping[str, int] = field(default_factory=dict)
-    not_json: Mapping[str, int] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+    not_json: Counter[str] = field(default_factory=Counter)
 
     def share(self, release: str) -> float:
         """Of a release's answers, those that are no JSON; 0 without answers."""
-        return self.not_json.get(release, 0) / self.counts[release] if self.counts.get(release) else 0.0
+        return self.not_json[release] / self.counts[release] if self.counts[release] else 0.0
 
 
 @dataclass
@@ -123,16 +123,14 @@ def _replies(settings: Settings, apps: Sequence[str]) -> dict[str, _Replies]:
     from llmops.production_log import ProductionLog
     from monitoring.descriptors.text_kinds import is_json
 
-    found = {}
+    replies = {app: _Replies(Counter(), Counter()) for app in apps}
     with closing(ProductionLog(settings.resolved_log_url)) as log:
-        for app in apps:
-            counts, not_json = Counter[str](), Counter[str]()
-            for record in log.iterate(app=app):
-                if record.release is not None and record.outcome == "ok" and record.text_deleted_at is None:
-                    counts[record.release] += 1
-                    not_json[record.release] += not is_json(record.output)
-            found[app] = _Replies(counts, not_json)
-    return found
+        for record in log.iterate():
+            of_app = replies.get(record.app or "")
+            if of_app and record.release and record.outcome == "ok" and record.text_deleted_at is None:
+                of_app.counts[record.release] += 1
+                of_app.not_json[record.release] += not is_json(record.output)
+    return replies
 
 
 def _said(found: MetricComparison | None, otherwise: str) -> str:
@@ -168,8 +166,8 @@ def _canary(home: _Home) -> Achievement:
     replies = home.replies.get(APP, _Replies())
     return Achievement(
         "a canary answered real requests, and was promoted",
-        any(replies.counts.get(ref, 0) >= _FEW_ROWS for ref in promoted),
-        ", ".join(f"{ref}: {replies.counts.get(ref, 0)} answers" for ref in promoted) or NOTHING_YET,
+        any(replies.counts[ref] >= _FEW_ROWS for ref in promoted),
+        ", ".join(f"{ref}: {replies.counts[ref]} answers" for ref in promoted) or NOTHING_YET,
         f"step 5 of {_PAGE}",
     )
 
