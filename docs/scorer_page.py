@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llmops.evaluation.scorers import SCORER_TYPES, Scorer, default_of, kind_of, meaning_of, options_of
@@ -11,15 +11,12 @@ from llmops.evaluation.scorers.protocol import best_of
 from llmops.judges import TYPES, JudgeEndpoint
 
 _ENDPOINT = JudgeEndpoint("none", "http://localhost/v1", "none")
-_NEEDED: Mapping[str, Mapping[str, Any]] = {
+_READ_WHEN_MADE: Mapping[str, Mapping[str, Any]] = {
     "json_schema": {"schema": {}},
-    "cost": {"per_million_in": 1, "per_million_out": 1},
-    "semantic_similarity": {"embed": list},
-    "judge.rubric": {"instructions": "x"},
+    "judge.rubric": {"instructions": ""},
     "mlflow.make_judge": {"instructions": "{{ outputs }}"},
-    "mlflow.Guidelines": {"guidelines": "x"},
-    "mlflow.ConversationalGuidelines": {"guidelines": "x"},
 }
+"""Options without a default that a scorer reads as soon as it is made; others stay unset here."""
 _HEAD = """# Scorers
 
 Every scorer type that a suite may use, with its options and what it does not count. `make docs` generates this page
@@ -45,7 +42,7 @@ def scorers_page() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _sections(types: Mapping[str, Callable[..., Scorer]]) -> Iterator[str]:
+def _sections(types: Mapping[str, Any]) -> Iterator[str]:
     for name in sorted(types):
         yield f"### `{name}`"
         yield ""
@@ -54,7 +51,9 @@ def _sections(types: Mapping[str, Callable[..., Scorer]]) -> Iterator[str]:
             text = textwrap.fill(f"{text[0].upper()}{text[1:].removesuffix('.')}.", 120, break_on_hyphens=False)
         yield text
         yield ""
-        yield f"Best value: {_best(_made(name, types))}."
+        given = {"endpoint": _ENDPOINT, "embed": list, **_READ_WHEN_MADE.get(name, {})}
+        made = types[name].model_construct(name=name, **given)
+        yield f"Best value: {_best(made)}."
         if options := options_of(types[name]):
             yield ""
             yield "| option | | default |"
@@ -64,13 +63,6 @@ def _sections(types: Mapping[str, Callable[..., Scorer]]) -> Iterator[str]:
                 shown = default if default in ("must be given", "none") else f"`{default}`"
                 yield f"| `{option}` | {kind_of(field)} | {shown} |"
         yield ""
-
-
-def _made(name: str, types: Mapping[str, Callable[..., Scorer]]) -> Scorer:
-    given = dict(_NEEDED.get(name, {}))
-    if name in TYPES:
-        given |= {"endpoint": _ENDPOINT, "embed": list}
-    return types[name]("s", **given)
 
 
 def _best(scorer: Scorer) -> str:

@@ -26,6 +26,7 @@ assert [scorer.score(row, Output(text)).value for text in ("One.", "One. Two.")]
 import asyncio
 from llmops.engines.opening import ENGINE_NAMES, engine_name, open_engine
 from llmops.engines.protocol import generate
+from llmops.errors import EngineRejected
 from llmops.generation import GenerationParameters, GenerationRequest, Message
 from llmops.settings import Settings
 from llmops.versions import ModelVersion
@@ -33,6 +34,13 @@ model = ModelVersion("tiny", 1, "file:tiny.gguf", "gguf", "0" * 64)
 engine = open_engine(model, Settings(), "shout")
 asked = GenerationRequest((Message(role="user", content="say it"),))
 assert asyncio.run(generate(engine, asked)).text == "SAY IT "
+rejected = GenerationRequest(asked.messages, GenerationParameters(response_format={"type": "json_object"}))
+try:
+    asyncio.run(generate(engine, rejected))
+except EngineRejected as error:
+    assert "cannot enforce it" in str(error)
+else:
+    raise AssertionError("a response format was passed over")
 short = GenerationRequest(asked.messages, GenerationParameters(max_tokens=1))
 assert asyncio.run(generate(engine, short)).finish_reason == "length"
 assert "shout" in ENGINE_NAMES and engine_name(model, Settings()) == "llamacpp"
@@ -118,9 +126,14 @@ def failed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("tree")
     for room in ("llmops", "service", "monitoring", "tests"):
         shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
     for section in sections().values():
         for kind, path, text in changes(section):
             make(kind, folder / path, text)
+    for linter in (["check"], ["format", "--check"]):
+        command = [sys.executable, "-m", "ruff", *linter, "--quiet", "llmops", "service", "monitoring"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+        assert done.returncode == 0, done.stdout
     command = [sys.executable, "-c", TRY_EACH]
     done = subprocess.run(command, input=json.dumps(TRIED), capture_output=True, text=True, cwd=folder, check=False)
     assert done.returncode == 0, done.stderr

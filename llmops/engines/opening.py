@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llmops.engines.protocol import Engine, EngineIdentity, RelayingEngine
+from llmops.engines.protocol import Engine, EngineIdentity, RelayingEngine, refuse_response_format
 from llmops.engines.python import CallableEngine, CallableModel
 from llmops.errors import CannotRun, Corrupted, EngineRejected, UsageError
 from llmops.generation import GenerationParameters
@@ -101,7 +101,7 @@ def _transformers(model: ModelVersion, settings: Settings) -> _Opening:
         folder, gguf_file = (path.parent, path.name) if model.format == "gguf" else (path, None)
         return transformers.TransformersEngine(folder, gguf_file=gguf_file, slots=slots, threads=_threads(settings))
 
-    return _Opening(opened, lambda: transformers.identity(slots), transformers.refuse_response_format)
+    return _Opening(opened, lambda: transformers.identity(slots), refuse_response_format)
 
 
 def _openai(model: ModelVersion, settings: Settings) -> _Opening:

@@ -13,10 +13,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from llmops.engines.local import AnswerText, from_thread
-from llmops.engines.protocol import EngineIdentity
+from llmops.engines.protocol import EngineIdentity, refuse_response_format
 from llmops.errors import ContextTooLong, Corrupted, EngineError, EngineRejected, EngineUnavailable, first_line
 from llmops.generation import Chunk, GenerationParameters, GenerationRequest, Message, Usage
 
@@ -55,13 +55,6 @@ def load_pretrained(folder: Path, kind: str, no_packages: str, *, gguf_file: str
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise Corrupted(f"{folder}: transformers cannot load this model: {first_line(error)}") from error
     return tokenizer, model.eval()
-
-
-def refuse_response_format(_response_format: object) -> NoReturn:
-    """Raises EngineRejected: this engine decodes freely."""
-    raise EngineRejected(
-        "response_format: the transformers engine decodes freely and cannot enforce it", param="response_format"
-    )
 
 
 @dataclass(eq=False)
@@ -105,8 +98,7 @@ class TransformersEngine:
 
     def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
         """As `Engine`."""
-        if request.parameters.response_format is not None:
-            refuse_response_format(request.parameters.response_format)
+        refuse_response_format(request.parameters.response_format)
         return from_thread(lambda send, cancelled: self._waiting.put(_Row(request, send, cancelled)))
 
     async def loglikelihoods(
