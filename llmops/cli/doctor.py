@@ -35,8 +35,7 @@ class Check:
 @click.command()
 @click.option("--settings", "show_settings", is_flag=True, help="List every setting with its environment variable.")
 @json_option
-@click.pass_context
-def command(ctx: click.Context, show_settings: bool, as_json: bool) -> None:
+def command(show_settings: bool, as_json: bool) -> None:
     """Check the environment, store, model, engine, log and gateway; exit 1 when something is broken.
 
     \b
@@ -57,7 +56,7 @@ def command(ctx: click.Context, show_settings: bool, as_json: bool) -> None:
         ("state", "check", "found", "to mend it"),
     )
     emit(as_json, value, lambda: print_table("llmops doctor", names, rows))
-    ctx.exit(0 if healthy else 1)
+    sys.exit(0 if healthy else 1)
 
 
 def _checks(settings: Settings) -> Iterator[Check]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,10 +95,7 @@ def list_suites(as_json: bool) -> None:
 @click.option("--html", type=click.Path(path_type=Path), help="Also write the leaderboard to an HTML file.")
 @click.option("--markdown", type=click.Path(path_type=Path), help="Also write the leaderboard to a Markdown file.")
 @json_option
-@click.pass_context
 def run(
-    ctx: click.Context,
-    /,
     suite: str,
     prompts: Sequence[str],
     models: Sequence[str],
@@ -125,7 +123,7 @@ def run(
     for path in done.write(html=html, markdown=markdown):
         say(f"wrote {path}")
     emit_result(as_json, done)
-    ctx.exit(1 if any(run.scoreless for run in done.runs) else 0)
+    sys.exit(1 if any(run.scoreless for run in done.runs) else 0)
 
 
 def open_evaluations() -> Evaluations:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -43,8 +44,7 @@ class ChangedPrompt:
 )
 @click.option("--markdown", type=click.Path(path_type=Path, dir_okay=False), help="Also write Markdown.")
 @json_option
-@click.pass_context
-def changed(ctx: click.Context, base: str, inconclusive: str, markdown: Path | None, as_json: bool) -> None:
+def changed(base: str, inconclusive: str, markdown: Path | None, as_json: bool) -> None:
     """Run and gate the suites of the prompts that differ from a git commit's, as a pull request's check.
 
     Prompt files are registered, the commit's first. Each new version is gated against the last one that the commit has;
@@ -75,7 +75,7 @@ def changed(ctx: click.Context, base: str, inconclusive: str, markdown: Path | N
         },
         lambda: _show(base, gates),
     )
-    ctx.exit(0 if verdicts <= {"pass", *(["inconclusive"] if inconclusive == "pass" else [])} else 1)
+    sys.exit(0 if verdicts <= {"pass", *(["inconclusive"] if inconclusive == "pass" else [])} else 1)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -48,10 +49,7 @@ input_option = click.option("--input-variable", metavar="NAME", help="The row in
 @click.option("--threshold", type=float, default=0.5, show_default=True, help="Lowest score that counts as true.")
 @click.option("--kappa", type=click.FloatRange(-1, 1), help="Lowest κ to trust it; default: the suite's, else 0.6.")
 @json_option
-@click.pass_context
 def calibrate_judge(
-    ctx: click.Context,
-    /,
     labels: Path,
     suite: str | None,
     judge: str | None,
@@ -92,7 +90,7 @@ def calibrate_judge(
         asking = partial(show, "asking the judge")
         found = calibrate(labels, evaluations, asking, suite=suite, judge=judge, rubric=rubric, **options)
     emit(as_json, found.value, lambda: _show_calibrated(found))
-    ctx.exit(0 if found.untrusted is None else 1)
+    sys.exit(0 if found.untrusted is None else 1)
 
 
 def text_or_file(given: str | None) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,10 +138,7 @@ def compare(a: str, b: str, suite: str | None, second_opinion: bool, as_json: bo
 @click.option("--suite", required=True, help="The suite whose `[gate]` decides.")
 @report_options
 @json_option
-@click.pass_context
-def gate(
-    ctx: click.Context, /, challenger: str, against: str | None, suite: str, as_json: bool, **files: Path | None
-) -> None:
+def gate(challenger: str, against: str | None, suite: str, as_json: bool, **files: Path | None) -> None:
     """Apply the suite's gate to a challenger; exit 0 only on `pass`.
 
     \b
@@ -153,4 +151,4 @@ def gate(
     for path in gated.write(**files):
         say(f"wrote {path}")
     emit_result(as_json, gated)
-    ctx.exit(0 if gated.passed else 1)
+    sys.exit(0 if gated.passed else 1)

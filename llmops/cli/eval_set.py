@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from datetime import datetime
 from itertools import chain
@@ -45,8 +46,7 @@ def command() -> None:
     help="Also check whether rows appear in this prompt's examples.",
 )
 @json_option
-@click.pass_context
-def check(ctx: click.Context, eval_set: str, near: float, prompts: Sequence[str], as_json: bool) -> None:
+def check(eval_set: str, near: float, prompts: Sequence[str], as_json: bool) -> None:
     """Check for duplicates, contradictions, leaked and impossible answers, and tiny slices; exit 1 on an error.
 
     Give the NAME of an eval set, the PATH of a data file or folder, or a SUITE (which takes precedence over an eval set
@@ -79,7 +79,7 @@ def check(ctx: click.Context, eval_set: str, near: float, prompts: Sequence[str]
     title, caption = f"{eval_set}: {row_count(n_rows)}", None if findings else "nothing found"
     columns = ("severity", "kind", "rows#", "first of them", "detail")
     emit(as_json, value, lambda: print_table(title, columns, shown, caption))
-    ctx.exit(1 if any(finding.severity == "error" for finding in findings) else 0)
+    sys.exit(1 if any(finding.severity == "error" for finding in findings) else 0)
 
 
 @command.command()

@@ -1,6 +1,7 @@
 """`llmops log`: tail, show, export, import; monitoring.cli has archive and verify, retain and forget."""
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -117,8 +118,7 @@ def export(archive: str | None, out: Path, as_json: bool, **query: Any) -> None:
 @command.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
 @json_option
-@click.pass_context
-def import_records(ctx: click.Context, file: Path, as_json: bool) -> None:
+def import_records(file: Path, as_json: bool) -> None:
     """Import records; those whose request id is already in the log are skipped.
 
     FILE is JSON Lines, one record per line, as described in docs/log-records.md. A line that is not a record, or whose
@@ -142,7 +142,7 @@ def import_records(ctx: click.Context, file: Path, as_json: bool) -> None:
         value |= {"refused": len(errors), "errors": refused[:_MOST_ERRORS]}
     left_out = f", {len(errors)} left out" if errors else ""
     emit(as_json, value, lambda: echo(f"imported {imported} of {total + len(errors)} records{left_out}"))
-    ctx.exit(BadFile.exit_code if errors else 0)
+    sys.exit(BadFile.exit_code if errors else 0)
 
 
 def _read_jsonl(file: Path) -> Iterator[LogRecord | BadFile]:

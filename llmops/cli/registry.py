@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -149,8 +150,7 @@ def prompts() -> None:
 @prompts.command("register")
 @click.argument("names", nargs=-1)
 @json_option
-@click.pass_context
-def register_prompts(ctx: click.Context, names: Sequence[str], as_json: bool) -> None:
+def register_prompts(names: Sequence[str], as_json: bool) -> None:
     """Register all prompt files, or those named; unchanged content makes no new version.
 
     If a file cannot be read, its prompt is reported and none of that prompt's versions is registered. The other prompts
@@ -164,7 +164,7 @@ def register_prompts(ctx: click.Context, names: Sequence[str], as_json: bool) ->
     say(describe_folder(data_folder(Settings.from_environment(), "prompts")))
     done = register(names)
     emit_result(as_json, done)
-    ctx.exit(CannotRun.exit_code if done.broken else 0)
+    sys.exit(CannotRun.exit_code if done.broken else 0)
 
 
 @prompts.command("list")

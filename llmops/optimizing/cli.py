@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the split and of the candidates.")
 @json_option
-@click.pass_context
-def command(ctx: click.Context, /, suite: str, as_json: bool, **options: Any) -> None:
+def command(suite: str, as_json: bool, **options: Any) -> None:
     """Look for a better prompt: candidates race on some of the suite's rows, and the gate compares the best one with
     the current prompt on held-out rows, which it reads once.
 
@@ -66,4 +66,4 @@ def command(ctx: click.Context, /, suite: str, as_json: bool, **options: Any) ->
     say(describe_folder(data_folder(Settings.from_environment(), "eval_sets")))
     found = optimize(suite, **options)
     emit_result(as_json, found)
-    ctx.exit(0 if found.passed else 1)
+    sys.exit(0 if found.passed else 1)

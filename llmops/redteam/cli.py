@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--html", type=_FILE, help="Also write a page, with attacks that succeeded.")
 @click.option("--markdown", type=_FILE, help="Also write Markdown, with attacks that succeeded.")
 @json_option
-@click.pass_context
-def command(
-    ctx: click.Context, /, release: str, html: Path | None, markdown: Path | None, as_json: bool, **options: Any
-) -> None:
+def command(release: str, html: Path | None, markdown: Path | None, as_json: bool, **options: Any) -> None:
     """Attack a release: secrets, instructions in the question and in retrieved texts, roles, encodings, many examples,
     formats, personal data. Attacks are made from a seed, judged without a judge, and harmless.
 
@@ -55,4 +53,4 @@ def command(
     for path in found.write(html=html, markdown=markdown):
         say(f"wrote {path}")
     emit_result(as_json, found)
-    ctx.exit(0 if found.passed else 1)
+    sys.exit(0 if found.passed else 1)
