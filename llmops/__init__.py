@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from llmops.engines.python import model
     from llmops.evaluation.scorers.function import scorer
     from llmops.finetuning.api import finetune
-    from llmops.optimizing.api import optimize
+    from llmops.optimizing.optimization import optimize
     from llmops.redteam.api import red_team
 
 __all__ = [
@@ -49,7 +49,7 @@ _MODULES = {
     "llmops.engines.python": ("model",),
     "llmops.evaluation.scorers.function": ("scorer",),
     "llmops.finetuning.api": ("finetune",),
-    "llmops.optimizing.api": ("optimize",),
+    "llmops.optimizing.optimization": ("optimize",),
     "llmops.redteam.api": ("red_team",),
 }
 """By module, the names that are imported from it when they are first used: `import llmops` itself loads nothing."""

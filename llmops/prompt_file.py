@@ -17,6 +17,7 @@ A line that is exactly `# system`, `# user` or `# assistant` opens a turn; the l
 input variable. `{{ name }}` is the only syntax: no logic, so a template can be diffed, hashed and trusted.
 """
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from typing import Any
 
 import yaml
 
-from llmops.errors import BadFile, EngineRejected, UsageError
+from llmops.errors import BadFile, CannotRun, EngineRejected, UsageError
 from llmops.generation import GenerationParameters, Message
 from llmops.hashing import content_hash
 from llmops.json_schema import KEYWORDS, AnswerSchema, refuse_keywords, schema_of
@@ -216,6 +217,27 @@ def load_prompt_folder(folder: Path) -> list[tuple[Path, PromptTemplate]]:
     if not numbered:
         raise BadFile(folder, "holds no prompt file; write v1.md")
     return [(path, parse_prompt(read_text(path), path)) for _, path in sorted(numbered)]
+
+
+def write_next(folder: Path, template: PromptTemplate) -> Path:
+    """The prompt file of that content: one that is there, or else the next version's, which is written whole or not at
+    all. Raises BadFile, CannotRun."""
+    known = load_prompt_folder(folder) if folder.is_dir() else []
+    for path, there in known:
+        if there.content_hash == template.content_hash:
+            return path
+    number = max((int(path.stem.removeprefix("v")) for path, _ in known), default=0) + 1
+    path, scratch = folder / f"v{number}.md", folder / f".v{number}.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch.write_text(format_prompt(template), encoding="utf-8")
+        try:
+            path.hardlink_to(scratch)  # fails where somebody else has just written it
+        finally:
+            scratch.unlink()
+    except OSError as error:
+        raise CannotRun(f"{path}: cannot be written: {error.strerror}") from error
+    return path
 
 
 def _split_front_matter(text: str, path: Path | str) -> tuple[dict[str, Any], list[str], int]:

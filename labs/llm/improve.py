@@ -16,12 +16,12 @@ import tomllib
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from labs.llm.pipeline import Inputs, LlmSteps, Text, completed, release
 from llmops.cli.output import say
@@ -52,21 +52,6 @@ class ImproveInputs(Inputs):
     recipe: Text | None = Field(None, title="text")
     evidence: Text | None = Field(None, title="text")
     dry_run: bool = Field(True, title="true or false")
-
-
-@dataclass(frozen=True, slots=True)
-class OptimizerRecipe:
-    """What `llmops optimize` is told besides suite, prompt, model and pool; each as its option of that name."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
-    optimizer: Literal["examples", "instructions", "gepa", "metaprompt"]
-    instructions: tuple[str, ...] = ()
-    proposer: str | None = None
-    proposals: Annotated[int, Field(ge=1)] = 8
-    budget: Annotated[int, Field(ge=1)] = 600
-    most_examples: Annotated[int, Field(ge=1)] = 6
-    seed: int = 0
 
 
 def pipeline(settings: Settings, what: str = "", work: ImproveSteps | None = None) -> Pipeline:
@@ -190,7 +175,7 @@ class ImproveSteps(LlmSteps):
             recipe = {**plan["recipe"], "train": [*plan["recipe"].get("train", ()), training]}
             tuned = finetune(tell=say, settings=self._settings, **recipe)
             return {**made, "model": tuned.version.ref, "run_id": tuned.run_id, "rows": tuned.counts.to_json()}
-        from llmops.optimizing.api import optimize
+        from llmops.optimizing.optimization import optimize
 
         asked = {name: plan[name] for name in ("prompt", "model")}
         found = optimize(plan["suite"], pool=training, settings=self._settings, **asked, **plan["recipe"])
@@ -229,6 +214,7 @@ class ImproveSteps(LlmSteps):
     def _how(self, plan: Plan, file: Path | None) -> dict[str, Any]:
         """The way to improve, and its recipe, checked now: it may be needed only days later."""
         from llmops.finetuning.recipe import make_recipe
+        from llmops.optimizing.optimization import SearchOptions
 
         if file is not None:
             values = read_toml(file)
@@ -237,7 +223,7 @@ class ImproveSteps(LlmSteps):
             values = {**tomllib.loads(of_model["recipe"]), "prompt": plan["prompt"]} if "recipe" in of_model else {}
         try:
             if "optimizer" in values:
-                checked(OptimizerRecipe, values)
+                checked(SearchOptions, values)
                 return {"how": _OPTIMIZE, "recipe": values}
             given = {"model": plan["model"], "suite": plan["suite"], "prompt": plan["prompt"], **values}
             training = str(self._folder(plan) / "training")

@@ -61,7 +61,7 @@ def command(suite: str, as_json: bool, **options: Any) -> None:
     Example: llmops optimize extract --pool extract-pool --budget 1000
     Example: llmops optimize qa --optimizer instructions --instructions terse.txt --instructions polite.txt
     """
-    from llmops.optimizing.api import optimize
+    from llmops.optimizing.optimization import optimize
 
     say(describe_folder(data_folder(Settings.from_environment(), "eval_sets")))
     found = optimize(suite, **options)

@@ -7,22 +7,24 @@ killed goes on where it was.
 
 from __future__ import annotations
 
-import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
 
 from llmops.errors import CannotRun, UsageError
 from llmops.eval_runs.answering import Answers, Spent
 from llmops.eval_runs.evaluations import Evaluations
 from llmops.eval_runs.matrix import scored_by
 from llmops.eval_runs.scorer_factory import untrusted
-from llmops.evaluation.comparison import Comparison, compare
+from llmops.evaluation.comparison import compare
 from llmops.evaluation.contamination import row_groups
 from llmops.evaluation.eval_set import EvalRow, EvalSet, cluster_name
+from llmops.evaluation.eval_set_source import eval_set_of_rows, named_eval_set
 from llmops.evaluation.gate import Facts, decide, slice_metrics
 from llmops.evaluation.metric_comparison import MetricComparison, PairedScores, number_of
 from llmops.evaluation.results import AnswerCounts, EvalReport
@@ -31,147 +33,202 @@ from llmops.evaluation.scorers.protocol import limits_of
 from llmops.evaluation.statistics import MeanEstimate
 from llmops.evaluation.suite import Suite, primary_scorer
 from llmops.hashing import content_hash
-from llmops.optimizing.candidates import (
-    CURRENT,
-    Candidate,
-    Contamination,
-    draw_candidates,
-)
+from llmops.optimizing.candidates import CURRENT, Candidate, Contamination, draw_candidates
 from llmops.optimizing.optimism import gain_of, optimism_of
 from llmops.optimizing.proposing import proposals, proposals_by_mlflow
 from llmops.optimizing.race import race, ranked, schedule
 from llmops.optimizing.result import Optimization
 from llmops.optimizing.split import Split, split_rows
-from llmops.progress import ShowProgress
-from llmops.prompt_file import PromptTemplate, format_prompt, instruction_of, load_prompt_folder
+from llmops.processes import run_async
+from llmops.progress import ShowProgress, progress_bar
+from llmops.prompt_file import format_prompt, instruction_of, write_next
 from llmops.recording.optimizations import CHOSEN, SPLIT, OptimizationRecord, held_out_before
-from llmops.settings import data_folder
+from llmops.registry import Registry
+from llmops.settings import Settings, data_folder
+from llmops.text_io import checked, read_text
 from llmops.versions import ModelVersion, PromptVersion
 
 OptimizerName = Literal["examples", "instructions", "gepa", "metaprompt"]
+_SHOWN = ("optimizer", "budget", "most_examples", "seed")
 _FORMAT = 1
 """Raised when a change makes an older optimisation another one than the same request is now."""
+_CHOSEN_FIELDS = ("best", "selection", "candidates", "rungs", "rejected", "in_current", "spent")
 NEAR_DUPLICATE = "demonstration is a near-duplicate of a row of the suite, or shares its cluster"
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What is asked for.
+@dataclass(frozen=True, slots=True)
+class SearchOptions:
+    """How candidates are made and chosen: the options of `llmops optimize`, and what a recipe file of the pipeline
+    `improve` holds.
 
-    current: the prompt that is to be improved.
-    pool: rows to show; None: some of the suite's.
-    instructions: system turns by name, beside the current one.
-    proposer: the model that writes instructions; None: nobody does.
+    instructions: files of other system turns; for `optimize` also texts by name.
+    proposer: a model version that writes instructions.
     proposals: how many it is asked for by `instructions` and `examples`.
     budget: the most answers to selection rows. `gepa` may ask for as many again, to the rows of demonstration.
     most_examples: demonstrations of a candidate.
+    seed: of the split and of the candidates.
     """
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    optimizer: OptimizerName = "examples"
+    instructions: tuple[str, ...] = ()
+    proposer: str | None = None
+    proposals: Annotated[int, Field(ge=1)] = 8
+    budget: Annotated[int, Field(ge=1)] = 600
+    most_examples: Annotated[int, Field(ge=1)] = 6
+    seed: int = 0
+
+
+def optimize(
+    suite: str | Suite,
+    *,
+    prompt: str | None = None,
+    model: str | None = None,
+    pool: Any = None,
+    progress: bool = True,
+    settings: Settings | None = None,
+    **options: Any,
+) -> Optimization:
+    """Looks for a prompt that is better by the suite's gate on rows that it was not chosen by.
+
+    Args:
+        suite: its name, or a suite.
+        prompt: the version to improve; by default the newest of the suite's.
+        model: by default the suite's.
+        pool: rows that may be shown as demonstrations: an eval set's name or path, or rows as `llmops.evaluate` takes
+            them; by default a fifth of the suite's rows.
+        progress: shows bars, on a terminal and in a notebook.
+        settings: by default those of the environment.
+        options: the fields of `SearchOptions`.
+
+    Raises UsageError, UnknownVersion, BadFile; CannotRun: too few rows that were never held out are left; EngineError.
+    """
+    settings = settings or Settings.from_environment()
+    given = options.pop("instructions", ())
+    texts = given if isinstance(given, Mapping) else {Path(file).stem: read_text(Path(file)) for file in given}
+    chosen = checked(SearchOptions, {**options, "instructions": tuple(map(str, given))})
+    evaluations = Evaluations(settings, Registry(settings))
+    loaded = evaluations.adopt(suite) if isinstance(suite, Suite) else evaluations.suite(suite)
+    registry = evaluations.registry
+    needs_proposer = chosen.optimizer in ("gepa", "metaprompt")
+    if chosen.proposer is None and (needs_proposer or (chosen.optimizer == "instructions" and not texts)):
+        also = "" if needs_proposer else ", or instructions in files (--instructions FILE)"
+        raise UsageError(
+            f"optimizer: {chosen.optimizer} needs a model that writes instructions (--proposer NAME@V){also}"
+        )
+    if pool is not None:
+        by_name = isinstance(pool, str | Path)
+        pool = named_eval_set(pool, settings) if by_name else eval_set_of_rows("pool", pool)
+    current, asked = registry.prompts.get(prompt or loaded.prompt), registry.models.get(model or loaded.model)
+    proposer = None if chosen.proposer is None else registry.models.get(chosen.proposer)
+    with progress_bar(progress) as show:
+        study = Study(evaluations, loaded, current, asked, chosen, texts, proposer, pool, progress=show)
+        return run_async(study.run)
+
+
+@dataclass
+class Study:
+    """One optimisation while it runs.
+
+    current: the prompt that is to be improved.
+    instructions: system turns by name, beside the current one.
+    pool: rows to show; None: some of the suite's.
+    """
+
+    evaluations: Evaluations
     suite: Suite
     current: PromptVersion
     model: ModelVersion
-    pool: EvalSet | None = None
-    optimizer: OptimizerName = "examples"
+    options: SearchOptions
     instructions: Mapping[str, str] = field(default_factory=dict)
     proposer: ModelVersion | None = None
-    proposals: int = 8
-    budget: int = 600
-    most_examples: int = 6
-    seed: int = 0
+    pool: EvalSet | None = None
+    progress: ShowProgress = lambda *_: None
+    spent: Spent = field(default_factory=Spent, init=False)
 
-    @property
+    @cached_property
     def deciding(self) -> Scorer:
         """The gate's scorer. Raises UsageError: it cannot choose."""
-        scorer = primary_scorer(self.suite)
+        scorer, name = primary_scorer(self.suite), self.suite.name
         if scorer is None:
-            raise UsageError(
-                f"{self.suite.gate.primary} decides in suite {self.suite.name}, and no judge is configured"
-            )
+            raise UsageError(f"{self.suite.gate.primary} decides in suite {name}, and no judge is configured")
         if scorer.higher_is_better is None:
-            raise UsageError(f"{scorer.name} decides in suite {self.suite.name}, and neither direction of it is better")
+            raise UsageError(f"{scorer.name} decides in suite {name}, and neither direction of it is better")
         return scorer
 
     def identity(self, engine: Mapping[str, Any]) -> dict[str, Any]:
         """All that makes two optimisations the same. engine: what answers."""
+        suite, proposer, options = self.suite, self.proposer, self.options
         return {
             "format": _FORMAT,
-            "suite": self.suite.name,
-            "rows": self.suite.rows_hash,
-            "cluster_by": self.suite.cluster_by,
-            "gate": self.suite.gate.to_json(),
-            **{f"scored_by.{name}": value for name, value in scored_by(self.suite).items()},
+            "suite": suite.name,
+            "rows": suite.rows_hash,
+            "cluster_by": suite.cluster_by,
+            "gate": suite.gate.to_json(),
+            **{f"scored_by.{name}": value for name, value in scored_by(suite).items()},
             "prompt": [self.current.ref, self.current.template.content_hash],
             "model": [self.model.ref, self.model.sha256],
             "engine": engine,
             "pool": None if self.pool is None else [self.pool.name, self.pool.content_hash],
             "instructions": dict(self.instructions),
-            "proposer": None if self.proposer is None else [self.proposer.ref, self.proposer.sha256, self.proposals],
-            **{name: getattr(self, name) for name in ("optimizer", "budget", "most_examples", "seed")},
+            "proposer": None if proposer is None else [proposer.ref, proposer.sha256, options.proposals],
+            **{name: getattr(options, name) for name in _SHOWN},
         }
-
-
-class Study:
-    """One optimisation while it runs."""
-
-    def __init__(self, evaluations: Evaluations, plan: Plan, progress: ShowProgress) -> None:
-        self.evaluations, self.plan, self._progress = evaluations, plan, progress
-        self.spent = Spent()
 
     async def run(self) -> Optimization:
         """Does what is not done yet. Raises CannotRun, UsageError, StoreUnavailable: what is finished is kept."""
-        plan, store = self.plan, self.evaluations.registry.store
-        deciding = plan.deciding
-        async with aclosing(Answers(self.evaluations, plan.suite, plan.model, self.spent, self._progress)) as answers:
-            identity = plan.identity(answers.engine(plan.current.template))
-            record = OptimizationRecord.found(store, content_hash(identity), plan.suite.name)
+        store, suite = self.evaluations.registry.store, self.suite
+        self.deciding  # noqa: B018 - refused before an engine is opened
+        async with aclosing(Answers(self.evaluations, suite, self.model, self.spent, self.progress)) as answers:
+            identity = self.identity(answers.engine(self.current.template))
+            identity_hash = content_hash(identity)
+            record = OptimizationRecord.found(store, identity_hash, suite.name)
             if record is not None and (known := record.result) is not None:
                 return Optimization.from_json(known)
-            self._progress("splitting rows", 0, 0)
+            self.progress("splitting rows", 0, 0)
             kept = record.read(SPLIT) if record is not None else None
-            split = Split.from_json(kept) if kept is not None else self._split()
+            split = (
+                Split.from_json(kept)
+                if kept is not None
+                else split_rows(
+                    list(suite.rows),
+                    seed=self.options.seed,
+                    cluster_by=suite.cluster_by,
+                    read=held_out_before(store, suite.name).keys(),
+                    pool=self.pool is not None,
+                )
+            )
             if record is None:
-                record = self._begun(identity)
+                title = f"{self.current.ref} on {self.model.ref}, {suite.name}"
+                shown = {name: identity[name] for name in ("suite", *_SHOWN)}
+                shown |= {"prompt": self.current.ref, "model": self.model.ref}
+                record = OptimizationRecord.begun(store, identity_hash, suite.name, title, shown)
             if kept is None:
                 record.keep(SPLIT, split.to_json())
             chosen = record.read(CHOSEN)
             if chosen is None:
-                chosen = await self._choose(answers, split, deciding)
+                chosen = await self._choose(answers, split)
                 record.keep(CHOSEN, chosen)
             judged = None
             if chosen["best"] is not None:
-                self._progress("reading held-out rows", 0, 0)
+                self.progress("reading held-out rows", 0, 0)
                 best = Candidate.from_json(chosen["best"])
                 record.claim(split.held_out_keys, best.template.content_hash)
-                judged = await self._judge(answers, split, best, deciding)
+                judged = await self._judge(answers, split, best)
         return self._finished(record, split, chosen, judged)
 
-    def _begun(self, identity: Mapping[str, Any]) -> OptimizationRecord:
-        plan, store = self.plan, self.evaluations.registry.store
-        title = f"{plan.current.ref} on {plan.model.ref}, {plan.suite.name}"
-        shown = {name: identity[name] for name in ("suite", "optimizer", "budget", "most_examples", "seed")}
-        shown |= {"prompt": plan.current.ref, "model": plan.model.ref}
-        return OptimizationRecord.begun(store, content_hash(identity), plan.suite.name, title, shown)
-
-    def _split(self) -> Split:
-        suite = self.plan.suite
-        return split_rows(
-            list(suite.rows),
-            seed=self.plan.seed,
-            cluster_by=suite.cluster_by,
-            read=held_out_before(self.evaluations.registry.store, suite.name).keys(),
-            pool=self.plan.pool is not None,
-        )
-
-    async def _choose(self, answers: Answers, split: Split, deciding: Scorer) -> dict[str, Any]:
+    async def _choose(self, answers: Answers, split: Split) -> dict[str, Any]:
         """The race, as JSON: the best candidate, or None where none was better than the current prompt; and what was
         tried."""
-        plan = self.plan
-        selection = split.part("selection", plan.suite.rows)
-        guard = Contamination(plan.current.template, [*selection, *split.part("held_out", plan.suite.rows)])
-        candidates = await self._candidates(answers, split, guard, len(selection), deciding)
+        deciding, budget = self.deciding, self.options.budget
+        selection = split.part("selection", self.suite.rows)
+        guard = Contamination(self.current.template, [*selection, *split.part("held_out", self.suite.rows)])
+        candidates = await self._candidates(answers, split, guard, len(selection))
         if not candidates:
-            raise CannotRun(f"there is no candidate: {_told(guard.rejected) or 'no row to show and no instruction'}")
-        rungs = schedule(len(candidates), len(selection), plan.budget)
+            rejected = "; ".join(f"{count} × {why}" for why, count in sorted(guard.rejected.items()))
+            raise CannotRun(f"there is no candidate: {rejected or 'no row to show and no instruction'}")
+        rungs = schedule(len(candidates), len(selection), budget)
         sign = 1 if deciding.higher_is_better else -1
         values: dict[int, list[float]] = {position: [] for position in range(len(candidates))}
 
@@ -189,11 +246,16 @@ class Study:
         order = ranked(means, range(len(means)), lengths)
         best = candidates[order[0]]
         [current] = await answers.reports(
-            [plan.current.template], selection, [deciding], "the current prompt, selection rows"
+            [self.current.template], selection, [deciding], "the current prompt, selection rows"
         )
-        found, gain = self._compared(deciding, selection, _values(current, deciding), values[order[0]])
+        found, gain = self._compared(selection, _values(current, deciding), values[order[0]])
         table = [
-            {**_shown(candidates[position]), "scores": [sign * mean for mean in means[position]]} for position in order
+            {
+                **candidates[position].to_json(),
+                "hash": candidates[position].template.content_hash,
+                "scores": [sign * mean for mean in means[position]],
+            }
+            for position in order
         ]
         return {
             "best": best.to_json() if sign * found.difference > 0 else None,
@@ -207,44 +269,38 @@ class Study:
         }
 
     async def _candidates(
-        self, answers: Answers, split: Split, guard: Contamination, n_selection: int, deciding: Scorer
+        self, answers: Answers, split: Split, guard: Contamination, n_selection: int
     ) -> Sequence[Candidate]:
-        plan = self.plan
-        current = plan.current.template
-        own = split.part("demonstrations", plan.suite.rows) if plan.pool is None else self._pool_rows(guard)
-        instructions = dict(plan.instructions)
-        instructions |= await self._proposals(answers, own, deciding)
+        options, current = self.options, self.current.template
+        own = split.part("demonstrations", self.suite.rows) if self.pool is None else self._pool_rows(self.pool, guard)
+        instructions = dict(self.instructions)
+        if self.proposer is not None:
+            asking = replace(self.suite, choices=False, scorer_specs=())
+            writer = Answers(self.evaluations, asking, self.proposer, self.spent, self.progress)
+            async with aclosing(writer):
+                if options.optimizer == "gepa" or options.optimizer == "metaprompt":
+                    limits = {"budget": options.budget, "seed": options.seed}
+                    instructions |= await proposals_by_mlflow(
+                        options.optimizer, writer, answers, current, own, self.deciding, **limits
+                    )
+                else:
+                    instructions |= await proposals(writer, current, own, n=options.proposals, seed=options.seed)
         allowed = {CURRENT: instruction_of(current), **guard.allowed(instructions)}
-        with_examples = plan.optimizer == "examples"
-        demonstrations = guard.demonstrations(own, choices=plan.suite.choices) if with_examples else {}
+        with_examples = options.optimizer == "examples"
         return draw_candidates(
             current,
             allowed,
-            demonstrations,
-            most=schedule(plan.budget, n_selection, plan.budget)[0].candidates,
-            most_examples=plan.most_examples if with_examples else 0,
-            seed=plan.seed,
+            guard.demonstrations(own, choices=self.suite.choices) if with_examples else {},
+            most=schedule(options.budget, n_selection, options.budget)[0].candidates,
+            most_examples=options.most_examples if with_examples else 0,
+            seed=options.seed,
         )
 
-    async def _proposals(self, answers: Answers, rows: Sequence[EvalRow], deciding: Scorer) -> dict[str, str]:
-        plan, current = self.plan, self.plan.current.template
-        if plan.proposer is None:
-            return {}
-        asking = replace(plan.suite, choices=False, scorer_specs=())
-        writer = Answers(self.evaluations, asking, plan.proposer, self.spent, self._progress)
-        async with aclosing(writer):
-            if plan.optimizer == "gepa" or plan.optimizer == "metaprompt":
-                return await proposals_by_mlflow(
-                    plan.optimizer, writer, answers, current, rows, deciding, budget=plan.budget, seed=plan.seed
-                )
-            return await proposals(writer, current, rows, n=plan.proposals, seed=plan.seed)
-
-    def _pool_rows(self, guard: Contamination) -> list[EvalRow]:
+    def _pool_rows(self, pool: EvalSet, guard: Contamination) -> list[EvalRow]:
         """The pool's rows but for those that belong to a row of the suite."""
-        assert self.plan.pool is not None  # noqa: S101 - asked before
-        of_suite, of_pool = list(self.plan.suite.rows), list(self.plan.pool.rows)
+        of_suite, of_pool = list(self.suite.rows), list(pool.rows)
         kept: list[EvalRow] = []
-        for group in row_groups([*of_suite, *of_pool], self.plan.suite.cluster_by):
+        for group in row_groups([*of_suite, *of_pool], self.suite.cluster_by):
             rows = [of_pool[position - len(of_suite)] for position in group if position >= len(of_suite)]
             if len(rows) == len(group):
                 kept += rows
@@ -252,31 +308,24 @@ class Study:
                 guard.rejected[NEAR_DUPLICATE] += len(rows)
         return kept
 
-    async def _judge(self, answers: Answers, split: Split, best: Candidate, deciding: Scorer) -> dict[str, Any]:
+    async def _judge(self, answers: Answers, split: Split, best: Candidate) -> dict[str, Any]:
         """The gate's verdict on held-out rows, as JSON."""
-        plan, suite = self.plan, self.plan.suite
+        suite, deciding = self.suite, self.deciding
         rows, scorers = split.part("held_out", suite.rows), suite.make_scorers()
-        pair = [plan.current.template, best.template]
+        pair = [self.current.template, best.template]
         a, b = await answers.reports(pair, rows, scorers, "the best and the current prompt, held-out rows")
-        names = plan.current.ref, "the best candidate"
         comparison = compare(
-            names[0],
+            self.current.ref,
             a.results,
-            names[1],
+            "the best candidate",
             b.results,
             scorers,
             suite.gate.primary,
             cluster_by=suite.cluster_by,
             suite_rows=len(rows),
         )
-        verdict = decide(suite.gate, self._facts(comparison, a, b))
-        _, gain = self._compared(deciding, rows, _values(a, deciding), _values(b, deciding))
-        return {"verdict": verdict.to_json(), "comparison": comparison.to_json(), "gain": asdict(gain)}
-
-    def _facts(self, comparison: Comparison, a: EvalReport, b: EvalReport) -> Facts:
-        suite = self.plan.suite
         wanted = {name: list(floors) for name, floors in suite.gate.slice_floors.items()}
-        return Facts(
+        facts = Facts(
             metrics=b.metrics,
             comparison=comparison,
             answers=AnswerCounts.of(result.output for result in b.results),
@@ -284,15 +333,18 @@ class Study:
             champion=a.metrics,
             slices=slice_metrics(b.results, wanted) if wanted else {},
             untrusted=untrusted(suite, self.evaluations.registry.store),
-            limits={scorer.name: limits_of(scorer) for scorer in suite.make_scorers()},
+            limits={scorer.name: limits_of(scorer) for scorer in scorers},
             suite_rows=comparison.rows,
         )
+        verdict = decide(suite.gate, facts)
+        _, gain = self._compared(rows, _values(a, deciding), _values(b, deciding))
+        return {"verdict": verdict.to_json(), "comparison": comparison.to_json(), "gain": asdict(gain)}
 
     def _compared(
-        self, scorer: Scorer, rows: Sequence[EvalRow], before: Sequence[float], after: Sequence[float]
+        self, rows: Sequence[EvalRow], before: Sequence[float], after: Sequence[float]
     ) -> tuple[MetricComparison, MeanEstimate]:
         """The deciding metric of two prompts, and the mean gain with its error."""
-        cluster_by = self.plan.suite.cluster_by
+        scorer, cluster_by = self.deciding, self.suite.cluster_by
         clusters = None if cluster_by is None else [cluster_name(row, cluster_by) for row in rows]
         found = PairedScores.of(scorer, before, after, clusters).compared()
         if not isinstance(found, MetricComparison):
@@ -303,63 +355,36 @@ class Study:
         self, record: OptimizationRecord, split: Split, chosen: Mapping[str, Any], judged: Mapping[str, Any] | None
     ) -> Optimization:
         """Writes the prompt file and completes the record."""
-        plan, best, held_out, optimism, file = self.plan, chosen["best"], None, None, None
-        primary = plan.suite.gate.primary
+        best, held_out, optimism = chosen["best"], None, None
+        primary = self.suite.gate.primary
         if judged is not None:
             verdict, metric = judged["verdict"], judged["comparison"]["metrics"].get(primary)
             held_out = {**(metric or {}), "verdict": verdict["verdict"], "reasons": verdict["reasons"]}
             optimism = optimism_of(MeanEstimate(**chosen["gain"]), MeanEstimate(**judged["gain"]))
         result = Optimization(
-            suite=plan.suite.name,
-            prompt=plan.current.ref,
-            model=plan.model.ref,
-            optimizer=plan.optimizer,
+            suite=self.suite.name,
+            prompt=self.current.ref,
+            model=self.model.ref,
+            optimizer=self.options.optimizer,
             primary=primary,
-            in_points=limits_of(plan.deciding) == (0.0, 1.0),
-            seed=plan.seed,
-            budget=plan.budget,
+            in_points=limits_of(self.deciding) == (0.0, 1.0),
+            seed=self.options.seed,
+            budget=self.options.budget,
             run_id=record.run_id,
             rows={name: len(getattr(split, name)) for name in ("demonstrations", "selection", "held_out")},
-            best=best,
             file=None,
-            selection=chosen["selection"],
             held_out=held_out,
             optimism=optimism,
-            candidates=chosen["candidates"],
-            rungs=chosen["rungs"],
-            rejected=chosen["rejected"],
-            in_current=chosen["in_current"],
-            spent=chosen["spent"],
+            **{name: chosen[name] for name in _CHOSEN_FIELDS},
         )
         if best is not None and held_out is not None and held_out["verdict"] != "fail":
             template = replace(Candidate.from_json(best).template, description=result.origin)
-            self._progress("writing the prompt file", 0, 0)
-            file = write_next(data_folder(self.evaluations.settings, "prompts") / plan.current.name, template)
+            self.progress("writing the prompt file", 0, 0)
+            file = write_next(data_folder(self.evaluations.settings, "prompts") / self.current.name, template)
             result = replace(result, file=str(file))
-        self._progress("recording", 0, 0)
+        self.progress("recording", 0, 0)
         record.finish(result.to_dict(), result.metrics, result.table)
         return result
-
-
-def write_next(folder: Path, template: PromptTemplate) -> Path:
-    """The prompt file of that content: one that is there, or else the next version's, which is written whole or not at
-    all. Raises BadFile, CannotRun."""
-    known = load_prompt_folder(folder) if folder.is_dir() else []
-    for path, there in known:
-        if there.content_hash == template.content_hash:
-            return path
-    number = max((int(path.stem.removeprefix("v")) for path, _ in known), default=0) + 1
-    path, scratch = folder / f"v{number}.md", folder / f".v{number}.{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        scratch.write_text(format_prompt(template), encoding="utf-8")
-        try:
-            path.hardlink_to(scratch)  # fails where somebody else has just written it
-        finally:
-            scratch.unlink()
-    except OSError as error:
-        raise CannotRun(f"{path}: cannot be written: {error.strerror}") from error
-    return path
 
 
 def _values(report: EvalReport, scorer: Scorer) -> list[float]:
@@ -373,12 +398,3 @@ def _filled(scores: Sequence[Sequence[float]]) -> Any:
     found = np.asarray(scores, dtype=float)
     missing = np.isnan(found)
     return np.where(missing, 0.0 if missing.all() else np.nanmin(found), found)
-
-
-def _shown(candidate: Candidate) -> dict[str, Any]:
-    values = candidate.to_json()
-    return {**values, "hash": candidate.template.content_hash}
-
-
-def _told(rejected: Counter[str]) -> str:
-    return "; ".join(f"{count} × {why}" for why, count in sorted(rejected.items()))

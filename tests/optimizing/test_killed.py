@@ -19,7 +19,7 @@ import mlflow, mlflow.genai, scipy.special, scipy.stats
 from llmops.engines.fake import FakeEngine
 from llmops.eval_runs import matrix
 from llmops.eval_runs.evaluations import Evaluations
-from llmops.optimizing.optimization import Plan, Study
+from llmops.optimizing.optimization import SearchOptions, Study
 from llmops.processes import run_async
 from llmops.registry import Registry
 from tests.optimizing.conftest import code_of, codes_home
@@ -29,9 +29,9 @@ matrix.open_engine = lambda *_: FakeEngine(code_of)
 
 def optimize(settings, show):
     evaluations = Evaluations(settings, Registry(settings))
-    suite = evaluations.suite("codes")
-    plan = Plan(suite, evaluations.registry.prompts.get("codes"), evaluations.registry.models.get("tiny"), budget=300)
-    return run_async(Study(evaluations, plan, show).run)
+    suite, registry = evaluations.suite("codes"), evaluations.registry
+    current, model = registry.prompts.get("codes"), registry.models.get("tiny")
+    return run_async(Study(evaluations, suite, current, model, SearchOptions(budget=300), progress=show).run)
 
 def in_child(work):
     pid = os.fork()
