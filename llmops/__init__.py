@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from llmops.api.versions import create_release, fact_sheet, promote, register_prompts, rollback
     from llmops.engines.python import model
     from llmops.evaluation.scorers.function import scorer
-    from llmops.finetuning.api import finetune
+    from llmops.finetuning.finetune import finetune
     from llmops.optimizing.optimization import optimize
-    from llmops.redteam.api import red_team
+    from llmops.redteam.running import red_team
 
 __all__ = [
     "__version__",
@@ -48,9 +48,9 @@ _MODULES = {
     "llmops.api.versions": ("create_release", "fact_sheet", "promote", "register_prompts", "rollback"),
     "llmops.engines.python": ("model",),
     "llmops.evaluation.scorers.function": ("scorer",),
-    "llmops.finetuning.api": ("finetune",),
+    "llmops.finetuning.finetune": ("finetune",),
     "llmops.optimizing.optimization": ("optimize",),
-    "llmops.redteam.api": ("red_team",),
+    "llmops.redteam.running": ("red_team",),
 }
 """By module, the names that are imported from it when they are first used: `import llmops` itself loads nothing."""
 

@@ -170,7 +170,7 @@ class ImproveSteps(LlmSteps):
         training = str(Path(folder) / "training")
         made = {"verdict": "pass", **{name: plan[name] for name in ("suite", "prompt", "model")}}
         if plan["how"] == _FINETUNE:
-            from llmops.finetuning.api import finetune
+            from llmops.finetuning.finetune import finetune
 
             recipe = {**plan["recipe"], "train": [*plan["recipe"].get("train", ()), training]}
             tuned = finetune(tell=say, settings=self._settings, **recipe)

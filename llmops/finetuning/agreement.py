@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import aclosing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from llmops.errors import CannotRun, Corrupted
 from llmops.finetuning.lora import IGNORED, BaseModel
 from llmops.finetuning.training_rows import TrainingRow
 from llmops.generation import GenerationParameters, GenerationRequest, Message
+from llmops.hashing import JsonData
 from llmops.processes import run_async
 from llmops.progress import ShowProgress
 
@@ -28,7 +29,7 @@ NEAR_TIE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
+class Agreement(JsonData):
     """Greedy answers of llama.cpp, read again by transformers.
 
     tokens: compared. largest, mean: difference of a log-probability, in nats, among the likeliest RIVALS tokens of each
@@ -40,9 +41,6 @@ class Agreement:
     largest: float
     mean: float
     near_ties: int
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
     @property
     def text(self) -> str:

@@ -36,6 +36,6 @@ def command(model: str | None, recipe: Path | None, train: tuple[str, ...], as_j
     Example: llmops finetune smollm2-135m-instruct@1 --suite extract --train extract_training
     Example: llmops finetune --recipe recipe.toml --seed 1
     """
-    from llmops.finetuning.api import finetune
+    from llmops.finetuning.finetune import finetune
 
     emit_result(as_json, finetune(model, recipe=recipe, tell=say, train=train, **given))

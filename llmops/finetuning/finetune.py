@@ -1,4 +1,4 @@
-"""`run_recipe`: from a recipe to a registered model version, in steps of which each is done once, killed or not."""
+"""`llmops.finetune`: from a recipe to a registered model version, in steps of which each is done only once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
@@ -17,15 +17,14 @@ from llmops.errors import EngineUnavailable, UsageError
 from llmops.eval_runs.evaluations import read_suite
 from llmops.finetuning.agreement import PROMPTS, Agreement, check_agreement
 from llmops.finetuning.lora import CHECKPOINT_SECONDS, CHECKPOINTS, NO_PACKAGES, BaseModel, TrainingLog, train
-from llmops.finetuning.recipe import Recipe
+from llmops.finetuning.recipe import Recipe, make_recipe, read_recipe
 from llmops.finetuning.training_rows import RowCounts, TrainingRow, rendered, training_rows
-from llmops.generation import Message
 from llmops.hashing import content_hash, file_sha256
 from llmops.models.merging import ADAPTER, WEIGHTS, merge
 from llmops.models.weights import verified_path
 from llmops.pages.tables import Block, Shown, Table
 from llmops.processes import ProcessLock, scratch_folder
-from llmops.progress import ShowProgress
+from llmops.progress import ShowProgress, progress_bar
 from llmops.recording.finetuning import read_summary, record_finetune
 from llmops.registry import Registry
 from llmops.registry.model_registration import register_finetuned
@@ -35,7 +34,7 @@ from llmops.text_io import checked, read_json, replace_text, write_text
 from llmops.versions import ModelVersion
 
 _PACKAGES = ("peft", "torch", "transformers", "trl")
-_ROWS_FILE, _RECIPE_FILE = "rows.jsonl", "recipe.toml"
+_ROWS_FILE, _RECIPE_FILE, _TRAINED_FILE = "rows.jsonl", "recipe.toml", "training.json"
 
 
 @dataclass(frozen=True)
@@ -100,6 +99,39 @@ class FineTune(Shown):
         return [{"step": step, **{name: curve.get(step) for name, curve in curves}} for step in steps]
 
 
+def finetune(
+    model: str | None = None,
+    *,
+    recipe: Path | str | None = None,
+    progress: bool = True,
+    tell: Callable[[str], None] = print,
+    settings: Settings | None = None,
+    **values: Any,
+) -> FineTune:
+    """Fine-tunes a model version on rows that the suite does not hold, and registers what comes of it.
+
+    Args:
+        model: the parent, `NAME@VERSION`.
+        recipe: a TOML file with what is not given here.
+        progress: shows bars, on a terminal and in a notebook.
+        tell: gets lines for people: what is left out, how long it takes.
+        settings: by default those of the environment.
+        values: fields of the recipe, such as `suite`, `train`, `epochs` and `seed` (docs/finetune.md).
+
+    Raises UsageError, UnknownVersion, BadFile, EngineUnavailable, Corrupted, StoreUnavailable.
+    """
+    settings = settings or Settings.from_environment()
+    train = values.get("train")
+    names = (str(train),) if isinstance(train, str | Path) else tuple(train) if train else None
+    given = {**values, "model": model, "train": names}
+    changes = {name: value for name, value in given.items() if value is not None}
+    if recipe is None and not {"model", "suite"} <= changes.keys():
+        raise UsageError("give a model and a suite (MODEL --suite SUITE), or a recipe that names them")
+    chosen = make_recipe(changes) if recipe is None else read_recipe(Path(recipe), changes)
+    with progress_bar(progress) as show:
+        return run_recipe(settings, Registry(settings), chosen, tell=tell, show=show)
+
+
 def run_recipe(
     settings: Settings,
     registry: Registry,
@@ -128,7 +160,11 @@ def run_recipe(
     rows, counts = training_rows(settings, recipe, suite, prompt.template)
     if not rows:
         raise UsageError(f"train: no row is left to train on ({counts.left_out})")
-    asked, packages = [row.to_json() for row in rows], _versions()
+    try:
+        packages = {name: version(name) for name in _PACKAGES}
+    except PackageNotFoundError as error:
+        raise EngineUnavailable(NO_PACKAGES) from error
+    asked = [row.to_json() for row in rows]
     identity = content_hash({
         "recipe": recipe.to_mapping(), "parent": parent.sha256, "prompt": prompt.template.content_hash,
         "rows": asked, "packages": packages,
@@ -139,9 +175,8 @@ def run_recipe(
         for known in registry.models.versions(recipe.target):
             if known.provenance.get("finetune") == identity:
                 run_id = str(known.provenance["finetune_run"])
-                return _FineTuning.read(read_summary(registry.store, run_id)).result(
-                    recipe, known, run_id, folder, False
-                )
+                done = checked(Trained, read_summary(registry.store, run_id))
+                return FineTune(recipe, known, done.counts, done.log, done.agreement, run_id, folder, new=False)
         write_text(folder / _RECIPE_FILE, recipe.to_toml())
         write_text(folder / _ROWS_FILE, "".join(f"{json.dumps(row)}\n" for row in asked))
         path = verified_path(parent, settings)
@@ -149,10 +184,18 @@ def run_recipe(
         work = folder / "work"
         make_private_folder(work)
         done = _trained(loaded, rows, counts, recipe, work, tell, show, checkpoint_seconds)
-        if parent.format == "gguf":
-            held_out = [rendered(row, prompt.template, "") for row in islice(suite.rows, PROMPTS)]
-            done = _agreed(done, loaded, path, recipe, held_out, prompt.template.beginning, settings, work, show)
         adapter = work / ADAPTER
+        if parent.format == "gguf" and done.agreement is None:
+            held_out = [rendered(row, prompt.template, "") for row in islice(suite.rows, PROMPTS)]
+            base, beginning = loaded(), prompt.template.beginning
+            base.adapt(adapter)
+            with scratch_folder("merged") as scratch:
+                merged = scratch / f"{recipe.target}.gguf"
+                merge(path, adapter, merged, "F32")
+                threads = settings.engine_threads or os.cpu_count() or 1
+                agreement = check_agreement(base, merged, held_out, beginning, threads, show)
+            done = replace(done, agreement=agreement)
+            replace_text(work / _TRAINED_FILE, json.dumps(asdict(done)))
         run_id = record_finetune(
             registry.store,
             identity,
@@ -178,23 +221,16 @@ def run_recipe(
         }
         made = register_finetuned(settings, registry, parent, recipe.target, adapter, provenance)
         shutil.rmtree(work / CHECKPOINTS, ignore_errors=True)
-        return done.result(recipe, made, run_id, folder, True)
+        return FineTune(recipe, made, done.counts, done.log, done.agreement, run_id, folder, new=True)
 
 
 @dataclass(frozen=True, slots=True)
-class _FineTuning:
-    """What is known of a fine-tune so far; also as MLflow's run holds it, in `summary.json`."""
+class Trained:
+    """What is known of a fine-tune once it is trained; also as MLflow's run holds it, in `summary.json`."""
 
     counts: RowCounts
     log: TrainingLog
     agreement: Agreement | None = None
-
-    @classmethod
-    def read(cls, values: Mapping[str, Any]) -> _FineTuning:
-        return checked(cls, values)
-
-    def result(self, recipe: Recipe, version: ModelVersion, run_id: str, folder: Path, new: bool) -> FineTune:
-        return FineTune(recipe, version, self.counts, self.log, self.agreement, run_id, folder, new)
 
 
 def _trained(
@@ -206,11 +242,11 @@ def _trained(
     tell: Callable[[str], None],
     show: ShowProgress,
     checkpoint_seconds: float,
-) -> _FineTuning:
+) -> Trained:
     """Trains the adapter into the work folder, or reads what became of it there."""
-    kept = work / "training.json"
+    kept = work / _TRAINED_FILE
     if kept.exists():
-        return _FineTuning.read(read_json(kept))
+        return checked(Trained, read_json(kept))
     tell(f"loading {recipe.model}")
     encoded = [(row, loaded().encode(row)) for row in rows]
     short = [(row, each) for row, each in encoded if len(each.input_ids) <= recipe.longest]
@@ -225,37 +261,6 @@ def _trained(
     log = train(
         loaded(), trained, validation, recipe, work, show=show, tell=tell, checkpoint_seconds=checkpoint_seconds
     )
-    done = _FineTuning(counts, log)
+    done = Trained(counts, log)
     replace_text(kept, json.dumps(asdict(done)))
     return done
-
-
-def _agreed(
-    done: _FineTuning,
-    loaded: Callable[[], BaseModel],
-    parent: Path,
-    recipe: Recipe,
-    held_out: Sequence[TrainingRow],
-    beginning: Sequence[Message],
-    settings: Settings,
-    work: Path,
-    show: ShowProgress,
-) -> _FineTuning:
-    """Compares the merged weights at float32, unless that was done."""
-    if done.agreement is None:
-        base = loaded()
-        base.adapt(work / ADAPTER)
-        with scratch_folder("merged") as scratch:
-            merge(parent, work / ADAPTER, scratch / f"{recipe.target}.gguf", "F32")
-            threads = settings.engine_threads or os.cpu_count() or 1
-            agreement = check_agreement(base, scratch / f"{recipe.target}.gguf", held_out, beginning, threads, show)
-        done = replace(done, agreement=agreement)
-        replace_text(work / "training.json", json.dumps(asdict(done)))
-    return done
-
-
-def _versions() -> dict[str, str]:
-    try:
-        return {name: version(name) for name in _PACKAGES}
-    except PackageNotFoundError as error:
-        raise EngineUnavailable(NO_PACKAGES) from error

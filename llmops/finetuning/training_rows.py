@@ -16,6 +16,7 @@ from llmops.evaluation.scorers.protocol import MissingExpectation, right_answer
 from llmops.evaluation.suite import Suite
 from llmops.finetuning.recipe import Recipe
 from llmops.generation import Message
+from llmops.hashing import JsonData
 from llmops.production_log import ProductionLog
 from llmops.prompt_file import PromptTemplate
 from llmops.settings import Settings
@@ -34,7 +35,7 @@ class TrainingRow:
 
 
 @dataclass(slots=True)
-class RowCounts:
+class RowCounts(JsonData):
     """What became of the rows that were read.
 
     of_suite: ask what a row of the suite asks. near_suite: ask nearly that. suite_cluster: stand in a cluster of the
@@ -50,9 +51,6 @@ class RowCounts:
     repeated: int = 0
     too_long: int = 0
     unusable: int = 0
-
-    def to_json(self) -> dict[str, int]:
-        return asdict(self)
 
     @property
     def left_out(self) -> str:
@@ -78,16 +76,14 @@ def training_rows(
             fill the prompt.
     """
     counts = RowCounts()
-    found = list(_of_eval_sets(settings, recipe))
+    found = list(_of_eval_sets(settings, recipe))  # each row with what is to be answered
     if recipe.from_log is not None:
         log = ProductionLog(settings.resolved_log_url)
         found += _of_log(log.iterate(app=recipe.from_log, feedback=True), template.input_variable, counts)
     kept = _without_suite([row for row, _ in found], suite, recipe.near, counts)
-    rows = []
-    for position, (row, completion) in enumerate(found):
-        if position in kept:
-            rows.append(rendered(row, template, completion))
-    return rows, counts
+    return [
+        rendered(row, template, completion) for position, (row, completion) in enumerate(found) if position in kept
+    ], counts
 
 
 def rendered(row: EvalRow, template: PromptTemplate, completion: str) -> TrainingRow:

@@ -47,7 +47,7 @@ def command(release: str, html: Path | None, markdown: Path | None, as_json: boo
     Example: llmops redteam assistant@1
     Example: llmops redteam assistant@1 --guard 'block=(?i)access code' --suite qa
     """
-    from llmops.redteam.api import red_team
+    from llmops.redteam.running import red_team
 
     found = red_team(release, **options)
     for path in found.write(html=html, markdown=markdown):

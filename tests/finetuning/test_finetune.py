@@ -10,6 +10,7 @@ from llmops.hashing import file_sha256
 from llmops.models.merging import ADAPTER, WEIGHTS
 from llmops.models.weights import verified_path
 from llmops.registry import model_registration
+from llmops.text_io import checked
 from tests.finetuning.conftest import row, words, write_rows
 
 
@@ -127,7 +128,7 @@ def test_nothing_left_to_train_on_says_why(shop, tmp_path):
 
 def test_the_log_is_read_back_as_it_was_kept():
     log = TrainingLog({1: 0.5}, {0: 1.0}, 1, 10, 2.5)
-    assert steps._FineTuning.read(json.loads(json.dumps({"counts": {}, "log": {**log.to_json()}}))).log == log
+    assert checked(steps.Trained, json.loads(json.dumps({"counts": {}, "log": {**log.to_json()}}))).log == log
 
 
 def test_the_rows_of_the_guide_are_what_their_templates_make():
