@@ -373,12 +373,13 @@ class FactSheet(Shown):
 
     def write(self, *, html: Path | str | None = None, markdown: Path | str | None = None) -> list[Path]:
         """Writes the sheet to files; returns them. Raises CannotRun."""
-        from llmops.factsheet.rendering import write_html
+        from llmops.factsheet.rendering import html as sheet_html
+        from llmops.pages.rendering import write_page
 
         if markdown is not None:
             write_text(Path(markdown), self.markdown())
         if html is not None:
-            write_html(self.sheet, Path(html))
+            write_page([sheet_html(self.sheet)], Path(html))
         return [Path(path) for path in (markdown, html) if path is not None]
 
 

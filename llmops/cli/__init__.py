@@ -41,7 +41,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "serve": ("service.cli", "start the gateway"),
     "keys": ("llmops.cli.administration:keys", "gateway keys: create, list, revoke"),
     "log": ("llmops.cli.log", "read and import the production log"),
-    "store": ("llmops.cli.store", "bring the MLflow store up to date for the installed MLflow"),
+    "store": ("llmops.cli.administration:store", "bring the MLflow store up to date for the installed MLflow"),
     "migrate": ("monitoring.cli.migrate", "copy log, keys, audit log, monitor and pipelines to another database"),
     "audit": ("llmops.cli.administration:audit", "the audit log: list entries, and verify that none was altered"),
     "monitor": ("monitoring.cli.monitor", "test production traffic against a reference"),
@@ -55,9 +55,6 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 
 SUBCOMMANDS: Mapping[str, Mapping[str, str]] = {
     "eval": {
-        "show": "llmops.cli.eval_results",
-        "compare": "llmops.cli.eval_results",
-        "gate": "llmops.cli.eval_results",
         "changed": "llmops.cli.eval_changed",
         "calibrate-judge": "llmops.cli.eval_judges",
         "pairwise": "llmops.cli.eval_judges",

@@ -1,5 +1,4 @@
-"""Puts a fact sheet together: everything that registry, eval runs and audit log know of a release. `tabular.py` does
-so for a tabular model."""
+"""Puts a fact sheet together: everything that registry, eval and training runs, and audit log know of a version."""
 
 import dataclasses
 import json
@@ -7,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from llmops import __version__
 from llmops.errors import UnknownVersion
@@ -19,26 +19,35 @@ from llmops.factsheet.contents import (
     Data,
     Evaluation,
     Factsheet,
+    Gate,
     Metric,
     Model,
     Prompt,
+    Registered,
     Slice,
+    Tabular,
     iso,
 )
 from llmops.factsheet.history import AuditTrail, Gates, Verdict, gates_of, history_of, monitoring_of, registered
 from llmops.factsheet.rendering import limits_of, unknown_of
-from llmops.factsheet.tabular import of_tabular_model
 from llmops.hashing import content_hash
 from llmops.recording import EvalRun, find_calibration, recorded_rows
-from llmops.recording.cell import eval_runs, verdicts_of
+from llmops.recording.cell import USER_TAG, DatasetUse, eval_runs, used_datasets, verdicts_of
+from llmops.recording.tabular import DATA_TAG
 from llmops.registry import Registry
 from llmops.registry.models import KIND_TAG
+from llmops.registry.promotions import Promotions
 from llmops.registry.store import Store, translated
-from llmops.versions import Ref, Release, shown_guards
+from llmops.tabular import RowSchema
+from llmops.versions import Ref, Release, TabularVersion, shown_guards
 
 MOST_SLICES = 20
 """Of one tag: beyond, it names rows rather than slices."""
 _TOLD_ELSEWHERE = ("prompt", "model", "parameters.", NOISE_PARAM, "cleaned_texts")
+_ALGORITHM = ("algorithm", "candidate")
+_HELD_OUT = ("test", "validation", "evaluation")
+_NO_NUMBERS = ("example_count",)  # MLflow's own evaluation counts its rows among its metrics
+_NO_PARAMETERS = (*_ALGORITHM, "rows_trained_on", "rows_held_out")
 
 
 def make_factsheet(registry: Registry, ref: str) -> Factsheet:
@@ -49,48 +58,59 @@ def make_factsheet(registry: Registry, ref: str) -> Factsheet:
         UsageError: `ref` is no name of one.
         StoreUnavailable, Corrupted.
     """
-    name, apps, tabular = Ref.parse(ref).name, registry.release_versions, registry.tabular_versions
+    name, books = Ref.parse(ref).name, (registry.release_versions, registry.tabular_versions)
     kinds = {str(item.name): item.tags.get(KIND_TAG) for item in registry.store.registered_models()}
-    if kinds.get(name) == apps.kind:
-        sheet = _of_release(registry, apps.get(ref))
-    elif kinds.get(name) == tabular.kind:
-        sheet = of_tabular_model(registry, tabular.get(ref))
-    else:
-        known = ", ".join(name for kind in (apps.kind, tabular.kind) for name in sorted(kinds) if kinds[name] == kind)
-        raise UnknownVersion(f"no app or tabular model {name!r} is registered; there are: {known or 'none'}")
-    return dataclasses.replace(
-        sheet,
+    for book in books:
+        if kinds.get(name) == book.kind:
+            return sheet_of(registry, book.get(ref))
+    known = ", ".join(name for book in books for name in sorted(kinds) if kinds[name] == book.kind)
+    raise UnknownVersion(f"no app or tabular model {name!r} is registered; there are: {known or 'none'}")
+
+
+def sheet_of(registry: Registry, version: Release | TabularVersion) -> Factsheet:
+    """As `make_factsheet`."""
+    is_release, store, trail = isinstance(version, Release), registry.store, AuditTrail.of(registry, version.name)
+    book: Promotions[Any] = registry.release_versions if is_release else registry.tabular_versions
+    history, gates = history_of(trail, book.history(version.name), version), book.gates(version)
+    parts = (
+        _of_release(store, version, gates, trail)
+        if isinstance(version, Release)
+        else _of_tabular_model(store, version, gates, trail)
+    )
+    sheet = Factsheet(
+        ref=version.ref,
+        kind="release" if is_release else "tabular",
+        aliases=version.aliases,
+        history=history,
+        monitoring=monitoring_of(store, version.name, version.ref, history.periods),
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
         llmops=__version__,
-        store=re.sub(r"(?<=://)[^/]*@", "", registry.store.uri),  # without user and password
-        limits=limits_of(sheet),
-        unknown=unknown_of(sheet),
+        store=re.sub(r"(?<=://)[^/]*@", "", store.uri),  # without user and password
+        **parts,
     )
+    return dataclasses.replace(sheet, limits=limits_of(sheet), unknown=unknown_of(sheet))
 
 
-def _of_release(registry: Registry, release: Release) -> Factsheet:
-    store, prompt, model = registry.store, release.prompt, release.model
-    gates = registry.release_versions.gates(release)
-    trail = AuditTrail.of(registry, release.name)
-    history = history_of(trail, registry.release_versions.history(release.name), release)
+def _of_release(store: Store, release: Release, gates: Gates, trail: AuditTrail) -> dict[str, Any]:
+    """Fields of the sheet. Raises StoreUnavailable, Corrupted."""
+    prompt, model = release.prompt, release.model
     shown, further, others = _shown_runs(store, release, gates)
     filed = [verdict for _, verdicts in shown for verdict in verdicts]
-    parts = (("release", release.ref), ("prompt", prompt.ref), ("model", model.ref))
-    return Factsheet(
-        ref=release.ref,
-        kind="release",
-        aliases=release.aliases,
-        registered=tuple(registered(store, trail, *part) for part in parts),
-        parameters={name: value for name, value in release.parameters.to_mapping().items() if value not in (None, [])},
-        guards=tuple(shown_guards(release.guards)),
-        prompt=Prompt(
+    made_of = (("release", release.ref), ("prompt", prompt.ref), ("model", model.ref))
+    return {
+        "registered": tuple(registered(store, trail, *part) for part in made_of),
+        "parameters": {
+            name: value for name, value in release.parameters.to_mapping().items() if value not in (None, [])
+        },
+        "guards": tuple(shown_guards(release.guards)),
+        "prompt": Prompt(
             ref=prompt.ref,
             sha256=prompt.template.content_hash,
             input_variable=prompt.template.input_variable,
             turns=tuple((turn["role"], turn["content"]) for turn in prompt.template.turns),
             description=prompt.template.description,
         ),
-        model=Model(
+        "model": Model(
             ref=model.ref,
             source=model.source,
             format=model.format,
@@ -99,14 +119,12 @@ def _of_release(registry: Registry, release: Release) -> Factsheet:
             size_bytes=model.size_bytes or None,
             provenance=dict(model.provenance),
         ),
-        data=_eval_sets(run for run, _ in shown),
-        evaluations=tuple(_evaluation(store, *found, gates) for found in shown),
-        further_runs=further,
-        other_parameters=others,
-        gates=gates_of(gates, filed, trail, release.ref),
-        history=history,
-        monitoring=monitoring_of(store, release.name, release.ref, history.periods),
-    )
+        "data": _eval_sets(run for run, _ in shown),
+        "evaluations": tuple(_evaluation(store, *found, gates) for found in shown),
+        "further_runs": further,
+        "other_parameters": others,
+        "gates": gates_of(gates, filed, trail, release.ref),
+    }
 
 
 Shown = tuple[EvalRun, tuple[Verdict, ...]]
@@ -197,17 +215,16 @@ def _eval_sets(shown: Iterable[EvalRun]) -> tuple[Data, ...]:
     """The eval sets of all runs, each content once. Their licence is kept nowhere."""
     found: dict[tuple[str, str | None], Data] = {}
     for used in (used for each in shown for used in each.datasets):
-        rows, dataset, sha256 = used.profile.get("num_rows"), used.source.get("dataset_id"), used.source.get("sha256")
-        data = Data(
-            used.context or "evaluation",
-            used.name,
-            sha256,
-            rows=rows if isinstance(rows, int) else None,
-            source=f"MLflow dataset {dataset}" if dataset else None,
-            digest=used.digest,
-        )
+        dataset, use, sha256 = used.source.get("dataset_id"), used.context or "evaluation", used.source.get("sha256")
+        source = f"MLflow dataset {dataset}" if dataset else None
+        data = Data(use, used.name, sha256, rows=_row_count(used), source=source, digest=used.digest)
         found.setdefault((data.name, data.sha256), data)
     return tuple(found.values())
+
+
+def _row_count(used: DatasetUse) -> int | None:
+    rows = used.profile.get("num_rows")
+    return rows if isinstance(rows, int) else None
 
 
 def slices_of(
@@ -246,3 +263,111 @@ def slices_of(
         metric = tally.metric()
         slices.append(Slice(name, Metric(scorer, metric.mean, metric.ci95, metric.n_scored, metric.n_failed)))
     return tuple(slices)
+
+
+def _of_tabular_model(store: Store, version: TabularVersion, gates: Gates, trail: AuditTrail) -> dict[str, Any]:
+    """As `_of_release`. Raises UnknownVersion: the training run is gone."""
+    with translated(f"run {version.run_id}"):
+        run = store.client.get_run(version.run_id)
+        experiment = store.client.get_experiment(run.info.experiment_id).name
+    datasets, params, tags = used_datasets(run), run.data.params, run.data.tags
+    at, by = iso(run.info.start_time / 1000), tags.get(USER_TAG) or None
+    filed = verdicts_of(store, version.run_id)
+    # Verdicts that were filed with the training run judge that run.
+    judged = tuple(
+        dataclasses.replace(gate, run_id=gate.run_id or (version.run_id if filed else None))
+        for gate in gates_of(gates, filed, trail, version.ref)
+    )
+    schema = RowSchema.from_json(version.schema)
+    return {
+        "description": tags.get("mlflow.note.content", ""),
+        "registered": (
+            registered(store, trail, "tabular model", version.ref),
+            Registered("training run", version.run_id, at, by),
+        ),
+        "parameters": {name: value for name, value in params.items() if name not in _NO_PARAMETERS},
+        "tabular": Tabular(
+            ref=version.ref,
+            task=schema.task,
+            algorithm=next((params[name] for name in _ALGORITHM if name in params), None),
+            sha256=version.sha256,
+            source=version.source,
+            run_id=version.run_id,
+            inputs=schema.inputs,
+            output=schema.output,
+            cycle=version.cycle,
+            provenance=dict(version.provenance),
+        ),
+        "data": _training_data(version, datasets),
+        "evaluations": _held_out_evaluation(run, experiment, datasets, judged),
+        "gates": judged,
+    }
+
+
+def _training_data(version: TabularVersion, datasets: Sequence[DatasetUse]) -> tuple[Data, ...]:
+    """What the run was told it used, with the hash of the file it was taken from; and that file by itself where none of
+    it was. What MLflow's own evaluation logs again is left out: rows held out, without use, name and hash of their own.
+    """
+    licence, sha256, origin = (
+        str(version.provenance[name]) if version.provenance.get(name) else None
+        for name in ("licence", "data_sha256", "data_source")
+    )
+    found = []
+    for used in datasets:
+        sha256_of_rows, source = used.tags.get(DATA_TAG), str(used.source.get("uri") or "") or None
+        found.append(
+            Data(used.context, used.name, sha256_of_rows, rows=_row_count(used), source=source, digest=used.digest)
+        )
+    held_out = {data.rows for data in found if data.use in _HELD_OUT and data.sha256}
+    sources = {data.source for data in found if data.use == "training"} | {origin}
+    data = [
+        dataclasses.replace(
+            each,
+            licence=licence if each.source and each.source in sources else None,
+            # Labs say after a comma how they drew rows of the file.
+            source_sha256=(
+                sha256
+                if origin and (each.source or "").partition(", ")[0] == origin and each.sha256 != sha256
+                else None
+            ),
+        )
+        for each in found
+        if each.use or each.sha256 is not None or each.rows not in held_out
+    ]
+    if sha256 is not None and all(sha256 not in (each.sha256, each.source_sha256) for each in data):
+        data.append(Data("source", "the file it was registered with", sha256, licence, source=origin))
+    return tuple(data)
+
+
+def _held_out_evaluation(
+    run: Any, experiment: str, datasets: Sequence[DatasetUse], gates: Sequence[Gate]
+) -> tuple[Evaluation, ...]:
+    """The training run's own numbers, of the rows that it held out; none where it has none."""
+    if not run.data.metrics:
+        return ()
+    held_out = [used for used in datasets if used.context in _HELD_OUT]
+    rows = _row_count(held_out[0]) if held_out else None
+    return (
+        Evaluation(
+            suite=held_out[0].name if held_out else experiment,
+            run_id=run.info.run_id,
+            at=iso(run.info.start_time / 1000),
+            by=run.data.tags.get(USER_TAG) or None,
+            rows=rows,
+            metrics=_metrics(run.data.metrics, rows),
+            deciding=tuple(dict.fromkeys(str(gate.rules["primary"]) for gate in gates if "primary" in gate.rules)),
+            data=tuple(used.name for used in held_out),
+        ),
+    )
+
+
+def _metrics(numbers: Mapping[str, float], rows: int | None) -> tuple[Metric, ...]:
+    """Numbers whose interval's ends stand beside them (`rmse`, `rmse_low`, `rmse_high`) first."""
+    found = []
+    for name, value in numbers.items():
+        low, high = numbers.get(f"{name}_low"), numbers.get(f"{name}_high")
+        ends: Any = None if low is None or high is None else (low, high)
+        is_end = any(name.endswith(end) and name.removesuffix(end) in numbers for end in ("_low", "_high"))
+        if not is_end and name not in _NO_NUMBERS:
+            found.append(Metric(name, value, ends, rows if ends else None))
+    return tuple(sorted(found, key=lambda metric: (metric.ci95 is None, metric.name)))

@@ -147,10 +147,10 @@ def history_of(trail: AuditTrail, kept: Sequence[Mapping[str, Any]], version: Ve
     source = "audit log" if trail.entries else "registry"
     began = (to_the_second(trail.entries[0].at) or "") if trail.entries else None
     told: list[tuple[Move, Iterable[str | None]]] = []  # each with the versions that it is about
-    for kept_move in kept:
-        at, what, old, new, why = (kept_move[name] for name in ("at", "what", "from", "to", "why"))
-        at, forced = to_the_second(at), what == "promote" and not why.startswith(GATE_PASSED)
+    for each in kept:
+        at, what, old, new, why = to_the_second(each["at"]), each["what"], each["from"], each["to"], each["why"]
         if began is None or (at or "") < began:
+            forced = what == "promote" and not why.startswith(GATE_PASSED)
             told.append((Move(at, what, old, new, why, forced=forced), (old, new)))
     if trail.entries:
         source += ", and before it from the registry" if told else ""
@@ -249,19 +249,26 @@ def monitoring_of(store: Store, name: str, ref: str, periods: Sequence[Period]) 
     A window counts when its run names the version among its slices, or, where it names none (too few rows), when the
     version was champion at its end. Raises StoreUnavailable, Corrupted.
     """
+
+    def was_champion(end: str | None) -> bool:
+        return end is not None and any((each.since or "") <= end <= (each.until or "9") for each in periods)
+
     experiment = monitoring_experiment(name)
     with translated(f"monitoring of {name}"):
         monitored = [_window(run) for run in runs_where(store, experiment, f"tags.`{WINDOW_TAG}` != ''")]
         condition = f"tags.`{ACTION_KEY_TAG}` != '' and tags.`llmops.release` = '{ref}'"
-        acted = [(run.info, _file(store, run, ACTION_FILE)) for run in runs_where(store, experiment, condition)]
+        acted = [
+            (run.info, json_file(store, run.info.run_id, ACTION_FILE))
+            for run in runs_where(store, experiment, condition)
+        ]
         found = [
             (window, run, releases)
             for window, run, releases in monitored
-            if (ref in releases if releases else _was_champion(periods, window.until))
+            if ref in releases or (not releases and was_champion(window.until))
         ]
         if not found and not acted:
             return None
-        newest = _file(store, found[0][1], VERDICT_FILE) if found else {}
+        newest = json_file(store, found[0][1].info.run_id, VERDICT_FILE) if found else {}
         alarmed = [each for each in found if each[0].alarms]
         alarms = [alarm for each in alarmed[:MOST_ALARMED_WINDOWS] for alarm in _alarms(store, *each, ref)]
     windows = [window for window, _, _ in found]
@@ -300,10 +307,6 @@ def monitoring_of(store: Store, name: str, ref: str, periods: Sequence[Period]) 
     )
 
 
-def _file(store: Store, run: Any, path: str) -> dict[str, Any]:
-    return json_file(store, str(run.info.run_id), path)
-
-
 def _window(run: Any) -> tuple[Window, Any, list[str]]:
     """A monitored window, its run of MLflow's, and the releases named in it."""
     tags, metrics = run.data.tags, run.data.metrics
@@ -322,14 +325,10 @@ def _window(run: Any) -> tuple[Window, Any, list[str]]:
     return window, run, [name for name in tags.get("llmops.release", "").split(", ") if name]
 
 
-def _was_champion(periods: Sequence[Period], end: str | None) -> bool:
-    return end is not None and any((period.since or "") <= end <= (period.until or "9") for period in periods)
-
-
 def _alarms(store: Store, window: Window, run: Any, releases: Sequence[str], ref: str) -> list[Alarm]:
     """Alarms of the version and of all traffic; not those of other versions alone."""
     told = []
-    for alarm in _file(store, run, VERDICT_FILE).get("alarms", ()):
+    for alarm in json_file(store, run.info.run_id, VERDICT_FILE).get("alarms", ()):
         slices = alarm.get("slices") or [{"release": release} for release in releases]
         named = {label["release"] for label in slices if "release" in label}
         if named and ref not in named and len(named) == len(slices):

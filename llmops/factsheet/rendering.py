@@ -4,13 +4,12 @@ or as one HTML page that asks nothing of any network, in the order and words of 
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from llmops.evaluation.gate_rules import GateRules
 from llmops.factsheet.contents import UNKNOWN, Evaluation, Factsheet, Gate, Metric, Monitoring, Tabular, when
 from llmops.pages.numbers import count, counted, printable, share
-from llmops.pages.rendering import Axis, page, render_blocks, write_page
+from llmops.pages.rendering import Axis, page, render_blocks
 
 _SHEET = "llmops/factsheet/sheet.jinja"
 _MOST_MOVES = 60
@@ -44,11 +43,6 @@ def html(sheet: Factsheet, render: Callable[..., str] = page) -> str:
         axis_of=_axis,
         fits=_fits,
     )
-
-
-def write_html(sheet: Factsheet, path: Path) -> None:
-    """Writes the page, making the file's folder. Raises CannotRun."""
-    write_page([html(sheet)], path)
 
 
 def readable(text: str) -> str:

@@ -8,9 +8,8 @@ import pytest
 
 from llmops.audit import AuditLog
 from llmops.errors import UnknownVersion
-from llmops.factsheet.collecting import make_factsheet
+from llmops.factsheet.collecting import make_factsheet, sheet_of
 from llmops.factsheet.rendering import html, markdown
-from llmops.factsheet.tabular import of_tabular_model
 from llmops.generation import GenerationParameters
 from llmops.recording import UsedData, record_monitoring_run, record_training, record_verdict
 from llmops.recording.monitoring import monitoring_experiment, record_action
@@ -241,7 +240,7 @@ def test_a_tabular_model_is_told_by_signature_training_data_and_held_out_metrics
 def test_a_training_run_that_is_gone_is_named(story, bike):
     version = story.registry.tabular_versions.get(bike.ref)
     with pytest.raises(UnknownVersion, match="0" * 32):
-        of_tabular_model(story.registry, replace(version, run_id="0" * 32))
+        sheet_of(story.registry, replace(version, run_id="0" * 32))
 
 
 def test_its_gate_and_times_as_champion_and_windows_with_their_errors_are_told(bike):

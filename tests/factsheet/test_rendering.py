@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from llmops.api.versions import FactSheet
 from llmops.errors import CannotRun
 from llmops.factsheet.contents import Data, Factsheet, Metric, Monitoring, Window
-from llmops.factsheet.rendering import cell, html, markdown, readable, write_html
+from llmops.factsheet.rendering import cell, html, markdown, readable
 from llmops.pages.numbers import printable
 from tests.factsheet.conftest import evaluation, gate, sheet, tabular_sheet
 from tests.pages.reading import Reading
@@ -215,11 +216,11 @@ def test_the_page_asks_nothing_of_any_network_follows_light_and_dark_and_is_writ
     assert "script-src 'none'" in policy
     assert any(meta.get("name") == "color-scheme" and meta["content"] == "light dark" for meta in metas)
     assert not [attributes for _, attributes in page.elements if "src" in attributes or "href" in attributes]
-    made = sheet()
-    write_html(made, tmp_path / "deep" / "sheet.html")
-    assert (tmp_path / "deep" / "sheet.html").read_text(encoding="utf-8") == html(made)
+    made = FactSheet(sheet())
+    (path,) = made.write(html=tmp_path / "deep" / "sheet.html")
+    assert path.read_text(encoding="utf-8") == html(made.sheet)
     with pytest.raises(CannotRun, match="cannot write"):
-        write_html(made, tmp_path)
+        made.write(html=tmp_path)
 
 
 def test_every_interval_on_the_scale_is_drawn_and_said_and_the_gate_colours_the_head():
