@@ -80,8 +80,7 @@ class Store:
     """An MLflow tracking and registry store, reached through `client`. Safe to share between threads."""
 
     def __init__(self, settings: Settings, file: FileIdentity | None = None) -> None:
-        """Opens the store, making its tables and folders when absent. file: the SQLite file that it must be; None: any,
-        or a new one.
+        """Opens the store, making its tables and folders when absent. file: the SQLite file that it must be.
 
         Raises StoreUnavailable, which is IncompatibleStore where the tables are not the installed MLflow's."""
         self.settings = settings
@@ -157,22 +156,22 @@ class Store:
 
     @contextmanager
     def holding_traces(self, traces: Sequence[Any]) -> Iterator[None]:
-        """MLflow's module-level functions find these traces in memory, and all else in this store, also where other
-        threads make it current meanwhile."""
+        """Within the block, MLflow's module-level functions find these traces in memory, in all threads."""
         from mlflow.tracing.client import TracingClient
 
         in_memory, stored = TracingClient(f"{SCHEME}:{self.uri}").store, TracingClient(self.uri).store
+
+        def count_holders(more: int) -> None:
+            with _held_lock:
+                _held[self.uri] += more
+            self.make_current()
+
         with in_memory.holding(traces, stored):
-            self._hold(1)
+            count_holders(1)
             try:
                 yield
             finally:
-                self._hold(-1)
-
-    def _hold(self, more: int) -> None:
-        with _held_lock:
-            _held[self.uri] += more
-        self.make_current()
+                count_holders(-1)
 
     def start_run(self, **arguments: Any) -> Any:
         """`mlflow.start_run` in this store."""
@@ -194,29 +193,24 @@ class Store:
     def experiment(self, name: str = _REGISTRY_EXPERIMENT) -> str:
         """Id of the experiment of that name, made when absent. Raises StoreUnavailable."""
         if name not in self._experiments:
+            root = self.settings.artifact_root
+            location = f"{root}/{name}" if "://" in root else (Path(root).resolve() / name).as_uri()
             with translated(f"experiment {name}"):
-                if found := self.client.get_experiment_by_name(name):
-                    self._experiments[name] = found.experiment_id
-                else:
-                    root = self.settings.artifact_root
-                    location = f"{root}/{name}" if "://" in root else (Path(root).resolve() / name).as_uri()
-                    self._experiments[name] = self._made_experiment(name, location)
+                if not (ids := self.experiment_ids(name)):
+                    try:
+                        ids = [str(self.client.create_experiment(name, artifact_location=location))]
+                    except Exception as error:  # somebody else may have made it at this moment
+                        if getattr(error, "error_code", None) != "RESOURCE_ALREADY_EXISTS":
+                            raise
+                        ids = self.experiment_ids(name)
+            [self._experiments[name]] = ids
         return self._experiments[name]
 
     def experiment_ids(self, name: str) -> list[str]:
         """Id of the experiment of that name, which is not made: none where there is none. MLflow's errors pass
         through."""
         found = self.client.get_experiment_by_name(name)
-        return [] if found is None else [found.experiment_id]
-
-    def _made_experiment(self, name: str, location: str) -> str:
-        """Id of a new experiment, or of the one of that name that somebody else made at this moment."""
-        try:
-            return str(self.client.create_experiment(name, artifact_location=location))
-        except Exception as error:
-            if getattr(error, "error_code", None) != "RESOURCE_ALREADY_EXISTS":
-                raise
-            return str(self.client.get_experiment_by_name(name).experiment_id)
+        return [] if found is None else [str(found.experiment_id)]
 
     def registered_model(self, name: str) -> Any | None:
         """MLflow's registered model, or None when there is none of that name. Raises StoreUnavailable."""
