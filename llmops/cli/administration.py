@@ -42,7 +42,7 @@ def keys() -> None:
 
 
 @keys.command()
-@click.option("--name", default="", help="Name of the key's owner, for people.")
+@click.option("--name", default="", show_default=False, help="Name of the key's owner, for people.")
 @click.option(
     "--app", "apps", multiple=True, help="App that the key may use (repeatable); default: all, and bare models."
 )
@@ -55,12 +55,7 @@ def keys() -> None:
 @click.option("--expires", type=click.FloatRange(0, 36500, min_open=True), metavar="DAYS", help="Default: never.")
 @json_option
 def create(
-    name: str,
-    apps: Sequence[str],
-    admin: bool,
-    expires: float | None,
-    as_json: bool,
-    **limits: int | None,
+    name: str, apps: Sequence[str], admin: bool, expires: float | None, as_json: bool, **limits: int | None
 ) -> None:
     """Create a key and print it. It is shown only once, and stored hashed.
 
@@ -270,8 +265,8 @@ def _show_upgrade(found: StoreUpgrade) -> None:
 
 
 @click.command()
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", default=5000, show_default=True)
+@click.option("--host", default="127.0.0.1")
+@click.option("--port", default=5000)
 def ui(host: str, port: int) -> None:
     """Open MLflow's UI, where you can compare prompt versions row by row. Stop it with Ctrl-C, or SIGTERM.
 

@@ -29,21 +29,16 @@ def command() -> None:
     "--key-env", "--api-key-env", "key_variable", metavar="VAR", help="Environment variable that holds the key."
 )
 @click.option(
-    "--seconds", type=click.FloatRange(1, 86400), default=300.0, show_default=True,
+    "--seconds", type=click.FloatRange(1, 86400), default=300.0,
     help="Ask nothing more after so many seconds; what is open then is `could not tell`.",
 )  # fmt: skip
 @click.option(
-    "--concurrency", type=click.IntRange(1, 256), multiple=True, default=(1, 8, 32), show_default=True, metavar="N",
+    "--concurrency", type=click.IntRange(1, 256), multiple=True, default=(1, 8, 32), metavar="N",
     help="Requests at a time (repeatable), two for each.",
 )  # fmt: skip
 @json_option
 def check(
-    url: str,
-    model: str | None,
-    key_variable: str | None,
-    seconds: float,
-    concurrency: tuple[int, ...],
-    as_json: bool,
+    url: str, model: str | None, key_variable: str | None, seconds: float, concurrency: tuple[int, ...], as_json: bool
 ) -> None:
     """Ask a server at URL what it can do, keyword by keyword, and how fast it is; exit 1 when it cannot be an upstream.
 
@@ -63,12 +58,7 @@ def check(
     with progress_bar() as progress:
         report = asyncio.run(
             check(
-                base_url,
-                model,
-                key_variable=key_variable,
-                seconds=seconds,
-                concurrency=concurrency,
-                progress=progress,
+                base_url, model, key_variable=key_variable, seconds=seconds, concurrency=concurrency, progress=progress
             )
         )
     emit(as_json, report, lambda: _print(report))

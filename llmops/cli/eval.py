@@ -84,7 +84,11 @@ def list_suites(as_json: bool) -> None:
 @click.option("--repeatable", is_flag=True, help="Answer each request alone: slower, same answers every time.")
 @click.option("--force", is_flag=True, help="Score and record again even if an identical run is complete.")
 @click.option(
-    "--recorder", type=click.Choice(["auto", "evaluate", "bulk"]), default="auto", help="How to record runs in MLflow."
+    "--recorder",
+    type=click.Choice(["auto", "evaluate", "bulk"]),
+    default="auto",
+    show_default=False,
+    help="How to record runs in MLflow.",
 )
 @on_option("Where rows are evaluated")
 @click.option("--workers", type=click.IntRange(1), help="Shards evaluated at a time on Ray; default: one on each node.")
@@ -92,7 +96,6 @@ def list_suites(as_json: bool) -> None:
     "--shard-rows",
     type=click.IntRange(1),
     default=500,
-    show_default=True,
     help="Rows of a shard on Ray: what a node that dies may have to make again.",
 )
 @click.option("--stop-early", is_flag=True, help="Two cells: draw rows at random until the gate's metric is decided.")

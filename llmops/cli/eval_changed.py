@@ -39,7 +39,6 @@ class ChangedPrompt:
     "--inconclusive",
     type=click.Choice(["fail", "pass"]),
     default="fail",
-    show_default=True,
     help="What it means for the exit code that the rows cannot tell.",
 )
 @click.option("--markdown", type=click.Path(path_type=Path, dir_okay=False), help="Also write Markdown.")

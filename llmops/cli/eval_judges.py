@@ -46,7 +46,7 @@ input_option = click.option("--input-variable", metavar="NAME", help="The row in
 @click.option("--scale", help="Without a suite: pass_fail (default), LOWEST,HIGHEST or LABEL,LABEL,…")
 @click.option("--good", multiple=True, metavar="LABEL", help="Labels of the scale that count as true.")
 @input_option
-@click.option("--threshold", type=float, default=0.5, show_default=True, help="Lowest score that counts as true.")
+@click.option("--threshold", type=float, default=0.5, help="Lowest score that counts as true.")
 @click.option("--kappa", type=click.FloatRange(-1, 1), help="Lowest κ to trust it; default: the suite's, else 0.6.")
 @json_option
 def calibrate_judge(

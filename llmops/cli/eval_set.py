@@ -35,7 +35,6 @@ def command() -> None:
     "--near",
     type=click.FloatRange(0.8, 1.0),
     default=0.9,
-    show_default=True,
     help="Lowest similarity at which two questions count as near-duplicates.",
 )
 @click.option(
@@ -87,15 +86,9 @@ def check(eval_set: str, near: float, prompts: Sequence[str], as_json: bool) -> 
 @click.option("--from-log", is_flag=True, help="Step 1: write requests of the production log to a review file.")
 @click.option("--reviewed", type=click.Path(path_type=Path), help="Step 2: add the accepted rows of this review file.")
 @window_options
+@click.option("-n", "--limit", type=click.IntRange(1), default=100, help="Maximum number of rows to review.")
 @click.option(
-    "-n", "--limit", type=click.IntRange(1), default=100, show_default=True, help="Maximum number of rows to review."
-)
-@click.option(
-    "--outcome",
-    type=click.Choice(["ok", "error", "cancelled", "any"]),
-    default="ok",
-    show_default=True,
-    help="How the request ended.",
+    "--outcome", type=click.Choice(["ok", "error", "cancelled", "any"]), default="ok", help="How the request ended."
 )
 @click.option(
     "--feedback",

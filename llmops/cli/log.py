@@ -63,7 +63,7 @@ shadow_option = click.option("--shadow", is_flag=True, help="Include shadow requ
 @window_options
 @shadow_option
 @archive_option
-@click.option("-n", "--limit", default=20, show_default=True, type=click.IntRange(1))
+@click.option("-n", "--limit", default=20, type=click.IntRange(1))
 @json_option
 def tail(as_json: bool, **query: Any) -> None:
     """Show the newest records.

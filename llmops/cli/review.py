@@ -44,13 +44,10 @@ log_option = click.option(
 @click.option("--run", help="Whose answers; a run or cell as in `eval compare`. Default: the suite's newest run.")
 @click.option("--against", metavar="RUN", help="The run it may be gated against. Default: the newest of another cell.")
 @click.option(
-    "--since",
-    callback=read_time,
-    metavar="TIME",
-    help="Of an app: from this UTC time, or this long ago. Default: 7d.",
+    "--since", callback=read_time, metavar="TIME", help="Of an app: from this UTC time, or this long ago. Default: 7d."
 )
 @click.option("--until", callback=read_time, metavar="TIME", help="Of an app: before this time, or this long ago.")
-@click.option("--rows", type=click.IntRange(1, 500), default=20, show_default=True, help="Maximum number of rows.")
+@click.option("--rows", type=click.IntRange(1, 500), default=20, help="Maximum number of rows.")
 @click.option(
     "--reviewer",
     "reviewers",
@@ -120,12 +117,7 @@ def open_queue(
     is_flag=True,
     help="Of an app: also write the answers into the production log, as feedback of the caller `review`.",
 )
-@click.option(
-    "--input-variable",
-    default="question",
-    show_default=True,
-    help="Of an app: prompt variable that the user's message fills.",
-)
+@click.option("--input-variable", default="question", help="Of an app: prompt variable that the user's message fills.")
 @json_option
 def take(
     name: str,

@@ -27,7 +27,6 @@ _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
     "--optimizer",
     type=click.Choice(["examples", "instructions", "gepa", "metaprompt"]),
     default="examples",
-    show_default=True,
     help="What candidates differ in: demonstrations and instructions, or instructions alone, which MLflow's GEPA or"
     " metaprompt optimizer may write.",
 )
@@ -35,20 +34,10 @@ _FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
     "--instructions", multiple=True, type=_FILE, help="A text file with another instruction (system turn); repeatable."
 )
 @click.option("--proposer", metavar="NAME@V", help="Model version that writes instructions.")
-@click.option(
-    "--proposals", type=click.IntRange(1, 100), default=8, show_default=True, help="Instructions it is asked for."
-)
-@click.option(
-    "--budget", type=click.IntRange(1), default=600, show_default=True, help="Most answers to the rows that choose."
-)
-@click.option(
-    "--most-examples",
-    type=click.IntRange(1, 50),
-    default=6,
-    show_default=True,
-    help="Most demonstrations of a candidate.",
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the split and of the candidates.")
+@click.option("--proposals", type=click.IntRange(1, 100), default=8, help="Instructions it is asked for.")
+@click.option("--budget", type=click.IntRange(1), default=600, help="Most answers to the rows that choose.")
+@click.option("--most-examples", type=click.IntRange(1, 50), default=6, help="Most demonstrations of a candidate.")
+@click.option("--seed", type=int, default=0, help="Of the split and of the candidates.")
 @json_option
 def command(suite: str, as_json: bool, **options: Any) -> None:
     """Look for a better prompt: candidates race on some of the suite's rows, and the gate compares the best one with

@@ -16,21 +16,11 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.command("redteam")
 @click.argument("release")
 @click.option("--kind", "kinds", multiple=True, metavar="KIND", help="Only this kind of attack (repeatable).")
-@click.option("--per-kind", type=click.IntRange(1), default=40, show_default=True, help="Attacks of each kind.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the attacks.")
+@click.option("--per-kind", type=click.IntRange(1), default=40, help="Attacks of each kind.")
+@click.option("--seed", type=int, default=0, help="Of the attacks.")
+@click.option("--ceiling", type=click.FloatRange(0, 1), default=0.1, help="The success rate that no kind may be above.")
 @click.option(
-    "--ceiling",
-    type=click.FloatRange(0, 1),
-    default=0.1,
-    show_default=True,
-    help="The success rate that no kind may be above.",
-)
-@click.option(
-    "--guard",
-    "guards",
-    multiple=True,
-    metavar="GUARD",
-    help="Try it in place of the release's own (repeatable).",
+    "--guard", "guards", multiple=True, metavar="GUARD", help="Try it in place of the release's own (repeatable)."
 )
 @click.option("--suite", help="Whose rows are normal ones that guards must let pass.  [default: the prompt's suite]")
 @click.option("--html", type=_FILE, help="Also write a page, with attacks that succeeded.")
