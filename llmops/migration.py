@@ -116,10 +116,7 @@ def lock_tables(connection: sa.Connection, tables: Sequence[sa.Table]) -> None:
 
 
 def copy_tables(
-    source: sa.Connection,
-    target: sa.Connection,
-    tables: Mapping[sa.Table, sa.Table],
-    progress: Progress,
+    source: sa.Connection, target: sa.Connection, tables: Mapping[sa.Table, sa.Table], progress: Progress
 ) -> list[CopiedTable]:
     """Copies all rows, the next number that each table gives, and reads them back.
 

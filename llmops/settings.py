@@ -279,9 +279,7 @@ def data_folder(settings: Settings, name: Literal["prompts", "eval_sets"]) -> Pa
 def with_samples(settings: Settings) -> Settings:
     """The settings, with llmops' own samples where they name no folder: for the demo, which is told on those."""
     return dataclasses.replace(
-        settings,
-        prompts=settings.prompts or samples("prompts"),
-        eval_sets=settings.eval_sets or samples("eval_sets"),
+        settings, prompts=settings.prompts or samples("prompts"), eval_sets=settings.eval_sets or samples("eval_sets")
     )
 
 

@@ -243,10 +243,7 @@ class ComparisonResult(Shown):
 
 
 def write_reports(
-    report: Judged,
-    html: Path | str | None = None,
-    junit: Path | str | None = None,
-    markdown: Path | str | None = None,
+    report: Judged, html: Path | str | None = None, junit: Path | str | None = None, markdown: Path | str | None = None
 ) -> list[Path]:
     """A comparison, or a run that was compared with none, as each file that was asked for. Raises CannotRun."""
     from llmops.evaluation.reports import html as html_reports

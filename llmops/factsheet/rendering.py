@@ -266,10 +266,7 @@ def _of_monitoring(found: Monitoring | None) -> list[Case]:
     expected = found.expected_false_alarms
     return [
         (windows and few == windows, f"Every monitored window had {too_few}."),
-        (
-            few and few != windows,
-            f"{count(few)} of {counted(windows, 'monitored window')} had {too_few}.",
-        ),
+        (few and few != windows, f"{count(few)} of {counted(windows, 'monitored window')} had {too_few}."),
         (
             expected is not None,
             f"Monitoring that finds nothing is no proof: by chance alone up to {expected or 0:g} false alarms in "

@@ -227,11 +227,7 @@ def _trainer(
         dataset_kwargs={"skip_prepare_dataset": True},
     )
     adaptation = peft.LoraConfig(
-        r=recipe.rank,
-        lora_alpha=recipe.alpha,
-        lora_dropout=0.0,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
+        r=recipe.rank, lora_alpha=recipe.alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
     )
     trainer = Trainer(
         base.model,

@@ -74,14 +74,6 @@ async def proposals_by_mlflow(
         return list(asyncio.run_coroutine_threadsafe(work, loop).result()[0].results)
 
     tried = await asyncio.to_thread(
-        proposed,
-        optimizer,
-        instruction_of(current),
-        rows,
-        scorer,
-        ask=ask,
-        evaluate=evaluate,
-        budget=budget,
-        seed=seed,
+        proposed, optimizer, instruction_of(current), rows, scorer, ask=ask, evaluate=evaluate, budget=budget, seed=seed
     )
     return {f"{optimizer} {number}": text for number, text in enumerate(tried, 1)}

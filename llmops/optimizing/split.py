@@ -43,12 +43,7 @@ class Split(JsonData):
 
 
 def split_rows(
-    rows: Sequence[EvalRow],
-    *,
-    seed: int,
-    cluster_by: str | None = None,
-    read: Collection[str] = (),
-    pool: bool = False,
+    rows: Sequence[EvalRow], *, seed: int, cluster_by: str | None = None, read: Collection[str] = (), pool: bool = False
 ) -> Split:
     """Parts the rows by chance, but the same for one seed, in groups as `row_groups` makes them. A group is taken by
     the part that lacks most.

@@ -8,14 +8,4 @@ from llmops.tabular.model import Predictions, TabularModel
 from llmops.tabular.schema import BadRow, Column, Kind, RowSchema, Task, columns_of
 from llmops.tabular.storage import load
 
-__all__ = [
-    "BadRow",
-    "Column",
-    "Kind",
-    "Predictions",
-    "RowSchema",
-    "TabularModel",
-    "Task",
-    "columns_of",
-    "load",
-]
+__all__ = ["BadRow", "Column", "Kind", "Predictions", "RowSchema", "TabularModel", "Task", "columns_of", "load"]
