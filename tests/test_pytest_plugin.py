@@ -107,11 +107,7 @@ FAILED = {
     "test_each_row[sums-0]",
     "test_each_row[sums-2]",
 }
-INCONCLUSIVE = {
-    "test_too_little_to_see",
-    "test_too_little_to_see_in_a_slice",
-    "test_too_little_to_see_of_a_floor",
-}
+INCONCLUSIVE = {"test_too_little_to_see", "test_too_little_to_see_in_a_slice", "test_too_little_to_see_of_a_floor"}
 ASKED = 24 + 23 + 8
 """Each callable is asked once for each row it is given; `nearly_half` asks `half` for all but one."""
 

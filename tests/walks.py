@@ -86,10 +86,7 @@ def walk(command: Callable[[], None]) -> tuple[int, int]:
     return sum(file.endswith(".py") for file, _ in entered), len({file for file, _ in entered})
 
 
-WALKS = {
-    "fact sheet": ("factsheet", "assistant@1"),
-    "suite": ("eval", "run", "sums", "--force"),
-}
+WALKS = {"fact sheet": ("factsheet", "assistant@1"), "suite": ("eval", "run", "sums", "--force")}
 
 
 if __name__ == "__main__":

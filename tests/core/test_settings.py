@@ -6,14 +6,7 @@ import pytest
 
 import llmops
 from llmops.errors import CannotRun, UsageError
-from llmops.settings import (
-    PREFIX,
-    Settings,
-    data_folder,
-    describe,
-    describe_folder,
-    with_samples,
-)
+from llmops.settings import PREFIX, Settings, data_folder, describe, describe_folder, with_samples
 
 
 def test_without_variables_of_ours_the_defaults_hold_and_without_an_argument_the_process_environment(monkeypatch):

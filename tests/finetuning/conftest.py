@@ -69,12 +69,7 @@ class Shop:
     def finetune(self, show: Any = lambda *_: None, **recipe: Any) -> FineTune:
         values = {"model": "tiny@1", "suite": "shout", "batch_rows": 2, "epochs": 2, "rank": 2, **recipe}
         return run_recipe(
-            self.settings,
-            self.registry,
-            make_recipe(values),
-            tell=self.told.append,
-            show=show,
-            checkpoint_seconds=0,
+            self.settings, self.registry, make_recipe(values), tell=self.told.append, show=show, checkpoint_seconds=0
         )
 
 
