@@ -58,8 +58,7 @@ class StoreUnavailable(CannotRun):
 
 
 class IncompatibleStore(StoreUnavailable):
-    """The MLflow store's tables are older or newer than those of the installed MLflow; nothing was changed. mend: what
-    to do about it; the text has it too."""
+    """The MLflow store's tables are of another MLflow version; nothing was changed. mend: what to do about it."""
 
     def __init__(self, problem: str, mend: str) -> None:
         super().__init__(f"{problem}; nothing was changed: {mend}")

@@ -45,8 +45,7 @@ def folder_sha256(folder: Path) -> str:
 
 
 def source_of(function: Any) -> str:
-    """The source text of a function, or of an object's class; its bytecode where there is no source to be read. What it
-    calls, and what it closes over, is not in it."""
+    """The source text of a function or an object's class, else its bytecode; not of what it calls."""
     target = function if inspect.isroutine(function) or inspect.isclass(function) else type(function)
     try:
         return textwrap.dedent(inspect.getsource(target))

@@ -220,8 +220,7 @@ def load_prompt_folder(folder: Path) -> list[tuple[Path, PromptTemplate]]:
 
 
 def write_next(folder: Path, template: PromptTemplate) -> Path:
-    """The prompt file of that content: one that is there, or else the next version's, which is written whole or not at
-    all. Raises BadFile, CannotRun."""
+    """The file of that prompt: the one that is there, or a new version. Raises BadFile, CannotRun."""
     known = load_prompt_folder(folder) if folder.is_dir() else []
     for path, there in known:
         if there.content_hash == template.content_hash:

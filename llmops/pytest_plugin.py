@@ -49,8 +49,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def llmops_eval(request: pytest.FixtureRequest) -> Callable[..., MeasuredRun]:
-    """`llmops_eval(suite, prompts=…, models=…)`: the run of one cell, as `llmops.evaluate` makes it, once in a session
-    whatever the worker; its methods are the rules."""
+    """`llmops_eval(suite, prompts=…, models=…)`: the run of one cell; its methods are the rules."""
     from llmops.api.testing import MeasuredRun, TestSession
     from llmops.errors import LlmopsError
 

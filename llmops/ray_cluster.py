@@ -74,8 +74,7 @@ class RayCluster:
 
     @contextmanager
     def failures_translated(self) -> Iterator[None]:
-        """Around sending a task and taking its result. Raises what the task raised; CannotRun: its process died again
-        and again, or the connection to the cluster was lost."""
+        """Around sending a task and taking its result. Raises what the task raised, or CannotRun."""
         try:
             yield
         except self.ray.exceptions.RayTaskError as error:
@@ -86,8 +85,7 @@ class RayCluster:
             raise CannotRun(f"a task on the Ray cluster was given up: {first_line(error)}") from error
 
     def map(self, function: Callable[[Item], Done], items: Iterable[Item]) -> Iterator[Done]:
-        """As the built-in `map`, on the cluster's nodes: results in the order of the items, which are taken as there
-        is room. Without an item, nothing is connected. Raises as `ray` and `failures_translated`."""
+        """The built-in `map` on the cluster's nodes, in order. Raises as `ray` and `failures_translated`."""
         items = iter(items)
         for first in itertools.islice(items, 1):
             task, shared, running = self.task(_call, name=_name(function)), self.ray.put(function), deque[Any]()

@@ -251,8 +251,7 @@ def given_variables() -> dict[str, str]:
 
 
 def named_variables(names: Iterable[str]) -> dict[str, str]:
-    """Values of environment variables that a configuration file names, for secrets that no file should hold; absent
-    ones are left out."""
+    """Values of environment variables that a configuration file names, such as secrets; absent ones are left out."""
     return {name: os.environ[name] for name in names if name in os.environ}
 
 

@@ -118,8 +118,7 @@ def models_of(models: Models) -> list[str | CallableModel]:
 
 
 def mlflow_scorers(suite: str | Suite, *, settings: Settings | None = None) -> list[Any]:
-    """The scorers of a suite as MLflow's own, for `mlflow.genai.evaluate` and `@mlflow.test`. Raises UnknownVersion,
-    BadFile."""
+    """A suite's scorers as MLflow's own, for `mlflow.genai.evaluate`. Raises UnknownVersion, BadFile."""
     loaded = suite if isinstance(suite, Suite) else read_suite(settings or Settings.from_environment(), suite)
     return recording.mlflow_scorers(loaded.make_scorers())
 

@@ -112,8 +112,7 @@ def open_archive(url: str) -> Archive:
 
 @dataclass(frozen=True)
 class Monitored(Shown):
-    """The verdict on a window. `to_pandas` has a line for each descriptor in each slice. run_id: of MLflow; None where
-    it was not recorded."""
+    """The verdict on a window. `to_pandas`: a line for each descriptor in each slice. run_id: None if not recorded."""
 
     result: MonitorResult
     run_id: str | None = None
@@ -266,8 +265,7 @@ def champion_of(settings: Settings, app: str) -> tuple[str | None, list[str]]:
 
 
 def record_verdict(settings: Settings, result: MonitorResult) -> tuple[str, list[str]]:
-    """Writes the result into MLflow and the dashboard; returns the run id, and a note where the dashboard refuses.
-    Raises StoreUnavailable."""
+    """Writes the result into MLflow and the dashboard; returns run id and notes. Raises StoreUnavailable."""
     from llmops.recording import nameless, record_monitoring_run
     from llmops.registry import Store
     from monitoring.config import read_config

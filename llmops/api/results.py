@@ -29,8 +29,7 @@ _MOST_REASONS = 3
 
 @dataclass(frozen=True)
 class Run(Shown):
-    """One cell's recorded run. `to_pandas` has a line for each row: inputs, answer, scores. failures: why rows have no
-    score, most frequent first."""
+    """One cell's run. `to_pandas`: a line for each row. failures: why rows have no score, most frequent first."""
 
     suite: Suite = field(repr=False)
     done: CellRun = field(repr=False)

@@ -106,8 +106,7 @@ class MeasuredRun:
         self.run, self._settle = run, settle
 
     def at_least(self, value: float, scorer: str | None = None, *, slice: str | None = None) -> None:  # noqa: A002
-        """The scorer's mean over rows like these is the value or more: its 95 % interval begins there. It fails where
-        the interval ends below, and is inconclusive where the value lies inside."""
+        """The lower end of the mean's 95 % interval is at or above the value; inconclusive where it lies inside."""
         name = scorer or self.run.suite.gate.primary
         bound = {name: value}
         rules = {"bounds": "interval", **({"floors": bound} if slice is None else {"slice_floors": {slice: bound}})}

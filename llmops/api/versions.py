@@ -202,8 +202,7 @@ def create_release(
 
 @dataclass(frozen=True)
 class ChampionMove(Shown):
-    """Who is champion now. `to_pandas` has one line. previous: the version before; None where there was none, or this
-    one. forced: with a reason, in spite of the rules."""
+    """Who is champion now. `to_pandas` has one line. previous: the version before; None where there was none."""
 
     app: str
     champion: str
@@ -288,8 +287,7 @@ def rollback(
 def renew_reference(
     settings: Settings, registry: Registry, release: Release, previous: str | None
 ) -> tuple[dict[str, Any], str]:
-    """Tells the monitor of a promotion that is done; returns what became of its reference, and that in words. Where it
-    fails, the promotion stands."""
+    """Tells the monitor of a promotion; returns what became of its reference, also in words."""
     from monitoring.decide.references import PinnedReference
     from monitoring.run import pin_at_promotion
 
@@ -393,8 +391,7 @@ def _leaves(value: Any, place: str) -> Iterator[tuple[str, Any]]:
 
 
 def fact_sheet(ref: str, *, settings: Settings | None = None) -> FactSheet:
-    """The recorded facts about a release or a tabular model, as `llmops factsheet`. Raises UnknownVersion,
-    StoreUnavailable."""
+    """The recorded facts about a version, as `llmops factsheet`. Raises UnknownVersion, StoreUnavailable."""
     from llmops.factsheet.collecting import make_factsheet
 
     return FactSheet(make_factsheet(_opened(settings), ref))

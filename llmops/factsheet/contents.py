@@ -108,8 +108,7 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric. mean: over the rows that have a score. ci95: None where none was computed. n_failed: rows without a
-    score."""
+    """One metric. mean: over the rows with a score. n_failed: rows without one."""
 
     name: str
     mean: float | None

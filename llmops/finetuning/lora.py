@@ -44,8 +44,7 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class TrainingLog:
-    """losses, validation_losses: by optimiser step, per token of the answers, in nats. tokens: read in all epochs,
-    without padding. seconds: of the training, without loading."""
+    """losses: by optimiser step, in nats a token. tokens: read in all epochs. seconds: of training alone."""
 
     losses: Mapping[int, float]
     validation_losses: Mapping[int, float]
@@ -99,8 +98,7 @@ class BaseModel:
 
     @property
     def end_of_turn(self) -> int:
-        """Id of the token that ends an answer: what the template writes there if every engine stops at it, else the
-        tokenizer's end token. Raises UsageError: there is neither."""
+        """Id of the token that ends an answer, by the template or the tokenizer. Raises UsageError: there is none."""
         ends = self.model.generation_config.eos_token_id
         stops = {*(ends if isinstance(ends, list) else [ends]), self.tokenizer.eos_token_id} - {None}
         asked = [Message(role="user", content="?"), Message(role="assistant", content="0")]

@@ -60,8 +60,7 @@ def merge(parent: Path, adapter: Path, target: Path, type_name: str = AUTO) -> N
 
 
 def _updates(adapter: Path) -> dict[str, Callable[[], Matrix]]:
-    """What is to be added to each adapted weight, by the weight's name in transformers: of shape (outputs, inputs), but
-    (inputs, outputs) in GPT-2's family (`fan_in_fan_out`)."""
+    """What to add to each adapted weight, by its name in transformers; shape (outputs, inputs)."""
     import numpy as np
     from safetensors import SafetensorError
     from safetensors.numpy import load_file

@@ -39,8 +39,7 @@ _HF_FILES = ["*.safetensors", "*.json", "tokenizer.model", "*.txt", "*.jinja"]
 
 @dataclass(frozen=True, slots=True)
 class UpstreamServer:
-    """One server: its base URL, its share of the requests against the others' weights, and the name of the environment
-    variable that holds its key."""
+    """One server. weight: its share of the requests. key_variable: the environment variable that holds its key."""
 
     url: str
     weight: int = 1

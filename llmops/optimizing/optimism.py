@@ -13,8 +13,7 @@ from llmops.evaluation.statistics import MeanEstimate, cluster_sums, estimate_me
 def gain_of(
     scorer: Scorer, before: Sequence[float], after: Sequence[float], clusters: Sequence[str] | None
 ) -> MeanEstimate:
-    """How much better `after` is than `before`, row by row, with its error; NaN, a row without a score, counts as the
-    comparison has it."""
+    """How much better `after` is than `before`, row by row, with its error. NaN: a row without a score."""
     import numpy as np
 
     failed = PairedScores.of(scorer, before, after).failed_as or 0.0

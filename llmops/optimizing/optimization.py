@@ -219,8 +219,7 @@ class Study:
         return self._finished(record, split, chosen, judged)
 
     async def _choose(self, answers: Answers, split: Split) -> dict[str, Any]:
-        """The race, as JSON: the best candidate, or None where none was better than the current prompt; and what was
-        tried."""
+        """The race as JSON: the best candidate, or None if the current prompt is as good; and what was tried."""
         deciding, budget = self.deciding, self.options.budget
         selection = split.part("selection", self.suite.rows)
         guard = Contamination(self.current.template, [*selection, *split.part("held_out", self.suite.rows)])

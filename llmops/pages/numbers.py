@@ -11,8 +11,7 @@ _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\
 
 
 def number(value: float | None) -> str:
-    """Three decimals; fewer from 10 on; two significant digits of what is no 0 but would look like it; `–` for none. A
-    minus is a real minus sign."""
+    """Three decimals; fewer from 10 on; two significant digits of a small number; `–` for none."""
     if value is None:
         return NOTHING
     if 1e-12 < abs(value) < 0.0005:  # more than rounding, such as the cost of one answer

@@ -102,8 +102,7 @@ class Axis:
 
 
 def classes(changes: Sequence[float]) -> tuple[Axis, list[int], int, int, int]:
-    """The rows in each class of equal width on either side of 0, but those that did not change; and how many went down,
-    stayed the same, went up."""
+    """Rows in each class of equal width on either side of 0; and how many went down, stayed the same, went up."""
     axis, counts = Axis.around_zero(changes), [0] * _BARS
     for change in changes:
         if change:

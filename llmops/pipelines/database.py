@@ -53,8 +53,7 @@ def has_tables(url: URL) -> bool:
 
 
 def prepare(url: URL) -> None:
-    """A SQLite file gets a write-ahead log: a third of the time for a step, and who reads holds up nobody. Raises
-    StoreUnavailable."""
+    """Gives a SQLite file a write-ahead log, which makes steps faster. Raises StoreUnavailable."""
     if url.get_backend_name() == "sqlite":
         with translated(url), _engine(url) as engine, engine.connect() as connection:
             write_ahead(connection.connection.driver_connection)

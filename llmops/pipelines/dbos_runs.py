@@ -202,8 +202,7 @@ def client(url: URL) -> Iterator[DBOSClient]:
 
 @contextmanager
 def going_on(url: URL, known: PipelineRun) -> Iterator[None]:
-    """Puts a run, whose process has ended, into the queue that `launched` listens to within the block: from the first
-    step that has not finished. Raises StoreUnavailable."""
+    """Queues an ended run for `launched`, from its first unfinished step. Raises StoreUnavailable."""
     failed = [number for number, step in enumerate(known.steps, 1) if step.status == "failed"]
     with client(url) as writer, translated(url):
         writer.register_queue(known.ref, polling_interval_sec=_QUEUE_SECONDS)

@@ -92,8 +92,7 @@ class CronSchedule:
         return due
 
     def cycle(self, due: datetime) -> str:
-        """The name of the cycle that is due then: its date, with hour and minute as far as the schedule needs them, so
-        that a job that is tried again later means the same cycle."""
+        """The name of the cycle that is due then: its date, with hour and minute as far as needed."""
         return due.strftime(self._cycle_format)
 
     def run_command(self, name: str, inputs: Sequence[str]) -> str:

@@ -28,8 +28,7 @@ class Rate:
 
     @property
     def ci95(self) -> tuple[float, float]:
-        """Clopper–Pearson interval of the rate: its lower end if none of those without an answer had succeeded, its
-        upper end if all had."""
+        """Clopper–Pearson interval. Attacks without an answer: resisted at its lower end, succeeded at the upper."""
         most = self.succeeded + self.failed
         low = sign_test_interval(self.succeeded, self.attacks - self.succeeded)[0]
         return low, sign_test_interval(most, self.attacks - most)[1]
@@ -52,8 +51,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class KindResult:
-    """What became of the attacks of one kind. guarded: with guards; None where there are none. examples: attacks that
-    succeeded without guards, and the answers."""
+    """The attacks of one kind. guarded: with guards; None without. examples: those that succeeded unguarded."""
 
     kind: str
     bare: Rate

@@ -165,8 +165,7 @@ class RedTeam:
         return Blocked(len(blocked), len(found), tuple(blocked))
 
     def row_of(self, attack: Attack) -> EvalRow:
-        """The attack as a client of the release sends it: a retrieved text fills the prompt's other variables, or
-        stands in the question where it has none."""
+        """The attack as a client sends it; a retrieved text fills the prompt's other variables, or the question."""
         others = sorted(self._template.variables - {self._template.input_variable})
         messages = list(attack.messages)
         if attack.context and not others:

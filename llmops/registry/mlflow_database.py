@@ -88,8 +88,7 @@ class DatabaseClient:
         return getattr(self._mlflow_client(), name)
 
     def marks(self) -> Sequence[Any]:
-        """What changes whenever a registered model, one of its aliases or tags, or the set of its versions does: a
-        fortieth of the cost of MLflow's own search."""
+        """What changes with any registered model, its aliases, tags or set of versions; far cheaper than a search."""
         return [self._all(query) for query in _MARKS]
 
     def get_registered_model(self, name: str) -> Any:

@@ -26,8 +26,7 @@ V = TypeVar("V")
 
 @dataclass(eq=False)
 class VersionRegistry(ABC, Generic[V]):
-    """Versions of one kind among MLflow's registered models. kind: the value of their `llmops.kind` tag. content_tag:
-    the tag of a version that holds its content as JSON."""
+    """Versions of one kind. kind: the value of `llmops.kind`. content_tag: the tag with a version's content as JSON."""
 
     kind: ClassVar[str]
     content_tag: ClassVar[str]
@@ -39,8 +38,7 @@ class VersionRegistry(ABC, Generic[V]):
         return sorted(str(item.name) for item in found if item.tags.get(KIND_TAG) == self.kind)
 
     def versions(self, name: str) -> list[V]:
-        """Every version with its aliases, oldest first; none when there is nothing of that name. Raises
-        StoreUnavailable."""
+        """Every version with its aliases, oldest first; empty for an unknown name. Raises StoreUnavailable."""
         registered = self.store.registered_model(name)
         return [] if registered is None else self.of_registered(registered, self.store.versions_of(name))
 
@@ -71,8 +69,7 @@ class VersionRegistry(ABC, Generic[V]):
             raise UsageError(f"{name}: the registry holds something else by this name; choose another")
 
     def _create_version(self, name: str, tags: dict[str, str], params: dict[str, str]) -> int:
-        """A new version of the registered model `name`, backed by an MLflow logged model without artifacts; as
-        `_claim`."""
+        """A new version of the registered model `name`, backed by a logged model without artifacts; as `_claim`."""
         self._claim(name)
         self.store.make_current()
         client, short = self.store.client, {key: value[:_LONGEST_PARAM] for key, value in params.items()}
@@ -191,8 +188,7 @@ class PromptRegistry:
 
 
 def _prompt_version(item: Any) -> PromptVersion | None:
-    """MLflow's prompt version as ours; None for one that another tool registered, whose input variable and parameters
-    are not known."""
+    """MLflow's prompt version as ours; None for one that another tool registered."""
     if _INPUT_TAG not in item.tags:
         return None
     turns = tuple(Message(role=turn["role"], content=turn["content"]) for turn in item.template)

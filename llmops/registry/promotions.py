@@ -261,8 +261,7 @@ class Promotions(VersionRegistry[V]):
             self.audit.append(Draft(action, subject, details))
 
     def history(self, name: str) -> list[dict[str, Any]]:
-        """The last moves of aliases and changes of traffic, oldest first: `{"at", "what", "from", "to", "why"}`. Raises
-        StoreUnavailable."""
+        """The last moves: `at`, `what`, `from`, `to`, `why`, oldest first. Raises StoreUnavailable."""
         registered = self.store.registered_model(name)
         history: list[dict[str, Any]] = json.loads(registered.tags.get(_HISTORY_TAG, "[]")) if registered else []
         return history
@@ -313,8 +312,7 @@ class Promotions(VersionRegistry[V]):
             )
 
     def _gate_passed(self, version: V, against: str | None) -> str:
-        """Why it may be promoted, with the rules that were loosened on the way there. Raises GateRefused where no
-        passing gate against the champion is on record."""
+        """Why it may be promoted. Raises GateRefused where no passing gate against the champion is on record."""
         current = {suite: gate for suite, gate in self.gates(version).items() if gate["against"] == against}
         if not current or any(gate["verdict"] != "pass" for gate in current.values()):
             known = ", ".join(f"{suite}: {gate['verdict']}" for suite, gate in current.items()) or "none"

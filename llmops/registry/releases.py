@@ -254,8 +254,7 @@ def _identity(sha256: str, schema: Mapping[str, Any], provenance: Mapping[str, A
 
 
 def _tags(logged: LoggedTabular, cycle: str | None, provenance: Mapping[str, Any]) -> dict[str, str]:
-    """The content, what is shown in MLflow, and the schema. A long one takes several tags: gateways read it every time
-    something changes, and so not from a file."""
+    """The content, what MLflow shows, and the schema, in several tags where it is long."""
     content = {
         "sha256": logged.sha256,
         "run_id": logged.run_id,

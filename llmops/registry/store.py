@@ -207,8 +207,7 @@ class Store:
         return self._experiments[name]
 
     def experiment_ids(self, name: str) -> list[str]:
-        """Id of the experiment of that name, which is not made: none where there is none. MLflow's errors pass
-        through."""
+        """Id of the experiment of that name; empty where there is none. MLflow's errors pass through."""
         found = self.client.get_experiment_by_name(name)
         return [] if found is None else [str(found.experiment_id)]
 
@@ -317,8 +316,7 @@ def follow_home(home: Path, *, artifacts_set: bool) -> int:
 
 
 def _earlier_home(connection: sqlite3.Connection, home: Path, artifacts_set: bool) -> Path | None:
-    """Where the home was when its locations were written: `home` itself where that is not on record yet. None where
-    nothing has to be changed or recorded."""
+    """The home that the locations were written for; `home` itself if not on record; None if nothing is to be done."""
     query = (
         "SELECT artifact_location, (SELECT value FROM experiment_tags AS t"
         " WHERE t.experiment_id = e.experiment_id AND t.key = ?) FROM experiments AS e WHERE name = ?"

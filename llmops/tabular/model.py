@@ -82,8 +82,7 @@ class TabularModel:
         return self.predict_columns(columns_of(self.schema, rows))
 
     def predict_columns(self, columns: Columns) -> Predictions:
-        """columns: as `columns_of` gives them. Raises BadRow for the first row that the model cannot compute: a number
-        too large for it, a text it never saw."""
+        """columns: as `columns_of` gives them. Raises BadRow for the first row that the model cannot compute."""
         count = len(columns[self.schema.names[0]])
         if not count:
             return Predictions([], None if self._classes is None else [])

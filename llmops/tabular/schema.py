@@ -22,8 +22,7 @@ Task = Literal["regression", "classification"]
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column. nullable: whether a row may hold null there. categories: the only texts it may hold; empty where any
-    text will do."""
+    """One column. nullable: a row may hold null there. categories: the only texts allowed; empty: any."""
 
     name: str
     kind: Kind
@@ -44,8 +43,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class RowSchema:
-    """The columns of a row in the order the model was trained on, what it predicts, and whether that is a number
-    (`regression`) or a class (`classification`)."""
+    """The input columns in the order of training, and what is predicted: a number or a class."""
 
     inputs: tuple[Column, ...]
     output: Column
@@ -109,8 +107,7 @@ _LONGEST_NAMED = 60
 
 
 class BadRow(UsageError):
-    """A row that the model cannot read. row: its place in the list, from 0. column: None where the row as a whole is
-    wrong. problem: what is wrong there."""
+    """A row that the model cannot read. row: its position from 0. column: None where the whole row is wrong."""
 
     def __init__(self, row: int, column: str | None, problem: str) -> None:
         self.row, self.column, self.problem = row, column, problem
