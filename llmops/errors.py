@@ -35,8 +35,8 @@ class BadFile(CannotRun):
 
     def __init__(self, path: Path | str, problem: str, *, line: int | None = None, field: str | None = None) -> None:
         self.path, self.line, self.field, self.problem = Path(path), line, field, problem
-        place = f"{path}:{line}" if line is not None else f"{path}"
-        super().__init__(f"{place}: {field}: {problem}" if field else f"{place}: {problem}")
+        where = f"{path}:{line}" if line is not None else f"{path}"
+        super().__init__(f"{where}: {field}: {problem}" if field else f"{where}: {problem}")
 
     @classmethod
     def of(cls, error: UsageError, path: Path | str, *, line: int | None = None, key: str = "") -> Self:

@@ -292,7 +292,7 @@ def describe_folder(folder: Path) -> str:
 
 def samples(name: str) -> Path:
     """llmops' own folder of that name. Raises CannotRun when it is not there."""
-    for place in _SAMPLES:
-        if (place / name).is_dir():
-            return place / name
+    for folder in _SAMPLES:
+        if (folder / name).is_dir():
+            return folder / name
     raise CannotRun(f"no folder {name!r} found beside or inside the package; set {_FOLDERS[name]}")

@@ -188,8 +188,8 @@ def strict_json(text: str, path: Path | str, line: int | None = None) -> Any:
     except (ValueError, RecursionError) as error:  # a number of too many digits; nested too deep
         raise BadFile(path, f"not JSON: {error}", line=line) from error
     if flaws:
-        place, problem = next(_flaws(found, ""))
-        raise BadFile(path, problem, line=line, field=place or None)
+        field, problem = next(_flaws(found, ""))
+        raise BadFile(path, problem, line=line, field=field or None)
     return found
 
 
@@ -199,15 +199,15 @@ class _Flaw(str):
     __slots__ = ()
 
 
-def _flaws(value: Any, place: str) -> Iterator[tuple[str, str]]:
+def _flaws(value: Any, field: str) -> Iterator[tuple[str, str]]:
     if isinstance(value, _Flaw):
-        yield place, str(value)
+        yield field, str(value)
     elif isinstance(value, dict):
         for name, item in value.items():
-            yield from _flaws(item, f"{place}.{name}" if place else name)
+            yield from _flaws(item, f"{field}.{name}" if field else name)
     elif isinstance(value, list):
         for position, item in enumerate(value):
-            yield from _flaws(item, f"{place}[{position}]")
+            yield from _flaws(item, f"{field}[{position}]")
 
 
 # Control characters (C0, DEL, C1), line and paragraph separators, marks and overrides of the direction of writing

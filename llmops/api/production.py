@@ -129,8 +129,8 @@ class Monitored(Shown):
     def blocks(self) -> Iterator[Block]:
         """The whole app as a table, of slices and variants what drifted; then alarms or their absence, and the cure."""
         result = self.result
-        for place, part in enumerate(result.slices):
-            if place == 0:
+        for position, part in enumerate(result.slices):
+            if position == 0:
                 rows = counted(result.window.rows, "row")
                 title = f"{result.app}: {rows} against {result.reference.rows} of reference"
                 yield _drift_table(title, part.descriptors)

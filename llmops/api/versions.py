@@ -344,7 +344,7 @@ def gate_answers(registry: Registry, release: Release) -> list[LogRecord]:
 
 @dataclass(frozen=True)
 class FactSheet(Shown):
-    """All recorded facts about a version. `to_pandas` has a line for each, by its place in `to_dict`."""
+    """All recorded facts about a version. `to_pandas` has a line for each, by its path in `to_dict`."""
 
     sheet: Factsheet
 
@@ -361,7 +361,7 @@ class FactSheet(Shown):
         yield self.markdown()
 
     def records(self) -> list[dict[str, Any]]:
-        return [{"fact": place, "value": value} for place, value in _leaves(self.to_dict(), "")]
+        return [{"fact": path, "value": value} for path, value in _leaves(self.to_dict(), "")]
 
     def _repr_html_(self) -> str:
         from llmops.factsheet.rendering import html
@@ -381,13 +381,13 @@ class FactSheet(Shown):
         return [Path(path) for path in (markdown, html) if path is not None]
 
 
-def _leaves(value: Any, place: str) -> Iterator[tuple[str, Any]]:
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     if isinstance(value, (Mapping, list)) and value:
         named = value.items() if isinstance(value, Mapping) else enumerate(value)
         for name, item in named:
-            yield from _leaves(item, f"{place}.{name}" if place else str(name))
+            yield from _leaves(item, f"{path}.{name}" if path else str(name))
     else:
-        yield place, value
+        yield path, value
 
 
 def fact_sheet(ref: str, *, settings: Settings | None = None) -> FactSheet:

@@ -199,8 +199,8 @@ def _told(entry: AuditEntry) -> str:
         return f"done (began with {details.get('of')})"
     if details.get("phase") == "intent":
         before, after = details.get("before", {}), details.get("after", {})
-        places = [place for place in sorted({*before, *after}) if before.get(place) != after.get(place)]
-        moves = [f"{place} {before.get(place, 'none')} → {after.get(place, 'none')}" for place in places]
+        changed = [alias for alias in sorted({*before, *after}) if before.get(alias) != after.get(alias)]
+        moves = [f"{alias} {before.get(alias, 'none')} → {after.get(alias, 'none')}" for alias in changed]
         return f"begins: {', '.join(moves)}; {details.get('why')}"
     if entry.action == "gate":
         against = details.get("against") or "no champion"
@@ -210,7 +210,7 @@ def _told(entry: AuditEntry) -> str:
         return " + ".join(parts) or f"sha256 {str(details.get('sha256'))[:12]}…"
     if entry.action in ("opening", "found"):
         standing = sorted(details.get("standing", {}).items())
-        aliases = ", ".join(f"{place} {value}" for place, value in standing) or "nothing"
+        aliases = ", ".join(f"{alias} {value}" for alias, value in standing) or "nothing"
         return f"{'the log begins with' if entry.action == 'opening' else 'moved around the log:'} {aliases}"
     return ", ".join(f"{name}: {value}" for name, value in details.items())
 

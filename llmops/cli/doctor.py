@@ -23,10 +23,9 @@ _MOST_SHOWN = 5
 
 
 @dataclass(frozen=True)
-class Check:
+class Diagnosis:
     """state: ok, warn (works, but look at it) or fail. mend: what to do about it."""
 
-    name: str
     state: str
     detail: str
     mend: str = ""
@@ -47,23 +46,22 @@ def command(show_settings: bool, as_json: bool) -> None:
         emit(as_json, {"settings": values}, lambda: print_table("Settings", columns, describe()))
         return
     settings = Settings.from_environment()
-    checks = list(_checks(settings))
-    healthy = all(check.state != "fail" for check in checks)
-
-    rows = [(check.state, check.name, check.detail, check.mend) for check in checks]
-    value, names = (
-        {"ok": healthy, "checks": [asdict(check) for check in checks]},
-        ("state", "check", "found", "to mend it"),
-    )
+    found = list(_diagnoses(settings))
+    healthy = all(each.state != "fail" for _, each in found)
+    value = {"ok": healthy, "checks": [{"name": name, **asdict(each)} for name, each in found]}
+    rows = [(each.state, name, each.detail, each.mend) for name, each in found]
+    names = ("state", "check", "found", "to mend it")
     emit(as_json, value, lambda: print_table("llmops doctor", names, rows))
     sys.exit(0 if healthy else 1)
 
 
-def _checks(settings: Settings) -> Iterator[Check]:
-    yield Check("python", "ok" if sys.version_info >= (3, 11) else "fail", sys.version.split()[0], "use Python 3.11+")
-    yield _packages()
-    yield _home(settings)
-    for name, check, mend in (
+def _diagnoses(settings: Settings) -> Iterator[tuple[str, Diagnosis]]:
+    """By the name of what is checked. A check that raises has failed."""
+    python = "ok" if sys.version_info >= (3, 11) else "fail"
+    yield "python", Diagnosis(python, sys.version.split()[0], "use Python 3.11+")
+    checks: tuple[tuple[str, Callable[[Settings], Diagnosis], str], ...] = (
+        ("packages", _packages, "run `make install`"),
+        ("home", _home, "set LLMOPS_HOME to a writable folder"),
         ("files", _files, "stop what runs on this home, and put a backup of the file in its place"),
         ("store", _store, "set LLMOPS_TRACKING_URI to a reachable MLflow store"),
         ("eval runs", _eval_runs, "put the artifacts back, or run the suites again: answers come from the cache"),
@@ -73,27 +71,23 @@ def _checks(settings: Settings) -> Iterator[Check]:
         ("log", _log, "set LLMOPS_LOG_URL to a reachable database"),
         ("keys", _keys, "put a backup of log.db in its place, or make a key: `llmops keys create`"),
         ("audit log", _audit, "read `llmops audit verify`"),
-    ):
-        yield _guarded(name, check, settings, mend)
-    yield _gateway()
+        ("gateway", _gateway, ""),
+    )
+    for name, check, mend in checks:
+        try:
+            found = check(settings)
+        except StoreUnavailable as error:
+            problem, advice = str(error), mend
+            if isinstance(error, IncompatibleStore):
+                problem, advice = error.problem, error.mend
+            is_cause = name == "store" or (name in ("log", "keys") and not isinstance(error, IncompatibleStore))
+            found = Diagnosis("fail", problem, advice if is_cause else "mend what fails above first")
+        except LlmopsError as error:
+            found = Diagnosis("fail", str(error))
+        yield name, replace(found, mend=found.mend or (mend if found.state == "fail" else ""))
 
 
-def _guarded(name: str, check: Callable[[Settings], Check], settings: Settings, mend: str) -> Check:
-    try:
-        found = check(settings)
-        return replace(found, mend=mend) if found.state == "fail" and not found.mend else found
-    except IncompatibleStore as error:
-        if name == "store":
-            return Check(name, "fail", error.problem, error.mend)
-        return Check(name, "fail", error.problem, "mend what fails above first")
-    except StoreUnavailable as error:
-        own = name in ("store", "log", "keys")
-        return Check(name, "fail", str(error), mend if own else "mend what fails above first")
-    except LlmopsError as error:
-        return Check(name, "fail", str(error), mend)
-
-
-def _packages() -> Check:
+def _packages(_settings: Settings) -> Diagnosis:
     found, missing = [], []
     for package in _PACKAGES:
         try:
@@ -101,24 +95,24 @@ def _packages() -> Check:
         except PackageNotFoundError:
             missing.append(package)
     if missing:
-        return Check("packages", "fail", f"missing: {', '.join(missing)}", "run `make install`")
-    return Check("packages", "ok", ", ".join(found))
+        return Diagnosis("fail", f"missing: {', '.join(missing)}")
+    return Diagnosis("ok", ", ".join(found))
 
 
-def _home(settings: Settings) -> Check:
+def _home(settings: Settings) -> Diagnosis:
     try:
         settings.home.mkdir(parents=True, exist_ok=True)
         probe = settings.home / ".doctor"
         probe.write_text("")
         probe.unlink()
     except OSError as error:
-        return Check("home", "fail", f"{settings.home}: {error.strerror}", "set LLMOPS_HOME to a writable folder")
+        return Diagnosis("fail", f"{settings.home}: {error.strerror}")
     free = shutil.disk_usage(settings.home).free / 1e9
     state = "ok" if free > _ROOM_GB else "warn"
-    return Check("home", state, f"{settings.home}, {free:.0f} GB free", "" if state == "ok" else "make room")
+    return Diagnosis(state, f"{settings.home}, {free:.0f} GB free", "" if state == "ok" else "make room")
 
 
-def _store(settings: Settings) -> Check:
+def _store(settings: Settings) -> Diagnosis:
     from llmops.registry import Registry
     from llmops.registry.schema import store_schema
 
@@ -130,14 +124,14 @@ def _store(settings: Settings) -> Check:
     client, server = version("mlflow"), store.server_version()
     if server is None:
         schema = store_schema(store.uri)
-        return Check("store", "ok", f"{detail}; tables of revision {schema.revision}" if schema else detail)
+        return Diagnosis("ok", f"{detail}; tables of revision {schema.revision}" if schema else detail)
     detail += f"; the server is MLflow {server}, this client {client}"
     if server != client:
-        return Check("store", "warn", detail, "install one version of MLflow on both sides")
-    return Check("store", "ok", detail)
+        return Diagnosis("warn", detail, "install one version of MLflow on both sides")
+    return Diagnosis("ok", detail)
 
 
-def _serving(settings: Settings) -> Check:
+def _serving(settings: Settings) -> Diagnosis:
     """Champions are served by the engine, and in the mode, that their gate has read answers of."""
     from llmops.eval_runs.served_mode import mode_change
     from llmops.registry import Registry
@@ -152,46 +146,46 @@ def _serving(settings: Settings) -> Check:
                 if change := mode_change(gate["engine"], champion.model, settings):
                     changed.append(f"{champion.ref} on {suite}: {change}")
     if changed:
-        return Check("serving", "warn", "; ".join(changed[:_MOST_SHOWN]), "run the suite again, and `llmops eval gate`")
-    return Check("serving", "ok", f"{seen} gates of champions read answers made as they are served")
+        return Diagnosis("warn", "; ".join(changed[:_MOST_SHOWN]), "run the suite again, and `llmops eval gate`")
+    return Diagnosis("ok", f"{seen} gates of champions read answers made as they are served")
 
 
-def _files(settings: Settings) -> Check:
+def _files(settings: Settings) -> Diagnosis:
     """SQLite reads every page; a damaged one would otherwise show when it is first needed."""
     names = ("mlflow.db", "log.db", "pipelines.db", "generation_cache/generations.db")
     present = [name for name in names if (settings.home / name).exists()]
     broken = {name: found for name in present if (found := integrity(settings.home / name)) != "ok"}
     if broken:
-        return Check("files", "fail", "; ".join(f"{settings.home / name}: {why}" for name, why in broken.items()))
-    return Check("files", "ok", f"{', '.join(present) or 'none yet'}: every page can be read")
+        return Diagnosis("fail", "; ".join(f"{settings.home / name}: {why}" for name, why in broken.items()))
+    return Diagnosis("ok", f"{', '.join(present) or 'none yet'}: every page can be read")
 
 
-def _eval_runs(settings: Settings) -> Check:
+def _eval_runs(settings: Settings) -> Diagnosis:
     from llmops.recording.cell import lost_eval_runs
     from llmops.registry import Registry
 
     lost = lost_eval_runs(Registry(settings).store)
     if lost:
         shown = "; ".join(lost[:_MOST_SHOWN]) + ("; …" if len(lost) > _MOST_SHOWN else "")
-        return Check("eval runs", "fail", f"{len(lost)} without their rows: {shown}")
-    return Check("eval runs", "ok", "each has its rows")
+        return Diagnosis("fail", f"{len(lost)} without their rows: {shown}")
+    return Diagnosis("ok", "each has its rows")
 
 
-def _audit(settings: Settings) -> Check:
+def _audit(settings: Settings) -> Diagnosis:
     from llmops.audit import verify
     from llmops.registry import Registry
 
     registry = Registry(settings)
     found = verify(registry.audit, registry.standings)
     if found.broken is not None:
-        return Check("audit log", "fail", f"broken at entry {found.broken.seq}: it {found.broken.why}")
+        return Diagnosis("fail", f"broken at entry {found.broken.seq}: it {found.broken.why}")
     if found.differences:
         moved = ", ".join(f"{each.what} of {each.name}" for each in found.differences)
-        return Check("audit log", "fail", f"moved around the log: {moved}")
+        return Diagnosis("fail", f"moved around the log: {moved}")
     if found.unaudited:
         names = ", ".join(found.unaudited)
-        return Check("audit log", "warn", f"no entry about {names}: the log began later, or is lost")
-    return Check("audit log", "ok", f"whole: {found.entries} entries")
+        return Diagnosis("warn", f"no entry about {names}: the log began later, or is lost")
+    return Diagnosis("ok", f"whole: {found.entries} entries")
 
 
 def _with_weights(settings: Settings) -> list[ModelVersion]:
@@ -200,12 +194,12 @@ def _with_weights(settings: Settings) -> list[ModelVersion]:
     return [model for model in Registry(settings).model_versions() if model.path]
 
 
-def _model(settings: Settings) -> Check:
+def _model(settings: Settings) -> Diagnosis:
     from llmops.models.weights import verified_path
 
     versions = _with_weights(settings)
     if not versions:
-        return Check("model", "warn", "no model version with weights is registered", "run `llmops models pull`")
+        return Diagnosis("warn", "no model version with weights is registered", "run `llmops models pull`")
     problems = []
     for model in versions:
         try:
@@ -213,11 +207,11 @@ def _model(settings: Settings) -> Check:
         except LlmopsError as error:
             problems.append(str(error))
     if problems:
-        return Check("model", "fail", "; ".join(problems))
-    return Check("model", "ok", f"{', '.join(model.ref for model in versions)}: every byte as registered")
+        return Diagnosis("fail", "; ".join(problems))
+    return Diagnosis("ok", f"{', '.join(model.ref for model in versions)}: every byte as registered")
 
 
-def _engine(settings: Settings) -> Check:
+def _engine(settings: Settings) -> Diagnosis:
     import asyncio
 
     from llmops.engines.opening import open_engine
@@ -225,7 +219,7 @@ def _engine(settings: Settings) -> Check:
 
     versions = _with_weights(settings)
     if not versions:
-        return Check("engine", "warn", "nothing to load", "run `llmops models pull`")
+        return Diagnosis("warn", "nothing to load", "run `llmops models pull`")
 
     async def answer() -> tuple[str, int | None]:
         engine = open_engine(versions[0], settings)
@@ -239,33 +233,33 @@ def _engine(settings: Settings) -> Check:
     start = time.perf_counter()
     build, tokens = asyncio.run(answer())
     seconds = time.perf_counter() - start
-    return Check("engine", "ok", f"{build}: loaded {versions[0].ref} and made {tokens} tokens in {seconds:.1f} s")
+    return Diagnosis("ok", f"{build}: loaded {versions[0].ref} and made {tokens} tokens in {seconds:.1f} s")
 
 
-def _log(settings: Settings) -> Check:
+def _log(settings: Settings) -> Diagnosis:
     from llmops.production_log import ProductionLog
 
     log = ProductionLog(settings.resolved_log_url)
-    return Check("log", "ok", f"{log.count()} records")
+    return Diagnosis("ok", f"{log.count()} records")
 
 
-def _keys(settings: Settings) -> Check:
+def _keys(settings: Settings) -> Diagnosis:
     from llmops.keys import KeyStore
 
     store = KeyStore(settings.resolved_log_url, home=settings.home)
     now = datetime.now(UTC)
     keys = store.read()
     live = sum(key.live(now) for key in keys)
-    return Check("keys", "ok", f"{live} of {len(keys)} live" if keys else "none: the gateway serves loopback alone")
+    return Diagnosis("ok", f"{live} of {len(keys)} live" if keys else "none: the gateway serves loopback alone")
 
 
-def _gateway() -> Check:
+def _gateway(_settings: Settings) -> Diagnosis:
     import httpx
 
     url = "http://127.0.0.1:8000/readyz"
     try:
         reply = httpx.get(url, timeout=2)
     except httpx.HTTPError:
-        return Check("gateway", "ok", "not running on port 8000 (start it with `llmops serve`)")
+        return Diagnosis("ok", "not running on port 8000 (start it with `llmops serve`)")
     state = "ok" if reply.status_code == 200 else "warn"
-    return Check("gateway", state, f"{url} says {reply.status_code}", "" if state == "ok" else f"read {url}")
+    return Diagnosis(state, f"{url} says {reply.status_code}", "" if state == "ok" else f"read {url}")

@@ -88,8 +88,8 @@ def _print(report: Mapping[str, Any]) -> None:
         print_table("Speed: median (least to most)", columns, levels)
         for error in sorted({error for each in report["speed"] for error in each["errors"]}):
             echo(f"failed under load: {error}")
-    extra = {place: names for place, names in report["fields"].items() if names}
-    echo("Further fields: " + ("; ".join(f"{place}: {', '.join(names)}" for place, names in extra.items()) or "none"))
+    extra = {part: names for part, names in report["fields"].items() if names}
+    echo("Further fields: " + ("; ".join(f"{part}: {', '.join(names)}" for part, names in extra.items()) or "none"))
     echo(f"{report['requests']} requests in {report['seconds']:.0f} s")
     if not report["ok"]:
         echo(f"cannot be an upstream: {report['reason']}")

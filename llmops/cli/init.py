@@ -54,7 +54,7 @@ def command(folder: Path, no_github: bool, action: str | None, as_json: bool) ->
     """
     settings = Settings.from_environment()
     name = _checked_name(folder)
-    workflow, place = _workflow(folder.resolve(), name)
+    workflow, project = _workflow(folder.resolve(), name)
     if workflow.exists() and not no_github:
         raise UsageError(f"{workflow} is there already; nothing was changed")
     uses = action or _installed_from() or _ANY_COPY
@@ -63,8 +63,8 @@ def command(folder: Path, no_github: bool, action: str | None, as_json: bool) ->
         templates[workflow] = "evals.yml"
     for path, template in templates.items():
         text = read_text(_TEMPLATES / template).replace(_PLACEHOLDER, name)
-        text = text.replace("ACTION", uses).replace("FOLDER/", "" if place == "." else f"{place}/")
-        write_text(path, text.replace("FOLDER", place))
+        text = text.replace("ACTION", uses).replace("FOLDER/", "" if project == "." else f"{project}/")
+        write_text(path, text.replace("FOLDER", project))
     files = [os.path.relpath(path, folder) for path in templates]
     given = given_variables()
     for variable in given.keys() & {"LLMOPS_PROMPTS", "LLMOPS_EVAL_SETS"}:

@@ -92,7 +92,7 @@ def open_queue(
         found = open_log_review(evaluations.registry.store, log, name, start, until, rows, reviewers)
 
     def table() -> None:
-        shown = [(place, row.row, f"{row.decides:.2f}", row.why) for place, row in enumerate(found.rows, 1)]
+        shown = [(rank, row.row, f"{row.decides:.2f}", row.why) for rank, row in enumerate(found.rows, 1)]
         source = "the production log" if found.run_id is None else f"run {found.run_id}"
         title = f"Queue {found.queue}: {row_count(len(found.rows))} of {source} put in"
         print_table(title, ("#", "row" if log is None else "request", "decides#", "why"), shown)

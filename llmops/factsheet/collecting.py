@@ -15,14 +15,14 @@ from llmops.evaluation.gate_rules import GateRules
 from llmops.evaluation.results import RowResult, ScoreTally
 from llmops.evaluation.statistics import UNLIMITED
 from llmops.factsheet.contents import (
-    Agreement,
     Data,
-    Evaluation,
     Factsheet,
     Gate,
-    Metric,
+    JudgeAgreement,
     Model,
-    Prompt,
+    RecordedEvaluation,
+    RecordedMetric,
+    RecordedPrompt,
     Registered,
     Slice,
     Tabular,
@@ -103,7 +103,7 @@ def _of_release(store: Store, release: Release, gates: Gates, trail: AuditTrail)
             name: value for name, value in release.parameters.to_mapping().items() if value not in (None, [])
         },
         "guards": tuple(shown_guards(release.guards)),
-        "prompt": Prompt(
+        "prompt": RecordedPrompt(
             ref=prompt.ref,
             sha256=prompt.template.content_hash,
             input_variable=prompt.template.input_variable,
@@ -158,29 +158,29 @@ def _shown_runs(store: Store, release: Release, gates: Gates) -> tuple[list[Show
     return shown, len(own) - len(shown), len(found) - len(own)
 
 
-def _evaluation(store: Store, run: EvalRun, verdicts: Sequence[Verdict], gates: Gates) -> Evaluation:
+def _evaluation(store: Store, run: EvalRun, verdicts: Sequence[Verdict], gates: Gates) -> RecordedEvaluation:
     """A run as the sheet tells it. Raises StoreUnavailable."""
     content, on_record = run.content, [gates[run.suite]] if run.suite in gates else verdicts
     rules = next((gate["rules"] for gate in on_record if gate.get("rules")), None)
     deciding = () if rules is None else tuple(dict.fromkeys(GateRules.from_mapping(rules).scorers))
     scorers = [name for name in deciding or run.metrics if name in run.metrics]
     noise = run.params.get(NOISE_PARAM)
-    judges: dict[str, Agreement | None] = {}
+    judges: dict[str, JudgeAgreement | None] = {}
     for scorer, identity in content.get("judges", {}).items():
         if "judge" in identity:
             known = find_calibration(store, content_hash(identity))
             ends = None if known is None or known["kappa_low"] is None else (known["kappa_low"], known["kappa_high"])
-            judges[scorer] = None if known is None else Agreement(known["kappa"], ends, int(known["n"]))
+            judges[scorer] = None if known is None else JudgeAgreement(known["kappa"], ends, int(known["n"]))
     with translated(f"run {run.run_id}"):
         rows = recorded_rows(store, run.run_id, run.rows)
-    return Evaluation(
+    return RecordedEvaluation(
         suite=run.suite,
         run_id=run.run_id,
         at=iso(run.at),
         by=run.by,
         rows=run.rows,
         metrics=tuple(
-            Metric(name, metric.mean, metric.ci95, metric.n_scored, metric.n_failed)
+            RecordedMetric(name, metric.mean, metric.ci95, metric.n_scored, metric.n_failed)
             for name, metric in run.metrics.items()
         ),
         slices=slices_of(
@@ -261,7 +261,7 @@ def slices_of(
     slices = []
     for (name, scorer), tally in tallies.items():
         metric = tally.metric()
-        slices.append(Slice(name, Metric(scorer, metric.mean, metric.ci95, metric.n_scored, metric.n_failed)))
+        slices.append(Slice(name, RecordedMetric(scorer, metric.mean, metric.ci95, metric.n_scored, metric.n_failed)))
     return tuple(slices)
 
 
@@ -341,14 +341,14 @@ def _training_data(version: TabularVersion, datasets: Sequence[DatasetUse]) -> t
 
 def _held_out_evaluation(
     run: Any, experiment: str, datasets: Sequence[DatasetUse], gates: Sequence[Gate]
-) -> tuple[Evaluation, ...]:
+) -> tuple[RecordedEvaluation, ...]:
     """The training run's own numbers, of the rows that it held out; none where it has none."""
     if not run.data.metrics:
         return ()
     held_out = [used for used in datasets if used.context in _HELD_OUT]
     rows = _row_count(held_out[0]) if held_out else None
     return (
-        Evaluation(
+        RecordedEvaluation(
             suite=held_out[0].name if held_out else experiment,
             run_id=run.info.run_id,
             at=iso(run.info.start_time / 1000),
@@ -361,7 +361,7 @@ def _held_out_evaluation(
     )
 
 
-def _metrics(numbers: Mapping[str, float], rows: int | None) -> tuple[Metric, ...]:
+def _metrics(numbers: Mapping[str, float], rows: int | None) -> tuple[RecordedMetric, ...]:
     """Numbers whose interval's ends stand beside them (`rmse`, `rmse_low`, `rmse_high`) first."""
     found = []
     for name, value in numbers.items():
@@ -369,5 +369,5 @@ def _metrics(numbers: Mapping[str, float], rows: int | None) -> tuple[Metric, ..
         ends: Any = None if low is None or high is None else (low, high)
         is_end = any(name.endswith(end) and name.removesuffix(end) in numbers for end in ("_low", "_high"))
         if not is_end and name not in _NO_NUMBERS:
-            found.append(Metric(name, value, ends, rows if ends else None))
+            found.append(RecordedMetric(name, value, ends, rows if ends else None))
     return tuple(sorted(found, key=lambda metric: (metric.ci95 is None, metric.name)))

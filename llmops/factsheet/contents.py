@@ -51,7 +51,7 @@ class Registered:
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
+class RecordedPrompt:
     """sha256: of everything in the template that can change an answer. turns: (role, text with placeholders)."""
 
     ref: str
@@ -107,7 +107,7 @@ class Data:
 
 
 @dataclass(frozen=True, slots=True)
-class Metric:
+class RecordedMetric:
     """One metric. mean: over the rows with a score. n_failed: rows without one."""
 
     name: str
@@ -122,11 +122,11 @@ class Slice:
     """A metric within the rows that share a tag. name: `tag=value`."""
 
     name: str
-    metric: Metric
+    metric: RecordedMetric
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
+class JudgeAgreement:
     """A judge's agreement with people: Cohen's κ with its interval, over n labelled rows."""
 
     kappa: float | None
@@ -135,7 +135,7 @@ class Agreement:
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
+class RecordedEvaluation:
     """One recorded run.
 
     deciding: metrics that a gate on record reads, the primary first.
@@ -150,12 +150,12 @@ class Evaluation:
     at: str | None
     by: str | None
     rows: int | None
-    metrics: tuple[Metric, ...]
+    metrics: tuple[RecordedMetric, ...]
     slices: tuple[Slice, ...] = ()
     deciding: tuple[str, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     data: tuple[str, ...] = ()
-    judges: Mapping[str, Agreement | None] = field(default_factory=dict)
+    judges: Mapping[str, JudgeAgreement | None] = field(default_factory=dict)
     noise: Mapping[str, int] | None = None
     whole: bool | None = True
     stopped_early: bool = False
@@ -164,7 +164,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class MetricDifference:
     """One metric against the champion of that time: b, this version, minus a. slice: `tag=value`; None for all rows."""
 
     metric: str
@@ -197,7 +197,7 @@ class Gate:
     at: str | None = None
     run_id: str | None = None
     rules: Mapping[str, Any] = field(default_factory=dict)
-    differences: tuple[Difference, ...] = ()
+    differences: tuple[MetricDifference, ...] = ()
     untrusted: tuple[str, ...] = ()
     power: Mapping[str, str] = field(default_factory=dict)
     current: bool = True
@@ -213,7 +213,7 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
+class RecordedMove:
     """Something that was done, by whom: an alias moved, a gate decided, traffic changed. forced: a promotion without a
     passing gate. What is `found` stood there without a record of how it came about: `new` was champion."""
 
@@ -251,7 +251,7 @@ class History:
     whole: the log was found as it was written, and everything to stand where it says; None where there is none.
     """
 
-    moves: tuple[Move, ...]
+    moves: tuple[RecordedMove, ...]
     periods: tuple[Period, ...]
     source: str
     complete: bool
@@ -261,7 +261,7 @@ class History:
 
 
 @dataclass(frozen=True, slots=True)
-class Alarm:
+class RecordedAlarm:
     """One alarm of a monitored window. of_version: it names this very version; else it is of all traffic of a window in
     which this version answered. window: its name, of a window that is no stretch of time."""
 
@@ -288,7 +288,7 @@ class Action:
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class RecordedWindow:
     """One monitored window: a stretch of time, or a batch of that `name`. alarms: how many. error, estimated_error: of
     a tabular model in the unit of its metric, once labels are there and before; None where nobody recorded one."""
 
@@ -320,9 +320,9 @@ class Monitoring:
     alarmed: int
     too_few: int
     expected_false_alarms: float | None
-    alarms: tuple[Alarm, ...] = ()
+    alarms: tuple[RecordedAlarm, ...] = ()
     actions: tuple[Action, ...] = ()
-    latest: tuple[Window, ...] = ()
+    latest: tuple[RecordedWindow, ...] = ()
     unread: int = 0
     expected_over: str = "a month"
     first: str | None = None
@@ -350,11 +350,11 @@ class Factsheet:
     registered: tuple[Registered, ...]
     parameters: Mapping[str, Any]
     data: tuple[Data, ...]
-    evaluations: tuple[Evaluation, ...]
+    evaluations: tuple[RecordedEvaluation, ...]
     gates: tuple[Gate, ...]
     history: History
     monitoring: Monitoring | None
-    prompt: Prompt | None = None
+    prompt: RecordedPrompt | None = None
     model: Model | None = None
     tabular: Tabular | None = None
     guards: tuple[str, ...] = ()

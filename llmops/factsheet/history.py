@@ -10,15 +10,15 @@ from llmops.audit import AuditEntry, Verification, verify
 from llmops.errors import Corrupted, StoreUnavailable
 from llmops.factsheet.contents import (
     Action,
-    Alarm,
-    Difference,
     Gate,
     History,
+    MetricDifference,
     Monitoring,
-    Move,
     Period,
+    RecordedAlarm,
+    RecordedMove,
+    RecordedWindow,
     Registered,
-    Window,
     iso,
     to_the_second,
 )
@@ -115,7 +115,7 @@ def _gate(gate: Verdict, file: Verdict, *, current: bool = True) -> Gate:
         run_id=gate.get("runs", {}).get("b"),
         rules=gate.get("rules") or file.get("rules") or {},
         differences=tuple(
-            Difference(
+            MetricDifference(
                 metric=name,
                 a=metric["a"],
                 b=metric["b"],
@@ -146,12 +146,12 @@ def history_of(trail: AuditTrail, kept: Sequence[Mapping[str, Any]], version: Ve
     complete = len(kept) < _FULL and len(canonical_json(list(kept))) < _FULL_TEXT  # nothing was dropped
     source = "audit log" if trail.entries else "registry"
     began = (to_the_second(trail.entries[0].at) or "") if trail.entries else None
-    told: list[tuple[Move, Iterable[str | None]]] = []  # each with the versions that it is about
+    told: list[tuple[RecordedMove, Iterable[str | None]]] = []  # each with the versions that it is about
     for each in kept:
         at, what, old, new, why = to_the_second(each["at"]), each["what"], each["from"], each["to"], each["why"]
         if began is None or (at or "") < began:
             forced = what == "promote" and not why.startswith(GATE_PASSED)
-            told.append((Move(at, what, old, new, why, forced=forced), (old, new)))
+            told.append((RecordedMove(at, what, old, new, why, forced=forced), (old, new)))
     if trail.entries:
         source += ", and before it from the registry" if told else ""
         complete = complete or trail.entries[0].action != "opening"
@@ -173,25 +173,25 @@ def history_of(trail: AuditTrail, kept: Sequence[Mapping[str, Any]], version: Ve
     )
 
 
-def _logged(entry: AuditEntry, *, finished: bool) -> tuple[Move, Iterable[str | None]]:
+def _logged(entry: AuditEntry, *, finished: bool) -> tuple[RecordedMove, Iterable[str | None]]:
     """An entry as a move, and the versions that it tells of. finished: of an intent, whether it was carried out."""
     at, details = to_the_second(entry.at), entry.details
     if entry.action in ("opening", "found"):
         standing: Mapping[str, str] = details.get("standing", {})
-        shown = ", ".join(f"{place} {value}" for place, value in sorted(standing.items())) or "nothing"
+        shown = ", ".join(f"{alias} {value}" for alias, value in sorted(standing.items())) or "nothing"
         why = f"the log begins with {shown}" if entry.action == "opening" else f"moved around the log: {shown}"
         about = (*standing.values(), *details.get("expected", {}).values())
-        return Move(at, _FOUND, None, standing.get(CHAMPION), why, entry.actor), about
+        return RecordedMove(at, _FOUND, None, standing.get(CHAMPION), why, entry.actor), about
     if entry.action in ("register", "gate"):
         why = f"{details.get('suite')}: {details.get('verdict')}" if entry.action == "gate" else ""
-        return Move(at, entry.action, details.get("against"), entry.subject, why, entry.actor), (entry.subject,)
+        return RecordedMove(at, entry.action, details.get("against"), entry.subject, why, entry.actor), (entry.subject,)
     what = str(details["what"]) if finished else f"{details['what']}, begun and not finished"
     old, new, why = details["from"], details["to"], str(details["why"])
-    move = Move(at, what, old, new, why, entry.actor, forced=entry.action == "force-promote")
+    move = RecordedMove(at, what, old, new, why, entry.actor, forced=entry.action == "force-promote")
     if entry.action != "traffic":
         return move, (old, new)
     # A change of traffic is about those between whom it was shared.
-    return move, [details.get("before", {}).get(place) for place in (CHAMPION, CHALLENGER)]
+    return move, [details.get("before", {}).get(alias) for alias in (CHAMPION, CHALLENGER)]
 
 
 def _trust(trail: AuditTrail, name: str) -> tuple[str, tuple[str, ...]]:
@@ -216,7 +216,7 @@ def _trust(trail: AuditTrail, name: str) -> tuple[str, tuple[str, ...]]:
     )
 
 
-def periods_of(ref: str, moves: Iterable[Move], *, is_champion: bool) -> tuple[Period, ...]:
+def periods_of(ref: str, moves: Iterable[RecordedMove], *, is_champion: bool) -> tuple[Period, ...]:
     """Its times as champion, oldest first. What was found without a record begins and ends a time nobody knows when.
 
     moves: of the app, oldest first.
@@ -307,12 +307,12 @@ def monitoring_of(store: Store, name: str, ref: str, periods: Sequence[Period]) 
     )
 
 
-def _window(run: Any) -> tuple[Window, Any, list[str]]:
+def _window(run: Any) -> tuple[RecordedWindow, Any, list[str]]:
     """A monitored window, its run of MLflow's, and the releases named in it."""
     tags, metrics = run.data.tags, run.data.metrics
     since, until = tags.get("llmops.since") or None, tags.get("llmops.until")
     is_time = until not in ("", None, "None")  # the last is what the tag holds where the verdict had null
-    window = Window(
+    window = RecordedWindow(
         since=to_the_second(since) if is_time else None,
         until=to_the_second(until) if is_time else None,
         rows=int(metrics["rows"]) if "rows" in metrics else None,
@@ -325,7 +325,7 @@ def _window(run: Any) -> tuple[Window, Any, list[str]]:
     return window, run, [name for name in tags.get("llmops.release", "").split(", ") if name]
 
 
-def _alarms(store: Store, window: Window, run: Any, releases: Sequence[str], ref: str) -> list[Alarm]:
+def _alarms(store: Store, window: RecordedWindow, run: Any, releases: Sequence[str], ref: str) -> list[RecordedAlarm]:
     """Alarms of the version and of all traffic; not those of other versions alone."""
     told = []
     for alarm in json_file(store, run.info.run_id, VERDICT_FILE).get("alarms", ()):
@@ -334,7 +334,7 @@ def _alarms(store: Store, window: Window, run: Any, releases: Sequence[str], ref
         if named and ref not in named and len(named) == len(slices):
             continue
         told.append(
-            Alarm(
+            RecordedAlarm(
                 since=window.since or "",
                 until=window.until or "",
                 what=str(alarm["what"]),

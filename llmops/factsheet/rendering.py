@@ -7,7 +7,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from llmops.evaluation.gate_rules import GateRules
-from llmops.factsheet.contents import UNKNOWN, Evaluation, Factsheet, Gate, Metric, Monitoring, Tabular, when
+from llmops.factsheet.contents import (
+    UNKNOWN,
+    Factsheet,
+    Gate,
+    Monitoring,
+    RecordedEvaluation,
+    RecordedMetric,
+    Tabular,
+    when,
+)
 from llmops.pages.numbers import count, counted, printable, share
 from llmops.pages.rendering import Axis, page, render_blocks
 
@@ -131,12 +140,12 @@ def _registered_with(model: Tabular) -> tuple[str, dict[str, Any]]:
     return run, {name: value for name, value in model.provenance.items() if name not in elsewhere}
 
 
-def _axis(rows: Iterable[tuple[Any, Any, Metric]]) -> Axis | None:
+def _axis(rows: Iterable[tuple[Any, Any, RecordedMetric]]) -> Axis | None:
     """From 0 to 1, which shares and scores lie within; None where none does."""
     return Axis(0.0, 1.0) if any(_fits(metric) for *_, metric in rows) else None
 
 
-def _fits(metric: Metric) -> bool:
+def _fits(metric: RecordedMetric) -> bool:
     ends = [] if metric.mean is None else [metric.mean, *(metric.ci95 or ())]
     return bool(ends) and all(-0.05 <= end <= 1.05 for end in ends)
 
@@ -212,7 +221,7 @@ def _of_gate(gate: Gate) -> list[Case]:
     ]
 
 
-def _of_evaluation(run: Evaluation) -> list[Case]:
+def _of_evaluation(run: RecordedEvaluation) -> list[Case]:
     # A name with spaces is set apart from the sentence around it.
     called, short = f"“{run.suite}”" if " " in run.suite else run.suite, run.run_id[:8]
     small = dict.fromkeys(part.name for part in run.slices if (part.metric.n_scored or 0) < FEW_ROWS_OF_A_SLICE)

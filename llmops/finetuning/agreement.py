@@ -29,7 +29,7 @@ NEAR_TIE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement(JsonData):
+class EngineAgreement(JsonData):
     """Greedy answers of llama.cpp, read again by transformers.
 
     tokens: compared. largest, mean: difference of a log-probability, in nats, among the likeliest RIVALS tokens of each
@@ -61,7 +61,7 @@ def check_agreement(
     beginning: Sequence[Message],
     threads: int,
     show: ShowProgress,
-) -> Agreement:
+) -> EngineAgreement:
     """Has llama.cpp answer greedily, as it does when it serves, and transformers read the answers.
 
     base: with the adapter. merged: the file, at float32. rows: whose prompts are answered. beginning: the messages that
@@ -92,7 +92,7 @@ def check_agreement(
             near_ties += behind > 0
     if not tokens:
         raise CannotRun(f"{merged.name}: no answer of llama.cpp holds a token that could be compared")
-    return Agreement(len(rows), tokens, max(differences), sum(differences) / len(differences), near_ties)
+    return EngineAgreement(len(rows), tokens, max(differences), sum(differences) / len(differences), near_ties)
 
 
 async def _answers(

@@ -15,7 +15,7 @@ from typing import Any
 
 from llmops.errors import EngineUnavailable, UsageError
 from llmops.eval_runs.evaluations import read_suite
-from llmops.finetuning.agreement import PROMPTS, Agreement, check_agreement
+from llmops.finetuning.agreement import PROMPTS, EngineAgreement, check_agreement
 from llmops.finetuning.lora import CHECKPOINT_SECONDS, CHECKPOINTS, NO_PACKAGES, BaseModel, TrainingLog, train
 from llmops.finetuning.recipe import Recipe, make_recipe, read_recipe
 from llmops.finetuning.training_rows import RowCounts, TrainingRow, rendered, training_rows
@@ -49,7 +49,7 @@ class FineTune(Shown):
     version: ModelVersion
     counts: RowCounts
     log: TrainingLog
-    agreement: Agreement | None
+    agreement: EngineAgreement | None
     run_id: str
     folder: Path
     new: bool
@@ -175,7 +175,7 @@ def run_recipe(
         for known in registry.models.versions(recipe.target):
             if known.provenance.get("finetune") == identity:
                 run_id = str(known.provenance["finetune_run"])
-                done = checked(Trained, read_summary(registry.store, run_id))
+                done = checked(TrainingOutcome, read_summary(registry.store, run_id))
                 return FineTune(recipe, known, done.counts, done.log, done.agreement, run_id, folder, new=False)
         write_text(folder / _RECIPE_FILE, recipe.to_toml())
         write_text(folder / _ROWS_FILE, "".join(f"{json.dumps(row)}\n" for row in asked))
@@ -225,12 +225,12 @@ def run_recipe(
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class TrainingOutcome:
     """What is known of a fine-tune once it is trained; also as MLflow's run holds it, in `summary.json`."""
 
     counts: RowCounts
     log: TrainingLog
-    agreement: Agreement | None = None
+    agreement: EngineAgreement | None = None
 
 
 def _trained(
@@ -242,11 +242,11 @@ def _trained(
     tell: Callable[[str], None],
     show: ShowProgress,
     checkpoint_seconds: float,
-) -> Trained:
+) -> TrainingOutcome:
     """Trains the adapter into the work folder, or reads what became of it there."""
     kept = work / _TRAINED_FILE
     if kept.exists():
-        return checked(Trained, read_json(kept))
+        return checked(TrainingOutcome, read_json(kept))
     tell(f"loading {recipe.model}")
     encoded = [(row, loaded().encode(row)) for row in rows]
     short = [(row, each) for row, each in encoded if len(each.input_ids) <= recipe.longest]
@@ -261,6 +261,6 @@ def _trained(
     log = train(
         loaded(), trained, validation, recipe, work, show=show, tell=tell, checkpoint_seconds=checkpoint_seconds
     )
-    done = Trained(counts, log)
+    done = TrainingOutcome(counts, log)
     replace_text(kept, json.dumps(asdict(done)))
     return done

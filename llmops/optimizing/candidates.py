@@ -1,4 +1,4 @@
-"""Candidate prompts: the current one with another instruction, other demonstrations, or both.
+"""PromptCandidate prompts: the current one with another instruction, other demonstrations, or both.
 
 An instruction is a template's system turn. A demonstration is a row as a pair of turns: what the last turn asks of it,
 and its expected answer.
@@ -37,7 +37,7 @@ _REPEATS = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class PromptCandidate:
     """A prompt that may replace the current one.
 
     instruction: its name.
@@ -58,7 +58,7 @@ class Candidate:
         }
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Candidate:
+    def from_json(cls, values: Mapping[str, Any]) -> PromptCandidate:
         """Reads what `to_json` gave."""
         shown = tuple(values["demonstrations"])
         return cls(values["instruction"], shown, values["keeps_examples"], parse_prompt(values["prompt"]))
@@ -147,14 +147,14 @@ def draw_candidates(
     most: int,
     most_examples: int,
     seed: int,
-) -> list[Candidate]:
+) -> list[PromptCandidate]:
     """At most so many different candidates: first every instruction with the current examples and with none, then
     subsets and orders of the demonstrations, drawn at random, with an instruction drawn at random.
 
     most_examples: demonstrations of a candidate; 0: every candidate keeps the current examples.
     """
     chance, own = random.Random(seed), examples_of(current)  # noqa: S311 - no secret
-    found: dict[str, Candidate] = {}
+    found: dict[str, PromptCandidate] = {}
 
     def add(instruction: str, shown: Sequence[str], keeps: bool) -> bool:
         """Whether it is a new one."""
@@ -163,7 +163,7 @@ def draw_candidates(
         known: Collection[str] = {current.content_hash, *found}
         if template.content_hash in known or template.variables != current.variables:
             return False
-        found[template.content_hash] = Candidate(instruction, tuple(shown), keeps, template)
+        found[template.content_hash] = PromptCandidate(instruction, tuple(shown), keeps, template)
         return True
 
     for name in instructions:

@@ -33,12 +33,12 @@ from llmops.evaluation.scorers.protocol import limits_of
 from llmops.evaluation.statistics import MeanEstimate
 from llmops.evaluation.suite import Suite, primary_scorer
 from llmops.hashing import content_hash
-from llmops.optimizing.candidates import CURRENT, Candidate, Contamination, draw_candidates
+from llmops.optimizing.candidates import CURRENT, Contamination, PromptCandidate, draw_candidates
 from llmops.optimizing.optimism import gain_of, optimism_of
 from llmops.optimizing.proposing import proposals, proposals_by_mlflow
 from llmops.optimizing.race import race, ranked, schedule
 from llmops.optimizing.result import Optimization
-from llmops.optimizing.split import Split, split_rows
+from llmops.optimizing.split import RowSplit, split_rows
 from llmops.processes import run_async
 from llmops.progress import ShowProgress, progress_bar
 from llmops.prompt_file import format_prompt, instruction_of, write_next
@@ -189,7 +189,7 @@ class Study:
             self.progress("splitting rows", 0, 0)
             kept = record.read(SPLIT) if record is not None else None
             split = (
-                Split.from_json(kept)
+                RowSplit.from_json(kept)
                 if kept is not None
                 else split_rows(
                     list(suite.rows),
@@ -213,12 +213,12 @@ class Study:
             judged = None
             if chosen["best"] is not None:
                 self.progress("reading held-out rows", 0, 0)
-                best = Candidate.from_json(chosen["best"])
+                best = PromptCandidate.from_json(chosen["best"])
                 record.claim(split.held_out_keys, best.template.content_hash)
                 judged = await self._judge(answers, split, best)
         return self._finished(record, split, chosen, judged)
 
-    async def _choose(self, answers: Answers, split: Split) -> dict[str, Any]:
+    async def _choose(self, answers: Answers, split: RowSplit) -> dict[str, Any]:
         """The race as JSON: the best candidate, or None if the current prompt is as good; and what was tried."""
         deciding, budget = self.deciding, self.options.budget
         selection = split.part("selection", self.suite.rows)
@@ -268,8 +268,8 @@ class Study:
         }
 
     async def _candidates(
-        self, answers: Answers, split: Split, guard: Contamination, n_selection: int
-    ) -> Sequence[Candidate]:
+        self, answers: Answers, split: RowSplit, guard: Contamination, n_selection: int
+    ) -> Sequence[PromptCandidate]:
         options, current = self.options, self.current.template
         own = split.part("demonstrations", self.suite.rows) if self.pool is None else self._pool_rows(self.pool, guard)
         instructions = dict(self.instructions)
@@ -307,7 +307,7 @@ class Study:
                 guard.rejected[NEAR_DUPLICATE] += len(rows)
         return kept
 
-    async def _judge(self, answers: Answers, split: Split, best: Candidate) -> dict[str, Any]:
+    async def _judge(self, answers: Answers, split: RowSplit, best: PromptCandidate) -> dict[str, Any]:
         """The gate's verdict on held-out rows, as JSON."""
         suite, deciding = self.suite, self.deciding
         rows, scorers = split.part("held_out", suite.rows), suite.make_scorers()
@@ -351,7 +351,7 @@ class Study:
         return found, gain_of(scorer, before, after, clusters)
 
     def _finished(
-        self, record: OptimizationRecord, split: Split, chosen: Mapping[str, Any], judged: Mapping[str, Any] | None
+        self, record: OptimizationRecord, split: RowSplit, chosen: Mapping[str, Any], judged: Mapping[str, Any] | None
     ) -> Optimization:
         """Writes the prompt file and completes the record."""
         best, held_out, optimism = chosen["best"], None, None
@@ -377,7 +377,7 @@ class Study:
             **{name: chosen[name] for name in _CHOSEN_FIELDS},
         )
         if best is not None and held_out is not None and held_out["verdict"] != "fail":
-            template = replace(Candidate.from_json(best).template, description=result.origin)
+            template = replace(PromptCandidate.from_json(best).template, description=result.origin)
             self.progress("writing the prompt file", 0, 0)
             file = write_next(data_folder(self.evaluations.settings, "prompts") / self.current.name, template)
             result = replace(result, file=str(file))

@@ -21,7 +21,7 @@ _SHARES_BESIDE_POOL = {"demonstrations": 0.0, "selection": 0.5, "held_out": 0.5}
 
 
 @dataclass(frozen=True, slots=True)
-class Split(JsonData):
+class RowSplit(JsonData):
     """Ids of a suite's rows by what they are used for. held_out_keys, used_keys: by what held-out rows, and all others,
     are known again, whatever their ids: hashes of what they ask."""
 
@@ -32,7 +32,7 @@ class Split(JsonData):
     used_keys: tuple[str, ...]
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Split:
+    def from_json(cls, values: Mapping[str, Any]) -> RowSplit:
         """Reads what `to_json` gave."""
         return cls(**{name: tuple(ids) for name, ids in values.items()})
 
@@ -44,7 +44,7 @@ class Split(JsonData):
 
 def split_rows(
     rows: Sequence[EvalRow], *, seed: int, cluster_by: str | None = None, read: Collection[str] = (), pool: bool = False
-) -> Split:
+) -> RowSplit:
     """Parts the rows by chance, but the same for one seed, in groups as `row_groups` makes them. A group is taken by
     the part that lacks most.
 
@@ -69,7 +69,7 @@ def split_rows(
     ids = {name: tuple(row.id for row in part) for name, part in parts.items()}
     used = [*parts["demonstrations"], *parts["selection"]]
     keys = {"held_out_keys": parts["held_out"], "used_keys": used}
-    return Split(**ids, **{name: tuple(map(question_hash, some)) for name, some in keys.items()})
+    return RowSplit(**ids, **{name: tuple(map(question_hash, some)) for name, some in keys.items()})
 
 
 def _draw(seed: int, group: Sequence[EvalRow]) -> str:

@@ -68,9 +68,9 @@ class Execution:
             self.recorder.end(result, None)
         except Exception as error:
             self.failure = error
-            place = f"step {self.step}" if self.step else "between its steps"
+            where = f"step {self.step}" if self.step else "between its steps"
             try:
-                self.recorder.end(None, f"{place}: {told(error)}")
+                self.recorder.end(None, f"{where}: {told(error)}")
             except CannotRun as also:
                 _log.warning("the failure of %s@%s is not recorded: %s", self.pipeline.name, self.cycle, also)
             raise

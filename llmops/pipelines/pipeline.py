@@ -140,8 +140,8 @@ class StepFailed(CannotRun):
     def __init__(self, run: PipelineRun, step: str | None, cause: BaseException) -> None:
         self.run, self.step = run, step
         self.exit_code = cause.exit_code if isinstance(cause, LlmopsError) else CannotRun.exit_code
-        place = f"step {step}" if step else "between its steps"
-        super().__init__(f"{run.ref}: {place}: {told(cause)}")
+        where = f"step {step}" if step else "between its steps"
+        super().__init__(f"{run.ref}: {where}: {told(cause)}")
 
 
 def reference(pipeline: str, cycle: str) -> str:

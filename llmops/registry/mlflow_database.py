@@ -147,8 +147,8 @@ class DatabaseClient:
 
     def set_model_version_tag(self, name: str, version: str, key: str, value: str) -> None:
         self._version(name, version)
-        place = {"workspace": _WORKSPACE, "name": name, "version": int(version), "key": key}
-        self._set(_version_tags, place, {"value": value})
+        where = {"workspace": _WORKSPACE, "name": name, "version": int(version), "key": key}
+        self._set(_version_tags, where, {"value": value})
 
     def get_experiment_by_name(self, name: str) -> Any | None:
         found = self._experiments(_experiments.c.name == name)
@@ -228,10 +228,10 @@ class DatabaseClient:
 
     def _registered(self, name: str | None = None) -> list[Any]:
         """Registered models and prompts, all or the one of this name; their newest version stands for all."""
-        place = {} if name is None else {"name": name}
-        tags = _by_first(self._all(_rows(_model_tags, "name", "key", "value", **place)))
-        aliases = _by_first(self._all(_rows(_aliases, "name", "alias", "version", **place)))
-        versions = _by_first(self._all(_kept_versions("name", "version", "current_stage", **place)))
+        where = {} if name is None else {"name": name}
+        tags = _by_first(self._all(_rows(_model_tags, "name", "key", "value", **where)))
+        aliases = _by_first(self._all(_rows(_aliases, "name", "alias", "version", **where)))
+        versions = _by_first(self._all(_kept_versions("name", "version", "current_stage", **where)))
         return [
             SimpleNamespace(
                 **_columns(row, "name", "description"),
@@ -241,15 +241,15 @@ class DatabaseClient:
                 aliases=aliases[row.name],
                 latest_versions=[SimpleNamespace(version=max(versions[row.name]))] if versions[row.name] else [],
             )
-            for row in self._all(_rows(_models, **place).order_by(_models.c.name))
+            for row in self._all(_rows(_models, **where).order_by(_models.c.name))
         ]
 
     def _versions(self, name: str, **version: int) -> list[Any]:
         """Versions of a registered model or prompt, all or the one of this number, the newest first."""
-        place: dict[str, Any] = {"name": name, **version}
-        tags = _by_first(self._all(_rows(_version_tags, "version", "key", "value", **place)))
-        aliases = _by_first(self._all(_rows(_aliases, "version", "alias", "name", **place)))
-        query = _kept_versions(**place).order_by(_versions.c.version.desc())
+        where: dict[str, Any] = {"name": name, **version}
+        tags = _by_first(self._all(_rows(_version_tags, "version", "key", "value", **where)))
+        aliases = _by_first(self._all(_rows(_aliases, "version", "alias", "name", **where)))
+        query = _kept_versions(**where).order_by(_versions.c.version.desc())
         return [
             SimpleNamespace(
                 **_columns(row, "name", "version", "description", "user_id", "source", "run_id"),
@@ -332,27 +332,27 @@ class DatabaseClient:
         uri = urlsplit(found[0].artifact_uri)
         return Path(url2pathname(uri.path)) if uri.scheme in ("", "file") else None
 
-    def _set(self, table: sa.TableClause, place: Mapping[str, Any], value: Mapping[str, Any]) -> None:
+    def _set(self, table: sa.TableClause, where: Mapping[str, Any], value: Mapping[str, Any]) -> None:
         insert = sqlite.insert if self.database.dialect.name == "sqlite" else postgresql.insert
-        statement = insert(table).values(**place, **value)
+        statement = insert(table).values(**where, **value)
         with self.database.begin() as connection:
-            connection.execute(statement.on_conflict_do_update(index_elements=list(place), set_=dict(value)))
+            connection.execute(statement.on_conflict_do_update(index_elements=list(where), set_=dict(value)))
 
-    def _delete(self, table: sa.TableClause, place: Mapping[str, Any]) -> None:
+    def _delete(self, table: sa.TableClause, where: Mapping[str, Any]) -> None:
         with self.database.begin() as connection:
-            connection.execute(sa.delete(table).where(*(table.c[name] == value for name, value in place.items())))
+            connection.execute(sa.delete(table).where(*(table.c[name] == value for name, value in where.items())))
 
 
-def _rows(table: sa.TableClause, *columns: str, **place: Any) -> sa.Select[Any]:
+def _rows(table: sa.TableClause, *columns: str, **where: Any) -> sa.Select[Any]:
     """Columns, or all of them, of the rows of MLflow's only workspace where these columns hold these values."""
     chosen = [table.c[name] for name in columns] or list(table.c)
-    where = (table.c[name] == value for name, value in {"workspace": _WORKSPACE, **place}.items())
-    return sa.select(*chosen).where(*where)
+    conditions = (table.c[name] == value for name, value in {"workspace": _WORKSPACE, **where}.items())
+    return sa.select(*chosen).where(*conditions)
 
 
-def _kept_versions(*columns: str, **place: Any) -> sa.Select[Any]:
+def _kept_versions(*columns: str, **where: Any) -> sa.Select[Any]:
     """As `_rows`, of the versions that MLflow has not marked as deleted."""
-    return _rows(_versions, *columns, **place).where(_versions.c.current_stage != "Deleted_Internal")
+    return _rows(_versions, *columns, **where).where(_versions.c.current_stage != "Deleted_Internal")
 
 
 def _columns(row: sa.Row[Any], *names: str) -> dict[str, Any]:

@@ -221,15 +221,15 @@ class Promotions(VersionRegistry[V]):
         if remember == "first":
             self.remember(move)
         with translated(f"app {name}"):
-            for place, value in move.after.items():
-                if place == TRAFFIC and value is not None:
+            for alias, value in move.after.items():
+                if alias == TRAFFIC and value is not None:
                     client.set_registered_model_tag(name, TRAFFIC_TAG, value)
-                elif place == TRAFFIC:
+                elif alias == TRAFFIC:
                     client.delete_registered_model_tag(name, TRAFFIC_TAG)
                 elif value is not None:
-                    client.set_registered_model_alias(name, place, str(Ref.parse(value).version))
+                    client.set_registered_model_alias(name, alias, str(Ref.parse(value).version))
                 else:
-                    client.delete_registered_model_alias(name, place)
+                    client.delete_registered_model_alias(name, alias)
         if remember == "last":
             self.remember(move)
         try:
@@ -274,7 +274,7 @@ class Promotions(VersionRegistry[V]):
         history = [*self.history(move.name), entry]
         kept = [each for each in history if each["what"] in CHAMPION_MOVES][-_MOVES_KEPT:]
         while len(history) > 1 and (len(history) > _HISTORY_LENGTH or len(canonical_json(history)) > _MOST_HISTORY):
-            others = (place for place, each in enumerate(history[:-1]) if not any(each is one for one in kept))
+            others = (position for position, each in enumerate(history[:-1]) if not any(each is one for one in kept))
             del history[next(others, 0)]
         with translated(f"app {move.name}"):
             self.store.client.set_registered_model_tag(move.name, _HISTORY_TAG, canonical_json(history))

@@ -33,7 +33,7 @@ _TRIED_ROWS = 40
 _NULLS = 0.2  # of the values made up for a nullable column
 
 
-class Columns:
+class ColumnArrays:
     """Arrays by name, as many values in each: what takes a frame's place."""
 
     def __init__(self, arrays: Mapping[str, Array]) -> None:
@@ -45,7 +45,7 @@ class Columns:
 
 
 def compiled(estimator: Any, schema: RowSchema) -> Any | None:
-    """A copy of a fitted estimator whose `predict` and `predict_proba` read `Columns`; None where it needs a frame."""
+    """A copy of a fitted estimator that predicts from `ColumnArrays`; None where it needs a frame."""
     import numpy as np
     import pandas as pd
 
@@ -57,7 +57,7 @@ def compiled(estimator: Any, schema: RowSchema) -> Any | None:
             for arrays, method in itertools.product((made_up, first), ("predict", "predict_proba")):
                 if hasattr(estimator, method):
                     expected = getattr(estimator, method)(pd.DataFrame(arrays, copy=False))
-                    if not _same(expected, getattr(quick, method)(Columns(arrays))):
+                    if not _same(expected, getattr(quick, method)(ColumnArrays(arrays))):
                         return None
     except Exception as error:  # noqa: BLE001  whatever it is that does not work, frames do
         logger.debug("a %s is asked with frames: %s", type(estimator).__name__, error)
@@ -158,7 +158,7 @@ def _reading_columns(part: Any) -> Any:
 class _Whole:
     """All columns as one matrix."""
 
-    def transform(self, columns: Columns) -> Array:
+    def transform(self, columns: ColumnArrays) -> Array:
         """The matrix that the next step reads, of shape (rows, columns)."""
         return _matrix(list(columns.arrays.values()))
 
@@ -174,7 +174,7 @@ class _Split:
             if transformer != "drop" and len(names)
         ]
 
-    def transform(self, columns: Columns) -> Any:
+    def transform(self, columns: ColumnArrays) -> Any:
         """The matrix that the next step reads, of shape (rows, features)."""
         import numpy as np
         from scipy import sparse

@@ -75,7 +75,7 @@ class TabularModel:
         with self._threads.limit(limits=1):
             compiled = quick.compiled(estimator, schema)
         self._estimator = estimator if compiled is None else compiled
-        self._read: Callable[[Columns], Any] = _frame if compiled is None else quick.Columns
+        self._read: Callable[[Columns], Any] = _frame if compiled is None else quick.ColumnArrays
 
     def predict(self, rows: Sequence[Mapping[str, Any]]) -> Predictions:
         """Raises BadRow for the first row that the schema refuses or the model cannot compute."""

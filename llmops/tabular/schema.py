@@ -111,8 +111,8 @@ class BadRow(UsageError):
 
     def __init__(self, row: int, column: str | None, problem: str) -> None:
         self.row, self.column, self.problem = row, column, problem
-        place = f"row {row}" if column is None else f"row {row}, column {_shown(column)}"
-        super().__init__(f"{place}: {problem}")
+        where = f"row {row}" if column is None else f"row {row}, column {_shown(column)}"
+        super().__init__(f"{where}: {problem}")
 
 
 def columns_of(schema: RowSchema, rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray[Any, Any]]:

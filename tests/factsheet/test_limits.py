@@ -10,7 +10,7 @@ from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, RowResult, Score
 from llmops.evaluation.statistics import mean_interval
 from llmops.factsheet.collecting import MOST_SLICES, slices_of
-from llmops.factsheet.contents import Data, Factsheet, History, Move, Period, Registered, when
+from llmops.factsheet.contents import Data, Factsheet, History, Period, RecordedMove, Registered, when
 from llmops.factsheet.history import periods_of
 from llmops.factsheet.rendering import limits_of, unknown_of
 from tests.factsheet.conftest import AT, LATER, evaluation, gate, sheet, tabular_sheet
@@ -79,7 +79,7 @@ def test_what_is_not_on_record_is_listed():
         registered=(Registered("release", "assistant@2"),),
         data=(Data("evaluation", "qa", None),),
         history=History(
-            (Move(AT, "promote", None, "assistant@2", "x"),), (Period(None, None, True),), "registry", False
+            (RecordedMove(AT, "promote", None, "assistant@2", "x"),), (Period(None, None, True),), "registry", False
         ),
         model=dataclasses.replace(sheet().model, licence=None),  # type: ignore[type-var]
     )
@@ -131,8 +131,8 @@ def test_each_slice_has_its_mean_interval_and_failures_and_rows_of_one_source_co
     assert high - low > (alone["topic=geo"] or (0, 0))[1] - (alone["topic=geo"] or (0, 0))[0]
 
 
-def move(at: int, old: str | None, new: str | None, what: str = "promote", why: str = "gate passed") -> Move:
-    return Move(f"2026-05-{at:02}", what, old, new, why, forced=why != "gate passed" and what == "promote")
+def move(at: int, old: str | None, new: str | None, what: str = "promote", why: str = "gate passed") -> RecordedMove:
+    return RecordedMove(f"2026-05-{at:02}", what, old, new, why, forced=why != "gate passed" and what == "promote")
 
 
 def test_a_promotion_begins_a_time_that_the_next_or_a_rollback_ends():

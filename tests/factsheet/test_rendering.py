@@ -14,7 +14,7 @@ from markdown_it import MarkdownIt
 
 from llmops.api.versions import FactSheet
 from llmops.errors import CannotRun
-from llmops.factsheet.contents import Data, Factsheet, Metric, Monitoring, Window
+from llmops.factsheet.contents import Data, Factsheet, Monitoring, RecordedMetric, RecordedWindow
 from llmops.factsheet.rendering import cell, html, markdown, readable
 from llmops.pages.numbers import printable
 from tests.factsheet.conftest import evaluation, gate, sheet, tabular_sheet
@@ -29,7 +29,7 @@ def test_a_sheet_is_plain_json_with_every_field_by_its_name_and_null_for_no_numb
     assert sheet().to_json()["evaluations"][0]["metrics"][0] == {
         "name": "correct", "mean": 0.61, "ci95": [0.55, 0.67], "n_scored": 240, "n_failed": 0,
     }  # fmt: skip
-    metric = Metric("r2", float("nan"), (float("-inf"), 0.5), 3)
+    metric = RecordedMetric("r2", float("nan"), (float("-inf"), 0.5), 3)
     told = sheet(evaluations=(evaluation(metrics=(metric,)),)).to_json()["evaluations"][0]["metrics"][0]
     assert told["mean"] is None
     assert told["ci95"] == [None, 0.5]
@@ -150,7 +150,7 @@ def test_the_pipeline_run_that_registered_a_tabular_model_is_told_in_words(cycle
 
 
 def test_a_tabular_model_is_monitored_by_rows_and_windows_by_their_names():
-    windows = tuple(Window(None, None, 90, "ok", 0, name=name) for name in ("batch 08", "batch 07"))
+    windows = tuple(RecordedWindow(None, None, 90, "ok", 0, name=name) for name in ("batch 08", "batch 07"))
     found = Monitoring(2, 180, None, None, 0, 0, 0.1, latest=windows, expected_over="12 windows",
                        first="batch 07", last="batch 08")  # fmt: skip
     shown = markdown(tabular_sheet(monitoring=found))

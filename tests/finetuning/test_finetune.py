@@ -128,7 +128,7 @@ def test_nothing_left_to_train_on_says_why(shop, tmp_path):
 
 def test_the_log_is_read_back_as_it_was_kept():
     log = TrainingLog({1: 0.5}, {0: 1.0}, 1, 10, 2.5)
-    assert checked(steps.Trained, json.loads(json.dumps({"counts": {}, "log": {**log.to_json()}}))).log == log
+    assert checked(steps.TrainingOutcome, json.loads(json.dumps({"counts": {}, "log": {**log.to_json()}}))).log == log
 
 
 def test_the_rows_of_the_guide_are_what_their_templates_make():

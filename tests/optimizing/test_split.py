@@ -7,13 +7,13 @@ import pytest
 from llmops.errors import CannotRun
 from llmops.evaluation.contamination import Pieces, row_groups
 from llmops.evaluation.eval_set import EvalRow
-from llmops.optimizing.split import FEWEST_HELD_OUT, Split, split_rows
+from llmops.optimizing.split import FEWEST_HELD_OUT, RowSplit, split_rows
 from tests.optimizing.conftest import rows_of
 
 ROWS = rows_of(range(100))
 
 
-def parts(split: Split) -> list[set[str]]:
+def parts(split: RowSplit) -> list[set[str]]:
     return [set(split.demonstrations), set(split.selection), set(split.held_out)]
 
 

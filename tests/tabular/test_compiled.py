@@ -22,7 +22,7 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardSc
 from threadpoolctl import threadpool_limits
 
 from llmops.tabular import Column, RowSchema, TabularModel
-from llmops.tabular.compiled import MOST_ROWS, Columns, compiled
+from llmops.tabular.compiled import MOST_ROWS, ColumnArrays, compiled
 from tests.tabular.fitted import (
     CLASSES,
     INPUTS,
@@ -53,7 +53,7 @@ def check_same(estimator: Any, schema: RowSchema, data: pd.DataFrame = DATA, *, 
     with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("error")
         for rows in (data, data[:MOST_ROWS], data[:1]):
-            columns = Columns({str(name): rows[name].to_numpy() for name in rows})
+            columns = ColumnArrays({str(name): rows[name].to_numpy() for name in rows})
             for expected, found in zip(predicted(estimator, rows), predicted(quick, columns), strict=True):
                 if expected.dtype.kind == "f":
                     np.testing.assert_allclose(found, expected, rtol=tolerance, atol=0)
