@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 
 if TYPE_CHECKING:
-    from llmops.api.testing import MeasuredRun, Ruling
+    from llmops.api.testing import MeasuredRun
+    from llmops.evaluation.gate import Verdict
 
 _ENDS: dict[str, Callable[..., NoReturn]] = {"fail": pytest.fail, "xfail": pytest.xfail, "skip": pytest.skip}
 _INCONCLUSIVE = ("llmops_verdict", "inconclusive")
@@ -59,15 +60,14 @@ def llmops_eval(request: pytest.FixtureRequest) -> Callable[..., MeasuredRun]:
         config.stash[_session_key] = TestSession((worker["testrunuid"] if worker else uuid.uuid4().hex)[:12])
     session = config.stash[_session_key]
 
-    def settle(ruling: Ruling) -> None:
+    def settle(found: Verdict, message: str) -> None:
         __tracebackhide__ = True
-        verdict = ruling.verdict.verdict
-        properties.append(("llmops_verdict", verdict))
-        if verdict == "fail":
-            pytest.fail(f"failed: {ruling.message}", pytrace=False)
-        if verdict == "inconclusive":
+        properties.append(("llmops_verdict", found.verdict))
+        if found.verdict == "fail":
+            pytest.fail(f"failed: {message}", pytrace=False)
+        if found.verdict == "inconclusive":
             end = config.getoption("llmops_inconclusive") or config.getini("llmops_inconclusive")
-            _ENDS[end](f"inconclusive: {ruling.message}", **({"pytrace": False} if end == "fail" else {}))
+            _ENDS[end](f"inconclusive: {message}", **({"pytrace": False} if end == "fail" else {}))
 
     def evaluate(suite: Any, **arguments: Any) -> MeasuredRun:
         __tracebackhide__ = True

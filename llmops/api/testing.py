@@ -7,7 +7,7 @@ import inspect
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 from uuid import uuid4
@@ -32,14 +32,6 @@ from llmops.state_files import make_private_folder
 def suite_rows(suite: str, limit: int | None = None) -> list[EvalRow]:
     """The rows of a suite, or the first of them. Raises UnknownVersion, BadFile."""
     return list(islice(read_suite(Settings.from_environment(), suite).rows, limit))
-
-
-@dataclass(frozen=True, slots=True)
-class Ruling:
-    """A verdict, and a message for whoever reads the test's report."""
-
-    verdict: Verdict
-    message: str
 
 
 class TestSession:
@@ -102,7 +94,8 @@ class MeasuredRun:
     In each, `scorer` is by default the suite's deciding one, and `slice` (`topic=geography`) the only rows that count.
     """
 
-    def __init__(self, run: Run, settle: Callable[[Ruling], None]) -> None:
+    def __init__(self, run: Run, settle: Callable[[Verdict, str], None]) -> None:
+        """settle: ends the test by a verdict, with a message for whoever reads its report."""
         self.run, self._settle = run, settle
 
     def at_least(self, value: float, scorer: str | None = None, *, slice: str | None = None) -> None:  # noqa: A002
@@ -150,7 +143,7 @@ class MeasuredRun:
             lines += _visible(comparison, run, scorer, part)
         if baseline is not None:
             lines.append(f"look at the rows: llmops eval compare {baseline.run_id} {run.run_id} --html rows.html")
-        self._settle(Ruling(verdict, "\n  ".join(lines)))
+        self._settle(verdict, "\n  ".join(lines))
 
 
 def _ruled(

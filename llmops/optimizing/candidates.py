@@ -63,14 +63,6 @@ class PromptCandidate:
         shown = tuple(values["demonstrations"])
         return cls(values["instruction"], shown, values["keeps_examples"], parse_prompt(values["prompt"]))
 
-    def sentence(self) -> str:
-        """What it is made of."""
-        examples = "the current examples" if self.keeps_examples else "no examples"
-        if self.demonstrations:
-            added = f"{len(self.demonstrations)} demonstrations ({', '.join(self.demonstrations)})"
-            examples = f"{examples} and {added}" if self.keeps_examples else added
-        return f"instruction {self.instruction}, {examples}"
-
 
 class Contamination:
     """Keeps candidates free of pieces of the rows that choose and judge; what the current prompt holds of them already
@@ -123,7 +115,7 @@ def _demonstration(template: PromptTemplate, row: EvalRow, choices: bool) -> tup
     """Raises MissingExpectation; UsageError, EngineRejected: it does not fit the template, or its response format."""
     if row.messages:
         raise UsageError("a conversation is no single question")
-    answer = _expected(row, choices).strip()
+    answer = (row_choices(row)[answer_index(row)] if choices else right_answer(row)).strip()
     wanted = template.parameters.response_format
     if wanted is not None and (problem := AnswerSchema(schema_of(wanted)).problem(answer)):
         raise UsageError(problem)
@@ -131,12 +123,6 @@ def _demonstration(template: PromptTemplate, row: EvalRow, choices: bool) -> tup
     if "{{" in asked + answer:
         raise UsageError("what it says would be read as a variable")
     return Message(role="user", content=asked), Message(role="assistant", content=answer)
-
-
-def _expected(row: EvalRow, choices: bool) -> str:
-    if choices:
-        return row_choices(row)[answer_index(row)]
-    return right_answer(row)
 
 
 def draw_candidates(

@@ -43,9 +43,9 @@ class Shown(ABC):
         """What else there is to know, which the command says on standard error."""
         return ()
 
-    @abstractmethod
     def records(self) -> Sequence[Mapping[str, Any]]:
-        """The rows of `to_pandas`; each class says what they are."""
+        """The rows of `to_pandas`: one, unless a class says otherwise."""
+        return [self.to_dict()]
 
     def to_pandas(self) -> pd.DataFrame:
         """`records` as a DataFrame."""

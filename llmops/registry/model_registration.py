@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,7 @@ def quantise(settings: Settings, registry: Registry, ref: str, type_name: str, s
             _restore(settings, registry, known, say)
             return known
     say(f"requantising {parent.ref} to {type_name}")
-    weights = store_weights(settings, _requantised(verified_path(parent, settings), type_name))
+    weights = store_weights(settings, partial(_requantised, verified_path(parent, settings), type_name))
     source = f"derived:{parent.ref}#{type_name}"
     return registry.models.register(_version(parent.name, source, weights, parent.licence, provenance))[0]
 
@@ -135,19 +136,16 @@ def register_finetuned(
 
     Raises UsageError: the parent is of a family that cannot be merged. CannotRun, Corrupted, StoreUnavailable.
     """
-    write = _merged(verified_path(parent, settings), adapter, name, str(provenance["weights"]))
+    write = partial(_merged, verified_path(parent, settings), adapter, name, str(provenance["weights"]))
     weights = store_weights(settings, write)
     derived = {"parent": parent.ref, "parent_sha256": parent.sha256, **provenance}
     return registry.models.register(_version(name, f"derived:{parent.ref}#lora", weights, parent.licence, derived))[0]
 
 
-def _merged(parent: Path, adapter: Path, name: str, type_name: str) -> Callable[[Path], Path]:
-    def write(incoming: Path) -> Path:
-        target = incoming / (name if parent.is_dir() else f"{name}.gguf")
-        merge(parent, adapter, target, type_name)
-        return target
-
-    return write
+def _merged(parent: Path, adapter: Path, name: str, type_name: str, incoming: Path) -> Path:
+    target = incoming / (name if parent.is_dir() else f"{name}.gguf")
+    merge(parent, adapter, target, type_name)
+    return target
 
 
 def _restore(settings: Settings, registry: Registry, model: ModelVersion, say: Say) -> None:
@@ -160,24 +158,21 @@ def _restore(settings: Settings, registry: Registry, model: ModelVersion, say: S
         _restore(settings, registry, parent, say)
         path, made = verified_path(parent, settings), model.provenance
         if "finetune_run" not in made:
-            store_weights(settings, _requantised(path, str(made["quantisation"])), model.sha256)
+            store_weights(settings, partial(_requantised, path, str(made["quantisation"])), model.sha256)
             return
         with scratch_folder("adapter") as folder, translated(f"the adapter of {model.ref}"):
             adapter = registry.store.client.download_artifacts(made["finetune_run"], ADAPTER, str(folder))
-            write = _merged(path, Path(adapter), model.name, str(made["weights"]))
+            write = partial(_merged, path, Path(adapter), model.name, str(made["weights"]))
             store_weights(settings, write, model.sha256)
     else:
         fetch(model.source, settings, sha256=model.sha256)
 
 
-def _requantised(parent: Path, type_name: str) -> Callable[[Path], Path]:
-    def write(incoming: Path) -> Path:
-        stem = parent.stem.rpartition(".")[0] or parent.stem
-        target = incoming / f"{stem}.{type_name}.gguf"
-        requantise(parent, target, type_name)
-        return target
-
-    return write
+def _requantised(parent: Path, type_name: str, incoming: Path) -> Path:
+    stem = parent.stem.rpartition(".")[0] or parent.stem
+    target = incoming / f"{stem}.{type_name}.gguf"
+    requantise(parent, target, type_name)
+    return target
 
 
 def _version(
