@@ -99,7 +99,8 @@ class DatabaseClient:
 
     def search_registered_models(self, max_results: int = 100, page_token: str | None = None) -> Page:
         found = [item for item in self._registered() if item.tags.get(_IS_PROMPT) != "true"]
-        return _page(found[_start(page_token) :], max_results, _start(page_token))
+        start = int(page_token or 0)
+        return _page(found[start:], max_results, start)
 
     def search_model_versions(self, filter_string: str) -> Any:
         named = re.fullmatch(r"name = '([^']+)'", filter_string)
@@ -108,7 +109,9 @@ class DatabaseClient:
         return [item for item in self._versions(named[1]) if _IS_PROMPT not in item.tags]
 
     def get_model_version(self, name: str, version: str) -> Any:
-        return self._version(name, version)
+        for item in self._versions(name, version=int(version)):
+            return item
+        raise UnknownVersion(f"Model Version (name={name}, version={version}) not found")
 
     def get_prompt(self, name: str) -> Any | None:
         found = [item for item in self._registered(name) if item.tags.pop(_IS_PROMPT, None) == "true"]
@@ -122,7 +125,7 @@ class DatabaseClient:
         return _page([item for item in self._versions(name) if _IS_PROMPT in item.tags], max_results)
 
     def get_prompt_version(self, name: str, version: str) -> Any | None:
-        item = self._version(name, version)
+        item = self.get_model_version(name, version)
         text = item.tags.get(_PROMPT_TEXT)
         if text is None:
             return None
@@ -139,14 +142,14 @@ class DatabaseClient:
         self._delete(_model_tags, {"workspace": _WORKSPACE, "name": name, "key": key})
 
     def set_registered_model_alias(self, name: str, alias: str, version: str) -> None:
-        self._version(name, version)
+        self.get_model_version(name, version)
         self._set(_aliases, {"workspace": _WORKSPACE, "name": name, "alias": alias}, {"version": int(version)})
 
     def delete_registered_model_alias(self, name: str, alias: str) -> None:
         self._delete(_aliases, {"workspace": _WORKSPACE, "name": name, "alias": alias})
 
     def set_model_version_tag(self, name: str, version: str, key: str, value: str) -> None:
-        self._version(name, version)
+        self.get_model_version(name, version)
         where = {"workspace": _WORKSPACE, "name": name, "version": int(version), "key": key}
         self._set(_version_tags, where, {"value": value})
 
@@ -162,7 +165,8 @@ class DatabaseClient:
 
     def search_experiments(self, max_results: int = 1000, page_token: str | None = None) -> Page:
         found = self._experiments(_experiments.c.lifecycle_stage == "active")
-        return _page(found[_start(page_token) :], max_results, _start(page_token))
+        start = int(page_token or 0)
+        return _page(found[start:], max_results, start)
 
     def get_run(self, run_id: str) -> Any:
         found = self._hydrated(self._all(sa.select(_runs).where(_runs.c.run_uuid == run_id)))
@@ -187,10 +191,9 @@ class DatabaseClient:
         query = query.where(
             _runs.c.experiment_id.in_(list(map(int, experiment_ids))), _runs.c.lifecycle_stage == "active"
         )
-        start = _runs.c.start_time
-        query = query.order_by(start.desc() if direction == "DESC" else start.asc(), _runs.c.run_uuid)
-        found = self._hydrated(self._all(query.limit(max_results + 1).offset(_start(page_token))))
-        return _page(found, max_results, _start(page_token))
+        began, start = _runs.c.start_time, int(page_token or 0)
+        query = query.order_by(began.desc() if direction == "DESC" else began.asc(), _runs.c.run_uuid)
+        return _page(self._hydrated(self._all(query.limit(max_results + 1).offset(start))), max_results, start)
 
     def set_tag(self, run_id: str, key: str, value: str) -> None:
         self.get_run(run_id)
@@ -260,11 +263,6 @@ class DatabaseClient:
             )
             for row in self._all(query)
         ]
-
-    def _version(self, name: str, version: str) -> Any:
-        for item in self._versions(name, version=int(version)):
-            return item
-        raise UnknownVersion(f"Model Version (name={name}, version={version}) not found")
 
     def _experiments(self, condition: sa.ColumnElement[bool]) -> list[Any]:
         query = sa.select(_experiments).where(condition, _experiments.c.workspace == _WORKSPACE)
@@ -383,11 +381,6 @@ def _runs_where(condition: str) -> sa.Select[Any] | None:
             _runs.c.run_uuid.in_(sa.select(_run_tags.c.run_uuid).where(_run_tags.c.key == said["tag"], asked))
         )
     return query
-
-
-def _start(token: str | None) -> int:
-    """How many that a search finds come before the page of this token."""
-    return int(token or 0)
 
 
 def _page(found: Sequence[Any], most: int, start: int = 0) -> Page:
