@@ -242,23 +242,17 @@ def promote(ref: str, *, force: bool = False, why: str | None = None, settings: 
         raise UsageError("--force and --why TEXT go together")
     settings = settings or Settings.from_environment()
     registry = _opened(settings)
-    reference, said = None, ""
-    if Ref.parse(ref).name in registry.tabular_versions.names():
-        version = registry.tabular_versions.get(ref)
-        old_version = registry.tabular_versions.promote(version, why=why)
-        was = old_version.ref if old_version else None
-        app, champion = version.name, version.ref
-    else:
-        found = registry.release_versions.get(ref)
-        refuse_lost_weights(found.model, settings)
-        old_release = registry.release_versions.promote(found, why=why)
-        was = old_release.ref if old_release else None
-        app, champion = found.app, found.ref
-        if was != champion:
-            reference, said = renew_reference(settings, registry, found, was)
-    previous = was if was != champion else None
-    notes = [said] if said else []
-    return Promotion(app, champion, previous, force, reference, first=was is None, notes=notes)
+    book = registry.book_of(Ref.parse(ref).name)
+    version = book.get(ref)
+    if isinstance(version, Release):
+        refuse_lost_weights(version.model, settings)
+    old = book.promote(version, why=why)
+    was = old.ref if old else None
+    previous, reference, notes = was if was != version.ref else None, None, []
+    if isinstance(version, Release) and was != version.ref:
+        reference, said = renew_reference(settings, registry, version, was)
+        notes.append(said)
+    return Promotion(version.name, version.ref, previous, force, reference, first=was is None, notes=notes)
 
 
 def rollback(
@@ -272,9 +266,7 @@ def rollback(
     """
     if force != bool(why):
         raise UsageError("--force and --why TEXT go together")
-    registry = _opened(settings)
-    tabular = app in registry.tabular_versions.names()
-    new, old = (registry.tabular_versions if tabular else registry.release_versions).roll_back(app, why=why)
+    new, old = _opened(settings).book_of(app).roll_back(app, why=why)
     return ChampionMove(app, new.ref, old.ref, force)
 
 

@@ -113,7 +113,9 @@ async def _answers(
             async with aclosing(engine.stream(request)) as chunks:
                 async for chunk in chunks:
                     text += chunk.text
-                    told += [_told(entry) for entry in chunk.logprobs]
+                    for entry in chunk.logprobs:
+                        rivals = {rival["token"]: rival["logprob"] for rival in entry["top_logprobs"]}
+                        told.append((entry["token"], entry["logprob"], rivals))
             answers.append(_in_place(text, told))
     finally:
         await engine.close()
@@ -129,10 +131,6 @@ def _in_place(text: str, told: Sequence[Told]) -> list[Told]:
         placed.append(each)
         length += len(each[0])
     return placed
-
-
-def _told(entry: Any) -> Told:
-    return entry["token"], entry["logprob"], {rival["token"]: rival["logprob"] for rival in entry["top_logprobs"]}
 
 
 def _logprobs(base: BaseModel, prompt: list[int], answer: list[int]) -> Any:

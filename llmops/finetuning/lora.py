@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -230,18 +230,14 @@ def _trainer(
     trainer = Trainer(
         base.model,
         args=settings,
-        train_dataset=datasets.Dataset.from_list([_columns(row) for row in rows]),
-        eval_dataset=datasets.Dataset.from_list([_columns(row) for row in validation]) if validation else None,
+        train_dataset=datasets.Dataset.from_list(list(map(asdict, rows))),
+        eval_dataset=datasets.Dataset.from_list(list(map(asdict, validation))) if validation else None,
         processing_class=base.tokenizer,
         peft_config=adaptation,
         callbacks=[Watch()],
     )
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer
-
-
-def _columns(row: Encoded) -> dict[str, list[int]]:
-    return {"input_ids": row.input_ids, "labels": row.labels}
 
 
 def _seconds_of_a_step(trainer: Any) -> float:

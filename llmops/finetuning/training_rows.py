@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from llmops.errors import UsageError
@@ -23,15 +23,12 @@ from llmops.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingRow:
+class TrainingRow(JsonData):
     """messages: the filled prompt. completion: what the model shall answer."""
 
     id: str
     messages: tuple[Message, ...]
     completion: str
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "messages": [dict(message) for message in self.messages]}
 
 
 @dataclass(slots=True)

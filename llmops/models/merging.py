@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,11 +102,14 @@ def _into_gguf(parent: Path, target: Path, updates: dict[str, Callable[[], Matri
     import numpy as np
 
     reader = read_gguf(parent)
-    if architecture(reader) not in MERGED_ARCHITECTURES:
+    family = architecture(reader)
+    if family not in MERGED_ARCHITECTURES:
         known = ", ".join(MERGED_ARCHITECTURES)
-        raise UsageError(f"a GGUF of the {architecture(reader)} family cannot be fine-tuned, only {known}; register the"
+        raise UsageError(f"a GGUF of the {family} family cannot be fine-tuned, only {known}; register the"
                          " model's Hugging Face folder and fine-tune that")  # fmt: skip
-    by_tensor = _by_tensor(reader, updates)
+    arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == family)
+    names = gguf.get_tensor_name_map(arch, int(reader.fields[f"{family}.block_count"].contents()))
+    by_tensor = {str(names.get_name(name, try_suffixes=(".weight",))): name for name in updates}
     everything = type_name == "F32"
 
     def change(tensor: Any) -> tuple[Any, Any]:
@@ -134,16 +137,6 @@ def _fitting(name: str, added: Matrix, shape: tuple[int, ...], parent: Path) -> 
     if added.shape != shape:
         raise BadFile(parent, f"{name} is of shape {shape}, and the adapter of {added.shape}: it is of another model")
     return added
-
-
-def _by_tensor(reader: Any, updates: Mapping[str, Any]) -> dict[str, str]:
-    """The adapted weights' names in transformers by their names in the file."""
-    import gguf
-
-    family = architecture(reader)
-    arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == family)
-    names = gguf.get_tensor_name_map(arch, int(reader.fields[f"{family}.block_count"].contents()))
-    return {str(names.get_name(name, try_suffixes=(".weight",))): name for name in updates}
 
 
 def _ordered(tensor_name: str, added: Matrix, reader: Any) -> Matrix:

@@ -7,7 +7,7 @@ from typing import Any
 from llmops.audit import AliasState, AuditLog
 from llmops.errors import UsageError
 from llmops.registry.models import KIND_TAG, ModelRegistry, PromptRegistry
-from llmops.registry.promotions import TRAFFIC_TAG, rolled_back, standing_of
+from llmops.registry.promotions import TRAFFIC_TAG, Promotions, rolled_back, standing_of
 from llmops.registry.releases import ReleaseRegistry, TabularRegistry
 from llmops.registry.store import Store
 from llmops.settings import Settings
@@ -82,6 +82,12 @@ class Registry:
         if kept is None or kept[0] != stamp:
             kept = self._versions[registered.name] = (stamp, self.store.versions_of(registered.name))
         return kept[1]
+
+    def book_of(self, name: str) -> Promotions[Any]:
+        """Where versions of this name are promoted: of a tabular model, or else of an app. Raises StoreUnavailable."""
+        registered = self.store.registered_model(name)
+        is_tabular = registered is not None and registered.tags.get(KIND_TAG) == TabularRegistry.kind
+        return self.tabular_versions if is_tabular else self.release_versions
 
     def model_versions(self) -> Sequence[ModelVersion]:
         """Every version of every model. Raises StoreUnavailable."""
