@@ -76,20 +76,10 @@ def test_every_command_shown_exists_with_its_options(page):
 
 
 def test_every_command_has_an_example_and_results_have_json():
-    for command, path in walk(cli, "llmops"):
+    for command, context in generate._walk(cli, click.Context(cli, info_name="llmops")):
         if isinstance(command, click.Group):
             continue
+        path = context.command_path
         assert "Example:" in (command.help or ""), path
         if path not in ("llmops serve", "llmops ui"):  # these run until they are stopped
             assert any("--json" in parameter.opts for parameter in command.params), path
-
-
-def walk(command: click.Command, path: str) -> list[tuple[click.Command, str]]:
-    found = [(command, path)]
-    if isinstance(command, click.Group):
-        context = click.Context(command)
-        for name in command.list_commands(context):
-            member = command.get_command(context, name)
-            assert member is not None
-            found += walk(member, f"{path} {name}")
-    return found
