@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 import click
 
 from llmops.cli.output import emit, json_option, print_table
+from llmops.cli.registry import open_registry
 from llmops.errors import IncompatibleStore, LlmopsError, StoreUnavailable
 from llmops.generation import GenerationParameters, GenerationRequest, Message
 from llmops.settings import Settings, describe
@@ -112,11 +113,10 @@ def _home(settings: Settings) -> Diagnosis:
     return Diagnosis(state, f"{settings.home}, {free:.0f} GB free", "" if state == "ok" else "make room")
 
 
-def _store(settings: Settings) -> Diagnosis:
-    from llmops.registry import Registry
+def _store(_settings: Settings) -> Diagnosis:
     from llmops.registry.schema import store_schema
 
-    registry = Registry(settings)
+    registry = open_registry()
     prompts, models = registry.prompts.list_versions(), registry.model_versions()
     apps = registry.release_versions.names()
     store = registry.store
@@ -134,9 +134,8 @@ def _store(settings: Settings) -> Diagnosis:
 def _serving(settings: Settings) -> Diagnosis:
     """Champions are served by the engine, and in the mode, that their gate has read answers of."""
     from llmops.eval_runs.served_mode import mode_change
-    from llmops.registry import Registry
 
-    versions = Registry(settings).release_versions
+    versions = open_registry().release_versions
     changed, seen = [], 0
     for app in versions.names():
         champion = versions.champion(app)
@@ -160,22 +159,20 @@ def _files(settings: Settings) -> Diagnosis:
     return Diagnosis("ok", f"{', '.join(present) or 'none yet'}: every page can be read")
 
 
-def _eval_runs(settings: Settings) -> Diagnosis:
+def _eval_runs(_settings: Settings) -> Diagnosis:
     from llmops.recording.cell import lost_eval_runs
-    from llmops.registry import Registry
 
-    lost = lost_eval_runs(Registry(settings).store)
+    lost = lost_eval_runs(open_registry().store)
     if lost:
         shown = "; ".join(lost[:_MOST_SHOWN]) + ("; …" if len(lost) > _MOST_SHOWN else "")
         return Diagnosis("fail", f"{len(lost)} without their rows: {shown}")
     return Diagnosis("ok", "each has its rows")
 
 
-def _audit(settings: Settings) -> Diagnosis:
+def _audit(_settings: Settings) -> Diagnosis:
     from llmops.audit import verify
-    from llmops.registry import Registry
 
-    registry = Registry(settings)
+    registry = open_registry()
     found = verify(registry.audit, registry.standings)
     if found.broken is not None:
         return Diagnosis("fail", f"broken at entry {found.broken.seq}: it {found.broken.why}")
@@ -188,16 +185,14 @@ def _audit(settings: Settings) -> Diagnosis:
     return Diagnosis("ok", f"whole: {found.entries} entries")
 
 
-def _with_weights(settings: Settings) -> list[ModelVersion]:
-    from llmops.registry import Registry
-
-    return [model for model in Registry(settings).model_versions() if model.path]
+def _with_weights() -> list[ModelVersion]:
+    return [model for model in open_registry().model_versions() if model.path]
 
 
 def _model(settings: Settings) -> Diagnosis:
     from llmops.models.weights import verified_path
 
-    versions = _with_weights(settings)
+    versions = _with_weights()
     if not versions:
         return Diagnosis("warn", "no model version with weights is registered", "run `llmops models pull`")
     problems = []
@@ -217,7 +212,7 @@ def _engine(settings: Settings) -> Diagnosis:
     from llmops.engines.opening import open_engine
     from llmops.engines.protocol import generate
 
-    versions = _with_weights(settings)
+    versions = _with_weights()
     if not versions:
         return Diagnosis("warn", "nothing to load", "run `llmops models pull`")
 
