@@ -34,10 +34,9 @@ from llmops.evaluation.statistics import MeanEstimate
 from llmops.evaluation.suite import Suite, primary_scorer
 from llmops.hashing import content_hash
 from llmops.optimizing.candidates import CURRENT, Contamination, PromptCandidate, draw_candidates
-from llmops.optimizing.optimism import gain_of, optimism_of
 from llmops.optimizing.proposing import proposals, proposals_by_mlflow
 from llmops.optimizing.race import race, ranked, schedule
-from llmops.optimizing.result import Optimization
+from llmops.optimizing.result import Optimization, gain_of, optimism_of
 from llmops.optimizing.split import RowSplit, split_rows
 from llmops.processes import run_async
 from llmops.progress import ShowProgress, progress_bar
