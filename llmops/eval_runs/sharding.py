@@ -6,11 +6,10 @@ be killed at any time.
 """
 
 import asyncio
-import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -19,7 +18,7 @@ from llmops.engines.protocol import Engine
 from llmops.errors import CannotRun, EngineError, LlmopsError
 from llmops.eval_runs.scorer_factory import ScorerFactory
 from llmops.evaluation.eval_set import EvalRow, measure
-from llmops.evaluation.generating import Job, Task
+from llmops.evaluation.generating import Task
 from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.results import EvalReport, Output, RowResult, Score, known_sum
 from llmops.evaluation.runner import Summary, answered, findings, generate_all, score_key, score_rows
@@ -64,13 +63,13 @@ class CellWork:
 class ShardWork:
     """Some rows, and what is known of them already.
 
-    path: the shard's, without the hash of its bytes. there: shards that were written of the same rows. rows: as JSON.
-    outputs, scores: by key.
+    path: the shard's, without the hash of its bytes. there: shards that were written of the same rows. outputs, scores:
+    by key.
     """
 
     path: str
     there: tuple[str, ...]
-    rows: tuple[str, ...]
+    rows: tuple[EvalRow, ...]
     outputs: Mapping[str, Output]
     scores: Mapping[str, Score]
 
@@ -118,18 +117,7 @@ def shards_of(cell: CellWork, task: Task, cache: GenerationCache, shard_rows: in
                     scores[key] = score
         _, rows_hash = measure(job.row for job in batch)
         path = f"{cell.path}/{rows_hash[:_NAME_LENGTH]}"
-        rows = tuple(json.dumps(job.row.to_json()) for job in batch)
-        yield ShardWork(path, tuple(there.get(path, ())), rows, outputs, scores)
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared(Task):
-    """A task of few rows, whose jobs are made once and not on every pass."""
-
-    prepared: tuple[Job, ...] = ()
-
-    def jobs(self) -> Iterator[Job]:
-        return iter(self.prepared)
+        yield ShardWork(path, tuple(there.get(path, ())), tuple(job.row for job in batch), outputs, scores)
 
 
 class ShardWorker:
@@ -181,15 +169,14 @@ class ShardWorker:
         self._cell = cell.path
 
     def _make(self, cell: CellWork, work: ShardWork, cache: GenerationCache, folder: ShardFolder) -> ShardDone:
-        task = replace(cell.task, rows=[EvalRow.from_json(json.loads(row)) for row in work.rows])
-        task = _Prepared(**{each.name: getattr(task, each.name) for each in fields(task)}, prepared=tuple(task.jobs()))
+        task = replace(cell.task, rows=work.rows)
 
         async def engine() -> Engine:
             if self._engine is None:
                 self._engine = open_engine(cell.model, cell.settings, cell.engine)
             return self._engine
 
-        keys = [job.key for job in task.prepared]
+        keys = [job.key for job in task.jobs()]
         try:
             made = self._loop.run(generate_all([task], engine, cache))[0]
         except EngineError as error:
