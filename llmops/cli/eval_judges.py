@@ -192,7 +192,7 @@ def pairwise(a: str, b: str, instructions: str | None, as_json: bool, **options:
 
 def _show_judged(found: RunsJudged) -> None:
     unanswered = "; ".join(f"{n} unanswered by {side.upper()}" for side, n in found.unanswered.items())
-    turned = round((found.inconsistent or 0) * (found.rows - found.n_failed))
+    turned = round(found.inconsistent * (found.rows - found.n_failed))
     rows: list[Sequence[Any]] = [
         ("B better", found.wins, ""),
         ("A better", found.losses, ""),

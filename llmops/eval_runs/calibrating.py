@@ -1,6 +1,6 @@
 """Calibrating a judge: its verdicts beside people's labels, put on record, which is what lets it gate."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,35 +12,22 @@ from llmops.eval_runs.pairwise import judge_endpoint, judge_name, kappa_of
 from llmops.eval_runs.scorer_factory import JUDGED_TYPES, distrust
 from llmops.evaluation import agreement
 from llmops.evaluation.agreement import PositionBias
-from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.results import Output
-from llmops.evaluation.runner import ScoreCache
+from llmops.evaluation.runner import score_key
 from llmops.evaluation.suite import KAPPA_ASKED, Suite
 from llmops.hashing import content_hash
 from llmops.judges import JudgeEndpoint
 from llmops.judges.calibration import Calibration, JudgedRow, LabelledRow, calibrate, labelled_rows, load_labels
-from llmops.judges.pairwise import AskedFirst, Pair, PairJudge, Winner, judge_pairs
+from llmops.judges.pairwise import Pair, PairJudge, Progress, Winner, judge_pairs, position_bias_of
 from llmops.judges.scorer import JudgeScorer, RubricJudge
 from llmops.recording import record_calibration
 from llmops.text_io import json_object, numbered_lines
-
-Progress = Callable[[int, int], None]
 
 _WORTH: Mapping[str, float] = {"a": 1.0, "tie": 0.5, "b": 0.0}
 _OUTPUTS = ("output_a", "output_b")
 _RUBRIC = "The output is correct, answers what was asked, and adds nothing untrue."
 _KAPPA = ("kappa", "ci95", "agreement", "by_chance")
-
-
-@dataclass(frozen=True, slots=True)
-class LabelledPair:
-    """A row, two answers to it, and which of them people find better."""
-
-    row: EvalRow
-    a: str
-    b: str
-    label: Winner
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +108,7 @@ def calibrate_judge(
                 raise UsageError(f"--scorer, --scale and --good {problem}")
             endpoint = endpoint_of()
             asked = PairJudge(endpoint, instructions=rubric.instructions, input_variable=rubric.input_variable)
-            pairs, kept = load_pair_labels(labels), AskedFirst(cache, endpoint)
-            calibration, bias = calibrate_pairs(pairs, asked, cache=kept, progress=progress)
+            calibration, bias = calibrate_pairs(load_pair_labels(labels), asked, cache, progress)
             asks = kappa_of(of_suite, endpoint)
         else:
             rows = load_labels(labels)
@@ -134,8 +120,9 @@ def calibrate_judge(
                 problem = "the suite's scorer has its own"
                 raise UsageError(f"--instructions, --scale, --good and --input-variable: {problem}")
             endpoint = made.endpoint
-            kept = AskedFirst(cache, endpoint)
-            calibration = calibrate(rows, made, threshold=threshold, cache=kept, progress=progress)
+            if any(cache.get_score(score_key(made, *row.answered)) is None for row in rows):
+                endpoint.check()
+            calibration = calibrate(rows, made, threshold=threshold, cache=cache, progress=progress)
             asks = of_suite.kappa_asked(made.name) if of_suite else KAPPA_ASKED
     if not calibration.n:
         reason = next(row.error for row in calibration.rows if row.error)
@@ -200,48 +187,49 @@ def holds_pairs(path: Path) -> bool:
     return False
 
 
-def load_pair_labels(path: Path) -> list[LabelledPair]:
-    """Reads a JSON Lines file of `{"inputs": {…}, "output_a": "…", "output_b": "…", "label": "a" | "b" | "tie"}`, as
-    `labelled_rows`. Raises BadFile."""
+def load_pair_labels(path: Path) -> list[tuple[Pair, Winner]]:
+    """Pairs of answers, each with the one that people find better, of a JSON Lines file of
+    `{"inputs": {…}, "output_a": "…", "output_b": "…", "label": "a" | "b" | "tie"}`, as `labelled_rows`. Raises
+    BadFile."""
 
     def problem_of(label: Any) -> str | None:
         return None if label in tuple(_WORTH) else "must be a, b or tie"
 
     return [
-        LabelledPair(row, values["output_a"], values["output_b"], values["label"])
+        (Pair(row, Output(values["output_a"]), Output(values["output_b"])), values["label"])
         for _, row, values in labelled_rows(path, _OUTPUTS, problem_of)
     ]
 
 
 def calibrate_pairs(
-    labelled: Sequence[LabelledPair], judge: PairJudge, *, cache: ScoreCache, progress: Progress
+    labelled: Sequence[tuple[Pair, Winner]], judge: PairJudge, cache: GenerationCache, progress: Progress
 ) -> tuple[Calibration, PositionBias | None]:
     """Asks the judge about every pair in both orders and compares what it finds better with what people do.
 
     The bias by length is of the verdict's error (1 for a, 0 for b) with how much longer a is than b. Position bias is
     None when no pair was judged.
     """
-    pairs = [Pair(item.row, Output(item.a), Output(item.b)) for item in labelled]
-    verdicts, summary = judge_pairs(judge, pairs, cache=cache, progress=progress)
+    verdicts = judge_pairs(judge, [pair for pair, _ in labelled], cache, progress)
     judged = [
-        JudgedRow(item.row.id, item.label, verdict.winner, verdict.ab.rationale, verdict.error)
-        for item, verdict in zip(labelled, verdicts, strict=True)
+        JudgedRow(pair.row.id, label, verdict.winner, verdict.ab.rationale, verdict.error)
+        for (pair, label), verdict in zip(labelled, verdicts, strict=True)
     ]
     both = [(item, verdict.winner) for item, verdict in zip(labelled, verdicts, strict=True) if verdict.winner]
-    people, winners = [item.label for item, _ in both], [winner for _, winner in both]
-    lengths = [len(item.a) - len(item.b) for item, _ in both]
+    people, winners = [label for (_, label), _ in both], [winner for _, winner in both]
+    lengths = [len(pair.a.text) - len(pair.b.text) for (pair, _), _ in both]
     worth_people, worth_winners = ([_WORTH[label] for label in labels] for labels in (people, winners))
+    shown = [[{**pair.row.to_json(), "id": ""}, pair.a.text, pair.b.text, label] for pair, label in labelled]
     calibration = Calibration(
         judge_hash=content_hash(dict(judge.identity)),
-        labels_hash=content_hash([[{**item.row.to_json(), "id": ""}, item.a, item.b, item.label] for item in labelled]),
+        labels_hash=content_hash(shown),
         scorer="pairwise",
         kind="texts",
         threshold=0.5,
         n=len(both),
-        n_failed=summary.failed,
+        n_failed=len(verdicts) - len(both),
         kappa=agreement.cohen_kappa(people, winners) if both else None,
         confusion=agreement.confusion(people, winners) if both else None,
         length_bias=agreement.length_bias(worth_people, worth_winners, lengths) if both else None,
         rows=tuple(judged),
     )
-    return calibration, summary.position_bias
+    return calibration, position_bias_of(verdicts)

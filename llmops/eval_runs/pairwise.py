@@ -1,11 +1,11 @@
 """Which of two runs a judge finds better, row by row, and which judge that is; and which of two releases people do."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, Self
+from typing import Self
 
 from llmops.errors import CannotRun, UsageError
 from llmops.eval_runs.evaluations import Evaluations
@@ -17,29 +17,29 @@ from llmops.evaluation.gate_rules import MOST_FAILED
 from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.statistics import sign_test_interval, sign_test_p
 from llmops.evaluation.suite import KAPPA_ASKED, Suite
-from llmops.hashing import content_hash
+from llmops.hashing import JsonData, content_hash
 from llmops.judges import JudgeEndpoint
-from llmops.judges.pairwise import AskedFirst, Pair, PairJudge, judge_pairs
+from llmops.judges.pairwise import Pair, PairJudge, Progress, judge_pairs, position_bias_of
 from llmops.production_log import ProductionLog
 from llmops.recording import find_calibration, record_comparison
 from llmops.settings import Settings
 from llmops.versions import Release
 
-Progress = Callable[[int, int], None]
-
 _UPSTREAM = "openai:"
 
 
 @dataclass(frozen=True, slots=True)
-class RunsJudged:
+class RunsJudged(JsonData):
     """Two runs, a and b, row by row, as a judge sees them. The fields are those of the JSON.
 
     runs: their ids, by side.
     why: why the judge's word is not to be relied on; None when it agrees with people well enough.
-    wins, losses, win_share, ci95: b's, as in `eval compare`.
+    wins, losses, win_share, ci95: b's, as in `eval compare`; the last two are None without either.
+    n_failed: rows without a verdict. p_value: of the exact two-sided sign test that a win is as likely as a loss, which
+        the interval inverts.
     unanswered: by side, judged rows without an answer. unmatched: by side, rows that the other run does not have.
     doubts: why the outcome is not to be relied on; none where it is.
-    inconsistent: the share of verdicts that turned with the order.
+    inconsistent: the share of pairs whose verdict turned with the order.
     """
 
     a: str
@@ -60,11 +60,8 @@ class RunsJudged:
     win_share: float | None
     ci95: Sequence[float] | None
     p_value: float
-    inconsistent: float | None
-    position_bias: PositionBias | None
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "position_bias": self.position_bias.to_json() if self.position_bias else None}
+    inconsistent: float
+    position_bias: PositionBias
 
 
 def with_judge(settings: Settings, judge: str | None, key_variable: str | None = None) -> Settings:
@@ -134,10 +131,11 @@ def judge_runs(
     pairs = [Pair(left.row, left.output, right.output) for left, right in islice(joined, limit)]
     left_out = sum(1 for _ in joined)
     with closing(GenerationCache(settings.generation_cache_dir)) as cache:
-        verdicts, found = judge_pairs(asked, pairs, cache=AskedFirst(cache, endpoint), progress=progress)
-    rows, n_judged = len(verdicts), len(verdicts) - found.failed
-    if not n_judged:
+        verdicts = judge_pairs(asked, pairs, cache, progress)
+    winners, rows, bias = [verdict.winner for verdict in verdicts], len(verdicts), position_bias_of(verdicts)
+    if bias is None:
         raise CannotRun(f"there is no verdict on any of {rows} rows; the first: {verdicts[0].error}")
+    wins, losses, failed = winners.count("b"), winners.count("a"), winners.count(None)
     why = distrust(find_calibration(store, content_hash(dict(asked.identity))), kappa_of(of_suite, endpoint))
     unmatched = {"a": run_a.rows - rows - left_out, "b": run_b.rows - rows - left_out}
     made = RunsJudged(
@@ -149,18 +147,18 @@ def judge_runs(
         trusted=why is None,
         why=why,
         rows=rows,
-        wins=found.losses,  # the summary's are a's
-        losses=found.wins,
-        ties=found.ties,
-        n_failed=found.failed,
+        wins=wins,
+        losses=losses,
+        ties=winners.count("tie"),
+        n_failed=failed,
         unanswered={side: sum(getattr(pair, side).error is not None for pair in pairs) for side in "ab"},
         unmatched=unmatched,
-        doubts=_doubts(of_suite, pairs, why, found.failed, left_out, zip((a, b), unmatched.values(), strict=True)),
-        win_share=None if found.win_share is None else 1 - found.win_share,
-        ci95=[1 - found.interval[1], 1 - found.interval[0]] if found.interval else None,
-        p_value=found.p_value,
-        inconsistent=sum(item.winner is not None and not item.consistent for item in verdicts) / n_judged,
-        position_bias=found.position_bias,
+        doubts=_doubts(of_suite, pairs, why, failed, left_out, zip((a, b), unmatched.values(), strict=True)),
+        win_share=wins / (wins + losses) if wins + losses else None,
+        ci95=sign_test_interval(wins, losses) if wins + losses else None,
+        p_value=sign_test_p(wins, losses),
+        inconsistent=bias.flipped,
+        position_bias=bias,
     )
     record = {**made.to_json(), "identity": dict(asked.identity), "verdicts": [item.to_json() for item in verdicts]}
     record_comparison(store, run_b.run_id, f"pairwise-against-{re.sub('[^A-Za-z0-9_.]', '-', a)}", record)
@@ -193,7 +191,7 @@ def _doubts(
 
 
 @dataclass(frozen=True, slots=True)
-class Votes:
+class Votes(JsonData):
     """Votes between releases a and b. n: all of them. share_b: of those that found one better, how many found b; with
     its 95 % interval. p_value: two-sided, of the exact binomial test that either is as likely, which the interval
     inverts. The last three are None where nobody found one better."""
@@ -217,9 +215,6 @@ class Votes:
             return made
         interval, p_value = sign_test_interval(wins_b, wins_a), sign_test_p(wins_b, wins_a)
         return replace(made, share_b=wins_b / decided, ci95=interval, p_value=p_value)
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "ci95": list(self.ci95) if self.ci95 else None}
 
     def sentence(self) -> str:
         """All of it, for people."""

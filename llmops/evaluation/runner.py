@@ -8,7 +8,6 @@ import math
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import Protocol
 
 from llmops.engines.protocol import Engine
 from llmops.evaluation.eval_set import EvalRow
@@ -34,15 +33,7 @@ _BATCH = 64  # rows scored together: enough for an embedding model, few enough t
 Answered = tuple[EvalRow, Output]
 
 
-class ScoreCache(Protocol):
-    """Where scores are kept by key, so that the same question is never asked twice. Safe to use from many threads."""
-
-    def get_score(self, key: str) -> Score | None: ...
-
-    def put_score(self, key: str, score: Score) -> None: ...
-
-
-def score_rows(answered: Iterable[Answered], scorers: Sequence[Scorer], cache: ScoreCache) -> Iterator[RowResult]:
+def score_rows(answered: Iterable[Answered], scorers: Sequence[Scorer], cache: GenerationCache) -> Iterator[RowResult]:
     """Every answered row with its scores, in order; holds a batch of rows at a time."""
     rows = iter(answered)
     while batch := list(islice(rows, _BATCH)):
@@ -51,7 +42,7 @@ def score_rows(answered: Iterable[Answered], scorers: Sequence[Scorer], cache: S
             yield RowResult(row, output, {name: scores[position] for name, scores in by_scorer.items()})
 
 
-def _score_batch(scorer: Scorer, batch: Sequence[Answered], cache: ScoreCache) -> list[Score]:
+def _score_batch(scorer: Scorer, batch: Sequence[Answered], cache: GenerationCache) -> list[Score]:
     """A failed generation, or a scorer that raises, gives a score with an error."""
     good = [(row, output) for row, output in batch if output.error is None]
     if isinstance(scorer, KeptScorer):
@@ -95,10 +86,8 @@ def findings(results: Results, scorers: Sequence[Scorer]) -> Mapping[str, RunFin
     return found
 
 
-def kept_score(cache: ScoreCache | None, key: str, make: Callable[[], Score]) -> Score:
+def kept_score(cache: GenerationCache, key: str, make: Callable[[], Score]) -> Score:
     """A score that is paid for once: from the cache, or made now and kept at once, unless it failed."""
-    if cache is None:
-        return make()
     if (score := cache.get_score(key)) is None:
         score = make()
         if score.error is None:

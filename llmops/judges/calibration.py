@@ -1,24 +1,23 @@
 """What a judge is worth: its verdicts beside people's labels. A judge may gate only after this was measured."""
 
-from __future__ import annotations
-
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from llmops.errors import BadFile, UsageError
+from llmops.evaluation import agreement
+from llmops.evaluation.agreement import Confusion, Kappa, LengthBias
 from llmops.evaluation.eval_set import EvalRow, row_from_values
+from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.results import Output, Score
-from llmops.evaluation.runner import ScoreCache, kept_score, one_score, score_key
+from llmops.evaluation.runner import kept_score, one_score, score_key
 from llmops.evaluation.scorers.protocol import KeptScorer
 from llmops.hashing import content_hash
 from llmops.text_io import json_object, numbered_lines
-
-if TYPE_CHECKING:
-    from llmops.evaluation.agreement import Confusion, Kappa, LengthBias
 
 Label = bool | float | str
 Kind = Literal["truth values", "numbers", "texts"]
@@ -35,6 +34,11 @@ class LabelledRow:
     row: EvalRow
     output: str
     label: Label
+
+    @property
+    def answered(self) -> tuple[EvalRow, Output]:
+        """What a scorer is given."""
+        return self.row, Output(self.output)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +77,10 @@ class Calibration:
     length_bias: LengthBias | None
     rows: tuple[JudgedRow, ...]
 
-    @property
-    def identity(self) -> str:
-        """Of this measurement: which judge, on which labels."""
-        return content_hash([self.judge_hash, self.labels_hash, self.threshold])
-
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values: all of it, row by row too."""
-        statistics = {"kappa": self.kappa, "confusion": self.confusion, "length_bias": self.length_bias}
-        told = {name: found.to_json() if found else None for name, found in statistics.items()}
-        return {**asdict(self), **told, "rows": [asdict(row) for row in self.rows]}
+        """Plain JSON values. Not `JsonData`'s, which takes no half surrogate pair: a judge's reason may hold one."""
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return values
 
 
 def judge_hash(scorer: KeptScorer) -> str:
@@ -144,8 +142,8 @@ def calibrate(
     scorer: KeptScorer,
     *,
     threshold: float = 0.5,
-    cache: ScoreCache | None = None,
-    progress: Progress | None = None,
+    cache: GenerationCache,
+    progress: Progress,
 ) -> Calibration:
     """Asks the judge about every labelled row, `side_by_side` at a time, and compares.
 
@@ -166,8 +164,7 @@ def calibrate(
     judged: list[JudgedRow] = []
 
     def judge(source: LabelledRow) -> JudgedRow:
-        answered = source.row, Output(source.output)
-        score = kept_score(cache, score_key(scorer, *answered), lambda: one_score(scorer, *answered))
+        score = kept_score(cache, score_key(scorer, *source.answered), lambda: one_score(scorer, *source.answered))
         verdict = None if score.error is not None else _in_terms_of(kind, score, threshold)
         problem = score.error
         if problem is None and verdict is None:
@@ -177,8 +174,7 @@ def calibrate(
     with ThreadPoolExecutor(scorer.side_by_side) as threads:
         for row in threads.map(judge, labelled):
             judged.append(row)
-            if progress is not None:
-                progress(len(judged), len(labelled))
+            progress(len(judged), len(labelled))
     answered = [(row, source) for row, source in zip(judged, labelled, strict=True) if row.judged is not None]
     return Calibration(
         judge_hash(scorer),
@@ -215,8 +211,6 @@ def _in_terms_of(kind: Kind, score: Score, threshold: float) -> Label | None:
 def _statistics(
     answered: Sequence[tuple[JudgedRow, LabelledRow]], kind: Kind
 ) -> tuple[Kappa | None, Confusion | None, LengthBias | None]:
-    from llmops.evaluation import agreement
-
     if not answered:
         return None, None, None
     people: list[Any] = [row.label for row, _ in answered]

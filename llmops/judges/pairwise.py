@@ -4,28 +4,24 @@ Only a verdict that survives the swap counts as a win; two that contradict each 
 (Zheng et al., 2023, "Judging LLM-as-a-Judge", section 3.4).
 """
 
-from __future__ import annotations
-
 import functools
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from llmops.errors import EngineError, UsageError
+from llmops.evaluation import agreement
+from llmops.evaluation.agreement import PositionBias
 from llmops.evaluation.eval_set import EvalRow
+from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.results import Output, Score
-from llmops.evaluation.runner import ScoreCache, kept_score
+from llmops.evaluation.runner import kept_score
 from llmops.evaluation.scorers.protocol import MissingExpectation, answer_forms
-from llmops.evaluation.statistics import sign_test_interval, sign_test_p
 from llmops.generation import Message
 from llmops.hashing import content_hash
 from llmops.judges.client import JudgeClient, JudgeEndpoint
 from llmops.judges.scorer import conversation, transcript
-
-if TYPE_CHECKING:
-    from llmops.evaluation.agreement import PositionBias
 
 VERSION = 1
 Winner = Literal["a", "b", "tie"]
@@ -47,27 +43,6 @@ _SCHEMA = {
     "required": ["rationale", "winner"],
     "additionalProperties": False,
 }
-
-
-class AskedFirst:
-    """A cache whose first miss asks the judge whether it is there: before a row is judged, and not where every score is
-    kept. That miss raises EngineUnavailable when the judge has no key or cannot be reached."""
-
-    def __init__(self, cache: ScoreCache, endpoint: JudgeEndpoint) -> None:
-        self._cache, self._endpoint = cache, endpoint
-        self._lock, self._is_there = threading.Lock(), False
-
-    def get_score(self, key: str) -> Score | None:
-        found = self._cache.get_score(key)
-        if found is None:
-            with self._lock:
-                if not self._is_there:
-                    self._endpoint.check()
-                    self._is_there = True
-        return found
-
-    def put_score(self, key: str, score: Score) -> None:
-        self._cache.put_score(key, score)
 
 
 class PairJudge:
@@ -134,6 +109,11 @@ class Pair:
     a: Output
     b: Output
 
+    @property
+    def both_orders(self) -> tuple[tuple[EvalRow, str, str], tuple[EvalRow, str, str]]:
+        """The row with both texts, a's first and b's first."""
+        return (self.row, self.a.text, self.b.text), (self.row, self.b.text, self.a.text)
+
 
 @dataclass(frozen=True, slots=True)
 class PairVerdict:
@@ -162,39 +142,13 @@ class PairVerdict:
         return {**known, "ab": asdict(self.ab), "ba": asdict(self.ba)}
 
 
-@dataclass(frozen=True, slots=True)
-class PairSummary:
-    """Counts over pairs, from a's side.
-
-    wins, losses, ties: of the pairs judged. failed: pairs without a verdict, in none of the others.
-    win_share, interval: wins among wins and losses, and its 95 % interval; None without either.
-    p_value: of the exact two-sided sign test that a win is as likely as a loss, which the interval inverts.
-    position_bias: of the pairs judged, None when there are none; its `flipped` is the share of pairs whose two verdicts
-    contradict each other.
-    """
-
-    wins: int
-    losses: int
-    ties: int
-    failed: int
-    win_share: float | None
-    interval: tuple[float, float] | None
-    p_value: float
-    position_bias: PositionBias | None
-
-    def to_json(self) -> dict[str, Any]:
-        bias = self.position_bias.to_json() if self.position_bias else None
-        return {**asdict(self), "interval": list(self.interval) if self.interval else None, "position_bias": bias}
-
-
-def judge_pair(judge: PairJudge, pair: Pair, cache: ScoreCache | None = None) -> PairVerdict:
+def judge_pair(judge: PairJudge, pair: Pair, cache: GenerationCache) -> PairVerdict:
     """Both verdicts on one pair, and what follows from them. An output that was never generated fails the pair."""
     if (error := pair.a.error or pair.b.error) is not None:
         failed = Score(error=f"generation failed: {error}")
         return PairVerdict(pair.row.id, failed, failed, None)
     ab, ba = (
-        kept_score(cache, judge.key(pair.row, *shown), functools.partial(judge.prefer, pair.row, *shown))
-        for shown in ((pair.a.text, pair.b.text), (pair.b.text, pair.a.text))
+        kept_score(cache, judge.key(*shown), functools.partial(judge.prefer, *shown)) for shown in pair.both_orders
     )
     if ab.error is not None or ba.error is not None:
         return PairVerdict(pair.row.id, ab, ba, None)
@@ -203,34 +157,25 @@ def judge_pair(judge: PairJudge, pair: Pair, cache: ScoreCache | None = None) ->
 
 
 def judge_pairs(
-    judge: PairJudge, pairs: Sequence[Pair], *, cache: ScoreCache | None = None, progress: Progress | None = None
-) -> tuple[list[PairVerdict], PairSummary]:
-    """Verdicts in the order of the pairs, and their summary. progress: called with pairs done and their number."""
+    judge: PairJudge, pairs: Sequence[Pair], cache: GenerationCache, progress: Progress
+) -> list[PairVerdict]:
+    """Verdicts in the order of the pairs. progress: called with pairs done and their number.
+
+    Raises EngineUnavailable: something is to be asked, and the judge has no key or cannot be reached.
+    """
+    to_judge = (shown for pair in pairs if not (pair.a.error or pair.b.error) for shown in pair.both_orders)
+    if any(cache.get_score(judge.key(*shown)) is None for shown in to_judge):
+        judge.endpoint.check()
     verdicts: list[PairVerdict] = []
     with ThreadPoolExecutor(judge.endpoint.side_by_side) as threads:
         for verdict in threads.map(lambda pair: judge_pair(judge, pair, cache), pairs):
             verdicts.append(verdict)
-            if progress is not None:
-                progress(len(verdicts), len(pairs))
-    return verdicts, summarise_pairs(verdicts)
+            progress(len(verdicts), len(pairs))
+    return verdicts
 
 
-def summarise_pairs(verdicts: Iterable[PairVerdict]) -> PairSummary:
-    """Counts, share of wins, sign test and position bias over verdicts."""
-    from llmops.evaluation import agreement
-
-    everything = list(verdicts)
-    judged = [verdict for verdict in everything if verdict.winner is not None]
-    wins, losses, ties = (sum(verdict.winner == winner for verdict in judged) for winner in ("a", "b", "tie"))
-    decided = wins + losses
-    places: list[Any] = [[verdict.ab.label for verdict in judged], [verdict.ba.label for verdict in judged]]
-    return PairSummary(
-        wins=wins,
-        losses=losses,
-        ties=ties,
-        failed=len(everything) - len(judged),
-        win_share=wins / decided if decided else None,
-        interval=sign_test_interval(wins, losses) if decided else None,
-        p_value=sign_test_p(wins, losses),
-        position_bias=agreement.position_bias(*places) if judged else None,
-    )
+def position_bias_of(verdicts: Sequence[PairVerdict]) -> PositionBias | None:
+    """Over the pairs that were judged; None when there are none. Its `flipped` is the share of pairs whose two verdicts
+    contradict each other."""
+    judged: Any = [(verdict.ab.label, verdict.ba.label) for verdict in verdicts if verdict.winner is not None]
+    return agreement.position_bias(*map(list, zip(*judged, strict=True))) if judged else None

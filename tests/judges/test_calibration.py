@@ -1,6 +1,7 @@
 """A judge beside people's labels: strict about the file, honest about failures, found again by its identity."""
 
 import json
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from hypothesis import strategies as st
 
 from llmops.errors import BadFile, UsageError
 from llmops.evaluation.eval_set import EvalRow
+from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.results import Output, Score
 from llmops.evaluation.scorers.protocol import MissingExpectation
-from llmops.judges.calibration import LabelledRow, calibrate, judge_hash, load_labels
+from llmops.judges.calibration import Calibration, LabelledRow, judge_hash, load_labels
+from llmops.judges.calibration import calibrate as calibrate_by
 from llmops.judges.scorer import RubricJudge
 
 GOOD = {"inputs": {"q": "x"}, "output": "y", "label": True}
@@ -36,6 +39,11 @@ class MadeUpJudge:
 
 def labelled(*pairs: tuple[str, Any]) -> list[LabelledRow]:
     return [LabelledRow(EvalRow(f"r{i}", {"q": "x"}), output, label) for i, (output, label) in enumerate(pairs)]
+
+
+def calibrate(rows: list[LabelledRow], judge: Any, **options: Any) -> Calibration:
+    with closing(GenerationCache(None)) as cache:
+        return calibrate_by(rows, judge, **{"cache": cache, "progress": lambda *_: None, **options})
 
 
 def write(path: Path, *rows: Any) -> Path:
@@ -160,10 +168,10 @@ def test_the_same_judge_on_the_same_labels_has_the_same_identity():
     other = MadeUpJudge(judge.scores, identity={"judge": "another"})
 
     found = calibrate(rows, judge)
-    assert found.identity == calibrate(renamed, judge).identity
-    assert found.judge_hash == judge_hash(judge)
-    assert len({found.identity, calibrate(rows[:1], judge).identity, calibrate(rows, other).identity}) == 3
-    assert found.identity != calibrate(rows, judge, threshold=0.7).identity
+    assert (found.judge_hash, found.labels_hash) == (judge_hash(judge), calibrate(renamed, judge).labels_hash)
+    assert calibrate(rows[:1], judge).labels_hash != found.labels_hash
+    assert calibrate(rows, other).judge_hash != found.judge_hash
+    assert calibrate(rows, judge, threshold=0.7).threshold == 0.7
 
 
 def test_json_holds_statistics_and_rows_and_progress_is_told_row_by_row():
@@ -179,12 +187,9 @@ def test_a_real_rubric_is_asked_once_for_each_row_and_never_again_from_a_cache(s
     asked = script(lambda request: json.dumps({"rationale": "r", "score": "fail" if "bad" in str(request) else "pass"}))
     judge = RubricJudge("s", endpoint=asked.endpoint, instructions="Is it fine?")
 
-    class Kept(dict[str, Score]):
-        get_score = dict.get
-        put_score = dict.__setitem__
-
-    cache, rows = Kept(), labelled(("fine", True), ("bad", False), ("bad too", True))
-    first, again = calibrate(rows, judge, cache=cache), calibrate(rows, judge, cache=cache)
+    rows = labelled(("fine", True), ("bad", False), ("bad too", True))
+    with closing(GenerationCache(None)) as cache:
+        first, again = calibrate(rows, judge, cache=cache), calibrate(rows, judge, cache=cache)
 
     assert [row.judged for row in first.rows] == [True, False, False]
     assert (again, len(asked.requests)) == (first, 3)
