@@ -16,7 +16,7 @@ from llmops.eval_runs.report_contents import ShownRow
 from llmops.eval_runs.second_opinion import MetricOpinions, opinion_blocks
 from llmops.evaluation.comparison import Comparison
 from llmops.evaluation.gate import Verdict
-from llmops.evaluation.reports.contents import Judged, Leaderboard, Report
+from llmops.evaluation.reports.contents import Judged, Leaderboard
 from llmops.evaluation.reports.tables import comparison_blocks, leaderboard_blocks
 from llmops.evaluation.results import Failure, Metric, RowResult
 from llmops.evaluation.suite import Suite
@@ -156,11 +156,12 @@ class Evaluation(Shown):
         """Writes the leaderboard, where there is one, to files; returns them. Raises CannotRun."""
         from llmops.evaluation.reports import html as html_reports
         from llmops.evaluation.reports import markdown as markdown_reports
+        from llmops.pages.rendering import write_page
 
         if (board := self.leaderboard) is None:
             return []
         if html is not None:
-            html_reports.write_leaderboard_html(board, Path(html))
+            write_page([html_reports.leaderboard_html(board)], Path(html))
         if markdown is not None:
             write_text(Path(markdown), markdown_reports.leaderboard_markdown(board))
         return [Path(path) for path in (html, markdown) if path is not None]
@@ -247,27 +248,16 @@ def write_reports(
     """A comparison, or a run that was compared with none, as each file that was asked for. Raises CannotRun."""
     from llmops.evaluation.reports import html as html_reports
     from llmops.evaluation.reports import junit as junit_reports
+    from llmops.evaluation.reports import markdown as markdown_reports
+    from llmops.pages.rendering import write_page
 
-    page, xml = (
-        (html_reports.write_html, junit_reports.junit)
-        if isinstance(report, Report)
-        else (html_reports.write_verdict_html, junit_reports.verdict_junit)
-    )
-    made: Any = report  # of the kind that they take
     if html is not None:
-        page(made, Path(html))
+        write_page(html_reports.report_html(report), Path(html))
     if junit is not None:
-        write_text(Path(junit), xml(made))
+        write_text(Path(junit), junit_reports.junit(report))
     if markdown is not None:
-        write_text(Path(markdown), report_markdown(report))
+        write_text(Path(markdown), markdown_reports.markdown(report))
     return [Path(path) for path in (html, junit, markdown) if path is not None]
-
-
-def report_markdown(report: Judged) -> str:
-    """A comparison, or a run that was compared with none, as a page of Markdown."""
-    from llmops.evaluation.reports.markdown import markdown, verdict_markdown
-
-    return markdown(report) if isinstance(report, Report) else verdict_markdown(report)
 
 
 @dataclass(frozen=True)

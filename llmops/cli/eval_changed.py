@@ -59,11 +59,11 @@ def changed(base: str, inconclusive: str, markdown: Path | None, as_json: bool) 
     gates = [found for prompt in prompts for found in _gates(prompt)]
     verdicts = {gated.verdict.verdict for _, gated in gates}
     if markdown is not None:
-        from llmops.api.results import report_markdown
+        from llmops.evaluation.reports.markdown import markdown as as_markdown
 
         none = "" if gates else "No prompt with a suite has changed.\n"
         write_file(
-            markdown, "# llmops evals\n\n" + none + "\n".join(report_markdown(gated.report) for _, gated in gates)
+            markdown, "# llmops evals\n\n" + none + "\n".join(as_markdown(gated.report) for _, gated in gates)
         )
     emit(
         as_json,

@@ -10,7 +10,7 @@ import pytest
 
 from llmops.eval_runs.evaluations import CellRun
 from llmops.eval_runs.report_contents import _order, _pairs, leaderboard, report_contents
-from llmops.evaluation.reports.html import write_leaderboard_html
+from llmops.evaluation.reports.html import leaderboard_html
 from llmops.evaluation.reports.markdown import leaderboard_markdown
 from llmops.evaluation.results import Score
 from llmops.prompt_file import parse_prompt
@@ -100,7 +100,7 @@ def turned(scorer: Any, worst: float | None) -> Any:
     return type("Turned", (type(scorer),), {"higher_is_better": False, "worst": worst})(**scorer.model_dump())
 
 
-def test_the_leaderboard_ranks_by_real_differences_and_shows_what_each_cell_took(workshop, done, tmp_path):
+def test_the_leaderboard_ranks_by_real_differences_and_shows_what_each_cell_took(workshop, done):
     evaluations = workshop.evaluations
     board = leaderboard(evaluations, evaluations.suite("board"), done)
     assert (board["suite"], board["rows"], board["primary"]) == ("board", N, "correct")
@@ -118,8 +118,7 @@ def test_the_leaderboard_ranks_by_real_differences_and_shows_what_each_cell_took
         assert cell["tokens_out"] == (N if cell["name"].startswith("board@2") else 7 * N)
         assert cell["latency_ms_p50"] is not None
     board = leaderboard(workshop.evaluations, workshop.evaluations.suite("board"), done)
-    write_leaderboard_html(board, tmp_path / "board.html")
-    assert "board@3,tiny@1" in (tmp_path / "board.html").read_text(encoding="utf-8")
+    assert "board@3,tiny@1" in leaderboard_html(board)
     assert "board@3,tiny@1" in unescape(leaderboard_markdown(board))
 
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any, Literal
 
 from markupsafe import Markup
@@ -23,7 +22,7 @@ from llmops.evaluation.reports.contents import Judged, Leaderboard, LeaderboardP
 from llmops.evaluation.reports.wording import most_changed, select
 from llmops.generation import Message
 from llmops.pages.numbers import NOTHING, count, counted, number, printable, probability, shortened, signed
-from llmops.pages.rendering import Axis, page, stream_page, write_page
+from llmops.pages.rendering import Axis, page, stream_page
 
 MOST_ROWS = 2_000
 LONGEST_TEXT = 20_000
@@ -39,22 +38,11 @@ Table = tuple[str, Axis | None, list[Difference]]
 """Caption, the axis that all lines share, None where each has its own, and the lines."""
 
 
-def html(report: Report, *, most_rows: int = MOST_ROWS) -> str:
-    """The page as text. most_rows: rows shown; those that changed most come first, and the page says what is cut."""
-    return "".join(_pieces(report, most_rows))
-
-
-def write_html(report: Report, path: Path, *, most_rows: int = MOST_ROWS) -> None:
-    """Writes the page piece by piece, making the file's folder. Raises CannotRun."""
-    write_page(_pieces(report, most_rows), path)
-
-
-def write_verdict_html(judged: Judged, path: Path) -> None:
-    """Writes the page of a run that was compared with none: its verdict and its means. Raises CannotRun."""
-    write_page([page(f"{_FOLDER}/judged.html", title=judged.title, report=judged, wording=wording)], path)
-
-
-def _pieces(report: Report, most_rows: int) -> Iterator[str]:
+def report_html(report: Judged, *, most_rows: int = MOST_ROWS) -> Iterator[str]:
+    """The page piece by piece. most_rows: of a comparison, rows shown; those that changed most come first, and the page
+    says what is cut."""
+    if not isinstance(report, Report):
+        return stream_page(f"{_FOLDER}/judged.html", title=report.title, report=report, wording=wording)
     selection, metrics = select(report.rows, most_rows, most_changed), report.comparison.metrics
     a, b = report.a, report.b
     directions = {name: metric.higher_is_better for name, metric in metrics.items()}
@@ -78,7 +66,7 @@ def _pieces(report: Report, most_rows: int) -> Iterator[str]:
         versions=_versions(a, b),
         measured=_measured(report),
         prompt_diff=diff,
-        prompt_changed=any(isinstance(part, Line) and part.side != "both" for part in diff or ()),
+        prompt_changed=any(isinstance(part, DiffLine) and part.side != "both" for part in diff or ()),
         cut=selection.sentence("those that changed most"),
         slices=[(tag, sorted(values.items())) for tag, values in sorted(slices.items())],
         metrics=dict.fromkeys((*metrics, *(name for row in selection.rows for name in row.scores))),
@@ -232,11 +220,6 @@ def leaderboard_html(board: Leaderboard) -> str:
     )
 
 
-def write_leaderboard_html(board: Leaderboard, path: Path) -> None:
-    """Writes the page, making the file's folder. Raises CannotRun."""
-    write_page([leaderboard_html(board)], path)
-
-
 def _field(pair: LeaderboardPair, *, ahead: bool) -> tuple[str, str, str]:
     """How far one cell is ahead of another: the kind of its mark, mark and difference, how sure that is."""
     difference = signed(pair["difference"] if ahead else -pair["difference"])
@@ -248,18 +231,11 @@ def _field(pair: LeaderboardPair, *, ahead: bool) -> tuple[str, str, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """A line of the prompt. side: whose it is. parts: its text in pieces, and whether each differs."""
+class DiffLine:
+    """A line of the prompt's text. side: whose it is. parts: its text in pieces, and whether each differs."""
 
     side: Literal["both", "a", "b"]
     parts: Parts
-
-
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """Lines that both prompts share, far from any change."""
-
-    lines: tuple[str, ...]
 
 
 def prompt_lines(turns: Sequence[Message]) -> list[str]:
@@ -267,11 +243,12 @@ def prompt_lines(turns: Sequence[Message]) -> list[str]:
     return [line for turn in turns for line in (f"# {turn['role']}", *turn["content"].splitlines(), "")][:-1]
 
 
-def prompt_diff(a: Sequence[Message], b: Sequence[Message]) -> list[Line | Gap]:
-    """Both prompts in one column, as a reader of diffs expects: what a lost before what b gained."""
+def prompt_diff(a: Sequence[Message], b: Sequence[Message]) -> list[DiffLine | list[str]]:
+    """Both prompts in one column, as a reader of diffs expects: what a lost before what b gained. Lines that both
+    share, far from any change, stand together in a list."""
     before, after = prompt_lines(a), prompt_lines(b)
     operations = SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
-    found: list[Line | Gap] = []
+    diff: list[DiffLine | list[str]] = []
     for position, (kind, low_a, high_a, low_b, high_b) in enumerate(operations):
         lost, gained = before[low_a:high_a], after[low_b:high_b]
         if kind == "equal":
@@ -279,15 +256,13 @@ def prompt_diff(a: Sequence[Message], b: Sequence[Message]) -> list[Line | Gap]:
             tail = max(head, len(lost) - (_UNCHANGED_AROUND if position < len(operations) - 1 else 0))
             if tail - head <= _UNCHANGED_AROUND:
                 head = tail  # as short as this, the lines say no less than their number
-            found += [Line("both", ((line, False),)) for line in lost[:head]]
-            if head < tail:
-                found.append(Gap(tuple(lost[head:tail])))
-            found += [Line("both", ((line, False),)) for line in lost[tail:]]
+            around = [DiffLine("both", ((line, False),)) for line in lost]
+            diff += [*around[:head], *([lost[head:tail]] if head < tail else []), *around[tail:]]
         else:
             pairs = [_marked(left or "", right or "") for left, right in zip_longest(lost, gained)]
-            found += [Line("a", parts) for parts, _ in pairs[: len(lost)]]
-            found += [Line("b", parts) for _, parts in pairs[: len(gained)]]
-    return found
+            diff += [DiffLine("a", parts) for parts, _ in pairs[: len(lost)]]
+            diff += [DiffLine("b", parts) for _, parts in pairs[: len(gained)]]
+    return diff
 
 
 def _marked(line_a: str, line_b: str) -> tuple[Parts, Parts]:

@@ -16,20 +16,13 @@ MOST_ROWS = 1_000
 _LONGEST_TEXT = 2_000
 
 
-def junit(report: Report, *, most_rows: int = MOST_ROWS) -> str:
-    """The XML document. most_rows: rows shown; the suite's properties say how many there are."""
+def junit(report: Judged, *, most_rows: int = MOST_ROWS) -> str:
+    """The XML document; of a run that was compared with none, the gate's checks alone. most_rows: rows shown; the
+    suite's properties say how many there are."""
     root = _gate(report)
-    _add_rows(root, report, select(report.rows, most_rows, worst_first(report.primary_direction)))
-    return _document(root)
-
-
-def verdict_junit(judged: Judged) -> str:
-    """The XML document of a run that was compared with none: the gate's checks alone."""
-    return _document(_gate(judged))
-
-
-def _document(root: Element) -> str:
-    """With the numbers that CI systems read first, from the cases that are there."""
+    if isinstance(report, Report):
+        _add_rows(root, report, select(report.rows, most_rows, worst_first(report.primary_direction)))
+    # The numbers that CI systems read first, from the cases that are there.
     for suite in root:
         counts = {"tests": "testcase", "failures": "testcase/failure", "errors": "testcase/error"}
         for name, path in counts.items():

@@ -20,15 +20,18 @@ _LONGEST_TEXT = 200
 _MEANINGFUL = re.compile(r"""[!"#$&*<>@\[\\\]^_`{|}~]|:(?=\S)|(?<=www)\.|^[-+=]|(?<=\d)[.)](?=\s|$)""", re.IGNORECASE)
 
 
-def markdown(report: Report) -> str:
-    """The comparison as a comment: the verdict's line first. At most 10 rows that got worse, 20 slices that moved."""
+def markdown(report: Judged) -> str:
+    """A comparison as a comment, the verdict's line first: at most 10 rows that got worse, 20 slices that moved. Of a
+    run that was compared with none, the verdict and its means."""
+    if not isinstance(report, Report):
+        return _written("judged", report=report)
     higher, comparison = report.primary_direction, report.comparison
     worse = (row for row in report.rows if (wording.gain(row.change, higher) or 0.0) < 0)
     moved = [
         (f"{part}: {name}", metric, False)
         for part, metrics in comparison.slices.items()
         for name, metric in metrics.items()
-        if wording.standing(metric, chosen_beforehand=False) is not wording.Standing.UNDECIDED
+        if wording.effect(metric, chosen_beforehand=False) is not wording.Effect.UNDECIDED
     ]
     return _written(
         "comparison",
@@ -39,11 +42,6 @@ def markdown(report: Report) -> str:
         most_slices=_MOST_SLICES,
         worse=select(worse, MOST_ROWS, worst_first(higher)),
     )
-
-
-def verdict_markdown(judged: Judged) -> str:
-    """The verdict on a run that was compared with none, and its means."""
-    return _written("judged", report=judged)
 
 
 def leaderboard_markdown(board: Leaderboard) -> str:

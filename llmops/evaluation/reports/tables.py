@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from llmops.evaluation.comparison import Comparison
 from llmops.evaluation.metric_comparison import MetricComparison
 from llmops.evaluation.reports.contents import Leaderboard
-from llmops.evaluation.reports.wording import FAILED_IN_DIFFERENCES, cell_figures, failed_in_pairs
+from llmops.evaluation.reports.wording import FAILED_IN_DIFFERENCES, cell_figures, failed_in_pairs, rank
 from llmops.pages.numbers import count, interval, number
 from llmops.pages.tables import Block, Table
 
@@ -33,8 +33,11 @@ def comparison_blocks(comparison: Comparison, *, with_rows: bool = True) -> Iter
     for name, sentence in comparison.power.items():
         if name == primary or (primary is None and name == next(iter(comparison.power))):
             yield f"{name}: {sentence}"
-    if (noise := noise_sentence(comparison)) is not None:
-        yield noise
+    if (noise := comparison.noise) is not None:
+        yield (
+            f"{noise.changed} of {comparison.rows} answers differ; the engine alone would change about "
+            f"{noise.expected:.0f} ({noise.noise.flips} of {noise.noise.n} answers flipped when made again)"
+        )
     if comparison.sequential:
         yield "these runs were stopped early: p and intervals hold whenever one stops"
 
@@ -57,21 +60,11 @@ def _cells(name: str, m: MetricComparison) -> tuple[str, ...]:
     return (name, *change, f"{m.p_adjusted:.3g}", *outcomes)
 
 
-def noise_sentence(comparison: Comparison) -> str | None:
-    """What the engine's own noise says of the rows that changed; None where it was not measured."""
-    if (noise := comparison.noise) is None:
-        return None
-    return (
-        f"{noise.changed} of {comparison.rows} answers differ; the engine alone would change about "
-        f"{noise.expected:.0f} ({noise.noise.flips} of {noise.noise.n} answers flipped when made again)"
-    )
-
-
 def leaderboard_blocks(board: Leaderboard) -> Iterator[Block]:
     """Cells by the primary metric with the ranks they may have, and every pair with whether its difference is real."""
     cells = [
         (
-            "–".join(str(rank) for rank in dict.fromkeys(cell["rank_range"])),
+            rank(cell["rank_range"]),
             cell["name"],
             number(cell["mean"]),
             interval(cell["ci95"]),

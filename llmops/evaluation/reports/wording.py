@@ -25,29 +25,27 @@ FAILED_IN_DIFFERENCES = (
 )
 
 
-class Standing(Enum):
-    """What a difference says of b; the value is the sentence's end, the mark the sign that stands for it."""
+class Effect(Enum):
+    """What a difference says of b: the end of its sentence, and the sign in front of it."""
 
-    BETTER = "better"
-    WORSE = "worse"
-    CHANGED = "changed"
-    UNDECIDED = "no clear difference"
+    BETTER = "better", "▲"
+    WORSE = "worse", "▼"
+    CHANGED = "changed", "◆"
+    UNDECIDED = "no clear difference", "○"
 
-    @property
-    def mark(self) -> str:
-        """In front of the difference."""
-        return {"BETTER": "▲", "WORSE": "▼", "CHANGED": "◆", "UNDECIDED": "○"}[self.name]
+    def __init__(self, words: str, mark: str) -> None:
+        self.words, self.mark = words, mark
 
 
-def standing(metric: MetricComparison, *, chosen_beforehand: bool) -> Standing:
+def effect(metric: MetricComparison, *, chosen_beforehand: bool) -> Effect:
     """Better or worse when significant; changed when significant and neither direction is better."""
     p_value = metric.p_value if chosen_beforehand else metric.p_adjusted
     if p_value >= ALPHA:
-        return Standing.UNDECIDED
+        return Effect.UNDECIDED
     gained = gain(metric.difference, metric.higher_is_better)
     if gained is None:
-        return Standing.CHANGED
-    return Standing.BETTER if gained > 0 else Standing.WORSE
+        return Effect.CHANGED
+    return Effect.BETTER if gained > 0 else Effect.WORSE
 
 
 def gain(change: float | None, higher_is_better: bool | None) -> float | None:
@@ -74,7 +72,7 @@ def interval_told(metric: MetricComparison) -> str:
 def summary(name: str, metric: MetricComparison, *, chosen_beforehand: bool) -> str:
     """One metric in a sentence."""
     p_value = probability(metric.p_value if chosen_beforehand else metric.p_adjusted)
-    told = standing(metric, chosen_beforehand=chosen_beforehand).value
+    told = effect(metric, chosen_beforehand=chosen_beforehand).words
     means = f"{name} {number(metric.a)} → {number(metric.b)}: {signed(metric.difference)}"
     return f"{means}, 95 % interval {interval_told(metric)}, {p_value}: {told}"
 

@@ -11,6 +11,7 @@ from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.gate import Check, Verdict
 from llmops.evaluation.metric_comparison import MetricComparison
 from llmops.evaluation.reports.contents import Report, Row, Side
+from llmops.evaluation.reports.html import report_html
 from llmops.evaluation.results import AnswerCounts, Metric, Noise, Output, RowResult, Score
 
 ROWS_TOLD = (
@@ -74,6 +75,10 @@ def report(**changed: Any) -> Report:
         "rows": [row(number, (0.0, -1.0, 1.0, 0.0)[number % 4]) for number in range(20)],
     }  # fmt: skip
     return Report(**{**known, **changed})
+
+
+def html(report: Report, **options: Any) -> str:
+    return "".join(report_html(report, **options))
 
 
 @pytest.fixture

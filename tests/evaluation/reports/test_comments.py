@@ -12,7 +12,7 @@ from llmops.evaluation.comparison import Comparison
 from llmops.evaluation.reports import wording
 from llmops.evaluation.reports.junit import junit
 from llmops.evaluation.reports.markdown import escaped, leaderboard_markdown, markdown
-from llmops.evaluation.reports.wording import Standing, most_changed, select, standing, worst_first
+from llmops.evaluation.reports.wording import Effect, effect, most_changed, select, worst_first
 from tests.evaluation.reports.conftest import ROWS_TOLD, Check, difference, report, row, verdict
 
 quick = settings(max_examples=60, deadline=None)
@@ -192,18 +192,18 @@ def test_hostile_texts_give_one_failure_each_and_no_element(hostile_report):
 @pytest.mark.parametrize(
     ("changed", "beforehand", "expected"),
     [
-        ({}, True, Standing.BETTER),
-        ({"difference": -0.2}, True, Standing.WORSE),
-        ({"difference": -0.2, "higher_is_better": False}, True, Standing.BETTER),
-        ({"higher_is_better": None}, True, Standing.CHANGED),
-        ({"p_value": 0.05, "p_adjusted": 0.05}, True, Standing.UNDECIDED),
+        ({}, True, Effect.BETTER),
+        ({"difference": -0.2}, True, Effect.WORSE),
+        ({"difference": -0.2, "higher_is_better": False}, True, Effect.BETTER),
+        ({"higher_is_better": None}, True, Effect.CHANGED),
+        ({"p_value": 0.05, "p_adjusted": 0.05}, True, Effect.UNDECIDED),
         # Only the metric chosen beforehand goes by its unadjusted p-value.
-        ({"p_value": 0.03, "p_adjusted": 0.06}, True, Standing.BETTER),
-        ({"p_value": 0.03, "p_adjusted": 0.06}, False, Standing.UNDECIDED),
+        ({"p_value": 0.03, "p_adjusted": 0.06}, True, Effect.BETTER),
+        ({"p_value": 0.03, "p_adjusted": 0.06}, False, Effect.UNDECIDED),
     ],
 )
 def test_a_standing_needs_significance_and_knows_which_direction_is_better(changed, beforehand, expected):
-    assert standing(difference(**changed), chosen_beforehand=beforehand) is expected
+    assert effect(difference(**changed), chosen_beforehand=beforehand) is expected
 
 
 def test_rows_of_a_metric_without_a_better_direction_go_up_and_down_and_noise_is_set_against_what_changed():

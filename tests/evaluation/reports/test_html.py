@@ -10,19 +10,17 @@ from hypothesis import strategies as st
 from llmops.errors import CannotRun
 from llmops.evaluation.reports.html import (
     LONGEST_TEXT,
-    Gap,
-    html,
     leaderboard_html,
     prompt_diff,
     prompt_lines,
+    report_html,
     showable,
-    write_html,
-    write_leaderboard_html,
 )
 from llmops.evaluation.reports.markdown import leaderboard_markdown
 from llmops.evaluation.reports.wording import FAILED_IN_DIFFERENCES
 from llmops.pages.numbers import printable
-from tests.evaluation.reports.conftest import Check, Metric, difference, report, row, side, verdict
+from llmops.pages.rendering import write_page
+from tests.evaluation.reports.conftest import Check, Metric, difference, html, report, row, side, verdict
 from tests.pages.reading import Reading
 
 quick = settings(max_examples=25, deadline=None)
@@ -87,12 +85,10 @@ def test_any_text_anywhere_leaves_the_page_with_the_same_elements(text):
 
 
 def test_a_page_is_written_as_it_is_returned_the_same_every_time_or_the_failure_says_where(board, tmp_path):
-    write_html(report(), tmp_path / "report.html")
+    write_page(report_html(report()), tmp_path / "report.html")
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == html(report())
-    write_leaderboard_html(board, tmp_path / "board.html")
-    assert (tmp_path / "board.html").read_text(encoding="utf-8") == leaderboard_html(board)
     with pytest.raises(CannotRun, match="cannot write the report to"):
-        write_leaderboard_html(board, tmp_path)
+        write_page([leaderboard_html(board)], tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -201,10 +197,10 @@ def test_a_line_that_changed_a_little_has_its_words_marked_and_others_are_whole(
 def test_long_stretches_that_both_share_are_folded_and_short_ones_are_not():
     shared = "\n".join(f"line {number}" for number in range(20))
     found = prompt_diff(turns("old", shared), turns("new", shared))
-    (gap,) = [part for part in found if isinstance(part, Gap)]
-    assert gap.lines[-1] == "line 19"
-    assert len(gap.lines) == 19
-    assert not any(isinstance(part, Gap) for part in prompt_diff(turns("old", "x"), turns("new", "x")))
+    (gap,) = [part for part in found if isinstance(part, list)]
+    assert gap[-1] == "line 19"
+    assert len(gap) == 19
+    assert not any(isinstance(part, list) for part in prompt_diff(turns("old", "x"), turns("new", "x")))
 
 
 @quick
@@ -213,8 +209,8 @@ def test_both_prompts_can_be_read_back_from_the_diff(a, b):
     sides = {"a": [], "b": []}
     for part in prompt_diff(a, b):
         for letter, lines in sides.items():
-            if isinstance(part, Gap):
-                lines.extend(part.lines)
+            if isinstance(part, list):
+                lines.extend(part)
             elif part.side in ("both", letter):
                 lines.append("".join(text for text, _ in part.parts))
     assert sides == {"a": prompt_lines(a), "b": prompt_lines(b)}

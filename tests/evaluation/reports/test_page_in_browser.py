@@ -6,8 +6,7 @@ import subprocess
 
 import pytest
 
-from llmops.evaluation.reports.html import html
-from tests.evaluation.reports.conftest import report, row
+from tests.evaluation.reports.conftest import html, report, row
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
