@@ -54,10 +54,7 @@ class Calibrated:
 
 def judge_scorer(suite: Suite, name: str | None, asked: JudgeEndpoint | None) -> JudgeScorer:
     """The suite's scorer exactly as its gate uses it; where there is only one that asks this judge, it needs no name.
-
-    Raises:
-        UsageError: there is none, or more than one.
-    """
+    Raises UsageError: there is none, or more than one."""
     judged = [spec.name for spec in suite.scorer_specs if spec.type in JUDGED_TYPES]
     made = [scorer for scorer in suite.make_scorers() if scorer.name in judged and isinstance(scorer, JudgeScorer)]
     fitting = [scorer for scorer in made if asked is None or scorer.endpoint.identity == asked.identity]
@@ -90,10 +87,9 @@ def calibrate_judge(
     judge: the name of a judge of the suite, or `openai:URL#MODEL`.
     kappa: what trust asks for; None takes the suite's word.
 
-    Raises:
-        UsageError, UnknownVersion: no such suite, scorer or judge. BadFile: the labels are wrong.
-        EngineUnavailable: the judge has no key. CannotRun: it gave no verdict at all; nothing is recorded.
-        StoreUnavailable: verdicts are kept, so that the next call asks for none of them again.
+    Raises UsageError, UnknownVersion: no such suite, scorer or judge. BadFile: the labels are wrong. EngineUnavailable:
+    the judge has no key. CannotRun: it gave no verdict at all; nothing is recorded. StoreUnavailable: verdicts are
+    kept, so that the next call asks for none of them again.
     """
     settings, of_suite = evaluations.settings, evaluations.suite(suite) if suite else None
     bias: PositionBias | None = None

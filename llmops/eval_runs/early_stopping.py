@@ -47,8 +47,7 @@ async def run_until_decided(matrix: Matrix, suite: Suite, cells: Sequence[Cell])
 
     Looking after every step would make an ordinary test cry wolf; this one may be looked at as often as one likes.
 
-    Raises:
-        UsageError: not two cells, or a primary metric that is not within 0 and 1; else as `Matrix.run`.
+    Raises UsageError: not two cells, or a primary metric that is not within 0 and 1; else as `Matrix.run`.
     """
     if matrix.options.on != LOCAL:
         raise UsageError("--stop-early looks at few rows at a time: it goes with --on local")

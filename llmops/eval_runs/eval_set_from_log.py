@@ -87,9 +87,8 @@ def add_reviewed(review: Path, eval_set: Path) -> tuple[int, int, int]:
     Returns:
         How many rows were accepted, refused, and left undecided (`accept` still null).
 
-    Raises:
-        BadFile: naming line and field of the first wrong row of the file; nothing was added then.
-        CannotRun: the set cannot be written, or changed in the meantime.
+    Raises BadFile: naming line and field of the first wrong row of the file; nothing was added then. CannotRun: the set
+    cannot be written, or changed in the meantime.
     """
     _check_target(eval_set)
     known = {row.id for row in present_rows(eval_set)}
@@ -109,9 +108,7 @@ def add_reviewed(review: Path, eval_set: Path) -> tuple[int, int, int]:
 
 def read_review(path: Path) -> Iterator[tuple[int, EvalRow, bool | None]]:
     """Each row of a review file with the number of its line, and whether it was accepted: None while that is undecided.
-
-    Raises BadFile: a line is no row or no decision, or an accepted row does not say what a good answer is.
-    """
+    Raises BadFile: a line is no row or no decision, or an accepted row does not say what a good answer is."""
     for number, line in numbered_lines(path):
         values = json_object(line, path, number)
         decision = values.pop("review", None)
@@ -228,9 +225,7 @@ def present_rows(eval_set: Path) -> Iterable[EvalRow]:
 
 def append_rows(eval_set: Path, rows: Sequence[EvalRow]) -> None:
     """Adds rows to an eval set: all or none, since a copy gets the new lines, and then takes the old file's place.
-
-    Raises CannotRun: the set cannot be written, or changed in the meantime.
-    """
+    Raises CannotRun: the set cannot be written, or changed in the meantime."""
     if not rows:
         return
     path = eval_set / ROWS_FILE

@@ -123,10 +123,7 @@ class Evaluations:
 
     def run(self, suite: Suite, cells: Sequence[Cell], options: RunOptions, progress: CellProgress) -> list[CellRun]:
         """Runs every cell; a complete identical run is reused. Engines are loaded once for each model, when needed.
-
-        Raises:
-            BadFile, EngineError, StoreUnavailable, RecordingIncomplete: finished generations are kept.
-        """
+        Raises BadFile, EngineError, StoreUnavailable, RecordingIncomplete: finished generations are kept."""
 
         async def work() -> list[CellRun]:
             async with aclosing(matrix_of(self.settings, self.registry, suite, options, progress)) as matrix:
@@ -169,8 +166,7 @@ class Evaluations:
 
         suite_name: needed where more than one suite uses the prompt.
 
-        Raises:
-            UnknownVersion: there is no such thing, or it has not been run yet; says how to.
+        Raises UnknownVersion: there is no such thing, or it has not been run yet; says how to.
         """
         if isinstance(text, EvalRun):
             return text
@@ -250,8 +246,7 @@ class Evaluations:
 
         against: the champion; None means the app's present champion, or none yet.
 
-        Raises:
-            UnknownVersion: a run that the verdict needs is missing; says how to make it.
+        Raises UnknownVersion: a run that the verdict needs is missing; says how to make it.
         """
         suite = self.suite(suite_name)
         runs = {"b": self.resolve(challenger, suite_name)}

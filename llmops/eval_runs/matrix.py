@@ -225,10 +225,9 @@ class Matrix:
 
         shown: how early the run was stopped, recorded with it.
 
-        Raises:
-            UsageError: an engine cannot enforce a cell's response format.
-            BadFile, EngineError, StoreUnavailable, RecordingIncomplete: finished generations and runs are kept. Where
-                a judge or an upstream cannot be reached, before the first row is answered.
+        Raises UsageError: an engine cannot enforce a cell's response format. BadFile, EngineError, StoreUnavailable,
+        RecordingIncomplete: finished generations and runs are kept. Where a judge or an upstream cannot be reached,
+        before the first row is answered.
         """
         for cell in cells:
             check_parameters(cell.model, self._settings, cell.parameters, self.options.engine)

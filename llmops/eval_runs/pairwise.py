@@ -117,11 +117,9 @@ def judge_runs(
     instructions: the criteria, in place of the default ones.
     limit: rows.
 
-    Raises:
-        UsageError: no such judge. UnknownVersion: no such run. EngineUnavailable: the judge has no key, or cannot be
-            reached.
-        CannotRun: runs of two suites, or no verdict at all; nothing is recorded.
-        StoreUnavailable: verdicts are kept, so that the next call asks for none of them again.
+    Raises UsageError: no such judge. UnknownVersion: no such run. EngineUnavailable: the judge has no key, or cannot be
+    reached. CannotRun: runs of two suites, or no verdict at all; nothing is recorded. StoreUnavailable: verdicts are
+    kept, so that the next call asks for none of them again.
     """
     of_suite, run_a, run_b = evaluations.resolve_pair(a, b, suite)
     settings, store = evaluations.settings, evaluations.registry.store

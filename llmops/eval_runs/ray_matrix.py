@@ -43,11 +43,8 @@ class RayMatrix(Matrix):
 
     async def reports(self, cells: Sequence[Cell], chosen: RowChoice) -> AsyncIterator[EvalReport]:
         """Of each of some cells of one model, in order. What the cache holds is not made again, and it gets what was
-        finished where the run fails.
-
-        Raises CannotRun: the cluster cannot be used, or a shard's process died again and again. EngineError: the engine
-        is gone.
-        """
+        finished where the run fails. Raises CannotRun: the cluster cannot be used, or a shard's process died again and
+        again. EngineError: the engine is gone."""
         tasks = [self.task(cell, chosen) for cell in cells]
         await asyncio.to_thread(self._check_judges, tasks)
         await asyncio.to_thread(count_missing, tasks, self.cache)  # before anything is sent: whether all rows fit

@@ -46,8 +46,7 @@ def report_contents(
 
     runs: `b`, and the one it was compared with as `a`. name: of b.
 
-    Raises:
-        StoreUnavailable: the rows cannot be fetched.
+    Raises StoreUnavailable: the rows cannot be fetched.
     """
     judged: dict[str, Any] = {
         "suite": suite.name,
@@ -263,8 +262,7 @@ def run_rows(
     failed: only rows without an answer or a score, and those to which the gate's scorer gave its worst. changed_from:
     only rows whose answer or scores are others than in that run, which must be of the same suite.
 
-    Raises:
-        UnknownVersion: there is no such run. CannotRun: the runs are of different suites. StoreUnavailable.
+    Raises UnknownVersion: there is no such run. CannotRun: the runs are of different suites. StoreUnavailable.
     """
     run = evaluations.resolve(text, suite_name)
     earlier: dict[str, RowResult] | None = None

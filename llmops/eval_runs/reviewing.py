@@ -127,10 +127,8 @@ def open_log_review(
     users: Sequence[str],
 ) -> OpenedReview:
     """Puts the answers of an app whose label decides most into MLflow's review queue of the app, with their traces,
-    which are written where they were not sampled.
-
-    Raises UnknownVersion: the window has no answer that can be reviewed. StoreUnavailable.
-    """
+    which are written where they were not sampled. Raises UnknownVersion: the window has no answer that can be reviewed.
+    StoreUnavailable."""
     ordered = answers_in_order(log.iterate(feedback=True, app=app, since=since, until=until))[:limit]
     if not ordered:
         raise UnknownVersion(f"the production log has no answer of {app} with its text in this window")

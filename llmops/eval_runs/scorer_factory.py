@@ -34,11 +34,8 @@ class ScorerFactory:
         return Embedder(self.settings)
 
     def make(self, spec: ScorerSpec, judges: Mapping[str, Mapping[str, Any]]) -> Scorer | None:
-        """The scorer; None for a judge's when no judge is configured.
-
-        Raises:
-            UsageError: an unknown type, parameter or judge, naming it.
-        """
+        """The scorer; None for a judge's when no judge is configured. Raises UsageError: an unknown type, parameter or
+        judge, naming it."""
         parameters, types = dict(spec.parameters), {**SCORER_TYPES, **TYPES}
         bound: dict[str, Any] = {}
         besides: tuple[str, ...] = ()
@@ -73,10 +70,8 @@ class ScorerFactory:
 
     def check(self, suite: Suite, scorers: Collection[str]) -> None:
         """Before rows are answered: the judges of these scorers can be reached, and the embedding model is at hand.
-
-        Raises:
-            EngineUnavailable: a judge has no key or cannot be reached. CannotRun: the embedding model cannot be had.
-        """
+        Raises EngineUnavailable: a judge has no key or cannot be reached. CannotRun: the embedding model cannot be
+        had."""
         used = [spec for spec in suite.scorer_specs if spec.name in scorers and spec.name not in suite.left_out]
         judged = [spec.parameters.get("judge") for spec in used if spec.type in JUDGED_TYPES]
         for endpoint in dict.fromkeys(self.endpoint(suite.judges, name) for name in judged):

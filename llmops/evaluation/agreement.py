@@ -69,10 +69,7 @@ class PositionBias(JsonData):
 
 def confusion(people: Sequence[Any], judge: Sequence[Any]) -> Confusion:
     """Counts over every label that either gave, in sorted order (by text when labels of several types do not compare).
-
-    Raises:
-        UsageError: the two differ in length, or are empty.
-    """
+    Raises UsageError: the two differ in length, or are empty."""
     _check_pairs(people, judge)
     labels = _sorted({*people, *judge})
     places = {label: place for place, label in enumerate(labels)}
@@ -102,11 +99,8 @@ def weighted_kappa(people: Sequence[float], judge: Sequence[float]) -> Kappa:
 
 def length_bias(people: Sequence[float], judge: Sequence[float], lengths: Sequence[float]) -> LengthBias:
     """Whether the judge's errors go with the length of the answers. Scores are numbers or truth values (with truth
-    values the correlation is the rank-biserial kind); p by Student's t, good from about 10 rows on.
-
-    Raises:
-        UsageError: the three differ in length, or are empty.
-    """
+    values the correlation is the rank-biserial kind); p by Student's t, good from about 10 rows on. Raises UsageError:
+    the three differ in length, or are empty."""
     import numpy as np
     from scipy import special
     from scipy.stats import rankdata
@@ -132,8 +126,7 @@ def position_bias(verdicts: Sequence[Verdict], swapped: Sequence[Verdict]) -> Po
     The test looks at pairs that named one place more often than the other, and asks whether both places are named
     alike: the two verdicts on one pair are not independent, so verdicts must not be counted singly.
 
-    Raises:
-        UsageError: the two differ in length, are empty, or hold another word.
+    Raises UsageError: the two differ in length, are empty, or hold another word.
     """
     _check_pairs(verdicts, swapped)
     if unknown := {*verdicts, *swapped} - {*_VERDICTS}:

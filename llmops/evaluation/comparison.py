@@ -20,11 +20,8 @@ Pair = tuple[RowResult, RowResult]
 
 def paired(a: Iterable[RowResult], b: Iterable[RowResult]) -> Iterator[Pair]:
     """The rows that both runs have, joined on row id. Runs of one eval set have them in one order, and nothing waits;
-    others wait only while the other run has not come to them yet.
-
-    Raises:
-        CannotRun: a row id stands for different inputs, expectations or contexts in the two runs, or they share no row.
-    """
+    others wait only while the other run has not come to them yet. Raises CannotRun: a row id stands for different
+    inputs, expectations or contexts in the two runs, or they share no row."""
     waiting_a: dict[str, RowResult] = {}
     waiting_b: dict[str, RowResult] = {}
     found = False

@@ -109,8 +109,7 @@ def checked_eval_set(name: str, path: Path, read: PlacedRows) -> EvalSet:
     path: the file or folder whose later change is an error: a run must score the rows that were checked.
     read: begins a new pass; gives rows with their places.
 
-    Raises:
-        BadFile: naming file, line and field of the first wrong row.
+    Raises BadFile: naming file, line and field of the first wrong row.
     """
     stamp = _stamp(path)
 
@@ -136,11 +135,8 @@ def _stamp(path: Path) -> list[tuple[str, int, int]]:
 
 
 def load_eval_set(folder: Path) -> EvalSet:
-    """The eval set of `folder/rows.jsonl`; every row is checked before any is returned.
-
-    Raises:
-        BadFile: naming file, line and field of the first wrong row.
-    """
+    """The eval set of `folder/rows.jsonl`; every row is checked before any is returned. Raises BadFile: naming file,
+    line and field of the first wrong row."""
     path = folder / ROWS_FILE
     return checked_eval_set(folder.name, path, lambda: read_rows(path))
 
@@ -175,8 +171,7 @@ def row_from_values(values: Mapping[str, Any], path: Path | str, number: int) ->
 
     number: the line or position that an error names.
 
-    Raises:
-        BadFile: naming file, number and field.
+    Raises BadFile: naming file, number and field.
     """
     try:
         if unknown := sorted(values.keys() - FIELDS):
@@ -251,8 +246,7 @@ def plain(value: Any, name: str) -> Any:
 
     name: of the field of the row, for errors.
 
-    Raises:
-        UsageError: JSON has no such value (bytes, a duration, NaN); starts with the field's name.
+    Raises UsageError: JSON has no such value (bytes, a duration, NaN); starts with the field's name.
     """
     if value is None or isinstance(value, (str, bool, int)):
         return value
@@ -292,8 +286,7 @@ def cluster_of(row: EvalRow, cluster_by: str) -> str | None:
 
     cluster_by: `tags.NAME` gives the tag; `inputs.NAME` and `contexts` a short hash of the text, equal for equal texts.
 
-    Raises:
-        UsageError: `cluster_by` is none of these.
+    Raises UsageError: `cluster_by` is none of these.
     """
     kind, _, name = cluster_by.partition(".")
     if cluster_by != "contexts" and not (kind in ("tags", "inputs") and name):

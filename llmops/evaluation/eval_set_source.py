@@ -95,8 +95,7 @@ class Columns:
         number: the line or position that errors name.
         position: among the records, from 1, for a made id; `number` when None.
 
-        Raises:
-            BadFile: naming file, number and field.
+        Raises BadFile: naming file, number and field.
         """
         if not isinstance(record, Mapping):
             raise BadFile(path, "must be an object", line=number)
@@ -212,8 +211,7 @@ def eval_set_of_rows(name: str, rows: Any, columns: Mapping[str, Any] | None = N
 
     columns: our fields and their columns, as `Columns.from_table` takes them.
 
-    Raises:
-        UsageError: `columns` is wrong. BadFile: naming number, from 1, and field of the first wrong row.
+    Raises UsageError: `columns` is wrong. BadFile: naming number, from 1, and field of the first wrong row.
     """
     named, place = Columns.from_table(name, columns), f"rows of {name}"
     if hasattr(rows, "notna"):  # pandas has NaN where a row has no value
@@ -266,9 +264,8 @@ def eval_set_of_table(
     path, key: the file that holds the table and the table's key in it, for errors; relative sources are beside it.
     name: where the table has none.
 
-    Raises:
-        BadFile: the table is wrong, or the source: a row of it by file, line or row number, and field.
-        CannotRun: the hub does not give it.
+    Raises BadFile: the table is wrong, or the source: a row of it by file, line or row number, and field. CannotRun:
+    the hub does not give it.
     """
     access = access or SourceAccess()
     try:

@@ -59,11 +59,8 @@ async def _sleep(seconds: float, _: EngineError) -> None:
 
 async def with_retries(ask: Callable[[], Awaitable[Answer]], retries: Retries, pause: Pause = _sleep) -> Answer:
     """What `ask` gives, asked again while its failures may pass. pause: waits so many seconds because of an error.
-
-    Raises:
-        EngineRejected, SchemaNotFollowed, or an EngineUnavailable that will not pass: at once. EngineError: the last of
-            all attempts.
-    """
+    Raises EngineRejected, SchemaNotFollowed, or an EngineUnavailable that will not pass: at once. EngineError: the last
+    of all attempts."""
     for failures in range(1, retries.attempts + 1):
         try:
             return await ask()
@@ -169,9 +166,8 @@ async def generate_missing(
 
     total: how many there are, for progress.
 
-    Raises:
-        EngineUnavailable: the engine is gone (it turned away more rows in a row than it has slots, or every row, each
-            after all retries); what was finished is in the cache and is not made again.
+    Raises EngineUnavailable: the engine is gone (it turned away more rows in a row than it has slots, or every row,
+    each after all retries); what was finished is in the cache and is not made again.
     """
     all_made = [Generated() for _ in tasks]
     lanes = _Lanes(engine, cache, retries, total, progress)
@@ -329,8 +325,7 @@ async def measure_noise(tasks: Iterable[Task], engine: Engine, cache: Generation
 
     At most `_NOISE_SAMPLE` finished answers, drawn by their keys; None when there are fewer than `_NOISE_FEWEST`.
 
-    Raises:
-        EngineError: as the engine raises it; the measurement is then void.
+    Raises EngineError: as the engine raises it; the measurement is then void.
     """
     texts = (job for task in tasks if not task.choices for job in task.jobs() if cache.holds(job.key))
     sample = heapq.nsmallest(_NOISE_SAMPLE, texts, key=lambda job: job.key)

@@ -71,8 +71,7 @@ def paired_test(
     more than that. The outcome's `test` is the one whose p it is: `mcnemar-exact`, `paired-permutation`, or
     `paired-bootstrap` where that is the less sure one.
 
-    Raises:
-        ValueError: the samples or cluster names differ in length, or are empty.
+    Raises ValueError: the samples or cluster names differ in length, or are empty.
     """
     import numpy as np
 

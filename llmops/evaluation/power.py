@@ -213,8 +213,7 @@ def power_of(
         or fall; where they let it do only one of the two, the note says so.
     targets: differences to say the rows for; a half and a quarter of what can be seen when None.
 
-    Raises:
-        UsageError: the samples differ in length, or are empty; a target is not above 0.
+    Raises UsageError: the samples differ in length, or are empty; a target is not above 0.
     """
     if len(a) != len(b) or not len(a) or (clusters is not None and len(clusters) != len(a)):
         raise UsageError("power needs the same number of values in both samples, at least one, and of cluster names")
@@ -240,11 +239,8 @@ def power_of(
 
 
 def rows_needed(difference: float, noise: Noise) -> int:
-    """Rows with which a true difference is found with the chance `POWER`.
-
-    Raises:
-        UsageError: the difference is not above 0, or needs more rows than anybody has (10¹²).
-    """
+    """Rows with which a true difference is found with the chance `POWER`. Raises UsageError: the difference is not
+    above 0, or needs more rows than anybody has (10¹²)."""
     if not difference > 0:
         raise UsageError("a difference to be found must be above 0")
     most = 8

@@ -64,8 +64,7 @@ def read_records(
     path: its name, in errors too. open_file: for one that is not on a disk of this machine, whose errors pass through.
     delimiter: of a CSV file, where it is another than its name says.
 
-    Raises:
-        BadFile: naming file, and line and field where they are known.
+    Raises BadFile: naming file, and line and field where they are known.
     """
     kind = kind_of(path)
     if kind is None:
@@ -248,8 +247,7 @@ def dataset_records(
     arguments: of `datasets.load_dataset`. split: the first of test, validation and train that there is when None.
     source: the folder, or the name of the data set, in errors.
 
-    Raises:
-        BadFile: of a folder: naming file, line and field. CannotRun: the hub does not give it.
+    Raises BadFile: of a folder: naming file, line and field. CannotRun: the hub does not give it.
     """
     import datasets
     from huggingface_hub.errors import HTTPError  # of whichever HTTP client the hub's package is built on

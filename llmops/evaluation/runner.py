@@ -158,9 +158,8 @@ async def generate_all(
 
     engine: gives the loaded engine; awaited only when something must be generated.
 
-    Raises:
-        BadFile: a row does not fit a prompt; before anything is generated.
-        EngineUnavailable: the engine is gone; what was finished is in the cache and is not made again.
+    Raises BadFile: a row does not fit a prompt; before anything is generated. EngineUnavailable: the engine is gone;
+    what was finished is in the cache and is not made again.
     """
     if not (missing := await asyncio.to_thread(count_missing, tasks, cache)):
         return [Generated() for _ in tasks]

@@ -30,8 +30,7 @@ class SequentialTest:
     low, high: bounds of a difference, with 0 between them. The closer they are to what can happen, the sooner the test
     decides.
 
-    Raises:
-        UsageError: 0 does not lie between the bounds, or alpha not between 0 and 1.
+    Raises UsageError: 0 does not lie between the bounds, or alpha not between 0 and 1.
     """
 
     def __init__(self, *, alpha: float = 0.05, low: float = -1.0, high: float = 1.0) -> None:
@@ -46,11 +45,8 @@ class SequentialTest:
         self._rows_at_most = 0
 
     def update(self, differences: Sequence[float]) -> None:
-        """Takes more rows; the outcome does not depend on how rows are cut into calls.
-
-        Raises:
-            UsageError: a difference lies outside the bounds; none of this call's is then taken.
-        """
+        """Takes more rows; the outcome does not depend on how rows are cut into calls. Raises UsageError: a difference
+        lies outside the bounds; none of this call's is then taken."""
         import numpy as np
 
         added = np.asarray(differences, dtype=float)

@@ -126,11 +126,8 @@ class ShardedResults:
         return (result for _, result in self.with_keys())
 
     def with_keys(self) -> Iterator[tuple[str, RowResult]]:
-        """Each result with its key in the generation cache.
-
-        Raises:
-            Corrupted: a shard is missing, or is not what was written; names it. StoreUnavailable.
-        """
+        """Each result with its key in the generation cache. Raises Corrupted: a shard is missing, or is not what was
+        written; names it. StoreUnavailable."""
         for shard in self.shards:
             place = f"{self.folder.url}/{shard.path}"
             if (content := self.folder.read(shard.path)) is None:

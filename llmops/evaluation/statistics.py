@@ -132,8 +132,7 @@ def mean_interval(
     clusters: for each value, what it shares with others. The error is then cluster-robust; Wilson's interval takes the
     number of independent values that would have that error. None where there can be none, as `no_interval` says.
 
-    Raises:
-        ValueError: there are no values, or not as many cluster names.
+    Raises ValueError: there are no values, or not as many cluster names.
     """
     import numpy as np
 
@@ -163,8 +162,7 @@ def no_interval(
     One value says nothing about another, nor does one cluster. Values that are all the same show no spread, nor do
     clusters whose means are: how large a rare other one would be, only the limits of a value can tell.
 
-    Raises:
-        ValueError: there are no values, or not as many cluster names.
+    Raises ValueError: there are no values, or not as many cluster names.
     """
     import numpy as np
 
@@ -218,11 +216,8 @@ def independent_rows(found: MeanEstimate, sizes: Any, variance: float) -> float:
 
 
 def cluster_sums(values: Any, clusters: Sequence[Hashable] | None) -> tuple[Any, Any]:
-    """Sum and size of each cluster of an array's values; each value is its own cluster when None.
-
-    Raises:
-        ValueError: there are not as many cluster names as values.
-    """
+    """Sum and size of each cluster of an array's values; each value is its own cluster when None. Raises ValueError:
+    there are not as many cluster names as values."""
     import numpy as np
 
     if clusters is not None and len(clusters) != len(values):

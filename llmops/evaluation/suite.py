@@ -162,8 +162,7 @@ def load_suite(
     make: gives a scorer of what the suite says of it, or None where it needs a judge that is not configured.
     try_scorers: false leaves `Suite.try_scorers` to the caller; it loads the scorers' libraries, which takes seconds.
 
-    Raises:
-        UnknownVersion: there is no such suite. BadFile: naming file and field.
+    Raises UnknownVersion: there is no such suite. BadFile: naming file and field.
     """
     path = folder / f"{name}.toml"
     if not path.is_file():

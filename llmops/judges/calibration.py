@@ -97,8 +97,7 @@ def labelled_rows(
 
     problem_of: what is wrong with a label; None where nothing is.
 
-    Raises:
-        BadFile: naming file, line and field of the first wrong row, or that there are none.
+    Raises BadFile: naming file, line and field of the first wrong row, or that there are none.
     """
     fields, seen = {"id", "inputs", "expectations", "contexts", "label", "by", "at", *outputs}, set[str]()
     for number, line in numbered_lines(path):
@@ -154,8 +153,7 @@ def calibrate(
     cache: where eval runs keep their scores; what is there is not asked again, and failures are not kept.
     progress: called with rows done and their number.
 
-    Raises:
-        UsageError: there are no labelled rows, or their labels are of several kinds.
+    Raises UsageError: there are no labelled rows, or their labels are of several kinds.
     """
     kinds = {_kind(row.label) for row in labelled}
     if len(kinds) != 1:

@@ -117,15 +117,11 @@ class JudgeClient:
         self._fields = SentFields()
 
     def ask(self, messages: Sequence[Message], schema: Mapping[str, Any]) -> dict[str, Any]:
-        """The judge's answer, an object that follows `schema`.
-
-        Raises:
-            EngineUnavailable: the judge cannot be reached, has no key, or kept failing through all retries; or it left
-                the last questions unanswered, and is left alone for a minute.
-            EngineTimeout: no answer in time, through all retries.
-            EngineRejected: the request can never succeed; ContextTooLong when it is too long.
-            EngineError: an answer that is cut off, refused, no JSON, or does not follow the schema.
-        """
+        """The judge's answer, an object that follows `schema`. Raises EngineUnavailable: the judge cannot be reached,
+        has no key, or kept failing through all retries; or it left the last questions unanswered, and is left alone for
+        a minute. EngineTimeout: no answer in time, through all retries. EngineRejected: the request can never succeed;
+        ContextTooLong when it is too long. EngineError: an answer that is cut off, refused, no JSON, or does not follow
+        the schema."""
         body = {
             "model": self.endpoint.model,
             "messages": [dict(message) for message in messages],

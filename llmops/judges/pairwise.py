@@ -159,10 +159,8 @@ def judge_pair(judge: PairJudge, pair: Pair, cache: GenerationCache) -> PairVerd
 def judge_pairs(
     judge: PairJudge, pairs: Sequence[Pair], cache: GenerationCache, progress: Progress
 ) -> list[PairVerdict]:
-    """Verdicts in the order of the pairs. progress: called with pairs done and their number.
-
-    Raises EngineUnavailable: something is to be asked, and the judge has no key or cannot be reached.
-    """
+    """Verdicts in the order of the pairs. progress: called with pairs done and their number. Raises EngineUnavailable:
+    something is to be asked, and the judge has no key or cannot be reached."""
     to_judge = (shown for pair in pairs if not (pair.a.error or pair.b.error) for shown in pair.both_orders)
     if any(cache.get_score(judge.key(*shown)) is None for shown in to_judge):
         judge.endpoint.check()

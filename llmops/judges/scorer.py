@@ -68,8 +68,7 @@ def input_text(row: EvalRow, input_variable: str | None = None) -> str:
 
     input_variable: its name. None takes the row's only variable, or the one called question, input or query.
 
-    Raises:
-        MissingExpectation: there is no such variable, or it is not clear which.
+    Raises MissingExpectation: there is no such variable, or it is not clear which.
     """
     if row.messages and input_variable is None:
         return str(next(message["content"] for message in reversed(row.messages) if message["role"] == "user"))
@@ -173,8 +172,7 @@ def make_scale(scale: Any, good: Any = None) -> Scale:
     `pass_fail` scores true or false. `[1, 5]` are whole points, worst and best, scored as their share of the way from 0
     to 1. A list of labels scores true for those that are `good`.
 
-    Raises:
-        UsageError: starting with `scale` or `good`.
+    Raises UsageError: starting with `scale` or `good`.
     """
     is_list = isinstance(scale, Sequence) and not isinstance(scale, str)
     if is_list and len(scale) > 1 and all(isinstance(label, str) and label.strip() for label in scale):

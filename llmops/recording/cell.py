@@ -211,9 +211,7 @@ def runs_where(store: Store, experiment: str | None, condition: str) -> Iterator
 
 def eval_runs(store: Store, prompt: str, model: str) -> list[EvalRun]:
     """Every complete eval run of this prompt version on this model version, the newest first, whatever the parameters.
-
-    Raises Corrupted where a run's record is no JSON, StoreUnavailable.
-    """
+    Raises Corrupted where a run's record is no JSON, StoreUnavailable."""
     condition = (
         f"tags.`{PROMPT_TAG}` = '{prompt}' and tags.`{MODEL_TAG}` = '{model}' and tags.`{COMPLETE_TAG}` = 'true'"
     )

@@ -44,10 +44,8 @@ class Traces:
         return {"traces": traces, "assessments": sum(self._delete_opinions(client, *each) for each in others)}
 
     def erase(self, found: Belongings) -> bool:
-        """Erases what was deleted from the store's files, where they are SQLite's; returns whether it did.
-
-        Raises CannotRun.
-        """
+        """Erases what was deleted from the store's files, where they are SQLite's; returns whether it did. Raises
+        CannotRun."""
         if self._store is None or self._file is None:
             return False
         engine = sa.create_engine(f"sqlite:///{self._file}")

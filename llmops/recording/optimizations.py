@@ -34,10 +34,8 @@ class OptimizationRecord:
 
     @classmethod
     def found(cls, store: Store, identity: str, suite: str) -> OptimizationRecord | None:
-        """The run of that identity: the finished one, or one that a dead process left.
-
-        Raises CannotRun: a process that may be alive is at it.
-        """
+        """The run of that identity: the finished one, or one that a dead process left. Raises CannotRun: a process that
+        may be alive is at it."""
         with translated(f"optimisations of {suite}"):
             for run in find_runs(store, store.experiment_ids(EXPERIMENT), {_IDENTITY_TAG: identity}, oldest_first=True):
                 tags, run_id = run.data.tags, run.info.run_id

@@ -89,11 +89,8 @@ class TraceExporter:
             stop.wait(pause)
 
     def export(self, stop: threading.Event | None = None) -> int:
-        """Exports everything new, once, or until `stop` is set between two batches; returns how many traces.
-
-        Raises:
-            StoreUnavailable: of the log or of MLflow; what was written before stays, and is not written again.
-        """
+        """Exports everything new, once, or until `stop` is set between two batches; returns how many traces. Raises
+        StoreUnavailable: of the log or of MLflow; what was written before stays, and is not written again."""
         position, written = self._position(), 0
         # Read before the records, so that the records it is about are exported before it.
         said, said_end = self._log.feedback_since(position.feedback, limit=BATCH)
@@ -194,10 +191,7 @@ class _Writer:
 
     def attach(self, feedback: Feedback) -> None:
         """Adds what a user said to the answer's trace, once; nothing where there is no such trace, or where it was said
-        there.
-
-        Raises StoreUnavailable.
-        """
+        there. Raises StoreUnavailable."""
         trace_id = trace_id_of(feedback.record_key)
         if feedback.caller == REVIEW:
             return

@@ -172,9 +172,8 @@ class EvalRecorder:
         extra_params, extra_metrics: shown beside the cell's own; a metric `cost` is part of the run's usage.
         progress: is told (rows written, rows to write).
 
-        Raises:
-            RecordingIncomplete: the store holds less than was handed over, or more; the run is marked failed.
-            StoreUnavailable.
+        Raises RecordingIncomplete: the store holds less than was handed over, or more; the run is marked failed.
+        StoreUnavailable.
         """
         if recorder == "auto":
             recorder = "evaluate" if len(report.results) <= EVALUATE_UP_TO else "bulk"

@@ -24,11 +24,8 @@ class ScorerOpinion(JsonData):
 
 
 def mlflow_opinions(store: Store, run_a: str, run_b: str) -> dict[str, ScorerOpinion]:
-    """Reads the traces of both runs, and records nothing. By scorer: those with a score in both runs.
-
-    Raises:
-        CannotRun: the installed MLflow cannot compare. StoreUnavailable, UsageError: as MLflow says.
-    """
+    """Reads the traces of both runs, and records nothing. By scorer: those with a score in both runs. Raises CannotRun:
+    the installed MLflow cannot compare. StoreUnavailable, UsageError: as MLflow says."""
     import mlflow.genai
 
     if not hasattr(mlflow.genai, "compare_evaluations"):

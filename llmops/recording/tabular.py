@@ -66,9 +66,7 @@ def record_training(
     figures: matplotlib's, by file name.
     files: texts, or paths of files to copy, by the name they get.
 
-    Raises:
-        CannotRun: the estimator cannot be written as skops, or could not be served.
-        StoreUnavailable.
+    Raises CannotRun: the estimator cannot be written as skops, or could not be served. StoreUnavailable.
     """
     from mlflow.entities import Metric
 
@@ -101,10 +99,7 @@ def evaluate_tabular(
     store: Store, run_id: str, logged: LoggedTabular, frame: Any, target: str, task: Task
 ) -> Mapping[str, float]:
     """MLflow's own evaluation of a logged model on a frame with features and target; its metrics and figures are
-    written to the run and shown with the model. Returns the metrics.
-
-    Raises StoreUnavailable.
-    """
+    written to the run and shown with the model. Returns the metrics. Raises StoreUnavailable."""
     import mlflow
 
     # Of classes that are numbers it says at every evaluation that they look like none.
@@ -149,11 +144,8 @@ def _log_data(store: Store, run_id: str, datasets: Sequence[UsedData]) -> None:
 
 
 def log_estimator(run_id: str, estimator: Any, schema: RowSchema, example: Any) -> tuple[Any, str]:
-    """MLflow's ModelInfo of the estimator, logged in a run that is active, and the sha256 of its file.
-
-    Raises:
-        CannotRun: skops cannot write it or would not read it with our list of types, or it is not one of the schema.
-    """
+    """MLflow's ModelInfo of the estimator, logged in a run that is active, and the sha256 of its file. Raises
+    CannotRun: skops cannot write it or would not read it with our list of types, or it is not one of the schema."""
     from mlflow.models import Model
 
     check_fits(estimator, schema)

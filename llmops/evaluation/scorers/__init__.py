@@ -153,11 +153,8 @@ _OUTPUTS = tuple(
 def try_scorer(scorer: Scorer) -> None:
     """Scores a made-up row with several outputs, so that a scorer that cannot score is found before the first answer is
     generated. Scorers that depend on a model (judges, embeddings) are left alone: it might have to be fetched, or asked
-    for money. A scorer that finds the row of another kind than it is for is content.
-
-    Raises:
-        UsageError: the scorer crashes, or gives an error instead of a score on every output.
-    """
+    for money. A scorer that finds the row of another kind than it is for is content. Raises UsageError: the scorer
+    crashes, or gives an error instead of a score on every output."""
     if isinstance(scorer, IdentifiedScorer):
         return
     try:

@@ -196,11 +196,8 @@ class ClassificationReport:
 
 
 def row_choices(row: EvalRow) -> tuple[str, ...]:
-    """The texts that a multiple-choice row lets one choose from: `expectations.choices`, two or more.
-
-    Raises:
-        MissingExpectation: there are none, or one of them is no text or blank.
-    """
+    """The texts that a multiple-choice row lets one choose from: `expectations.choices`, two or more. Raises
+    MissingExpectation: there are none, or one of them is no text or blank."""
     choices = row.expectations.get("choices")
     if not isinstance(choices, list | tuple) or len(choices) < 2:
         raise MissingExpectation(f"row {row.id}: expectations.choices must be a list of two texts or more")
