@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,16 +36,13 @@ def list_suites(as_json: bool) -> None:
     \b
     Example: llmops eval list
     """
-    from llmops.eval_runs.scorer_factory import ScorerFactory
-    from llmops.evaluation.record_files import SourceAccess
-    from llmops.evaluation.suite import load_suite, readable_suites
+    from llmops.eval_runs.evaluations import read_suite
+    from llmops.evaluation.suite import readable_suites
 
     settings = Settings.from_environment()
     folder = data_folder(settings, "eval_sets")
     say(describe_folder(folder))
-    make = ScorerFactory(settings).make
-    access = SourceAccess.of(settings)
-    suites, broken = readable_suites(folder, lambda name: load_suite(folder, name, access, make, try_scorers=False))
+    suites, broken = readable_suites(folder, partial(read_suite, settings))
     for error in broken.values():
         say(f"not listed: {error}")
     value: list[dict[str, Any]] = [

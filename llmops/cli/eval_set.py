@@ -174,7 +174,7 @@ def _find(text: str, settings: Settings) -> list[EvalSet]:
     folder, name = (path.parent, path.stem) if path.is_file() else (data_folder(settings, "eval_sets"), text)
     say(describe_folder(folder))
     if name in suite_names(folder):
-        suite = load_suite(folder, name, access, ScorerFactory(settings).make, try_scorers=False)
+        suite = load_suite(folder, name, access, ScorerFactory(settings).make)
         say(f"trying the scorers of {name} on a made-up row")  # loads their libraries: ragas takes seconds
         suite.try_scorers()
         return list(suite.eval_sets)

@@ -364,9 +364,8 @@ class Evaluations:
 
 def read_suite(settings: Settings, name: str, make: MakeScorer | None = None) -> Suite:
     """A suite of the settings' folder, whose scorers are not tried. Raises UnknownVersion, BadFile."""
-    access = SourceAccess.of(settings)
     folder = data_folder(settings, "eval_sets")
-    return load_suite(folder, name, access, make or ScorerFactory(settings).make, try_scorers=False)
+    return load_suite(folder, name, SourceAccess.of(settings), make or ScorerFactory(settings).make)
 
 
 def named(run: str | EvalRun) -> str:

@@ -6,7 +6,7 @@ it is with every such row at its best. Where too many are missing, it says nothi
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal, Self
 
 from llmops.evaluation.comparison import Comparison
@@ -109,10 +109,9 @@ def decide(rules: GateRules, facts: Facts) -> Verdict:
 
 def _checks(rules: GateRules, facts: Facts) -> Iterator[Check]:
     """A check for every rule, whoever scored."""
-    for scorer, value in rules.floors.items():
-        yield _bounded(_Bound("floor", scorer, value), facts.metrics.get(scorer), rules, facts)
-    for scorer, value in rules.ceilings.items():
-        yield _bounded(_Bound("ceiling", scorer, value), facts.metrics.get(scorer), rules, facts)
+    bounds = [_Bound("floor", *floor) for floor in rules.floors.items()]
+    bounds += [_Bound("ceiling", *ceiling) for ceiling in rules.ceilings.items()]
+    yield from (_bounded(bound, facts.metrics.get(bound.scorer), rules, facts) for bound in bounds)
     for part, floors in rules.slice_floors.items():
         for scorer, value in floors.items():
             metric = facts.slices.get(part, {}).get(scorer)
@@ -283,7 +282,7 @@ def _ruled(metric: MetricComparison, margin: float | None) -> tuple[Outcome, str
     if decisive is None:
         return "inconclusive", f"{words}, but a row that failed could have had any value"
     for ends in (metric.at_worst, metric.at_best) if outcome == "pass" else (decisive,):
-        if ends is not None and _outcome(ends.put_into(metric), margin)[0] != outcome:
+        if ends is not None and _outcome(replace(metric, **asdict(ends)), margin)[0] != outcome:
             return "inconclusive", f"{words}, but what the failed rows would have scored decides it"
     return outcome, words
 

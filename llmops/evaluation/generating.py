@@ -53,11 +53,7 @@ RETRIES = Retries()
 Pause = Callable[[float, EngineError], Awaitable[None]]
 
 
-async def _sleep(seconds: float, _: EngineError) -> None:
-    await asyncio.sleep(seconds)
-
-
-async def with_retries(ask: Callable[[], Awaitable[Answer]], retries: Retries, pause: Pause = _sleep) -> Answer:
+async def with_retries(ask: Callable[[], Awaitable[Answer]], retries: Retries, pause: Pause) -> Answer:
     """What `ask` gives, asked again while its failures may pass. pause: waits so many seconds because of an error.
     Raises EngineRejected, SchemaNotFollowed, or an EngineUnavailable that will not pass: at once. EngineError: the last
     of all attempts."""

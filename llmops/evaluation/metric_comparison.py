@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 from llmops.evaluation import statistics
 from llmops.evaluation.eval_set import cluster_name
@@ -25,10 +25,6 @@ class Extreme:
     difference: float
     ci95: tuple[float, float] | None
     p_value: float
-
-    def put_into(self, metric: MetricComparison) -> MetricComparison:
-        """The metric as it would be then."""
-        return replace(metric, difference=self.difference, ci95=self.ci95, p_value=self.p_value)
 
 
 @dataclass(frozen=True, slots=True)

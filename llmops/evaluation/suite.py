@@ -148,19 +148,12 @@ class _SuiteFile:
     choices: Annotated[bool, Strict()] = False
 
 
-def load_suite(
-    folder: Path,
-    name: str,
-    access: SourceAccess | None = None,
-    make: MakeScorer = make_built_in,
-    *,
-    try_scorers: bool = True,
-) -> Suite:
-    """Reads `folder/<name>.toml` and its eval sets, every row of them.
+def load_suite(folder: Path, name: str, access: SourceAccess | None = None, make: MakeScorer = make_built_in) -> Suite:
+    """Reads `folder/<name>.toml` and its eval sets, every row of them; its scorers are not tried, since that loads
+    their libraries, which takes seconds.
 
     access: to data sets of the hub.
     make: gives a scorer of what the suite says of it, or None where it needs a judge that is not configured.
-    try_scorers: false leaves `Suite.try_scorers` to the caller; it loads the scorers' libraries, which takes seconds.
 
     Raises UnknownVersion: there is no such suite. BadFile: naming file and field.
     """
@@ -196,8 +189,6 @@ def load_suite(
     )
     if suite.cluster_by is not None and not any(cluster_of(row, suite.cluster_by) for row in suite.rows):
         raise BadFile(path, f"no row has {suite.cluster_by}", field="cluster_by")
-    if try_scorers:
-        suite.try_scorers()
     return suite
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from llmops.errors import CannotRun, Corrupted
 from llmops.recording.cell import WRITER_TAG, find_runs, json_file, shown_param
-from llmops.recording.recorders import this_process, writer_is_gone
+from llmops.recording.resuming import this_process, writer_is_gone
 from llmops.registry.store import Store, translated
 
 EXPERIMENT = "optimizations"

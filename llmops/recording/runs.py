@@ -13,6 +13,7 @@ from llmops.errors import UnknownVersion
 from llmops.evaluation.results import AnswerCounts, EvalReport, Results, Score
 from llmops.evaluation.shards import ShardedResults
 from llmops.hashing import canonical_json
+from llmops.production_log import in_batches
 from llmops.recording.cell import (
     CELL_TAG,
     COMPLETE_TAG,
@@ -32,7 +33,8 @@ from llmops.recording.cell import (
 from llmops.recording.datasets import MAX_TRACED_ROWS, RULE_ALL, RULE_SAMPLE, dataset_inputs, traced
 from llmops.recording.evaluation_events import send_results
 from llmops.recording.mlflow_evaluate import evaluate_traces
-from llmops.recording.recorders import check_complete, parts_of, take_up, this_process, write_traces
+from llmops.recording.resuming import check_complete, parts_of, take_up, this_process
+from llmops.recording.trace_writing import BATCH, TraceWriter
 from llmops.recording.traces import RowTrace, TraceMaker
 from llmops.registry.store import Store, translated
 
@@ -108,6 +110,9 @@ def run_metrics(
 
 EVALUATE_UP_TO = 300
 """Rows up to which `auto` records with `mlflow.genai.evaluate`; above, in bulk, which takes less time and memory."""
+
+LISTED_BY_PROMPT = 100
+"""Rows of a run that the prompt's page lists. The page needs some rows of each run to lead there, not all of them."""
 
 Progress = Callable[[int, int], None]
 RecorderName = Literal["auto", "evaluate", "bulk"]
@@ -185,7 +190,7 @@ class EvalRecorder:
         return run
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Writing:
     """One run while it is written. tell: of progress. MLflow's errors pass through."""
 
@@ -195,7 +200,6 @@ class _Writing:
     recorder: str
     max_traced_rows: int
     tell: Progress | None
-    done: int = 0
 
     @property
     def _traced_rows(self) -> int:
@@ -268,7 +272,7 @@ class _Writing:
 
     def _write_rows(self, run: Any, experiment_id: str, dataset: Any) -> int:
         """Traces and scores, counted afterwards. Returns how many texts had to be cleaned for the database."""
-        client, run_id, in_bulk = self.store.client, run.info.run_id, self.recorder == "bulk"
+        run_id, in_bulk = run.info.run_id, self.recorder == "bulk"
         maker = TraceMaker(self.cell, run_id, experiment_id, run.info.start_time, with_scores=in_bulk)
         expected: Counter[tuple[str, str]] = Counter()
 
@@ -286,11 +290,12 @@ class _Writing:
             made = list(made)
             names, model_id = list(self.report.metrics), self.cell.model.model_id
             evaluate_traces(self.store, run_id, model_id, dataset, made, names, scores, maker.clean)
-        write_traces(self.store, self.cell, run_id, experiment_id, made, self._written)
-        check_complete(client, experiment_id, run_id, expected)
+        writer, prompt, done = TraceWriter(self.store), self.cell.prompt, 0
+        for batch in in_batches(enumerate(made), BATCH):
+            listed = {trace.trace_id: prompt for number, trace in batch if prompt and number < LISTED_BY_PROMPT}
+            writer.write(experiment_id, [trace for _, trace in batch], listed, run_id)
+            done += len(batch)
+            if self.tell is not None:
+                self.tell(done, self._traced_rows)
+        check_complete(self.store.client, experiment_id, run_id, expected)
         return maker.clean.cleaned
-
-    def _written(self, rows: int) -> None:
-        self.done += rows
-        if self.tell is not None:
-            self.tell(self.done, self._traced_rows)

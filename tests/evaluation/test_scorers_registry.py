@@ -249,15 +249,13 @@ def crash(spec: ScorerSpec, _: Mapping[str, Any]) -> Scorer:
     return make_scorer(spec.name, spec.type, spec.parameters, {**SCORER_TYPES, "crashing": crashing})
 
 
-def test_a_suite_that_loads_has_tried_its_scorers_unless_it_is_only_listed(tmp_path):
+def test_a_suite_whose_scorers_crash_loads_and_tells_it_when_they_are_tried(tmp_path):
     folder = folder_of(tmp_path, '[scorers.odd]\ntype = "crashing"\nmode = "cosine"')
-    listed = load_suite(folder, "task", make=crash, try_scorers=False)
-
+    suite = load_suite(folder, "task", make=crash)
+    with pytest.raises(BadFile) as caught:
+        suite.try_scorers()
     problem = "cannot score a made-up row: KeyError: 'cosine'; set here: mode = 'cosine'"
-    for try_them in (listed.try_scorers, lambda: load_suite(folder, "task", make=crash)):
-        with pytest.raises(BadFile) as caught:
-            try_them()
-        assert str(caught.value) == f"{folder / 'task.toml'}: scorers.odd: {problem}"
+    assert str(caught.value) == f"{folder / 'task.toml'}: scorers.odd: {problem}"
 
 
 @pytest.mark.parametrize(
@@ -272,12 +270,12 @@ def test_a_suite_that_loads_has_tried_its_scorers_unless_it_is_only_listed(tmp_p
 def test_a_wrong_option_is_an_error_of_the_suite_that_names_file_and_scorer(tmp_path, scorer, problem):
     folder = folder_of(tmp_path, f"[scorers.odd]\n{scorer}")
     with pytest.raises(BadFile) as caught:
-        load_suite(folder, "task")
+        load_suite(folder, "task").try_scorers()
     assert str(caught.value).startswith(f"{folder / 'task.toml'}: scorers.odd: {problem}")
 
 
 def test_a_suite_says_what_scorers_from_elsewhere_do_not_count(tmp_path):
-    suite = load_suite(folder_of(tmp_path, '[scorers.odd]\ntype = "ragas.ToolCallF1"'), "task", try_scorers=False)
+    suite = load_suite(folder_of(tmp_path, '[scorers.odd]\ntype = "ragas.ToolCallF1"'), "task")
     [scorer] = suite.make_scorers()
     assert scorer.not_counted == "how often a call is made, its order, and whether a value is 1 or true"  # type: ignore[attr-defined]
 

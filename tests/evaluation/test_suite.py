@@ -27,7 +27,7 @@ def refused(folder: Path, text: str) -> BadFile:
     """The error that the suite `task` of this text gives."""
     (folder / "task.toml").write_text(text)
     with pytest.raises(BadFile) as caught:
-        load_suite(folder, "task")
+        load_suite(folder, "task").try_scorers()
     assert "\n" not in str(caught.value)
     return caught.value
 

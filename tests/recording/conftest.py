@@ -13,7 +13,7 @@ from llmops.evaluation.results import EvalReport, Metric, Output, Results, RowRe
 from llmops.hashing import content_hash
 from llmops.prompt_file import parse_prompt
 from llmops.recording import CellIdentity, EvalRecorder, EvalRun
-from llmops.recording.recorders import stored_traces
+from llmops.recording.resuming import stored_traces
 from llmops.registry import Registry, Store
 from llmops.settings import Settings
 from llmops.versions import ModelVersion

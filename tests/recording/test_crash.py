@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from deploy.services.servers import free_port
-from llmops.recording.recorders import stored_traces, this_process
+from llmops.recording.resuming import stored_traces, this_process
 from llmops.settings import Settings
 
 NEVER = 10**9

@@ -4,6 +4,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, overload
 
 from llmops.errors import UsageError
@@ -94,17 +95,7 @@ def scorer(
     Raises UsageError: an argument is none of those.
     """
     if function is None:
-        return lambda decorated: _made(decorated, name, version, higher_is_better, limits)
-    return _made(function, name, version, higher_is_better, limits)
-
-
-def _made(
-    function: Callable[..., bool | float | None],
-    name: str | None,
-    version: str | None,
-    higher_is_better: bool | None,
-    limits: tuple[float, float],
-) -> FunctionScorer:
+        return partial(scorer, name=name, version=version, higher_is_better=higher_is_better, limits=limits)
     name = name or str(getattr(function, "__name__", type(function).__name__))
     if unknown := [each for each in inspect.signature(function).parameters if each not in _ARGUMENTS]:
         raise UsageError(f"scorer {name}: unknown argument {unknown[0]}; there are {', '.join(_ARGUMENTS)}")

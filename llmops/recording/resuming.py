@@ -1,42 +1,21 @@
-"""The two recorders of an eval run's rows, `bulk` and `evaluate`; what they stored is counted, and runs that a killed
-process left behind are taken up again."""
+"""Recording that survives a kill: what was stored of an eval run is counted, and runs that a killed process left behind
+are taken up again."""
 
 import os
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llmops.errors import RecordingIncomplete
 from llmops.evaluation.results import RowResult
 from llmops.production_log import in_batches
-from llmops.recording.cell import CELL_TAG, COMPLETE_TAG, RECORDER_TAG, WRITER_TAG, CellIdentity, find_runs
-from llmops.recording.trace_writing import BATCH, TraceWriter
-from llmops.recording.traces import RowTrace
+from llmops.recording.cell import CELL_TAG, COMPLETE_TAG, RECORDER_TAG, WRITER_TAG, find_runs
 from llmops.registry.store import Store, pages
-
-LISTED_BY_PROMPT = 100
-"""Rows of a run that the prompt's page lists. The page needs some rows of each run to lead there, not all of them."""
 
 _PAGE, _DELETED_AT_A_TIME = 500, 100
 _TRACES, _SPANS = ("traces", ""), ("spans", "")
 _EXPECTATION = "expectation"
-
-Written = Callable[[int], None]
-
-
-def write_traces(
-    store: Store, cell: CellIdentity, run_id: str, experiment_id: str, traces: Iterable[RowTrace], written: Written
-) -> None:
-    """Writes a run's traces, replacing those already there. written: is told of each batch's size.
-
-    MLflow's errors pass through.
-    """
-    writer = TraceWriter(store)
-    for batch in in_batches(enumerate(traces), BATCH):
-        listed = {trace.trace_id: cell.prompt for number, trace in batch if cell.prompt and number < LISTED_BY_PROMPT}
-        writer.write(experiment_id, [trace for _, trace in batch], listed, run_id)
-        written(len(batch))
 
 
 def parts_of(result: RowResult) -> Iterator[tuple[str, str]]:
