@@ -58,9 +58,9 @@ def judge_scorer(suite: Suite, name: str | None, asked: JudgeEndpoint | None) ->
     judged = [spec.name for spec in suite.scorer_specs if spec.type in JUDGED_TYPES]
     made = [scorer for scorer in suite.make_scorers() if scorer.name in judged and isinstance(scorer, JudgeScorer)]
     fitting = [scorer for scorer in made if asked is None or scorer.endpoint.identity == asked.identity]
-    found = [scorer for scorer in fitting if name in (None, scorer.name)]
-    if len(found) == 1:
-        return found[0]
+    chosen = [scorer for scorer in fitting if name in (None, scorer.name)]
+    if len(chosen) == 1:
+        return chosen[0]
     which = f"that asks {judge_name(asked)}" if asked else "that asks a judge"
     names = ", ".join(scorer.name for scorer in fitting) or "none"
     hint = "; without a judge are " + ", ".join(suite.left_out) if suite.left_out else ""
@@ -137,12 +137,12 @@ def _recorded(
     kappa_asked: float,
 ) -> Calibrated:
     """Puts on record what was measured; whether the judge is trusted is left to whoever asks, and for how much."""
-    found = calibration.to_json()
-    kappa, rows = found.pop("kappa") or dict.fromkeys(_KAPPA), found.pop("rows")
+    values = calibration.to_json()
+    kappa, rows = values.pop("kappa") or dict.fromkeys(_KAPPA), values.pop("rows")
     value = {
         "judge": judge,
         "suite": suite,
-        **found,
+        **values,
         **{name: kappa[name] for name in _KAPPA},
         "position_bias": bias.to_json() if bias else None,
         "kappa_asked": kappa_asked,

@@ -70,10 +70,10 @@ async def run_until_decided(matrix: Matrix, suite: Suite, cells: Sequence[Cell])
         for cell in cells:
             await matrix.generate([cell], chosen)
         tasks = [matrix.task(cell, chosen) for cell in cells]
-        found = await asyncio.to_thread(_differences, tasks, primary, matrix.cache, seed, before)
-        for each, differences in zip(tests, zip(*found, strict=True), strict=False):
+        differences_seen = await asyncio.to_thread(_differences, tasks, primary, matrix.cache, seed, before)
+        for each, differences in zip(tests, zip(*differences_seen, strict=True), strict=False):
             each.update(differences)
-        failed += sum(low != high for _, low, high in found)
+        failed += sum(low != high for _, low, high in differences_seen)
         decided = all(each.decided for each in tests) and least.mean * most.mean > 0
         if decided:
             break
@@ -88,12 +88,12 @@ def _differences(
     """b − a of the rows drawn since the look before, in the order of the draw: where one has no score, with that at
     its worst; and the least and the greatest that it could be."""
     worst = primary.worst or 0.0
-    found = []
+    drawn = []
     for left, right in zip(*(score_rows(answered(task, cache), [primary], cache) for task in tasks), strict=True):
-        place = draw(seed, left.row.id)
-        if place >= after:
+        position = draw(seed, left.row.id)
+        if position >= after:
             scores = [number_of(result, primary) for result in (left, right)]
             a, b = (worst if math.isnan(score) else score for score in scores)
             best_a, best_b = (1 - worst if math.isnan(score) else score for score in scores)
-            found.append((place, (b - a, *sorted((b - best_a, best_b - a)))))
-    return [(difference, least, most) for _, (difference, least, most) in sorted(found)]
+            drawn.append((position, (b - a, *sorted((b - best_a, best_b - a)))))
+    return [(difference, least, most) for _, (difference, least, most) in sorted(drawn)]

@@ -137,10 +137,10 @@ def feedback_of(record: LogRecord) -> Mapping[str, Any] | None:
             new = {"score": each.score, "label": each.label, "comment": each.comment, "user": each.user}
             said.update({name: value for name, value in new.items() if value is not None})
         return said
-    found = record.details.get("feedback")
-    if isinstance(found, list):
-        found = found[-1] if found else None
-    return found if isinstance(found, Mapping) else None
+    imported = record.details.get("feedback")
+    if isinstance(imported, list):
+        imported = imported[-1] if imported else None
+    return imported if isinstance(imported, Mapping) else None
 
 
 def review_lines(

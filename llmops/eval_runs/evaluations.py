@@ -94,8 +94,8 @@ class Evaluations:
         if releases:
             if prompts or models:
                 raise UsageError("--release already names prompt and model; give it alone")
-            found = [self.registry.release_versions.get(ref) for ref in releases]
-            return [Cell(item.prompt, item.model, item.parameters, item) for item in found]
+            chosen = [self.registry.release_versions.get(ref) for ref in releases]
+            return [Cell(item.prompt, item.model, item.parameters, item) for item in chosen]
         asked = models or [suite.model]
         if all(isinstance(model, CallableModel) for model in asked):
             if prompts:

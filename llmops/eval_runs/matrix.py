@@ -259,12 +259,12 @@ class Matrix:
         for position, (cell, identity) in enumerate(zip(cells, identities, strict=True)):
             if (known := self._recorder.find(self._suite.name, identity.hash)) is None:
                 continue
-            found = CellRun(cell, known, 0, known.rows)
+            run = CellRun(cell, known, 0, known.rows)
             has_failed = any(metric.n_failed for metric in known.metrics.values())
             if has_failed and (n_failed := self._passing_failures(cell, self._recorder.rows(known))):
-                failed[position] = (found, n_failed)
+                failed[position] = (run, n_failed)
             else:
-                done[position] = found
+                done[position] = run
         return done, failed
 
     async def reports(self, cells: Sequence[Cell], chosen: RowChoice) -> AsyncIterator[EvalReport]:

@@ -80,10 +80,10 @@ def judge_endpoint(settings: Settings, suite: Suite | None, judge: str | None) -
     if judge is not None and not upstream and suite is None:
         raise UsageError(f"--judge {judge}: only a suite has judges by name; give --suite, or openai:URL#MODEL")
     judges = suite.judges if suite and not upstream else {}
-    found = ScorerFactory(settings).endpoint(judges, None if upstream else judge)
-    if found is None:
+    endpoint = ScorerFactory(settings).endpoint(judges, None if upstream else judge)
+    if endpoint is None:
         raise UsageError("which judge? Give --judge openai:URL#MODEL, or set LLMOPS_JUDGE")
-    return found
+    return endpoint
 
 
 def judge_name(endpoint: JudgeEndpoint) -> str:

@@ -177,8 +177,8 @@ def _pairs(
     sign = -1 if primary.higher_is_better is False else 1
     compared = [
         (i, j, metric)
-        for place, i in enumerate(order)
-        for j in order[place + 1 :]
+        for rank, i in enumerate(order)
+        for j in order[rank + 1 :]
         if isinstance(metric := PairedScores.of(primary, values[j], values[i], clusters).compared(), MetricComparison)
     ]
     adjusted = statistics.holm([metric.p_value for _, _, metric in compared])

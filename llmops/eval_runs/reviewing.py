@@ -132,8 +132,8 @@ def open_log_review(
     ordered = answers_in_order(log.iterate(feedback=True, app=app, since=since, until=until))[:limit]
     if not ordered:
         raise UnknownVersion(f"the production log has no answer of {app} with its text in this window")
-    found = [_record(log, each.row, key) for key, each in ordered]
-    records = [record for record in found if record is not None]
+    logged = [_record(log, each.row, key) for key, each in ordered]
+    records = [record for record in logged if record is not None]
     write_traces(store, records)
     by_trace = {trace_id_of(key): each for key, each in ordered}
     return _opened(store, store.experiment(experiment_of(app)), app, (None, None), by_trace, users)
@@ -150,19 +150,19 @@ def answers_in_order(records: Iterable[LogRecord]) -> list[tuple[str, RowToRevie
     An answer that was given to the same question several times stands here once. Where users say nothing, the more
     frequent ones come first; among equals, a sample that is the same each time.
     """
-    found: dict[tuple[str, str], _Given] = {}
+    answers: dict[tuple[str, str], _Given] = {}
     for record in records:
         inputs = inputs_of(record, "question") if record.outcome == "ok" and not is_prediction(record) else None
         if inputs is None or not record.output or record.text_deleted_at is not None:
             continue
-        given = found.setdefault((inputs_hash(inputs), record.output), _Given(record))
+        given = answers.setdefault((inputs_hash(inputs), record.output), _Given(record))
         given.times += 1
         said: list[Mapping[str, Any]] = [each.to_json() for each in record.feedback if each.caller != REVIEW]
         imported = feedback_of(replace(record, feedback=()))
         for sign in filter(None, map(feedback_sign, said or [imported or {}])):
             given.signs += 1
             given.negative += sign == NEGATIVE
-    ordered = sorted(found.values(), key=lambda given: (-given.decides, -given.times, trace_id_of(given.key)))
+    ordered = sorted(answers.values(), key=lambda given: (-given.decides, -given.times, trace_id_of(given.key)))
     return [(given.key, RowToReview(given.request_id, given.decides, given.why)) for given in ordered]
 
 
@@ -324,7 +324,7 @@ def checked(item: ReviewedItem, users: Sequence[str]) -> dict[str, Answer]:
     be taken."""
     if item.source is None or item.row is None:
         raise ValueError("its trace is gone, or is neither of an eval run nor of the production log")
-    found: dict[str, Answer] = {}
+    by_question: dict[str, Answer] = {}
     for answer in item.answers:
         if users and answer.by.lower() not in users:
             raise ValueError(f"{answer.by} is not asked; asked are {', '.join(users)}")
@@ -332,13 +332,13 @@ def checked(item: ReviewedItem, users: Sequence[str]) -> dict[str, Answer]:
             raise ValueError(f"{answer.by} answered {json.dumps(answer.value)}: must be true or false")
         if answer.question == EXPECTED and not (isinstance(answer.value, str) and answer.value.strip()):
             raise ValueError(f"{answer.by} answered {json.dumps(answer.value)}: must be text")
-        earlier = found.setdefault(answer.question, answer)
+        earlier = by_question.setdefault(answer.question, answer)
         if earlier is not answer and earlier.value != answer.value:
             who = f"{answer.by} answered twice" if earlier.by == answer.by else f"{earlier.by} and {answer.by} disagree"
             raise ValueError(f"{who}: {json.dumps(earlier.value)} and {json.dumps(answer.value)}")
-    if not found:
+    if not by_question:
         raise ValueError("it is marked as complete, and has no answer")
-    return found
+    return by_question
 
 
 def _label(row: EvalRow, output: str, answer: Answer, row_id: str) -> dict[str, Any]:

@@ -83,15 +83,15 @@ class ScorerFactory:
 
 def untrusted(suite: Suite, store: Store) -> dict[str, str]:
     """Judge scorers of the suite that may not gate, and why. Raises StoreUnavailable."""
-    found = dict.fromkeys(suite.left_out, "no judge is configured")
+    reasons = dict.fromkeys(suite.left_out, "no judge is configured")
     judged = {spec.name for spec in suite.scorer_specs if spec.type in JUDGED_TYPES}
     for scorer in suite.make_scorers():
         if scorer.name in judged and isinstance(scorer, KeptScorer):
             asked = suite.kappa_asked(scorer.name)
             why = distrust(find_calibration(store, judge_hash(scorer)), asked)
             if why is not None:
-                found[scorer.name] = why
-    return found
+                reasons[scorer.name] = why
+    return reasons
 
 
 def distrust(calibration: dict[str, Any] | None, kappa_asked: float) -> str | None:

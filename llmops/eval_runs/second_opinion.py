@@ -37,7 +37,7 @@ def second_opinion(store: Store, comparison: Comparison, run_a: str, run_b: str)
 
 def beside(comparison: Comparison, opinions: Mapping[str, ScorerOpinion]) -> dict[str, MetricOpinions]:
     """Both comparisons of each metric that was compared here. opinions: MLflow's, by metric."""
-    found = {}
+    by_metric = {}
     for name, metric in comparison.metrics.items():
         opinion = opinions.get(name)
         here = NO_DIFFERENCE if metric.failures_decide else _verdict(metric, metric.difference, metric.p_adjusted)
@@ -47,8 +47,8 @@ def beside(comparison: Comparison, opinions: Mapping[str, ScorerOpinion]) -> dic
         reasons = [] if opinion is None else _reasons(comparison, metric, opinion)
         if opinion is None:
             reasons = ["MLflow found no score of it in both runs"]
-        found[name] = MetricOpinions(here, there, here == there, opinion, reasons)
-    return found
+        by_metric[name] = MetricOpinions(here, there, here == there, opinion, reasons)
+    return by_metric
 
 
 def _verdict(metric: MetricComparison, difference: float, p_value: float) -> str:

@@ -139,8 +139,8 @@ class ShardWorker:
         cell = replace(cell, settings=on_this_machine(cell.settings))
         try:
             folder = ShardFolder(cell.folder)
-            found = list(filter(None, map(folder.results, work.there)))
-            for shard, results in found:
+            written = list(filter(None, map(folder.results, work.there)))
+            for shard, results in written:
                 if not cell.anew and not any(map(_failed, results)):
                     return ShardDone(len(work.rows), shard)
             self._begin(cell)
@@ -149,7 +149,7 @@ class ShardWorker:
                     cache.put(key, output)
                 for key, score in work.scores.items():
                     cache.put_score(key, score)
-                for _, results in found:
+                for _, results in written:
                     keep(results, self._scorers, cache)
                 return self._make(cell, work, cache, folder)
         except LlmopsError as error:

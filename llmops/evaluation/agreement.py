@@ -72,10 +72,10 @@ def confusion(people: Sequence[Any], judge: Sequence[Any]) -> Confusion:
     Raises UsageError: the two differ in length, or are empty."""
     _check_pairs(people, judge)
     labels = _sorted({*people, *judge})
-    places = {label: place for place, label in enumerate(labels)}
+    index = {label: position for position, label in enumerate(labels)}
     counts = [[0] * len(labels) for _ in labels]
     for expected, given in zip(people, judge, strict=True):
-        counts[places[expected]][places[given]] += 1
+        counts[index[expected]][index[given]] += 1
     return Confusion(labels, tuple(tuple(row) for row in counts))
 
 
@@ -83,18 +83,18 @@ def cohen_kappa(people: Sequence[Any], judge: Sequence[Any]) -> Kappa:
     """Cohen's κ of labels without an order, see `_kappa` for its interval. Raises UsageError like `confusion`."""
     import numpy as np
 
-    found = confusion(people, judge)
-    return _kappa(np.asarray(found.counts, dtype=float), 1 - np.eye(len(found.labels)))
+    table = confusion(people, judge)
+    return _kappa(np.asarray(table.counts, dtype=float), 1 - np.eye(len(table.labels)))
 
 
 def weighted_kappa(people: Sequence[float], judge: Sequence[float]) -> Kappa:
     """Cohen's κ of numbers (ratings), a disagreement weighted by its square. Raises UsageError like `confusion`."""
     import numpy as np
 
-    found = confusion(people, judge)
-    values = np.asarray(found.labels, dtype=float)
+    table = confusion(people, judge)
+    values = np.asarray(table.labels, dtype=float)
     distances = (values[:, None] - values[None, :]) ** 2
-    return _kappa(np.asarray(found.counts, dtype=float), distances / (distances.max() or 1.0))
+    return _kappa(np.asarray(table.counts, dtype=float), distances / (distances.max() or 1.0))
 
 
 def length_bias(people: Sequence[float], judge: Sequence[float], lengths: Sequence[float]) -> LengthBias:

@@ -24,7 +24,7 @@ def paired(a: Iterable[RowResult], b: Iterable[RowResult]) -> Iterator[Pair]:
     inputs, expectations or contexts in the two runs, or they share no row."""
     waiting_a: dict[str, RowResult] = {}
     waiting_b: dict[str, RowResult] = {}
-    found = False
+    share_rows = False
     for left, right in zip_longest(a, b):
         if left is not None:
             waiting_a[left.row.id] = left
@@ -32,14 +32,14 @@ def paired(a: Iterable[RowResult], b: Iterable[RowResult]) -> Iterator[Pair]:
             waiting_b[right.row.id] = right
         for row_id in dict.fromkeys(result.row.id for result in (left, right) if result is not None):
             if row_id in waiting_a and row_id in waiting_b:
-                found = True
+                share_rows = True
                 pair = waiting_a.pop(row_id), waiting_b.pop(row_id)
                 for what in ("inputs", "expectations", "contexts"):
                     if getattr(pair[0].row, what) != getattr(pair[1].row, what):
                         problem = f"row {row_id!r} has different {what} in the two runs"
                         raise CannotRun(f"{problem}; run both on the same eval set")
                 yield pair
-    if not found:
+    if not share_rows:
         raise CannotRun("the two runs share no row; compare runs of the same suite")
 
 

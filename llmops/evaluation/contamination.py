@@ -74,15 +74,15 @@ class Pieces:
     def held_by(self, turns: Iterable[Message]) -> dict[str, list[str]]:
         """The pieces that a prompt's turns hold, each with the ids of its rows. An answer of one word counts where the
         prompt speaks or answers itself, not within a question."""
-        found: dict[str, list[str]] = {}
+        held: dict[str, list[str]] = {}
         for turn in turns:
             words = normalise(PLACEHOLDER.sub(" ", turn["content"])).split()
             for length in range(2, _LONGEST_PIECE + 1):
                 runs = (" ".join(words[at : at + length]) for at in range(len(words) - length + 1))
-                found |= {run: self._anywhere[run] for run in runs if run in self._anywhere}
+                held |= {run: self._anywhere[run] for run in runs if run in self._anywhere}
             if turn["role"] != "user":
-                found |= {word: self._words[word] for word in words if word in self._words}
-        return found
+                held |= {word: self._words[word] for word in words if word in self._words}
+        return held
 
 
 def _text(row: EvalRow) -> str:

@@ -128,10 +128,10 @@ def _stamp(path: Path) -> list[tuple[str, int, int]]:
     """Name, time of the last change, and size of each file; none where there is no such file (a source on the hub)."""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     try:
-        found = [(str(file), file.stat()) for file in files]
+        stats = [(str(file), file.stat()) for file in files]
     except OSError:
         return []
-    return [(name, status.st_mtime_ns, status.st_size) for name, status in found]
+    return [(name, status.st_mtime_ns, status.st_size) for name, status in stats]
 
 
 def load_eval_set(folder: Path) -> EvalSet:
@@ -143,8 +143,8 @@ def load_eval_set(folder: Path) -> EvalSet:
 
 def read_rows(path: Path) -> Iterator[tuple[RecordLocation, EvalRow]]:
     """The rows of a file in our own shape with their places, each checked as it is read. Raises BadFile."""
-    for place, record in read_records(path):
-        yield place, row_from_values(record, *place)
+    for location, record in read_records(path):
+        yield location, row_from_values(record, *location)
 
 
 def without_repeats(placed: Iterable[tuple[RecordLocation, EvalRow]]) -> Iterator[EvalRow]:
@@ -154,10 +154,10 @@ def without_repeats(placed: Iterable[tuple[RecordLocation, EvalRow]]) -> Iterato
     ones are taken for the same is 3 in 10⁸.
     """
     seen: set[int] = set()
-    for place, row in placed:
+    for location, row in placed:
         known = hash(row.id)
         if known in seen:
-            raise BadFile(place.path, f"{row.id!r} stands on two rows", line=place.line, field="id")
+            raise BadFile(location.path, f"{row.id!r} stands on two rows", line=location.line, field="id")
         seen.add(known)
         yield row
 
@@ -226,14 +226,14 @@ def _messages(value: Any) -> list[dict[str, str]]:
         raise UsageError("inputs.messages: must be a list of messages, and not empty")
     messages = []
     for position, message in enumerate(value):
-        place = f"inputs.messages[{position}]"
+        field = f"inputs.messages[{position}]"
         if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
-            raise UsageError(f"{place}: must be an object of `role` and `content`")
+            raise UsageError(f"{field}: must be an object of `role` and `content`")
         role, content = message["role"], message["content"]
         if role not in _ROLES:
-            raise UsageError(f"{place}.role: must be one of {', '.join(_ROLES)}")
+            raise UsageError(f"{field}.role: must be one of {', '.join(_ROLES)}")
         if not isinstance(content, str) or not content.strip():
-            raise UsageError(f"{place}.content: must be text, and not empty")
+            raise UsageError(f"{field}.content: must be text, and not empty")
         messages.append({"role": role, "content": content})
     if messages[-1]["role"] != "user":
         raise UsageError("inputs.messages: the last message must be the user's")
@@ -293,10 +293,10 @@ def cluster_of(row: EvalRow, cluster_by: str) -> str | None:
         raise UsageError(f"{cluster_by!r}: must be `contexts`, `tags.NAME` or `inputs.NAME`")
     if kind == "tags":
         return row.tags.get(name)
-    found = list(row.contexts) if kind == "contexts" else row.inputs.get(name)
-    if not found:
+    shared = list(row.contexts) if kind == "contexts" else row.inputs.get(name)
+    if not shared:
         return None
-    return hashlib.sha256(canonical_json(found).encode(errors="surrogatepass")).hexdigest()[:16]
+    return hashlib.sha256(canonical_json(shared).encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def cluster_name(row: EvalRow, cluster_by: str) -> str:

@@ -47,12 +47,12 @@ def check_rows(
     near: similarity from which two questions are nearly the same, 0 to 1.
     prompts: templates by ref, whose examples may hold what the rows ask.
     """
-    found = [*_repeats(rows), *_near_repeats(rows, near), *_expectations(rows), *_leaks_in_inputs(rows)]
-    found += _small_slices(rows)
+    findings = [*_repeats(rows), *_near_repeats(rows, near), *_expectations(rows), *_leaks_in_inputs(rows)]
+    findings += _small_slices(rows)
     for ref, template in (prompts or {}).items():
-        found += _leaks_in_prompt(rows, ref, template)
+        findings += _leaks_in_prompt(rows, ref, template)
     order = ("error", "warning", "note")
-    return sorted(found, key=lambda finding: order.index(finding.severity))
+    return sorted(findings, key=lambda finding: order.index(finding.severity))
 
 
 def _repeats(rows: Iterable[EvalRow]) -> Iterator[Finding]:
@@ -90,15 +90,15 @@ def asked_again(rows: Sequence[EvalRow], others: Sequence[EvalRow], near: float)
     """Positions of the rows that ask what one of `others` asks (`same`), or what an earlier row asks (`repeated`), or
     that ask nearly what one of `others` asks, about whatever contexts (`near`)."""
     theirs, seen = {question_hash(row) for row in others}, set[str]()
-    found: dict[int, AskedAgain] = {}
+    again: dict[int, AskedAgain] = {}
     for position, question in enumerate(map(question_hash, rows)):
         if question in theirs or question in seen:
-            found[position] = "same" if question in theirs else "repeated"
+            again[position] = "same" if question in theirs else "repeated"
         seen.add(question)
     for left, right, _ in near_duplicates([_asked(row) for row in (*rows, *others)], near):
-        if left < len(rows) <= right and found.get(left) != "same":
-            found[left] = "near"
-    return found
+        if left < len(rows) <= right and again.get(left) != "same":
+            again[left] = "near"
+    return again
 
 
 def _expectations(rows: Iterable[EvalRow]) -> Iterator[Finding]:
@@ -297,12 +297,12 @@ def near_duplicates(texts: Sequence[str], least: float) -> Iterator[tuple[int, i
     compared = [folded(text) or " " for text in texts]
     # Two alphabetical orders, read forwards and read backwards: one of them brings texts that differ in one place side
     # by side.
-    places = []
+    ranks = []
     for read in (compared, [text[::-1] for text in compared]):
-        place = np.empty(len(compared), dtype=np.int64)
-        place[sorted(range(len(compared)), key=read.__getitem__)] = np.arange(len(compared))
-        places.append(place)
-    pairs = _candidates(_signatures(compared), places)
+        rank = np.empty(len(compared), dtype=np.int64)
+        rank[sorted(range(len(compared)), key=read.__getitem__)] = np.arange(len(compared))
+        ranks.append(rank)
+    pairs = _candidates(_signatures(compared), ranks)
     for start in range(0, len(pairs), _CHUNK_PAIRS):
         left, right = pairs[start : start + _CHUNK_PAIRS].T
         scores = process.cpdist(
@@ -352,23 +352,23 @@ def _shingle_hashes(texts: Sequence[str]) -> np.ndarray[Any, Any]:
     return starts
 
 
-def _candidates(signatures: np.ndarray[Any, Any], places: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+def _candidates(signatures: np.ndarray[Any, Any], ranks: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
     """Distinct pairs of texts that share a band, as two columns of positions."""
     total = np.int64(len(signatures))
     pairs = np.empty(0, dtype=np.int64)
-    found: list[np.ndarray[Any, Any]] = []
+    of_bands: list[np.ndarray[Any, Any]] = []
     for band in range(_BANDS):
         keys = np.zeros(len(signatures), dtype=np.uint64)
         for column in range(band * _BAND_WIDTH, (band + 1) * _BAND_WIDTH):
             keys = (keys ^ signatures[:, column].astype(np.uint64)) * np.uint64(0xFF51AFD7ED558CCD)
             keys ^= keys >> np.uint64(33)
-        order = np.lexsort((places[band % len(places)], keys))
+        order = np.lexsort((ranks[band % len(ranks)], keys))
         for left, right in _neighbours(keys[order]):
             first, second = order[left], order[right]
-            found.append(np.minimum(first, second) * total + np.maximum(first, second))
+            of_bands.append(np.minimum(first, second) * total + np.maximum(first, second))
         if band % _BANDS_TOGETHER == _BANDS_TOGETHER - 1:
-            pairs = np.unique(np.concatenate([pairs, *found]))
-            found.clear()
+            pairs = np.unique(np.concatenate([pairs, *of_bands]))
+            of_bands.clear()
     return np.column_stack((pairs // total, pairs % total)) if len(pairs) else pairs.reshape(0, 2)
 
 

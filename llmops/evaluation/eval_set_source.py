@@ -120,18 +120,18 @@ def _mapped(record: Mapping[str, Any], mapping: Mapping[str, str], path: Path | 
     values: dict[str, Any] = {"inputs": {}, "expectations": {}, "contexts": [], "tags": {}}
     for target, column in mapping.items():
         try:
-            found = _picked(record, column)
+            value = _picked(record, column)
         except KeyError as error:
             problem = f"no column {column!r}; there are {', '.join(map(str, record))}"
             raise BadFile(path, problem, line=number, field=target) from error
         field, _, name = target.partition(".")
         if field == "messages":
-            values["inputs"]["messages"] = found
+            values["inputs"]["messages"] = value
         elif not name:
-            values[field] = [found] if field == "contexts" and isinstance(found, str) else found
+            values[field] = [value] if field == "contexts" and isinstance(value, str) else value
         else:
-            single_answer = target == "expectations.answers" and found is not None and not isinstance(found, list)
-            values[field][name] = [found] if single_answer else found
+            single_answer = target == "expectations.answers" and value is not None and not isinstance(value, list)
+            values[field][name] = [value] if single_answer else value
     return values
 
 
@@ -198,9 +198,9 @@ class EvalSetSource:
             chosen = frozenset(position for _, position in heapq.nsmallest(self.sample, map(drawn, positions)))
 
         def read() -> Iterator[tuple[RecordLocation, EvalRow]]:
-            for position, (place, record) in enumerate(islice(records(), self.limit)):
+            for position, (location, record) in enumerate(islice(records(), self.limit)):
                 if chosen is None or position in chosen:
-                    yield place, columns.row(record, *place, position + 1)
+                    yield location, columns.row(record, *location, position + 1)
 
         return read
 
@@ -213,13 +213,13 @@ def eval_set_of_rows(name: str, rows: Any, columns: Mapping[str, Any] | None = N
 
     Raises UsageError: `columns` is wrong. BadFile: naming number, from 1, and field of the first wrong row.
     """
-    named, place = Columns.from_table(name, columns), f"rows of {name}"
+    named, source = Columns.from_table(name, columns), f"rows of {name}"
     if hasattr(rows, "notna"):  # pandas has NaN where a row has no value
         rows = rows.astype(object).where(rows.notna(), None).to_dict("records")
-    placed = ((RecordLocation(place, number), record) for number, record in enumerate(rows, 1))
+    placed = ((RecordLocation(source, number), record) for number, record in enumerate(rows, 1))
     held = list(without_repeats((at, named.row(record, *at)) for at, record in placed))
     if not held:
-        raise BadFile(place, "there are none")
+        raise BadFile(source, "there are none")
     return EvalSet(name, Rows(lambda: iter(held)), *measure(held))
 
 
@@ -242,9 +242,9 @@ def find_eval_set(path: Path, access: SourceAccess | None = None) -> EvalSet:
 def named_eval_set(name: str | Path, settings: Settings) -> EvalSet:
     """The eval set of that name in the folder of eval sets, or at that path. Raises UnknownVersion, BadFile."""
     folder = data_folder(settings, "eval_sets")
-    for place in (folder / name, Path(name)):
-        if holds_eval_set(place):
-            return find_eval_set(place, SourceAccess.of(settings))
+    for path in (folder / name, Path(name)):
+        if holds_eval_set(path):
+            return find_eval_set(path, SourceAccess.of(settings))
     sets = sorted(item.name for item in folder.iterdir() if item.is_dir() and holds_eval_set(item))
     raise UnknownVersion(f"no eval set or file {str(name)!r}; in {folder} there are {', '.join(sets) or 'none'}")
 
@@ -295,14 +295,14 @@ def _hub_eval_set(source: EvalSetSource, columns: Columns, access: SourceAccess)
 
     Name a commit as revision: the copy of a moving one stays as it was when first read. Raises UsageError.
     """
-    found = _HUB.match(source.source)
-    if found is None:
+    parts = _HUB.match(source.source)
+    if parts is None:
         raise UsageError(f"source: {source.source!r} is not of the form hf:OWNER/NAME[@REVISION]")
     chosen = [source.config, source.split, source.sample, source.seed, source.limit]
     identity = content_hash([source.source, None if columns.mapping is None else dict(columns.mapping), *chosen])
     copy = access.kept / f"{source.name}-{identity[:16]}.jsonl"
     if not copy.exists():
-        arguments = {"path": found["repo"], "revision": found["revision"]}
+        arguments = {"path": parts["repo"], "revision": parts["revision"]}
         records = partial(dataset_records, arguments, source.config, source.split, access, source.source)
         read = source.rows(columns, records)
         copy.parent.mkdir(parents=True, exist_ok=True)

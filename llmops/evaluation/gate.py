@@ -127,15 +127,18 @@ def _checks(rules: GateRules, facts: Facts) -> Iterator[Check]:
 
 def _rows(rules: GateRules, facts: Facts) -> Check:
     """What became of the rows of both sides, whatever the scorers say."""
-    found = facts.comparison
-    if found is None:
+    comparison = facts.comparison
+    if comparison is None:
         told, sides = f"{facts.name}: {facts.answers.sentence()}", [(facts.name, facts.answers, 0)]
         part = OfSuite(facts.answers.rows, facts.suite_rows) if facts.suite_rows is not None else None
         if part is not None and part.sentence():
             told += f"; {part.sentence()}"
     else:
-        told, part = found.rows_told(), found.of_suite
-        sides = [(found.a, found.answers_a, found.unmatched_a), (found.b, found.answers_b, found.unmatched_b)]
+        told, part = comparison.rows_told(), comparison.of_suite
+        sides = [
+            (comparison.a, comparison.answers_a, comparison.unmatched_a),
+            (comparison.b, comparison.answers_b, comparison.unmatched_b),
+        ]
     too_many = [
         side
         for side, answers, unmatched in sides

@@ -73,13 +73,13 @@ class GateRules(JsonData):
 
 def loosened(old: GateRules, new: GateRules) -> dict[str, str]:
     """What `new` asks less of a challenger than `old`: by the rule's name, in words."""
-    found = {}
+    changes = {}
     if old.primary != new.primary:
-        found["primary"] = f"{new.primary} decides in place of {old.primary}"
+        changes["primary"] = f"{new.primary} decides in place of {old.primary}"
     elif old.rule == "better" and new.rule == "not-worse":
-        found["rule"] = f"{new.primary} need no longer be better, only not worse by {new.margin:g} or more"
+        changes["rule"] = f"{new.primary} need no longer be better, only not worse by {new.margin:g} or more"
     elif old.rule == new.rule == "not-worse" and new.margin > old.margin:
-        found["margin"] = f"{new.primary} margin raised from {old.margin:g} to {new.margin:g}"
+        changes["margin"] = f"{new.primary} margin raised from {old.margin:g} to {new.margin:g}"
     bounds = [
         ("{} floor", old.floors, new.floors, True),
         ("{} ceiling", old.ceilings, new.ceilings, False),
@@ -94,9 +94,9 @@ def loosened(old: GateRules, new: GateRules) -> dict[str, str]:
         for scorer, was in before.items():
             rule, now = name.format(scorer), after.get(scorer)
             if now is None:
-                found[rule] = f"{rule} of {was:g} dropped"
+                changes[rule] = f"{rule} of {was:g} dropped"
             elif (now < was) if is_floor else (now > was):
-                found[rule] = f"{rule} {'lowered' if is_floor else 'raised'} from {was:g} to {now:g}"
+                changes[rule] = f"{rule} {'lowered' if is_floor else 'raised'} from {was:g} to {now:g}"
     if old.bounds == "interval" and new.bounds == "mean":
-        found["bounds"] = "floors and ceilings are held against the mean, no longer against its interval"
-    return found
+        changes["bounds"] = "floors and ceilings are held against the mean, no longer against its interval"
+    return changes

@@ -73,8 +73,8 @@ class GenerationCache:
 
     def get(self, key: str) -> Output | None:
         """The finished output of that key, or None."""
-        found = self._read("SELECT output FROM generations WHERE key = ?", key)
-        return None if found is None else Output(**found)
+        output = self._read("SELECT output FROM generations WHERE key = ?", key)
+        return None if output is None else Output(**output)
 
     def holds(self, key: str) -> bool:
         """Whether there is a finished output of that key."""
@@ -82,10 +82,10 @@ class GenerationCache:
 
     def outcome(self, key: str) -> Output | None:
         """The output of that key, finished or failed for good in this process; None when it was not tried."""
-        found = self.get(key)
-        if found is None and (failed := self._read("SELECT output FROM failures WHERE key = ?", key)) is not None:
+        output = self.get(key)
+        if output is None and (failed := self._read("SELECT output FROM failures WHERE key = ?", key)) is not None:
             return Output(**failed)
-        return found
+        return output
 
     def put(self, key: str, output: Output) -> None:
         """Keeps an output: a finished one for good, a failed one until it is tried again or the process ends."""
@@ -99,8 +99,8 @@ class GenerationCache:
 
     def get_score(self, key: str) -> Score | None:
         """The kept score of that key, or None."""
-        found = self._read("SELECT score FROM scores WHERE key = ?", key)
-        return None if found is None else Score(**found)
+        score = self._read("SELECT score FROM scores WHERE key = ?", key)
+        return None if score is None else Score(**score)
 
     def put_score(self, key: str, score: Score) -> None:
         """Keeps a score for good; one with an error is not kept, so that it is tried again."""
@@ -109,8 +109,8 @@ class GenerationCache:
 
     def get_noise(self, key: str) -> Noise | None:
         """The noise measured for that key, or None."""
-        found = self._read("SELECT noise FROM noise WHERE key = ?", key)
-        return None if found is None else Noise(**found)
+        noise = self._read("SELECT noise FROM noise WHERE key = ?", key)
+        return None if noise is None else Noise(**noise)
 
     def put_noise(self, key: str, noise: Noise) -> None:
         """Keeps a measurement of noise."""
@@ -121,8 +121,8 @@ class GenerationCache:
 
     def _read(self, query: str, key: str) -> Any:
         with self._lock:
-            found = self._execute(query, (key,)).fetchone()
-        return None if found is None else json.loads(found[0]) if isinstance(found[0], str) else found[0]
+            row = self._execute(query, (key,)).fetchone()
+        return None if row is None else json.loads(row[0]) if isinstance(row[0], str) else row[0]
 
     def _write(self, statement: str, key: str, value: Mapping[str, Any]) -> None:
         with self._lock:

@@ -46,8 +46,8 @@ class Discordance:
             return float(special.ndtr(beyond / (share - gap**2) ** 0.5))
         discordant, chance = _counts(pairs, share)
         critical, gain = _critical()[discordant], (share + gap) / (2 * share)
-        found = special.bdtr(critical, discordant, gain) + special.bdtr(critical, discordant, 1 - gain)
-        return float((chance * np.where(critical >= 0, found, 0.0)).sum())
+        power = special.bdtr(critical, discordant, gain) + special.bdtr(critical, discordant, 1 - gain)
+        return float((chance * np.where(critical >= 0, power, 0.0)).sum())
 
     def detectable(self, rows: float) -> float:
         """The smallest true difference found with the chance `POWER`; infinite where none is."""
@@ -230,12 +230,12 @@ def power_of(
     if targets is None:
         targets = [float(f"{detectable / part:.1g}") for part in (2, 4)] if 0 < detectable < math.inf else []
     rows_for = {gap: rows_needed(gap, noise) for gap in targets}
-    found = Power(len(a), detectable, rows_for, effect, in_points, note)
+    power = Power(len(a), detectable, rows_for, effect, in_points, note)
     way, room = min(("rise", high - mean), ("fall", mean - low), key=lambda end: end[1])
     if not room < detectable < math.inf:
-        return found
-    no_room = f"the baseline's mean (a) can{f' {way} by {found.told(room)} at most' if room else f'not {way}'}"
-    return replace(found, note=f"{note}; {no_room}" if note else no_room)
+        return power
+    no_room = f"the baseline's mean (a) can{f' {way} by {power.told(room)} at most' if room else f'not {way}'}"
+    return replace(power, note=f"{note}; {no_room}" if note else no_room)
 
 
 def rows_needed(difference: float, noise: Noise) -> int:
@@ -262,16 +262,16 @@ def _noise(
     differences = statistics.paired_differences(a, b, limits)
     binary = statistics.is_binary(a, limits) and statistics.is_binary(b, limits)
     sums, sizes = statistics.cluster_sums(differences, clusters)
-    found, rows, units = statistics.estimate_mean(sums, sizes), len(differences), len(sums)
+    estimate, rows, units = statistics.estimate_mean(sums, sizes), len(differences), len(sums)
     clustered = units < rows
-    each, balance = (rows / units, (found.degrees + 1) / units) if clustered else (1.0, 1.0)
+    each, balance = (rows / units, (estimate.degrees + 1) / units) if clustered else (1.0, 1.0)
     if differences.any():
         variance = float(differences.var(ddof=1)) if rows > 1 else 0.0
-        effect = rows / statistics.independent_rows(found, sizes, variance) if clustered else 1.0
+        effect = rows / statistics.independent_rows(estimate, sizes, variance) if clustered else 1.0
         if binary and not clustered:
             return Discordance(float((differences != 0).mean())), effect, ""
         sizeable = abs(sums) > ROUNDING * abs(sums).max()  # as `sign_flips` has it
-        return Spread(found.error * rows**0.5, each, balance, float(sizeable.mean())), effect, ""
+        return Spread(estimate.error * rows**0.5, each, balance, float(sizeable.mean())), effect, ""
 
     # Rows of a cluster that never differ say as much as one of them.
     share = 1 - 0.05 ** (1 / units)

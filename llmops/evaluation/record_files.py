@@ -99,12 +99,12 @@ def _json(path: Path | str, file: IO[bytes]) -> Records:
         yield from _json_lines(path, file)
         return
     try:
-        found = strict_json(file.read().decode("utf-8-sig"), path)
+        records = strict_json(file.read().decode("utf-8-sig"), path)
     except UnicodeDecodeError as error:
         raise _no_utf8(error, path, file) from error
-    if not isinstance(found, list):
+    if not isinstance(records, list):
         raise BadFile(path, _JSON_FILE)
-    yield from ((RecordLocation(path, number), record) for number, record in enumerate(found, 1))
+    yield from ((RecordLocation(path, number), record) for number, record in enumerate(records, 1))
 
 
 def _separated(path: Path | str, file: IO[bytes], delimiter: str) -> Records:
@@ -263,13 +263,13 @@ def dataset_records(
         files = {str(name): list(map(str, of_split)) for name, of_split in (builder.config.data_files or {}).items()}
         splits = list(files or map(str, builder.info.splits or ()))
         wanted = [split] if split else DEFAULT_SPLITS
-        found = next((name for name in wanted if name in splits), None)
-        if found is None:
+        chosen = next((name for name in wanted if name in splits), None)
+        if chosen is None:
             problem = f"no split {' or '.join(wanted)}; there are {', '.join(splits)}"
             raise BadFile(source, problem, field="split")
         if isinstance(source, Path):
             _check_all_are_read(source, {file for of_split in files.values() for file in of_split})
-        yield from _records(builder, found, files.get(found, []), source)
+        yield from _records(builder, chosen, files.get(chosen, []), source)
     except (OSError, ValueError, RuntimeError, HTTPError, datasets.exceptions.DatasetsError) as error:
         if isinstance(source, Path):
             raise BadFile(source, f"cannot be read: {first_line(error)}") from error

@@ -369,14 +369,14 @@ class Failure:
 
 def failures_of(results: Iterable[RowResult]) -> tuple[Failure, ...]:
     """Why rows have no score, most frequent first. Reasons that differ only by the row that they name are one."""
-    found: dict[str, Failure] = {}
+    by_reason: dict[str, Failure] = {}
     for result in results:
         named = f"row {result.row.id}: "
         failed = {
             name: score.error.replace(named, "") for name, score in result.scores.items() if score.error is not None
         }
         for why in dict.fromkeys(failed.values()):
-            failure = found.setdefault(why, Failure(why, 0, result.row.id))
+            failure = by_reason.setdefault(why, Failure(why, 0, result.row.id))
             failure.rows += 1
             failure.scorers += [n for n, error in failed.items() if error == why and n not in failure.scorers]
-    return tuple(sorted(found.values(), key=lambda failure: -failure.rows))
+    return tuple(sorted(by_reason.values(), key=lambda failure: -failure.rows))

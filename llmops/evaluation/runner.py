@@ -76,14 +76,14 @@ def one_score(scorer: Scorer, row: EvalRow, output: Output) -> Score:
 def findings(results: Results, scorers: Sequence[Scorer]) -> Mapping[str, RunFindings]:
     """What scorers say of the whole run, by scorer name; those that have nothing to say are left out. A crash is a
     finding, too: the metric `findings_failed`, and a file that says why."""
-    found = {}
+    by_scorer = {}
     for scorer in scorers:
         if isinstance(scorer, RunScorer):
             try:
-                found[scorer.name] = scorer.findings(results)
+                by_scorer[scorer.name] = scorer.findings(results)
             except Exception as error:  # noqa: BLE001 - as in `one_score`
-                found[scorer.name] = RunFindings({"findings_failed": 1.0}, {"error.txt": _told(error).encode()})
-    return found
+                by_scorer[scorer.name] = RunFindings({"findings_failed": 1.0}, {"error.txt": _told(error).encode()})
+    return by_scorer
 
 
 def kept_score(cache: GenerationCache, key: str, make: Callable[[], Score]) -> Score:

@@ -129,11 +129,11 @@ class ShardedResults:
         """Each result with its key in the generation cache. Raises Corrupted: a shard is missing, or is not what was
         written; names it. StoreUnavailable."""
         for shard in self.shards:
-            place = f"{self.folder.url}/{shard.path}"
+            file = f"{self.folder.url}/{shard.path}"
             if (content := self.folder.read(shard.path)) is None:
-                raise Corrupted(f"{place}: this shard of a run is missing; {_REMEDY}")
+                raise Corrupted(f"{file}: this shard of a run is missing; {_REMEDY}")
             if hashlib.sha256(content).hexdigest() != shard.sha256:
-                raise Corrupted(f"{place}: this shard of a run was changed (its sha256 is another); {_REMEDY}")
+                raise Corrupted(f"{file}: this shard of a run was changed (its sha256 is another); {_REMEDY}")
             yield from _decoded(content)
 
     def all_there(self) -> bool:

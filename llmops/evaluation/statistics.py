@@ -140,18 +140,18 @@ def mean_interval(
         return None
     sample = np.asarray(values, dtype=float)
     sums, sizes = cluster_sums(sample, clusters)
-    found = estimate_mean(sums, sizes)
+    estimate = estimate_mean(sums, sizes)
     if is_binary(values, limits):
         if len(sums) == len(sample):
-            return wilson_interval(found.mean, len(sample), normal_quantile())
-        independent = independent_rows(found, sizes, found.mean * (1 - found.mean))
-        return wilson_interval(found.mean, independent, t_quantile(found.degrees))
+            return wilson_interval(estimate.mean, len(sample), normal_quantile())
+        independent = independent_rows(estimate, sizes, estimate.mean * (1 - estimate.mean))
+        return wilson_interval(estimate.mean, independent, t_quantile(estimate.degrees))
     low, high = limits
-    if _no_spread(found, values):
+    if _no_spread(estimate, values):
         unseen = wilson_interval(0.0, len(sums), normal_quantile())[1]
-        return found.mean - unseen * (found.mean - low), found.mean + unseen * (high - found.mean)
-    reach = t_quantile(found.degrees) * found.error
-    return min(found.mean, max(low, found.mean - reach)), max(found.mean, min(high, found.mean + reach))
+        return estimate.mean - unseen * (estimate.mean - low), estimate.mean + unseen * (high - estimate.mean)
+    reach = t_quantile(estimate.degrees) * estimate.error
+    return min(estimate.mean, max(low, estimate.mean - reach)), max(estimate.mean, min(high, estimate.mean + reach))
 
 
 def no_interval(
@@ -183,9 +183,9 @@ def no_interval(
     return f"every {'row has the same value' if by_row else 'cluster has the same mean'}, of unknown scale"
 
 
-def _no_spread(found: MeanEstimate, values: Sequence[float]) -> bool:
+def _no_spread(estimate: MeanEstimate, values: Sequence[float]) -> bool:
     """Whether clusters, or values where each is its own, differ by no more than rounding."""
-    return found.error <= max(ROUNDING * max(map(abs, values)), 1e-150)
+    return estimate.error <= max(ROUNDING * max(map(abs, values)), 1e-150)
 
 
 def estimate_mean(sums: Any, sizes: Any) -> MeanEstimate:
@@ -207,12 +207,12 @@ def estimate_mean(sums: Any, sizes: Any) -> MeanEstimate:
     return MeanEstimate(mean, error, degrees)
 
 
-def independent_rows(found: MeanEstimate, sizes: Any, variance: float) -> float:
+def independent_rows(estimate: MeanEstimate, sizes: Any, variance: float) -> float:
     """How many independent rows of that variance would have the error found: at most all rows, and at least as many as
     there would be if rows of one cluster always agreed. sizes: of the clusters."""
     rows = float(sizes.sum())
     fewest = rows**2 / float((sizes**2).sum())
-    return min(rows, max(fewest, variance / found.error**2)) if found.error else fewest
+    return min(rows, max(fewest, variance / estimate.error**2)) if estimate.error else fewest
 
 
 def cluster_sums(values: Any, clusters: Sequence[Hashable] | None) -> tuple[Any, Any]:

@@ -213,8 +213,8 @@ def _statistics(
         return None, None, None
     people: list[Any] = [row.label for row, _ in answered]
     judge: list[Any] = [row.judged for row, _ in answered]
-    found = agreement.confusion(people, judge)
+    confusion = agreement.confusion(people, judge)
     kappa = agreement.weighted_kappa(people, judge) if kind == "numbers" else agreement.cohen_kappa(people, judge)
     lengths = [len(source.output) for _, source in answered]
     bias = None if kind == "texts" else agreement.length_bias(people, judge, lengths)
-    return kappa, found if len(found.labels) <= _MOST_SHOWN else None, bias
+    return kappa, confusion if len(confusion.labels) <= _MOST_SHOWN else None, bias

@@ -170,12 +170,12 @@ class MadeJudge(JudgeScorer):
     def model_post_init(self, context: Any) -> None:
         """Raises UsageError."""
         super().model_post_init(context)
-        found = set(PLACEHOLDER.findall(self.instructions))
-        if unknown := sorted(found - set(_VARIABLES)):
+        named = set(PLACEHOLDER.findall(self.instructions))
+        if unknown := sorted(named - set(_VARIABLES)):
             raise UsageError(f"instructions: there is no {{{{ {unknown[0]} }}}}; there are {', '.join(_VARIABLES)}")
-        if not found:
+        if not named:
             raise UsageError(f"instructions: must hold at least one of {', '.join(_VARIABLES)} in double braces")
-        if "conversation" in found and found - {"conversation", "expectations"}:
+        if "conversation" in named and named - {"conversation", "expectations"}:
             raise UsageError("instructions: {{ conversation }} goes with {{ expectations }} alone")
         self._scale = _YES_NO if self.scale is None and self.good is None else make_scale(self.scale, self.good)
 

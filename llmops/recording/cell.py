@@ -153,22 +153,22 @@ def read_run(store: Store, run: Any) -> EvalRun:
 
 def used_datasets(run: Any) -> tuple[DatasetUse, ...]:
     """The datasets that MLflow's run names."""
-    found = []
+    uses = []
     for used in run.inputs.dataset_inputs if run.inputs else ():
         tags = {tag.key: tag.value for tag in used.tags}
         context = tags.pop("mlflow.data.context", "")
         source, profile = (json_mapping(text) for text in (used.dataset.source, used.dataset.profile))
-        found.append(DatasetUse(used.dataset.name, used.dataset.digest, context, source, profile, tags))
-    return tuple(found)
+        uses.append(DatasetUse(used.dataset.name, used.dataset.digest, context, source, profile, tags))
+    return tuple(uses)
 
 
 def json_mapping(text: str | None) -> Mapping[str, Any]:
     """JSON of an object; empty for anything else: what others log need not be JSON."""
     try:
-        found = json.loads(text or "{}")
+        value = json.loads(text or "{}")
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def json_file(store: Store, run_id: str, path: str) -> dict[str, Any]:
@@ -176,10 +176,10 @@ def json_file(store: Store, run_id: str, path: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         text = Path(store.client.download_artifacts(run_id, path, folder)).read_text(encoding="utf-8")
     try:
-        found: dict[str, Any] = json.loads(text)
+        value: dict[str, Any] = json.loads(text)
     except ValueError as error:
         raise Corrupted(f"{path} of run {run_id} is no JSON: {error}") from error
-    return found
+    return value
 
 
 def find_runs(

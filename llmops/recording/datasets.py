@@ -60,17 +60,17 @@ def register_eval_set(
     """
     experiment_ids = [store.experiment(suite)] if suite is not None else []
     with translated(f"dataset {name}"):
-        found = _find(store, name, content_hash)
-        if found is None:
+        dataset = _find(store, name, content_hash)
+        if dataset is None:
             tags = {_HASH_TAG: content_hash, _FILLED_TAG: "false"}
-            found = store.client.create_dataset(name, experiment_ids, tags)
-        elif missing := sorted(set(experiment_ids) - set(found.experiment_ids)):
-            store.client.add_dataset_to_experiments(found.dataset_id, missing)
-        if found.tags[_FILLED_TAG] != "true":
+            dataset = store.client.create_dataset(name, experiment_ids, tags)
+        elif missing := sorted(set(experiment_ids) - set(dataset.experiment_ids)):
+            store.client.add_dataset_to_experiments(dataset.dataset_id, missing)
+        if dataset.tags[_FILLED_TAG] != "true":
             store.make_current()  # `merge_records` is one of MLflow's functions that look for the store themselves
-            total = _fill(found, rows)
-            store.client.set_dataset_tags(found.dataset_id, {_FILLED_TAG: "true", _ROWS_TAG: str(total)})
-        return str(found.dataset_id)
+            total = _fill(dataset, rows)
+            store.client.set_dataset_tags(dataset.dataset_id, {_FILLED_TAG: "true", _ROWS_TAG: str(total)})
+        return str(dataset.dataset_id)
 
 
 def dataset_inputs(store: Store, cell: CellIdentity, rows: int) -> list[Any]:
@@ -99,8 +99,8 @@ def _entity(store: Store, name: str, digest: str, rows: int) -> Any:
 
 def _find(store: Store, name: str, digest: str) -> Any | None:
     # Unlike other searches, that of datasets takes backquotes for a part of the tag's name.
-    found = store.client.search_datasets(filter_string=f"tags.{_HASH_TAG} = '{digest}'")
-    return next((dataset for dataset in found if dataset.name == name), None)
+    datasets = store.client.search_datasets(filter_string=f"tags.{_HASH_TAG} = '{digest}'")
+    return next((dataset for dataset in datasets if dataset.name == name), None)
 
 
 def _fill(dataset: Any, rows: Iterable[EvalRow]) -> int:

@@ -49,7 +49,7 @@ def results_of(store: Store, cell: CellIdentity, run: EvalRun) -> Iterator[dict[
     }
     judges: Mapping[str, Mapping[str, Any]] = cell.content.get("judges", {})
     for name, metric in run.metrics.items():
-        found: dict[str, Any] = {
+        attributes: dict[str, Any] = {
             **common,
             "gen_ai.evaluation.name": name,
             "gen_ai.evaluation.score.value": metric.mean,
@@ -57,10 +57,10 @@ def results_of(store: Store, cell: CellIdentity, run: EvalRun) -> Iterator[dict[
             "llmops.evaluation.failed_rows": metric.n_failed,
         }
         if metric.ci95 is not None:
-            found |= {"llmops.evaluation.ci95.low": metric.ci95[0], "llmops.evaluation.ci95.high": metric.ci95[1]}
+            attributes |= {"llmops.evaluation.ci95.low": metric.ci95[0], "llmops.evaluation.ci95.high": metric.ci95[1]}
         if (identity := judges.get(name)) is not None:
             judge = content_hash(dict(identity))
             calibration = find_calibration(store, judge) or {}
-            found |= {"llmops.judge": judge, "llmops.judge.model": (identity.get("judge") or {}).get("model")}
-            found |= {f"llmops.judge.{key}": calibration.get(key) for key in ("kappa", "kappa_low", "kappa_high")}
-        yield {key: value for key, value in found.items() if value is not None}
+            attributes |= {"llmops.judge": judge, "llmops.judge.model": (identity.get("judge") or {}).get("model")}
+            attributes |= {f"llmops.judge.{key}": calibration.get(key) for key in ("kappa", "kappa_low", "kappa_high")}
+        yield {key: value for key, value in attributes.items() if value is not None}

@@ -37,12 +37,12 @@ def record_finetune(
 
     with translated(f"recording the fine-tune {name}"):
         experiment_id = store.experiment(FINETUNE_EXPERIMENT)
-        found = next(iter(find_runs(store, [experiment_id], {FINETUNE_TAG: identity}, most=1)), None)
-        if found is not None and found.data.tags.get(COMPLETE_TAG) == "true":
-            return str(found.info.run_id)
+        earlier = next(iter(find_runs(store, [experiment_id], {FINETUNE_TAG: identity}, most=1)), None)
+        if earlier is not None and earlier.data.tags.get(COMPLETE_TAG) == "true":
+            return str(earlier.info.run_id)
         client = store.client
-        if found is not None:
-            client.delete_run(found.info.run_id)
+        if earlier is not None:
+            client.delete_run(earlier.info.run_id)
         made = client.create_run(experiment_id, run_name=name, tags={FINETUNE_TAG: identity})
         run_id, now = str(made.info.run_id), int(time.time() * 1000)
         points = [Metric(curve, value, now, step) for curve, values in curves.items() for step, value in values.items()]

@@ -92,12 +92,12 @@ def nameless(verdict: Mapping[str, Any]) -> dict[str, Any]:
 
 def _history(store: Store, experiment_id: str, app: str) -> str:
     """The run that has a point for each window; the oldest, should two processes have made one at once."""
-    found = find_runs(store, [experiment_id], {_HISTORY_TAG: app}, oldest_first=True, most=1)
-    if not found:
+    runs = find_runs(store, [experiment_id], {_HISTORY_TAG: app}, oldest_first=True, most=1)
+    if not runs:
         tags = {_HISTORY_TAG: app, "llmops.app": app}
-        found = [store.client.create_run(experiment_id, run_name=f"{app} over time", tags=tags)]
-        store.client.set_terminated(found[0].info.run_id, "FINISHED")
-    return str(found[0].info.run_id)
+        runs = [store.client.create_run(experiment_id, run_name=f"{app} over time", tags=tags)]
+        store.client.set_terminated(runs[0].info.run_id, "FINISHED")
+    return str(runs[0].info.run_id)
 
 
 def _window_run(
@@ -107,11 +107,11 @@ def _window_run(
     window = verdict.get("window") or {}
     identity = content_hash([app, window.get("since"), window.get("until"), version])[:32]
     tags = {WINDOW_TAG: identity, _PARENT_TAG: history_id, **_tags(app, verdict)}
-    found = find_runs(store, [experiment_id], {WINDOW_TAG: identity}, oldest_first=True, most=1) if window else []
-    if not found:
+    runs = find_runs(store, [experiment_id], {WINDOW_TAG: identity}, oldest_first=True, most=1) if window else []
+    if not runs:
         name = f"{app} {_end_of(verdict):%Y-%m-%d %H:%M}"
         return str(store.client.create_run(experiment_id, run_name=name, tags=tags).info.run_id), False
-    run_id = str(found[0].info.run_id)
+    run_id = str(runs[0].info.run_id)
     for name, value in tags.items():
         store.client.set_tag(run_id, name, value)
     return run_id, True
@@ -154,7 +154,7 @@ def record_action(
         if runs and runs[0].info.status == "FINISHED":
             return str(runs[0].info.run_id)
         shown = f"{action['action']} {action['release']}" + (" (dry run)" if action["dry_run"] else "")
-        place = {"run_id": runs[0].info.run_id} if runs else {"experiment_id": experiment_id, "run_name": shown}
+        target = {"run_id": runs[0].info.run_id} if runs else {"experiment_id": experiment_id, "run_name": shown}
         tags = {
             ACTION_KEY_TAG: key,
             "llmops.app": str(action["app"]),
@@ -163,7 +163,7 @@ def record_action(
             "llmops.dry_run": str(action["dry_run"]).lower(),
             "mlflow.note.content": str(action["why"]),
         }
-        with store.start_run(**place, tags=tags) as run:
+        with store.start_run(**target, tags=tags) as run:
             run_id = str(run.info.run_id)
             store.client.log_dict(run_id, dict(action), ACTION_FILE)
             store.client.log_dict(run_id, dict(evidence), "evidence.json")

@@ -37,17 +37,17 @@ class PipelineRecorder(Recorder):
         if self._store is None:
             self._store = Store(self._settings)
         with translated(f"recording {pipeline} {cycle}"):
-            found = find_pipeline_run(self._store, pipeline, cycle)
+            run = find_pipeline_run(self._store, pipeline, cycle)
             client = self._store.client
-            if found is None:
-                found = client.create_run(
+            if run is None:
+                run = client.create_run(
                     self._store.experiment(PIPELINE_EXPERIMENT),
                     run_name=f"{pipeline} {cycle}",
                     tags={PIPELINE_TAG: pipeline, CYCLE_TAG: cycle},
                 )
-                client.log_dict(found.info.run_id, dict(inputs), "inputs.json")
-            self.run_id = str(found.info.run_id)
-            self._attempt = int(found.data.tags.get(ATTEMPT_TAG, 0)) + 1
+                client.log_dict(run.info.run_id, dict(inputs), "inputs.json")
+            self.run_id = str(run.info.run_id)
+            self._attempt = int(run.data.tags.get(ATTEMPT_TAG, 0)) + 1
             client.update_run(self.run_id, status="RUNNING")
             client.set_tag(self.run_id, ATTEMPT_TAG, str(self._attempt))
 
@@ -94,5 +94,5 @@ def find_pipeline_run(store: Store, pipeline: str, cycle: str) -> Any | None:
     """MLflow's run of a cycle, or None. Raises StoreUnavailable."""
     with translated(f"looking for {pipeline} {cycle}"):
         tags = {PIPELINE_TAG: pipeline, CYCLE_TAG: cycle}
-        found = find_runs(store, [store.experiment(PIPELINE_EXPERIMENT)], tags, oldest_first=True, most=1)
-    return found[0] if found else None
+        runs = find_runs(store, [store.experiment(PIPELINE_EXPERIMENT)], tags, oldest_first=True, most=1)
+    return runs[0] if runs else None

@@ -208,8 +208,8 @@ class _Writer:
     def _write(self, experiment_id: str, records: Sequence[LogRecord]) -> None:
         traces = [self._trace(experiment_id, record) for record in records]
         with translated("production traces"):
-            found = {trace_id_of(record.key): _prompt_of(record) for record in records}
-            prompts = {trace_id: prompt for trace_id, prompt in found.items() if prompt is not None}
+            by_trace = {trace_id_of(record.key): _prompt_of(record) for record in records}
+            prompts = {trace_id: prompt for trace_id, prompt in by_trace.items() if prompt is not None}
             self._writer.write(experiment_id, traces, prompts)
 
     def _trace(self, experiment_id: str, record: LogRecord) -> RowTrace:

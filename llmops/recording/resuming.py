@@ -73,8 +73,8 @@ def take_up(store: Store, experiment_id: str, cell_hash: str, recorder: str, par
     Ids of traces and assessments are fixed, so that what is there already is replaced. Whatever else a dead process
     left of this cell loses its traces and is marked abandoned. MLflow's errors pass through.
     """
-    found = find_runs(store, [experiment_id], {CELL_TAG: cell_hash, COMPLETE_TAG: "false"})
-    client, left = store.client, [run for run in found if writer_is_gone(run.data.tags[WRITER_TAG])]
+    runs = find_runs(store, [experiment_id], {CELL_TAG: cell_hash, COMPLETE_TAG: "false"})
+    client, left = store.client, [run for run in runs if writer_is_gone(run.data.tags[WRITER_TAG])]
     usable = [
         run
         for run in left

@@ -131,8 +131,8 @@ class EvalRecorder:
             tags = {CELL_TAG: cell_hash, COMPLETE_TAG: "true"}
             runs = find_runs(self.store, self.store.experiment_ids(suite), tags)
             whole = (run for run in runs if holds_rows(self.store, run.info.run_id))
-            found = next(whole, None)
-            return None if found is None else read_run(self.store, found)
+            run = next(whole, None)
+            return None if run is None else read_run(self.store, run)
 
     def get(self, run_id: str) -> EvalRun:
         """A complete run by id. Raises UnknownVersion, StoreUnavailable."""

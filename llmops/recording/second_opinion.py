@@ -34,8 +34,8 @@ def mlflow_opinions(store: Store, run_a: str, run_b: str) -> dict[str, ScorerOpi
     store.make_current()
     logging.getLogger("mlflow.genai.evaluation").setLevel(logging.ERROR)  # rows left out are told with each scorer
     with translated(f"MLflow's comparison of {run_a} and {run_b}"):
-        found = mlflow.genai.compare_evaluations(candidate_run_id=run_b, baseline_run_id=run_a)
-    return {name: _opinion(scorer) for name, scorer in found.scorers.items()}
+        compared = mlflow.genai.compare_evaluations(candidate_run_id=run_b, baseline_run_id=run_a)
+    return {name: _opinion(scorer) for name, scorer in compared.scorers.items()}
 
 
 def _opinion(scorer: Any) -> ScorerOpinion:

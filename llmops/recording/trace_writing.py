@@ -196,8 +196,8 @@ def _assessments(info: Any) -> list[dict[str, Any]]:
     for assessment in info.assessments:
         made = SqlAssessments.from_mlflow_entity(assessment)
         row = {column.name: getattr(made, column.name) for column in SqlAssessments.__table__.columns}
-        place = {"experiment_id": int(info.experiment_id), "trace_timestamp_ms": info.request_time}
-        rows.append({**row, **place, "trace_id": info.trace_id})
+        of_trace = {"experiment_id": int(info.experiment_id), "trace_timestamp_ms": info.request_time}
+        rows.append({**row, **of_trace, "trace_id": info.trace_id})
     return rows
 
 

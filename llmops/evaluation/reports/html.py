@@ -86,9 +86,9 @@ def _metric_tables(report: Report) -> list[Table]:
         notes = ["decides"] if name == report.primary else []
         notes.append(wording.direction(metric.higher_is_better))
         for letter, side in (("A", report.a), ("B", report.b)):
-            found = side.metrics.get(name)
-            if found and found.n_failed:
-                notes.append(f"no score in {counted(found.n_failed, 'row')} of {letter}")
+            own = side.metrics.get(name)
+            if own and own.n_failed:
+                notes.append(f"no score in {counted(own.n_failed, 'row')} of {letter}")
         is_share = 0 <= metric.a <= 1 and 0 <= metric.b <= 1
         (shares if is_share else others).append((name, "; ".join(notes), metric))
     tables = [("Metrics from 0 to 1", _axis(shares), shares), ("Metrics each on a scale of its own", None, others)]

@@ -131,10 +131,10 @@ class Label(Correctness):
             if max(len(fold(text)) for text in texts) > _LONGEST_LABEL:
                 raise MissingExpectation(f"row {row.id}: an expected class has more than {_LONGEST_LABEL} characters")
             return [fold(text) for text in texts]
-        found = [labels.exactly(text) for text in texts]
-        if None in found:
-            raise MissingExpectation(f"row {row.id}: {texts[found.index(None)]!r} is none of the labels")
-        return [label for label in found if label is not None]
+        named = [labels.exactly(text) for text in texts]
+        if None in named:
+            raise MissingExpectation(f"row {row.id}: {texts[named.index(None)]!r} is none of the labels")
+        return [label for label in named if label is not None]
 
     def _read(self, row: EvalRow, text: str) -> str:
         labels = self._row_set(row)

@@ -36,11 +36,11 @@ def read_json(text: str) -> tuple[Any, str | None]:
         raise ValueError(f"{name} is not JSON")
 
     def whole(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
+        values = dict(pairs)
+        if len(values) < len(pairs):
             twice = next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
             raise ValueError(f"an object names the key {twice!r} twice")
-        return found
+        return values
 
     try:
         return json.loads(text, parse_constant=refuse, object_pairs_hook=whole), None
@@ -260,9 +260,9 @@ def _in_order(got: Sequence[Hashable], expected: Sequence[Hashable]) -> int:
     lengths = [0] * (len(expected) + 1)
     for call in got:
         before = 0
-        for place, wanted in enumerate(expected, 1):
-            longer = before + 1 if call == wanted else max(lengths[place], lengths[place - 1])
-            before, lengths[place] = lengths[place], longer
+        for position, wanted in enumerate(expected, 1):
+            longer = before + 1 if call == wanted else max(lengths[position], lengths[position - 1])
+            before, lengths[position] = lengths[position], longer
     return lengths[-1]
 
 
@@ -287,8 +287,8 @@ def calls_of(output: Output) -> tuple[list[dict[str, Any]], str]:
             return [], f"no tool calls: {problem}"
         listed = value.get("tool_calls", value) if isinstance(value, dict) else value
     calls = [_tool_call(call) for call in (listed if isinstance(listed, list) else [listed])]
-    found = [call for call in calls if call is not None]
-    return (found, "") if len(found) == len(calls) else ([], "no tool calls: the JSON is not of their shape")
+    made = [call for call in calls if call is not None]
+    return (made, "") if len(made) == len(calls) else ([], "no tool calls: the JSON is not of their shape")
 
 
 def _tool_call(value: Any) -> dict[str, Any] | None:

@@ -144,18 +144,18 @@ class ReadNumber:
 def read_numbers(text: str) -> list[ReadNumber]:
     """Every number of a text, in order."""
     text = _plain(text)
-    fractions = {found.start(): found for found in _FRACTION.finditer(text)}
+    fractions = {match.start(): match for match in _FRACTION.finditer(text)}
     numbers, end = [], 0
-    for found in _NUMBER.finditer(text):
-        if found.start() < end:
+    for match in _NUMBER.finditer(text):
+        if match.start() < end:
             continue  # a part of a fraction that was read already
-        if (fraction := fractions.get(found.start())) is not None:
+        if (fraction := fractions.get(match.start())) is not None:
             part = EXACT.divide(Decimal(fraction["over"]), Decimal(fraction["under"]))
             value = Decimal(fraction["whole"] or 0) + part
             numbers.append(ReadNumber(value.copy_negate() if fraction["sign"] == "-" else value, _power(fraction)))
             end = fraction.end()
         else:
-            numbers.append(_read(found))
+            numbers.append(_read(match))
     return numbers
 
 
@@ -166,8 +166,8 @@ def read_whole(text: str) -> ReadNumber | None:
     if (loss := _LOSS.fullmatch(text)) is not None and re.search(_CODE, text):
         amounts = read_numbers(loss["amount"])
         return ReadNumber(amounts[0].value.copy_negate()) if len(amounts) == 1 else None
-    found = _WHOLE.fullmatch(text)
-    return None if found is None or _ENGLISH_THOUSANDS.fullmatch(found["digits"]) else _read(found)
+    match = _WHOLE.fullmatch(text)
+    return None if match is None or _ENGLISH_THOUSANDS.fullmatch(match["digits"]) else _read(match)
 
 
 def _plain(text: str) -> str:
@@ -182,30 +182,30 @@ def _plain(text: str) -> str:
     return _NO_NUMBERS.sub(" ", _OF_ANOTHER_BASE.sub(lambda found: str(int(found[0], 0)), text))
 
 
-def _spelled_out(found: re.Match[str]) -> str:
+def _spelled_out(match: re.Match[str]) -> str:
     """`½` as 1/2, with a space between it and the number before it."""
-    fraction = unicodedata.normalize("NFKC", found["sign"]).replace("\u2044", "/")
-    return fraction if found["after"] is None else f" {fraction}"
+    fraction = unicodedata.normalize("NFKC", match["sign"]).replace("\u2044", "/")
+    return fraction if match["after"] is None else f" {fraction}"
 
 
-def _read(found: re.Match[str]) -> ReadNumber:
-    sign = "-" if "-" in (found["sign"], found["inner"]) else ""
-    digits = _with_point(found["digits"])
-    if (to := found["to"] or found["raised_to"]) is not None:
+def _read(match: re.Match[str]) -> ReadNumber:
+    sign = "-" if "-" in (match["sign"], match["inner"]) else ""
+    digits = _with_point(match["digits"])
+    if (to := match["to"] or match["raised_to"]) is not None:
         value = EXACT.power(Decimal(digits), Decimal(to.translate(_RAISED)))
-        return ReadNumber(value.copy_negate() if sign else value, _power(found))
-    exponent = (found["e"] or found["power"] or found["raised"] or "0").translate(_RAISED)
-    return ReadNumber(Decimal(f"{sign}{digits}e{exponent}"), _power(found))
+        return ReadNumber(value.copy_negate() if sign else value, _power(match))
+    exponent = (match["e"] or match["power"] or match["raised"] or "0").translate(_RAISED)
+    return ReadNumber(Decimal(f"{sign}{digits}e{exponent}"), _power(match))
 
 
-def _power(found: re.Match[str]) -> int:
-    if found["share"] is not None:
-        return _SHARES[found["share"].lower()]
-    if found["letter"] is not None:
-        return _LETTERS[found["letter"]]
-    if found["tens"] is not None:
-        return sum(_SIGNS_OF_TENS[sign] for sign in found["tens"])
-    words = (found["words"] or "").lower().split()
+def _power(match: re.Match[str]) -> int:
+    if match["share"] is not None:
+        return _SHARES[match["share"].lower()]
+    if match["letter"] is not None:
+        return _LETTERS[match["letter"]]
+    if match["tens"] is not None:
+        return sum(_SIGNS_OF_TENS[sign] for sign in match["tens"])
+    words = (match["words"] or "").lower().split()
     return sum(_WORDS[word if word in _WORDS else word.removesuffix("s")] for word in words)
 
 
@@ -262,10 +262,10 @@ class Numeric(Correctness):
             if number is None:
                 raise MissingExpectation(f"row {row.id}: expected_number is no number: {given!r}")
             return [number]
-        found = [number for answer in expected_answers(row) if (number := _number(answer, self.expected_take))]
-        if not found:
+        numbers = [number for answer in expected_answers(row) if (number := _number(answer, self.expected_take))]
+        if not numbers:
             raise MissingExpectation(f"row {row.id}: no expected answer holds a number")
-        return found
+        return numbers
 
     def _same(self, got: ReadNumber, expected: ReadNumber) -> bool:
         as_written = got.power == expected.power or 0 in (got.power, expected.power)

@@ -170,7 +170,7 @@ def expected_rows(results: Iterable[RowResult], expected: Callable[[EvalRow], T]
     """
     for result in results:
         try:
-            found = expected(result.row)
+            wanted = expected(result.row)
         except MissingExpectation:
             continue
-        yield result, found
+        yield result, wanted

@@ -230,7 +230,7 @@ class SemanticSimilarity(Correctness):
 
     def _score_group(self, rows: Sequence[EvalRow], outputs: Sequence[Output]) -> list[Score]:
         expected: list[list[str] | MissingExpectation] = []
-        places: dict[str, int] = {}  # each text once, and its place among the vectors
+        positions: dict[str, int] = {}  # each text once, and its place among the vectors
         for row, output in zip(rows, outputs, strict=True):
             try:
                 expected.append(answers := expected_answers(row))
@@ -239,23 +239,24 @@ class SemanticSimilarity(Correctness):
                 continue
             if output.text.strip():
                 for text in (output.text, *filter(str.strip, answers)):
-                    places.setdefault(text, len(places))
-        vectors = self.embed(list(places)) if places and self.embed else None
+                    positions.setdefault(text, len(positions))
+        vectors = self.embed(list(positions)) if positions and self.embed else None
         return [
             Score(error=str(answers))
             if isinstance(answers, MissingExpectation)
-            else _closest(output.text, answers, places, vectors)
+            else _closest(output.text, answers, positions, vectors)
             for output, answers in zip(outputs, expected, strict=True)
         ]
 
 
-def _closest(text: str, answers: list[str], places: Mapping[str, int], vectors: Any) -> Score:
+def _closest(text: str, answers: list[str], positions: Mapping[str, int], vectors: Any) -> Score:
     """The score of one output. vectors: (texts, dimensions), of unit length."""
     if (blank := blank_score(text, answers)) is not None:
         return blank
     if vectors is None or text in answers:
         return Score(1.0, f"against {text!r}")  # a vector's product with itself is 1 only nearly
-    cosines = {answer: float(vectors[places[text]] @ vectors[places[answer]]) for answer in answers if answer.strip()}
+    of_text = vectors[positions[text]]
+    cosines = {answer: float(of_text @ vectors[positions[answer]]) for answer in answers if answer.strip()}
     best = max(cosines, key=cosines.__getitem__)
     return Score(max(-1.0, min(cosines[best], 1.0)), f"against {best!r}")
 

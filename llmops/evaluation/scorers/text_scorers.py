@@ -247,8 +247,8 @@ class Regex(Correctness):
             pattern = self._compiled or self._compile(row.expectations.get("pattern"))
         except UsageError as error:
             raise MissingExpectation(f"row {row.id}: expectations.{error}") from error
-        found = pattern.search(output.text)
-        return Score((found is not None) is self.expect, f"found {found[0]!r}" if found else "not found")
+        match = pattern.search(output.text)
+        return Score((match is not None) is self.expect, f"found {match[0]!r}" if match else "not found")
 
     def _compile(self, pattern: Any) -> re.Pattern[str]:
         if not isinstance(pattern, str) or not pattern:
