@@ -27,7 +27,7 @@ from benchmarks.evaluation.server import KEY
 from deploy.services.servers import free_port
 from llmops.eval_runs.evaluations import Evaluations
 from llmops.eval_runs.matrix import RowChoice, RunOptions
-from llmops.eval_runs.ray_matrix import matrix_of
+from llmops.eval_runs.sharding import matrix_of
 from llmops.progress import progress_bar
 
 PLACES, SECONDS, SLOTS = 50, 0.1, 64

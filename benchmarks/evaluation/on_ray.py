@@ -32,7 +32,7 @@ from deploy.services.ray_nodes import ray_nodes
 from deploy.services.servers import free_port
 from llmops.eval_runs.evaluations import Evaluations
 from llmops.eval_runs.matrix import RowChoice, RunOptions
-from llmops.eval_runs.ray_matrix import matrix_of
+from llmops.eval_runs.sharding import matrix_of
 from llmops.hashing import content_hash
 from llmops.progress import progress_bar
 from llmops.registry import Registry

@@ -25,9 +25,9 @@ from llmops.eval_runs.matrix import (
     cell_identity,
     scored_by,
 )
-from llmops.eval_runs.ray_matrix import matrix_of
 from llmops.eval_runs.scorer_factory import ScorerFactory, untrusted
 from llmops.eval_runs.served_mode import evaluated_by, served_mode
+from llmops.eval_runs.sharding import matrix_of
 from llmops.evaluation.comparison import Comparison, compare
 from llmops.evaluation.contamination import rows_left
 from llmops.evaluation.eval_set import measure

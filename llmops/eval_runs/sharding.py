@@ -1,4 +1,5 @@
-"""Evaluates a cell shard by shard, each in whatever process: generates, scores, and writes one Parquet file.
+"""Evaluates a cell shard by shard, each in whatever process: generates, scores, and writes one Parquet file. On a Ray
+cluster each shard is a task (docs/adr/0025); what is recorded, and how, is as for the local runner.
 
 What a run needs is a value that travels: `CellWork` once for a cell, `ShardWork` for some of its rows. A shard that is
 there already is not made again, and one that was begun twice is written twice with equal scores, so that a process may
@@ -6,28 +7,39 @@ be killed at any time.
 """
 
 import asyncio
+import functools
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing, closing
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any
 
 from llmops.engines.opening import engine_identity, open_engine
 from llmops.engines.protocol import Engine
 from llmops.errors import CannotRun, EngineError, LlmopsError
+from llmops.eval_runs.matrix import Cell, CellProgress, Matrix, RowChoice, RunOptions, cell_identity
 from llmops.eval_runs.scorer_factory import ScorerFactory
 from llmops.evaluation.eval_set import EvalRow, measure
 from llmops.evaluation.generating import Task
 from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.results import EvalReport, Output, RowResult, Score, known_sum
-from llmops.evaluation.runner import Summary, answered, findings, generate_all, score_key, score_rows
+from llmops.evaluation.runner import (
+    Summary,
+    answered,
+    count_missing,
+    findings,
+    generate_all,
+    score_key,
+    score_rows,
+)
 from llmops.evaluation.scorers import Scorer
 from llmops.evaluation.scorers.protocol import KeptScorer
 from llmops.evaluation.shards import Shard, ShardedResults, ShardFolder
-from llmops.evaluation.suite import JudgeTables, ScorerSpec
+from llmops.evaluation.suite import JudgeTables, ScorerSpec, Suite
 from llmops.hashing import content_hash
-from llmops.ray_cluster import on_this_machine, portable
+from llmops.ray_cluster import LOCAL, RayCluster, on_this_machine, portable
+from llmops.registry import Registry
 from llmops.settings import Settings
 from llmops.versions import ModelVersion
 
@@ -247,3 +259,111 @@ def keep(results: Sequence[tuple[str, RowResult]], scorers: Sequence[Scorer], ca
 def _failed(kept: tuple[str, RowResult]) -> bool:
     result = kept[1]
     return any(score.error is not None for score in result.scores.values()) or result.output.error is not None
+
+
+class RayMatrix(Matrix):
+    """A matrix whose rows are generated and scored by the nodes of a cluster, which is connected when it is first
+    needed. Close it."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._cluster = RayCluster(self.options.on)
+
+    async def aclose(self) -> None:
+        self._cluster.close()
+        await super().aclose()
+
+    async def reports(self, cells: Sequence[Cell], chosen: RowChoice) -> AsyncIterator[EvalReport]:
+        """Of each of some cells of one model, in order. What the cache holds is not made again, and it gets what was
+        finished where the run fails. Raises CannotRun: the cluster cannot be used, or a shard's process died again and
+        again. EngineError: the engine is gone."""
+        tasks = [self.task(cell, chosen) for cell in cells]
+        await asyncio.to_thread(self._check_judges, tasks)
+        await asyncio.to_thread(count_missing, tasks, self.cache)  # before anything is sent: whether all rows fit
+        work = [self.cell_work(cell, chosen) for cell in cells]
+        what = f"evaluating {cells[0].name}" if len(cells) == 1 else f"evaluating {len(cells)} cells"
+        shards = (
+            (position, shard)
+            for position, (cell, task) in enumerate(zip(work, tasks, strict=True))
+            for shard in shards_of(cell, task, self.cache, self.options.shard_rows)
+        )
+        done: list[dict[int, ShardDone]] = [{} for _ in cells]
+        failures: list[LlmopsError] = []
+        rows = 0
+        async with aclosing(self._run(work, takewhile(lambda _: not failures, shards))) as results:
+            async for number, position, shard in results:
+                done[position][number] = shard
+                if shard.error is not None:
+                    failures.append(shard.error)
+                rows += shard.rows
+                self._progress(what, rows, len(cells) * self._suite.n_rows)
+        for cell, by_number in zip(work, done, strict=True):
+            in_order = [by_number[number] for number in sorted(by_number)]
+            if not failures:
+                yield await asyncio.to_thread(report_of, cell, in_order, self.cache, self._suite.cluster_by)
+                continue
+            for _ in collect(cell, in_order, self.cache):
+                pass
+        if failures:
+            raise failures[0]
+
+    def cell_work(self, cell: Cell, chosen: RowChoice) -> CellWork:
+        """What another process must know of the cell."""
+        identity = cell_identity(self._suite, cell, self._settings, self.options, chosen)
+        return CellWork(
+            folder=self._settings.resolved_shards,
+            path=cell_path(identity.content),
+            task=replace(self.task(cell, chosen), rows=()),
+            model=cell.model,
+            settings=self._engine_settings,
+            engine=self.options.engine,
+            scorer_specs=self._suite.scorer_specs,
+            judges=self._suite.judges,
+            anew=self.options.force,
+        )
+
+    async def _run(
+        self, cells: Sequence[CellWork], shards: Iterator[tuple[int, ShardWork]]
+    ) -> AsyncGenerator[tuple[int, int, ShardDone], None]:
+        """Number, cell's position and result of each shard, as they are done. A shard is taken when there is room."""
+        # A local engine uses all cores of its node; asking an upstream is work for one.
+        cpus = 1 if cells[0].model.format == "openai" else min(self._cluster.cpus())
+        evaluate = self._cluster.task(_evaluate, name="evaluate shard", cpus=cpus)
+        with self._cluster.failures_translated():
+            sent = [self._cluster.ray.put(cell) for cell in cells]
+        running: dict[asyncio.Future[ShardDone], tuple[int, int]] = {}
+
+        async def finished() -> list[tuple[int, int, ShardDone]]:
+            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            with self._cluster.failures_translated():
+                return [(*running.pop(each), each.result()) for each in done]
+
+        for number, (position, work) in enumerate(shards):
+            while len(running) >= (self.options.workers or max(1, len(self._cluster.cpus()))):
+                for each in await finished():
+                    yield each
+            with self._cluster.failures_translated():
+                result = evaluate.remote(sent[position], work).future()
+            running[asyncio.wrap_future(result)] = number, position
+        while running:
+            for each in await finished():
+                yield each
+
+
+@functools.cache
+def _worker() -> ShardWorker:
+    """This process's own."""
+    return ShardWorker()
+
+
+def _evaluate(cell: CellWork, work: ShardWork) -> ShardDone:
+    """The task that Ray runs on a node."""
+    return _worker().evaluate(cell, work)
+
+
+def matrix_of(
+    settings: Settings, registry: Registry, suite: Suite, options: RunOptions, progress: CellProgress
+) -> Matrix:
+    """The matrix that runs where the options say."""
+    kind = Matrix if options.on == LOCAL else RayMatrix
+    return kind(settings, registry, suite, options, progress)

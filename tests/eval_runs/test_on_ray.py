@@ -16,7 +16,7 @@ from deploy.services.ray_nodes import RayNodes, ray_nodes
 from deploy.services.servers import free_port
 from llmops.errors import CannotRun, UsageError
 from llmops.eval_runs.matrix import RowChoice, RunOptions
-from llmops.eval_runs.ray_matrix import matrix_of
+from llmops.eval_runs.sharding import matrix_of
 from llmops.evaluation.results import EvalReport
 from llmops.registry import model_registration as models
 from tests.registered_home import Workshop, write_suite

@@ -13,8 +13,7 @@ from llmops.engines.protocol import EngineIdentity
 from llmops.errors import CannotRun, EngineError, EngineRejected, EngineUnavailable
 from llmops.eval_runs import sharding
 from llmops.eval_runs.matrix import RowChoice, RunOptions, cell_identity
-from llmops.eval_runs.ray_matrix import RayMatrix
-from llmops.eval_runs.sharding import CellWork, ShardDone, ShardWorker, collect, report_of, shards_of
+from llmops.eval_runs.sharding import CellWork, RayMatrix, ShardDone, ShardWorker, collect, report_of, shards_of
 from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.results import EvalReport
 from llmops.recording import MAX_TRACED_ROWS
