@@ -3,8 +3,7 @@
 import asyncio
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from llmops.errors import UsageError
 from llmops.eval_runs.matrix import Cell, CellRun, Matrix, RowChoice
@@ -16,6 +15,7 @@ from llmops.evaluation.runner import answered, score_rows
 from llmops.evaluation.scorers import Scorer
 from llmops.evaluation.sequential import SequentialTest
 from llmops.evaluation.suite import Suite, primary_scorer
+from llmops.hashing import JsonData
 from llmops.ray_cluster import LOCAL
 
 _LOOKS = 20  # at most, at equal distances
@@ -23,7 +23,7 @@ _FEWEST_ROWS = 10  # a look
 
 
 @dataclass(frozen=True, slots=True)
-class EarlyStop:
+class EarlyStop(JsonData):
     """Why a run ended.
 
     rows: how many were taken, `of` so many; failed: of them, those that lack a score on one side.
@@ -37,9 +37,6 @@ class EarlyStop:
     p_value: float
     ci95: tuple[float, float]
     failed: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "ci95": list(self.ci95)}
 
 
 async def run_until_decided(matrix: Matrix, suite: Suite, cells: Sequence[Cell]) -> tuple[list[CellRun], EarlyStop]:

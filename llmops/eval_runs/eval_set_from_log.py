@@ -11,7 +11,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from llmops.errors import BadFile, CannotRun, UsageError
 from llmops.evaluation.eval_set import ROWS_FILE, EvalRow, load_eval_set, row_from_values
 from llmops.evaluation.eval_set_check import folded
 from llmops.evaluation.eval_set_source import SOURCE_FILE
-from llmops.hashing import content_hash
+from llmops.hashing import JsonData, content_hash
 from llmops.production_log import LogRecord
 from llmops.text_io import json_object, numbered_lines
 
@@ -46,7 +46,7 @@ class Choice:
 
 
 @dataclass(slots=True)
-class ReviewCounts:
+class ReviewCounts(JsonData):
     """What became of the records read. known: ask what the eval set, or an earlier record, asks. unusable: hold no
     text that a row could ask."""
 
@@ -54,9 +54,6 @@ class ReviewCounts:
     known: int = 0
     not_chosen: int = 0
     unusable: int = 0
-
-    def to_json(self) -> dict[str, int]:
-        return asdict(self)
 
 
 def write_review(records: Iterable[LogRecord], eval_set: Path, out: Path, choice: Choice) -> ReviewCounts:

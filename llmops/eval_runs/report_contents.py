@@ -16,7 +16,7 @@ from llmops.evaluation import statistics
 from llmops.evaluation.comparison import Comparison, paired
 from llmops.evaluation.eval_set import cluster_name
 from llmops.evaluation.gate import ALPHA, Verdict
-from llmops.evaluation.metric_comparison import MetricComparison, PairedScores, number_of, value_of
+from llmops.evaluation.metric_comparison import MetricComparison, PairedScores, change_of, number_of
 from llmops.evaluation.reports.contents import (
     Judged,
     Leaderboard,
@@ -28,7 +28,6 @@ from llmops.evaluation.reports.contents import (
 )
 from llmops.evaluation.results import Results, RowResult
 from llmops.evaluation.scorers import Scorer
-from llmops.evaluation.scorers.protocol import limits_of
 from llmops.evaluation.suite import Suite, primary_scorer
 from llmops.recording import EvalRun
 
@@ -99,12 +98,8 @@ class _Rows:
 
     def __iter__(self) -> Iterator[Row]:
         for left, right in paired(self.a, self.b):
-            change = None
-            if self.primary is not None:
-                x, y = (value_of(result, self.primary, self.failed_as) for result in (left, right))
-                if x is not None and y is not None:
-                    change = statistics.paired_difference(x, y, limits_of(self.primary))
-            yield Row(left, right, change)
+            primary = self.primary
+            yield Row(left, right, None if primary is None else change_of(left, right, primary, self.failed_as))
 
 
 def leaderboard(evaluations: Evaluations, suite: Suite, done: Sequence[CellRun]) -> Leaderboard | None:

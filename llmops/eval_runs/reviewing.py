@@ -20,7 +20,7 @@ from llmops.eval_runs.eval_set_from_log import NEGATIVE, feedback_of, feedback_s
 from llmops.eval_runs.evaluations import Evaluations
 from llmops.evaluation.comparison import paired
 from llmops.evaluation.eval_set import EvalRow
-from llmops.evaluation.metric_comparison import value_of
+from llmops.evaluation.metric_comparison import change_of
 from llmops.evaluation.results import RowResult
 from llmops.evaluation.scorers.protocol import Scorer
 from llmops.hashing import JsonData
@@ -194,8 +194,7 @@ def rows_in_order(
     moved: dict[str, float] = {}
     if gating is not None and (others := list(against)):
         for left, right in paired(others, reviewed):
-            x, y = value_of(left, gating), value_of(right, gating)
-            moved[left.row.id] = 0.0 if x is None or y is None else min(1.0, abs(y - x))
+            moved[left.row.id] = min(1.0, abs(change_of(left, right, gating) or 0.0))
     rows = [
         _to_review(result, moved.get(result.row.id, 0.0), scorers, primary)
         for result in reviewed

@@ -21,18 +21,10 @@ from llmops.errors import CannotRun, EngineError, LlmopsError
 from llmops.eval_runs.matrix import Cell, CellProgress, Matrix, RowChoice, RunOptions, cell_identity
 from llmops.eval_runs.scorer_factory import ScorerFactory
 from llmops.evaluation.eval_set import EvalRow, measure
-from llmops.evaluation.generating import Task
+from llmops.evaluation.generating import Generated, Task
 from llmops.evaluation.generation_cache import GenerationCache
-from llmops.evaluation.results import EvalReport, Output, RowResult, Score, known_sum
-from llmops.evaluation.runner import (
-    Summary,
-    answered,
-    count_missing,
-    findings,
-    generate_all,
-    score_key,
-    score_rows,
-)
+from llmops.evaluation.results import EvalReport, Output, RowResult, Score
+from llmops.evaluation.runner import Summary, answered, count_missing, generate_all, score_key, score_rows
 from llmops.evaluation.scorers import Scorer
 from llmops.evaluation.scorers.protocol import KeptScorer
 from llmops.evaluation.shards import Shard, ShardedResults, ShardFolder
@@ -89,19 +81,13 @@ class ShardWork:
 @dataclass(frozen=True, slots=True)
 class ShardDone:
     """What became of a shard. shard: None where the engine was gone. error: why; outputs: what was finished before.
-
-    generated, tokens_out: of the answers made now. began, ended: seconds since the epoch, of the first request and the
-    last answer; 0 where nothing was generated.
-    """
+    made: the answers made now, its times in seconds since the epoch."""
 
     rows: int
     shard: Shard | None = None
     error: LlmopsError | None = None
     outputs: Mapping[str, Output] = field(default_factory=dict)
-    generated: int = 0
-    tokens_out: int | None = 0
-    began: float = 0.0
-    ended: float = 0.0
+    made: Generated = field(default_factory=Generated)
 
 
 def cell_path(content: Mapping[str, Any]) -> str:
@@ -195,15 +181,9 @@ class ShardWorker:
             finished = {key: output for key in keys if (output := cache.get(key)) is not None}
             return ShardDone(len(keys), error=portable(error), outputs=finished)
         results = score_rows(answered(task, cache), self._scorers, cache)
-        to_epoch = time.time() - time.perf_counter()
-        return ShardDone(
-            len(keys),
-            folder.write(work.path, zip(keys, results, strict=True)),
-            generated=made.n,
-            tokens_out=made.tokens_out,
-            began=made.began + to_epoch if made.n else 0.0,
-            ended=made.ended + to_epoch if made.n else 0.0,
-        )
+        shard, to_epoch = folder.write(work.path, zip(keys, results, strict=True)), time.time() - time.perf_counter()
+        made = replace(made, began=made.began + to_epoch, ended=made.ended + to_epoch)
+        return ShardDone(len(keys), shard, made=made)
 
 
 def collect(cell: CellWork, done: Iterable[ShardDone], cache: GenerationCache) -> Iterator[RowResult]:
@@ -221,27 +201,13 @@ def report_of(
     cell: CellWork, done: Sequence[ShardDone], cache: GenerationCache, cluster_by: str | None = None
 ) -> EvalReport:
     """A cell's report from all its shards, in order, as `score_all` makes it. Raises as `collect`."""
-    scorers = cell.make_scorers()
-    results = ShardedResults(cell.folder, [each.shard for each in done if each.shard is not None])
-    summary = Summary(scorers, cluster_by)
+    summary, made = Summary(cell.make_scorers(), cluster_by), Generated()
     for result in collect(cell, done, cache):
         summary.add(result)
-    generated = sum(each.generated for each in done)
-    generated_tokens: int | None = 0
     for each in done:
-        generated_tokens = known_sum(generated_tokens, each.tokens_out)
-    spans = [(each.began, each.ended) for each in done if each.generated]
-    return EvalReport(
-        results,
-        summary.metrics(),
-        generated=generated,
-        from_cache=len(results) - generated,
-        seconds=max(ended for _, ended in spans) - min(began for began, _ in spans) if spans else 0.0,
-        tokens_in=summary.tokens_in,
-        tokens_out=summary.tokens_out,
-        generated_tokens=generated_tokens,
-        findings=findings(results, scorers),
-    )
+        made.add(each.made)
+    results = ShardedResults(cell.folder, [each.shard for each in done if each.shard is not None])
+    return summary.report(results, made)
 
 
 def keep(results: Sequence[tuple[str, RowResult]], scorers: Sequence[Scorer], cache: GenerationCache) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 
 from llmops.errors import CannotRun
 from llmops.evaluation import statistics
-from llmops.evaluation.metric_comparison import MetricComparison, NotCompared, PairedScores, value_of
+from llmops.evaluation.metric_comparison import MetricComparison, NotCompared, PairedScores, change_of, value_of
 from llmops.evaluation.results import AnswerCounts, Noise, OfSuite, RowResult
-from llmops.evaluation.scorers.protocol import Scorer, limits_of
+from llmops.evaluation.scorers.protocol import Scorer
 
 Pair = tuple[RowResult, RowResult]
 
@@ -274,14 +274,14 @@ class _Changed:
         self._seen = 0
 
     def add(self, left: RowResult, right: RowResult, primary: Scorer) -> None:
-        x, y = value_of(left, primary), value_of(right, primary)
-        if x is None or y is None or not statistics.paired_difference(x, y, limits_of(primary)):
+        if not (change := change_of(left, right, primary)):
             return
         self._seen += 1
+        values = {"a": value_of(left, primary), "b": value_of(right, primary)}
         answers = {"output_a": left.output.text, "output_b": right.output.text}
-        row = {"id": left.row.id, "metric": primary.name, "a": x, "b": y, **answers}
         push = heapq.heappush if len(self._kept) < _MOST_CHANGED_ROWS else heapq.heappushpop
-        push(self._kept, (abs(y - x), -self._seen, row))
+        row = {"id": left.row.id, "metric": primary.name, **values, **answers}
+        push(self._kept, (abs(change), -self._seen, row))
 
     def rows(self) -> list[dict[str, Any]]:
         """In the order of the rows."""

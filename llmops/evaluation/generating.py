@@ -149,6 +149,12 @@ class Generated:
         """From the first request to the last answer; 0 where nothing was made."""
         return max(0.0, self.ended - self.began) if self.n else 0.0
 
+    def add(self, other: Generated) -> None:
+        """What was made for the same task by another process, whose times are of the same clock."""
+        if other.n:
+            self.began, self.ended = min(self.began or other.began, other.began), max(self.ended, other.ended)
+            self.n, self.tokens_out = self.n + other.n, known_sum(self.tokens_out, other.tokens_out)
+
 
 async def generate_missing(
     tasks: Sequence[Task],

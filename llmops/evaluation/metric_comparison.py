@@ -98,6 +98,13 @@ def value_of(result: RowResult, scorer: Scorer, failed_as: float | None = None) 
     return scorer.worst if failed_as is None else failed_as
 
 
+def change_of(left: RowResult, right: RowResult, scorer: Scorer, failed_as: float | None = None) -> float | None:
+    """right − left of one row, 0 for a difference that is rounding; None where one has no value. failed_as: as
+    `value_of` takes it."""
+    a, b = value_of(left, scorer, failed_as), value_of(right, scorer, failed_as)
+    return None if a is None or b is None else statistics.paired_difference(a, b, limits_of(scorer))
+
+
 def number_of(result: RowResult, scorer: Scorer) -> float:
     """The score's value, NaN where the row has none."""
     score = result.scores.get(scorer.name)

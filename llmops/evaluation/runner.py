@@ -116,21 +116,36 @@ class Summary:
     """Metrics and tokens of a run, gathered row by row. cluster_by: as `ScoreTally` takes it."""
 
     def __init__(self, scorers: Sequence[Scorer], cluster_by: str | None = None) -> None:
+        self._scorers = scorers
         self._tallies = {scorer.name: ScoreTally(scorer.name, limits_of(scorer), cluster_by) for scorer in scorers}
-        self.tokens_in: int | None = 0
-        self.tokens_out: int | None = 0
+        self._tokens_in: int | None = 0
+        self._tokens_out: int | None = 0
 
     def add(self, result: RowResult) -> None:
         """One more row."""
         if result.output.error is None:
-            self.tokens_in = known_sum(self.tokens_in, result.output.tokens_in)
-            self.tokens_out = known_sum(self.tokens_out, result.output.tokens_out)
+            self._tokens_in = known_sum(self._tokens_in, result.output.tokens_in)
+            self._tokens_out = known_sum(self._tokens_out, result.output.tokens_out)
         for tally in self._tallies.values():
             tally.add(result)
 
     def metrics(self) -> dict[str, Metric]:
         """By scorer name, of the rows added so far."""
         return {name: tally.metric() for name, tally in self._tallies.items()}
+
+    def report(self, results: Results, made: Generated) -> EvalReport:
+        """Of all results, each of which was added. made: what was generated for them now."""
+        return EvalReport(
+            results,
+            self.metrics(),
+            generated=made.n,
+            from_cache=len(results) - made.n,
+            seconds=made.seconds,
+            tokens_in=self._tokens_in,
+            tokens_out=self._tokens_out,
+            generated_tokens=made.tokens_out,
+            findings=findings(results, self._scorers),
+        )
 
 
 def metrics_of(
@@ -210,17 +225,7 @@ async def score_all(
             summary.add(result)
             if progress is not None:
                 progress(len(results), total)
-        return EvalReport(
-            results,
-            summary.metrics(),
-            generated=made.n,
-            from_cache=len(results) - made.n,
-            seconds=made.seconds,
-            tokens_in=summary.tokens_in,
-            tokens_out=summary.tokens_out,
-            generated_tokens=made.tokens_out,
-            findings=findings(results, scorers),
-        )
+        return summary.report(results, made)
 
     # On a thread, because scorers may run an event loop of their own (ragas' do).
     return await asyncio.to_thread(score)

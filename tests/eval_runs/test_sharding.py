@@ -91,7 +91,7 @@ def test_a_shard_that_is_there_is_not_made_again(cell, opened):
     assert [each.shard for each in cell.run(work)] == [each.shard for each in first]
     assert len(engine.requests) == N
     again = cell.run(replace(work, anew=True))  # scored again, and the answers kept
-    assert [(each.shard, each.generated) for each in again] == [(each.shard, 0) for each in first]
+    assert [(each.shard, each.made.n) for each in again] == [(each.shard, 0) for each in first]
     assert len(engine.requests) == N
 
 
@@ -102,7 +102,7 @@ def test_what_the_local_cache_holds_is_not_made_again_and_the_other_way_round(wo
     assert all(map(cell.cache.holds, keys))
     for path in Path(cell.work.folder).rglob("*.parquet"):
         path.unlink()
-    assert [each.generated for each in cell.run()] == [0] * 5
+    assert [each.made.n for each in cell.run()] == [0] * 5
     assert len(engine.requests) == N
 
 
@@ -114,7 +114,7 @@ def test_a_row_that_failed_is_a_record_and_is_tried_again_and_older_shards_stay(
     assert not any(cell.cache.holds(job.key) for job in cell.task.jobs())
     opened(FakeEngine(slots=4))
     mended = cell.run()
-    assert [each.generated for each in mended] == [5, 5, 5, 5, 4]
+    assert [each.made.n for each in mended] == [5, 5, 5, 5, 4]
     assert all(row.output.error is None for row in cell.report(mended).results)
     assert all(row.output.error for row in report.results)  # as it was recorded
 
@@ -134,7 +134,7 @@ def test_an_engine_that_goes_away_ends_a_shard_and_what_it_answered_is_kept(cell
     assert list(collect(cell.work, [done], cell.cache)) == []
     assert sum(cell.cache.holds(job.key) for job in cell.task.jobs()) == 3
     engine = opened(FakeEngine(slots=4))
-    assert sum(each.generated for each in cell.run()) == len(engine.requests) == N - 3
+    assert sum(each.made.n for each in cell.run()) == len(engine.requests) == N - 3
 
 
 def test_a_node_whose_engine_would_answer_otherwise_is_refused(cell):

@@ -14,7 +14,7 @@ from llmops.engines.fake import FakeEngine
 from llmops.errors import EngineRejected, EngineTimeout, EngineUnavailable, StoreUnavailable
 from llmops.evaluation import statistics
 from llmops.evaluation.eval_set import EvalRow, Rows
-from llmops.evaluation.generating import Retries, Task
+from llmops.evaluation.generating import Generated, Retries, Task
 from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.results import EvalReport, Metric, Output, RowResult, RunFindings, Score, StoredResults
 from llmops.evaluation.runner import Answered, Summary, findings, generate_all, score_all, score_rows
@@ -449,7 +449,8 @@ def test_a_summary_counts_rows_and_tokens_and_a_row_without_a_cluster_stands_for
     made.add(RowResult(EvalRow("r", {"q": "?"}), Output("a", "stop", 3, 2), {"x": Score(error="no")}))
     metric = made.metrics()["x"]
     assert (metric.mean, metric.n_scored, metric.n_failed) == (1.0, 12, 1)
-    assert (made.tokens_in, made.tokens_out) == (39, 26)
+    report = made.report([], Generated())
+    assert (report.tokens_in, report.tokens_out) == (39, 26)
     alone = ["a"] * 4 + [f"row {i}" for i in range(4, 12)]
     assert metric.ci95 == statistics.mean_interval([float(i % 3) for i in range(12)], alone)
 

@@ -25,7 +25,7 @@ from llmops.evaluation.scorers.protocol import IdentifiedScorer, MissingExpectat
 
 __all__ = [
     "SCORER_TYPES", "Scorer", "ScorerTypes", "default_of", "kind_of", "make_scorer", "meaning_of", "options_of",
-    "scorer_types", "try_scorer",
+    "try_scorer",
 ]  # fmt: skip
 
 ScorerTypes = Mapping[str, Callable[..., Scorer]]
@@ -42,11 +42,6 @@ SCORER_TYPES: ScorerTypes = MappingProxyType(
 )
 """Every type that ships, by the name a suite gives it: what makes a scorer from its name and parameters. A workflow may
 hand on a larger table, or one with a model bound to a type (`functools.partial(SemanticSimilarity, embed=…)`)."""
-
-
-def scorer_types(types: ScorerTypes = SCORER_TYPES) -> list[str]:
-    """Every type that a suite may name."""
-    return sorted(types)
 
 
 def meaning_of(type_name: str, types: ScorerTypes = SCORER_TYPES) -> str:
@@ -81,7 +76,7 @@ def make_scorer(
         UsageError: an unknown type or option, one that is missing, or a wrong value, naming it and the type's options.
     """
     if type_name not in types:
-        raise UsageError(f"type: unknown scorer type {type_name!r}; known: {', '.join(scorer_types(types))}")
+        raise UsageError(f"type: unknown scorer type {type_name!r}; known: {', '.join(sorted(types))}")
     options = options_of(types[type_name])
     try:
         if unknown := [option for option in parameters if option not in options]:
