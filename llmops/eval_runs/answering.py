@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from llmops.errors import EngineError
 from llmops.eval_runs.evaluations import Evaluations
 from llmops.eval_runs.matrix import Cell, Matrix, RowChoice, RunOptions, cost_of
-from llmops.evaluation.eval_set import EvalRow, Rows
+from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import EvalReport, known_sum
 from llmops.evaluation.runner import answered, score_all
 from llmops.evaluation.scorers import Scorer
@@ -16,16 +16,6 @@ from llmops.evaluation.suite import Suite
 from llmops.progress import ShowProgress
 from llmops.prompt_file import PromptTemplate
 from llmops.versions import ModelVersion, PromptVersion
-
-
-@dataclass(frozen=True)
-class GivenRows(RowChoice):
-    """Just these rows of a suite, in this order."""
-
-    rows: Sequence[EvalRow] = ()
-
-    def of(self, suite: Suite) -> Rows:  # noqa: ARG002 - as of a choice by number
-        return Rows(lambda: iter(self.rows))
 
 
 @dataclass(slots=True)
@@ -76,7 +66,7 @@ class Answers:
         """Answers and scores of some prompts on some rows. what: shown with the progress. Raises EngineError."""
         self._what = what
         self._progress(what, 0, len(templates) * len(rows))
-        cells, chosen = [self.cell(template) for template in templates], GivenRows(rows=rows)
+        cells, chosen = [self.cell(template) for template in templates], RowChoice(rows=rows)
         made, reports = await self._matrix.generate(cells, chosen), []
         for cell, generated in zip(cells, made, strict=True):
             task = self._matrix.task(cell, chosen)
@@ -88,7 +78,7 @@ class Answers:
     async def texts(self, template: PromptTemplate, rows: Sequence[EvalRow], what: str) -> list[str]:
         """Answers as they are. Raises EngineError, also where one row fails."""
         self._what = what
-        cell, chosen = self.cell(template), GivenRows(rows=rows)
+        cell, chosen = self.cell(template), RowChoice(rows=rows)
         await self._matrix.generate([cell], chosen)
         outputs = [output for _, output in answered(self._matrix.task(cell, chosen), self._matrix.cache)]
         for output in outputs:

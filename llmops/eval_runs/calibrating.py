@@ -12,6 +12,7 @@ from llmops.eval_runs.pairwise import judge_endpoint, judge_name, kappa_of
 from llmops.eval_runs.scorer_factory import JUDGED_TYPES, distrust
 from llmops.evaluation import agreement
 from llmops.evaluation.agreement import PositionBias
+from llmops.evaluation.generating import Progress
 from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.results import Output
 from llmops.evaluation.runner import score_key
@@ -19,7 +20,7 @@ from llmops.evaluation.suite import KAPPA_ASKED, Suite
 from llmops.hashing import content_hash
 from llmops.judges import JudgeEndpoint
 from llmops.judges.calibration import Calibration, JudgedRow, LabelledRow, calibrate, labelled_rows, load_labels
-from llmops.judges.pairwise import Pair, PairJudge, Progress, Winner, judge_pairs, position_bias_of
+from llmops.judges.pairwise import Pair, PairJudge, Winner, judge_pairs, position_bias_of
 from llmops.judges.scorer import JudgeScorer, RubricJudge
 from llmops.recording import record_calibration
 from llmops.text_io import json_object, numbered_lines

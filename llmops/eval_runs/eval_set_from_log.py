@@ -146,7 +146,8 @@ def review_lines(
     """The lines of a review file. known: rows whose questions are not asked again. counts: is filled in."""
     rows = list(known)
     seen = {inputs_hash(row.inputs) for row in rows}
-    input_variable = choice.input_variable or _only_input(rows) or "question"
+    names = {name for row in rows for name in row.inputs}
+    input_variable = choice.input_variable or (names.pop() if len(names) == 1 else "question")
     for record in records:
         feedback = feedback_of(record)
         said = choice.feedback is None or (feedback is not None and choice.feedback in ("any", feedback_sign(feedback)))
@@ -174,11 +175,6 @@ def review_lines(
             }
             if counts.written == choice.limit:
                 return
-
-
-def _only_input(rows: Iterable[EvalRow]) -> str | None:
-    names = {name for row in rows for name in row.inputs}
-    return names.pop() if len(names) == 1 else None
 
 
 def inputs_of(record: LogRecord, input_variable: str) -> dict[str, Any] | None:

@@ -17,7 +17,6 @@ from llmops.eval_runs.matrix import (
     NOISE_PARAM,
     STOPPED_PARAM,
     Cell,
-    CellProgress,
     CellRun,
     Matrix,
     RowChoice,
@@ -41,6 +40,7 @@ from llmops.evaluation.suite import MakeScorer, Suite, load_suite, readable_suit
 from llmops.generation import GenerationParameters
 from llmops.hashing import content_hash
 from llmops.processes import run_async
+from llmops.progress import ShowProgress
 from llmops.recording import EvalRecorder, EvalRun, record_verdict
 from llmops.recording.optimizations import rows_chosen_by
 from llmops.registry import Registry
@@ -121,7 +121,7 @@ class Evaluations:
         registered = replace(model, version=known.version, model_id=known.model_id, asked=asked)
         return Cell(None, registered, GenerationParameters())
 
-    def run(self, suite: Suite, cells: Sequence[Cell], options: RunOptions, progress: CellProgress) -> list[CellRun]:
+    def run(self, suite: Suite, cells: Sequence[Cell], options: RunOptions, progress: ShowProgress) -> list[CellRun]:
         """Runs every cell; a complete identical run is reused. Engines are loaded once for each model, when needed.
         Raises BadFile, EngineError, StoreUnavailable, RecordingIncomplete: finished generations are kept."""
 
@@ -132,7 +132,7 @@ class Evaluations:
         return run_async(work)
 
     def run_until_decided(
-        self, suite: Suite, cells: Sequence[Cell], options: RunOptions, progress: CellProgress
+        self, suite: Suite, cells: Sequence[Cell], options: RunOptions, progress: ShowProgress
     ) -> tuple[list[CellRun], EarlyStop]:
         """Runs two cells on as many rows as it takes to tell them apart. Raises UsageError, and as `run`."""
 
@@ -148,10 +148,6 @@ class Evaluations:
         Raises StoreUnavailable, and Corrupted while it is read."""
         rows = self._recorder.rows(run)
         return [result for result in rows if question_hash(result.row) not in but] if but else rows
-
-    def newest_runs(self, suite_name: str) -> list[EvalRun]:
-        """The newest complete runs of a suite, the last first. Raises StoreUnavailable."""
-        return self._recorder.newest(suite_name)
 
     def failures(self, done: CellRun) -> Sequence[Failure]:
         """Why rows of a run have no score, most frequent first. Raises StoreUnavailable."""
@@ -259,7 +255,9 @@ class Evaluations:
         if champion is not None:
             runs["a"] = self.resolve(champion, suite_name)
         # Rows that an optimisation chose the challenger's prompt by, or that it shows, say too much good of it.
-        used = self._rows_chosen_by(suite, runs["b"])
+        prompt = self.registry.prompts.get(runs["b"].prompt) if runs["b"].prompt else None  # a callable has none
+        store = self.registry.store
+        used = rows_chosen_by(store, suite.name, prompt.template.content_hash) if prompt else {}
         if "a" in runs:
             comparison = self.compare_runs(suite, named(champion or ""), runs["a"], named(challenger), runs["b"], used)
         verdict = decide(suite.gate, self.facts(suite, named(challenger), runs, comparison, used))
@@ -296,11 +294,6 @@ class Evaluations:
             {**verdict.to_json(), **record, "against": champion and named(champion), "comparison": told},
         )
         return Gated(verdict, comparison, runs)
-
-    def _rows_chosen_by(self, suite: Suite, run: EvalRun) -> Mapping[str, str]:
-        """As `rows_chosen_by`; nothing for a callable, which has no prompt."""
-        prompt = self.registry.prompts.get(run.prompt) if run.prompt else None
-        return rows_chosen_by(self.registry.store, suite.name, prompt.template.content_hash) if prompt else {}
 
     def facts(
         self,

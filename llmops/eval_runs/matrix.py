@@ -4,7 +4,7 @@ A cell is what is run, with what; by its identity a run of it is known again.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import groupby, islice
@@ -19,7 +19,7 @@ from llmops.engines.python import CallableModel
 from llmops.errors import CannotRun, EngineUnavailable, UsageError
 from llmops.eval_runs.scorer_factory import JUDGED_TYPES, ScorerFactory
 from llmops.evaluation.comparison import draw
-from llmops.evaluation.eval_set import Rows, measure
+from llmops.evaluation.eval_set import EvalRow, Rows, measure
 from llmops.evaluation.generating import Generated, Task, measure_noise
 from llmops.evaluation.generation_cache import GenerationCache, noise_key
 from llmops.evaluation.results import EvalReport, Failure, RowResult, failures_of
@@ -29,6 +29,7 @@ from llmops.evaluation.suite import Suite
 from llmops.generation import GenerationParameters
 from llmops.hashing import canonical_json, content_hash
 from llmops.models.sources import UpstreamSource
+from llmops.progress import ShowProgress
 from llmops.ray_cluster import LOCAL
 from llmops.recording import CellIdentity, EvalRecorder, EvalRun, register_eval_set
 from llmops.recording.runs import RecorderName
@@ -37,8 +38,6 @@ from llmops.settings import Settings, named_variables
 from llmops.versions import ModelVersion, PromptVersion, Release
 
 NOISE_PARAM, SERVED_PARAM, STOPPED_PARAM = "noise", "served", "stopped_early"  # of a recorded run
-
-CellProgress = Callable[[str, int, int], None]
 
 # Raised when a change to scorers or to recording makes older runs incomparable: they are then run again.
 _RUN_FORMAT = 3
@@ -113,15 +112,18 @@ class RunOptions:
 @dataclass(frozen=True, slots=True)
 class RowChoice:
     """Which rows of a suite a run takes: the first `limit`; and, for a run that was stopped early, of these the share
-    `drawn`, in the order that `seed` draws."""
+    `drawn`, in the order that `seed` draws. Or just `rows`, for answers that are no run."""
 
     limit: int | None = None
     drawn: float | None = None
     seed: int = 0
+    rows: Sequence[EvalRow] | None = None
 
     def of(self, suite: Suite) -> Rows:
         """The rows of that suite."""
-        share, seed = self.drawn, self.seed
+        share, seed, given = self.drawn, self.seed, self.rows
+        if given is not None:
+            return Rows(lambda: iter(given))
         rows = Rows(lambda: islice(suite.rows, self.limit))
         return rows if share is None else Rows(lambda: (row for row in rows if draw(seed, row.id) < share))
 
@@ -200,7 +202,7 @@ class Matrix:
     """One suite's cells, while they run. Close it: engine and cache are its own."""
 
     def __init__(
-        self, settings: Settings, registry: Registry, suite: Suite, options: RunOptions, progress: CellProgress
+        self, settings: Settings, registry: Registry, suite: Suite, options: RunOptions, progress: ShowProgress
     ) -> None:
         self._settings, self._registry, self._suite = settings, registry, suite
         self.options, self._progress = options, progress

@@ -14,12 +14,13 @@ from llmops.evaluation.agreement import PositionBias
 from llmops.evaluation.comparison import paired
 from llmops.evaluation.eval_set import cluster_name
 from llmops.evaluation.gate_rules import MOST_FAILED
+from llmops.evaluation.generating import Progress
 from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.statistics import sign_test_interval, sign_test_p
 from llmops.evaluation.suite import KAPPA_ASKED, Suite
 from llmops.hashing import JsonData, content_hash
 from llmops.judges import JudgeEndpoint
-from llmops.judges.pairwise import Pair, PairJudge, Progress, judge_pairs, position_bias_of
+from llmops.judges.pairwise import Pair, PairJudge, judge_pairs, position_bias_of
 from llmops.production_log import ProductionLog
 from llmops.recording import find_calibration, record_comparison
 from llmops.settings import Settings

@@ -26,7 +26,7 @@ from llmops.evaluation.scorers.protocol import Scorer
 from llmops.hashing import JsonData
 from llmops.pages.numbers import counted
 from llmops.production_log import Feedback, LogRecord, ProductionLog, is_prediction
-from llmops.recording import EvalRun
+from llmops.recording import EvalRecorder, EvalRun
 from llmops.recording.production_traces import REVIEW, experiment_of, trace_id_of, write_traces
 from llmops.recording.review import (
     CORRECT,
@@ -79,7 +79,7 @@ def open_review(
     Raises UnknownVersion, CannotRun, StoreUnavailable.
     """
     suite = evaluations.suite(suite_name)
-    newest = evaluations.newest_runs(suite_name)
+    newest = EvalRecorder(evaluations.registry.store).newest(suite_name)
     if run is None and not newest:
         raise UnknownVersion(f"{suite_name} was not run yet; run `llmops eval run {suite_name}`")
     reviewed = newest[0] if run is None else evaluations.resolve(run, suite_name)

@@ -18,7 +18,7 @@ from typing import Any
 from llmops.engines.opening import engine_identity, open_engine
 from llmops.engines.protocol import Engine
 from llmops.errors import CannotRun, EngineError, LlmopsError
-from llmops.eval_runs.matrix import Cell, CellProgress, Matrix, RowChoice, RunOptions, cell_identity
+from llmops.eval_runs.matrix import Cell, Matrix, RowChoice, RunOptions, cell_identity
 from llmops.eval_runs.scorer_factory import ScorerFactory
 from llmops.evaluation.eval_set import EvalRow, measure
 from llmops.evaluation.generating import Generated, Task
@@ -30,6 +30,7 @@ from llmops.evaluation.scorers.protocol import KeptScorer
 from llmops.evaluation.shards import Shard, ShardedResults, ShardFolder
 from llmops.evaluation.suite import JudgeTables, ScorerSpec, Suite
 from llmops.hashing import content_hash
+from llmops.progress import ShowProgress
 from llmops.ray_cluster import LOCAL, RayCluster, on_this_machine, portable
 from llmops.registry import Registry
 from llmops.settings import Settings
@@ -328,7 +329,7 @@ def _evaluate(cell: CellWork, work: ShardWork) -> ShardDone:
 
 
 def matrix_of(
-    settings: Settings, registry: Registry, suite: Suite, options: RunOptions, progress: CellProgress
+    settings: Settings, registry: Registry, suite: Suite, options: RunOptions, progress: ShowProgress
 ) -> Matrix:
     """The matrix that runs where the options say."""
     kind = Matrix if options.on == LOCAL else RayMatrix

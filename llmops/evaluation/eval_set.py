@@ -191,13 +191,8 @@ def row_from_values(values: Mapping[str, Any], path: Path | str, number: int) ->
         _check_shape(given)
     except UsageError as error:
         raise BadFile.of(error, path, line=number) from error
-    return EvalRow(
-        id=given["id"],
-        inputs=given["inputs"],
-        expectations=given["expectations"] or {},
-        contexts=tuple(given["contexts"] or ()),
-        tags=given["tags"] or {},
-    )
+    expectations, contexts, tags = given["expectations"] or {}, tuple(given["contexts"] or ()), given["tags"] or {}
+    return EvalRow(given["id"], given["inputs"], expectations, contexts, tags)
 
 
 def _check_shape(given: Mapping[str, Any]) -> None:

@@ -49,9 +49,18 @@ class ShardFolder:
 
     def write(self, rows: str, results: Iterable[tuple[str, RowResult]]) -> Shard:
         """Writes results, each with its key in the generation cache. rows: the path that its rows have."""
-        n_rows, content = _encoded(results)
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        # ASCII, because a row may hold half a surrogate pair, which no UTF-8 has.
+        lines = [(json.dumps(result.row.id)[1:-1], key, json.dumps(result.to_json())) for key, result in results]
+        columns = zip(COLUMNS, zip(*lines, strict=True), strict=True)
+        table = pa.table({name: pa.array(column, pa.string()) for name, column in columns})
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        content = sink.getvalue().to_pybytes()
         sha256 = hashlib.sha256(content).hexdigest()
-        shard = Shard(f"{rows}.{sha256[:_NAME_LENGTH]}.parquet", sha256, n_rows)
+        shard = Shard(f"{rows}.{sha256[:_NAME_LENGTH]}.parquet", sha256, len(lines))
         self._files.write(shard.path, content)
         return shard
 
@@ -69,21 +78,6 @@ class ShardFolder:
     def paths(self, below: str) -> set[str]:
         """Of the shards in the folder of a cell."""
         return {path for path in self._files.files(below) if path.endswith(".parquet")}
-
-
-def _encoded(results: Iterable[tuple[str, RowResult]]) -> tuple[int, bytes]:
-    """Number of rows, and the Parquet file."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    # ASCII, because a row may hold half a surrogate pair, which no UTF-8 has.
-    rows = [(json.dumps(result.row.id)[1:-1], key, json.dumps(result.to_json())) for key, result in results]
-    table = pa.table(
-        {name: pa.array(column, pa.string()) for name, column in zip(COLUMNS, zip(*rows, strict=True), strict=True)}
-    )
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    return len(rows), sink.getvalue().to_pybytes()
 
 
 def _decoded(content: bytes) -> list[tuple[str, RowResult]]:

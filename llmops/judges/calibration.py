@@ -12,6 +12,7 @@ from llmops.errors import BadFile, UsageError
 from llmops.evaluation import agreement
 from llmops.evaluation.agreement import Confusion, Kappa, LengthBias
 from llmops.evaluation.eval_set import EvalRow, row_from_values
+from llmops.evaluation.generating import Progress
 from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.results import Output, Score
 from llmops.evaluation.runner import kept_score, one_score, score_key
@@ -21,7 +22,6 @@ from llmops.text_io import json_object, numbered_lines
 
 Label = bool | float | str
 Kind = Literal["truth values", "numbers", "texts"]
-Progress = Callable[[int, int], None]
 
 # More labels than this make a table that nobody reads.
 _MOST_SHOWN = 20

@@ -5,7 +5,7 @@ Only a verdict that survives the swap counts as a win; two that contradict each 
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from llmops.errors import EngineError, UsageError
 from llmops.evaluation import agreement
 from llmops.evaluation.agreement import PositionBias
 from llmops.evaluation.eval_set import EvalRow
+from llmops.evaluation.generating import Progress
 from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.results import Output, Score
 from llmops.evaluation.runner import kept_score
@@ -25,7 +26,6 @@ from llmops.judges.scorer import conversation, transcript
 
 VERSION = 1
 Winner = Literal["a", "b", "tie"]
-Progress = Callable[[int, int], None]
 
 _SYSTEM = (
     "You compare two answers of AI assistants to the same request, by the criteria given. Neither the order in which"

@@ -4,12 +4,13 @@ import json
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from llmops.errors import UnknownVersion
+from llmops.evaluation.generating import Progress
 from llmops.evaluation.results import AnswerCounts, EvalReport, Results, Score
 from llmops.evaluation.shards import ShardedResults
 from llmops.hashing import canonical_json
@@ -114,7 +115,6 @@ EVALUATE_UP_TO = 300
 LISTED_BY_PROMPT = 100
 """Rows of a run that the prompt's page lists. The page needs some rows of each run to lead there, not all of them."""
 
-Progress = Callable[[int, int], None]
 RecorderName = Literal["auto", "evaluate", "bulk"]
 
 
