@@ -25,24 +25,8 @@ from llmops.recording.tabular import UsedData, evaluate_tabular, record_training
 from llmops.registry.releases import LoggedTabular
 
 __all__ = [
-    "EVALUATE_UP_TO",
-    "MAX_TRACED_ROWS",
-    "CellIdentity",
-    "EvalRecorder",
-    "EvalRun",
-    "LoggedTabular",
-    "UsedData",
-    "evaluate_tabular",
-    "find_calibration",
-    "mlflow_scorers",
-    "nameless",
-    "record_calibration",
-    "record_comparison",
-    "record_monitoring_run",
-    "record_report",
-    "record_test_session",
-    "record_training",
-    "record_verdict",
-    "recorded_rows",
-    "register_eval_set",
-]
+    "EVALUATE_UP_TO", "MAX_TRACED_ROWS", "CellIdentity", "EvalRecorder", "EvalRun", "LoggedTabular", "UsedData",
+    "evaluate_tabular", "find_calibration", "mlflow_scorers", "nameless", "record_calibration", "record_comparison",
+    "record_monitoring_run", "record_report", "record_test_session", "record_training", "record_verdict",
+    "recorded_rows", "register_eval_set",
+]  # fmt: skip

@@ -282,7 +282,7 @@ class RecordedRows:
 
 GATE_TAG, GATE_AGAINST_TAG, GATE_REASONS_TAG = "llmops.gate", "llmops.gate.against", "llmops.gate.reasons"
 TEST_SESSIONS_TAG, _MOST_SESSIONS = "llmops.test_sessions", 20
-_LONGEST_TAG = 5000  # characters, which is what MLflow keeps
+LONGEST_TAG = 5000  # characters, which is what MLflow keeps
 _JUDGES, _JUDGE_TAG, _CALIBRATION_FILE = "judges", "llmops.judge_hash", "calibration.json"
 _CALIBRATION_METRICS = ("kappa", "kappa_low", "kappa_high", "n", "n_failed", "accuracy")
 
@@ -307,7 +307,7 @@ def record_verdict(store: Store, run_id: str, verdict: Mapping[str, Any]) -> str
     with translated(f"run {run_id}"):
         store.client.log_dict(run_id, dict(verdict), path)
         store.client.set_tag(run_id, GATE_AGAINST_TAG, against)
-        store.client.set_tag(run_id, GATE_REASONS_TAG, "\n".join(verdict.get("reasons", ()))[:_LONGEST_TAG])
+        store.client.set_tag(run_id, GATE_REASONS_TAG, "\n".join(verdict.get("reasons", ()))[:LONGEST_TAG])
         store.client.set_tag(run_id, GATE_TAG, str(verdict["verdict"]))
     return path
 

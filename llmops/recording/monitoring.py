@@ -10,13 +10,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from llmops.hashing import content_hash
-from llmops.recording.cell import find_runs
+from llmops.recording.cell import LONGEST_TAG, find_runs
 from llmops.registry.store import Store, translated
 
 WINDOW_TAG, ACTION_KEY_TAG = "llmops.monitoring_window", "llmops.action_key"
 VERDICT_FILE, ACTION_FILE = "verdict.json", "action.json"
 _HISTORY_TAG, _PARENT_TAG = "llmops.monitoring_history", "mlflow.parentRunId"
-_MOST_TAG_CHARACTERS = 5000  # MLflow's limit
 
 
 def monitoring_experiment(app: str) -> str:
@@ -131,7 +130,7 @@ def _tags(app: str, verdict: Mapping[str, Any]) -> dict[str, str]:
         "llmops.since": str(window.get("since", "")),
         "llmops.until": str(window.get("until") or ""),
     }
-    return {name: value[:_MOST_TAG_CHARACTERS] for name, value in tags.items()}
+    return {name: value[:LONGEST_TAG] for name, value in tags.items()}
 
 
 def _end_of(verdict: Mapping[str, Any]) -> datetime:

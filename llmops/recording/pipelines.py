@@ -4,13 +4,14 @@ A cycle that goes on after an interruption or a failure goes on in the same MLfl
 replaces what was written of it.
 """
 
+import functools
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from llmops.pipelines import Recorder, StepRecord
-from llmops.recording.cell import find_runs
+from llmops.recording.cell import LONGEST_TAG, find_runs
 from llmops.registry.store import Store, translated
 from llmops.settings import Settings
 
@@ -18,7 +19,6 @@ PIPELINE_EXPERIMENT = "pipelines"
 PIPELINE_TAG, CYCLE_TAG = "llmops.pipeline", "llmops.pipeline.cycle"
 ATTEMPT_TAG, _NOTE_TAG = "llmops.pipeline.attempt", "mlflow.note.content"
 _NOT_IN_A_NAME = re.compile(r"[^\w.-]+", re.ASCII)
-_MOST_CHARACTERS = 5000  # MLflow's limit for a tag
 
 
 class PipelineRecorder(Recorder):
@@ -26,19 +26,20 @@ class PipelineRecorder(Recorder):
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._store: Store | None = None
         self.run_id = ""
         """The MLflow run of the latest pipeline run; empty before."""
         self._attempt = 0
 
+    @functools.cached_property
+    def _store(self) -> Store:
+        return Store(self._settings)
+
     def begin(self, pipeline: str, cycle: str, inputs: Mapping[str, Any]) -> None:
         """As `Recorder`. Raises StoreUnavailable."""
         self.run_id = ""
-        if self._store is None:
-            self._store = Store(self._settings)
+        client = self._store.client
         with translated(f"recording {pipeline} {cycle}"):
             run = find_pipeline_run(self._store, pipeline, cycle)
-            client = self._store.client
             if run is None:
                 run = client.create_run(
                     self._store.experiment(PIPELINE_EXPERIMENT),
@@ -68,26 +69,21 @@ class PipelineRecorder(Recorder):
         }
         at = int(datetime.now(UTC).timestamp() * 1000)
         with translated(f"recording step {record.name}"):
-            self._client.log_dict(self.run_id, value, f"steps/{record.number:02d}-{name}.json")
+            self._store.client.log_dict(self.run_id, value, f"steps/{record.number:02d}-{name}.json")
             metric = Metric(f"seconds/{name}", record.seconds, at, self._attempt)
-            self._client.log_batch(self.run_id, metrics=[metric])
+            self._store.client.log_batch(self.run_id, metrics=[metric])
 
     def end(self, result: Mapping[str, Any] | None, error: str | None) -> None:
         """As `Recorder`. Raises StoreUnavailable."""
         if not self.run_id:
             return
+        client = self._store.client
         with translated("recording the end of a pipeline"):
             if result is not None:
-                self._client.log_dict(self.run_id, dict(result), "result.json")
+                client.log_dict(self.run_id, dict(result), "result.json")
             shown = f"failed: {error}" if error is not None else str((result or {}).get("told") or "finished")
-            self._client.set_tag(self.run_id, _NOTE_TAG, shown[:_MOST_CHARACTERS])
-            self._client.set_terminated(self.run_id, "FAILED" if error else "FINISHED")
-
-    @property
-    def _client(self) -> Any:
-        if self._store is None:
-            raise RuntimeError("a run is recorded from `begin` on")
-        return self._store.client
+            client.set_tag(self.run_id, _NOTE_TAG, shown[:LONGEST_TAG])
+            client.set_terminated(self.run_id, "FAILED" if error else "FINISHED")
 
 
 def find_pipeline_run(store: Store, pipeline: str, cycle: str) -> Any | None:

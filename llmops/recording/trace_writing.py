@@ -8,8 +8,7 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -21,18 +20,6 @@ BATCH = 100
 """Traces that are written at a time: MLflow links no more to a run at once."""
 
 _THREADS = 4
-
-
-class Prompt(Protocol):
-    """A registered prompt's version, as MLflow links it."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def version(self) -> Any: ...
-
-
-_NO_PROMPTS: Mapping[str, Prompt] = MappingProxyType({})
 
 
 class TraceWriter:
@@ -50,17 +37,10 @@ class TraceWriter:
         self._database: sa.Engine | None = self._client.database if of_database else None
 
     def write(
-        self,
-        experiment_id: str,
-        traces: Sequence[RowTrace],
-        prompts: Mapping[str, Prompt] = _NO_PROMPTS,
-        run_id: str | None = None,
+        self, experiment_id: str, traces: Sequence[RowTrace], prompts: Mapping[str, Any], run_id: str | None = None
     ) -> None:
-        """Writes at most `BATCH` traces of one experiment.
-
-        prompts: by trace id, the prompt whose page lists the trace.
-        run_id: of the run whose rows they are.
-        """
+        """Writes at most `BATCH` traces of one experiment. prompts: by trace id, the prompt whose page lists the trace,
+        an object with its name and version. run_id: of the run whose rows they are."""
         if self._database is not None:
             there = _there(self._database, traces)
             if new := [trace for trace in traces if trace.trace_id not in there]:
@@ -71,7 +51,7 @@ class TraceWriter:
             self._write_by_mlflow(experiment_id, traces, prompts, run_id)
 
     def _write_by_mlflow(
-        self, experiment_id: str, traces: Sequence[RowTrace], prompts: Mapping[str, Prompt], run_id: str | None
+        self, experiment_id: str, traces: Sequence[RowTrace], prompts: Mapping[str, Any], run_id: str | None
     ) -> None:
         def start(trace: RowTrace) -> None:
             self._tracing.start_trace(trace.info)
@@ -100,7 +80,7 @@ def _insert(
     database: sa.Engine,
     artifact_location: str,
     traces: Sequence[RowTrace],
-    prompts: Mapping[str, Prompt],
+    prompts: Mapping[str, Any],
     run_id: str | None,
 ) -> None:
     """Inserts traces that the database does not have, in one transaction. artifact_location: of their experiment."""

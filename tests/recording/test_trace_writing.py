@@ -82,7 +82,7 @@ def test_the_tables_are_those_that_mlflow_writes_column_by_column(any_desk, row)
         listed = {trace.trace_id: prompt for trace in traces[:2]}
         writer = TraceWriter(cast(Store, SimpleNamespace(uri=store.uri, client=client)))
         writer.write(experiment_id, traces[:6], listed, run_id)
-        writer.write(experiment_id, traces[6:])
+        writer.write(experiment_id, traces[6:], {})
         found.append(stored(store, run_id, traces))
         read = [store.mlflow_client.get_trace(trace.trace_id) for trace in traces]
         assert [trace.data.spans[0].to_dict() for trace in read] == [trace.span.to_dict() for trace in traces]
@@ -98,10 +98,10 @@ def test_traces_that_are_there_are_replaced_and_the_others_added(any_desk, row):
     run_id = store.mlflow_client.create_run(experiment_id).info.run_id
     writer = TraceWriter(store)
     traces = traces_of(any_desk, experiment_id, run_id, row)
-    writer.write(experiment_id, traces[:3], run_id=run_id)
-    writer.write(experiment_id, traces, run_id=run_id)
+    writer.write(experiment_id, traces[:3], {}, run_id)
+    writer.write(experiment_id, traces, {}, run_id)
     once = stored(store, run_id, traces)
-    writer.write(experiment_id, traces, run_id=run_id)
+    writer.write(experiment_id, traces, {}, run_id)
     again = stored(store, run_id, traces)
     for found in (once, again):  # how often it was written is the one number that differs
         found["trace_info"] = [
