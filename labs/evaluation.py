@@ -23,7 +23,7 @@ from llmops.evaluation.comparison import Comparison, compare
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.gate import Facts, GateRules, Verdict, decide
 from llmops.evaluation.results import AnswerCounts, Metric, Output, RowResult, Score
-from llmops.evaluation.runner import Summary, one_score
+from llmops.evaluation.runner import RunSummary, one_score
 from llmops.evaluation.scorers.classification import ClassificationReport
 from llmops.evaluation.scorers.protocol import limits_of
 from llmops.evaluation.statistics import mean_interval, normal_quantile
@@ -297,7 +297,7 @@ def plain(values: Any) -> list[Any]:
 
 
 def _metrics(results: Sequence[RowResult], scorers: Sequence[PredictionScorer]) -> dict[str, Metric]:
-    summary = Summary(scorers, _CLUSTER_BY)
+    summary = RunSummary(scorers, _CLUSTER_BY)
     for result in results:
         summary.add(result)
     return summary.metrics()

@@ -127,7 +127,13 @@ class ImproveSteps(LlmSteps):
     def open_review(self, plan: Plan, cycle: str, dry: bool) -> dict[str, Any]:
         """A review file with the answers that the alarms name, but for those that were put into one before. Raises
         BadFile, CannotRun, StoreUnavailable."""
-        from llmops.eval_runs.eval_set_from_log import Choice, ReviewCounts, present_rows, read_review, review_lines
+        from llmops.eval_runs.eval_set_from_log import (
+            RecordChoice,
+            ReviewCounts,
+            present_rows,
+            read_review,
+            review_lines,
+        )
         from llmops.production_log import ProductionLog
 
         folder = self._folder(plan)
@@ -138,7 +144,7 @@ class ImproveSteps(LlmSteps):
         asked = dict.fromkeys(request_id for alarm in plan["alarms"] for request_id in alarm["rows"])
         with closing(ProductionLog(self._settings.resolved_log_url)) as log:
             records = (record for name in asked for record in log.read(app=plan["app"], request_id=name, feedback=True))
-            choice = Choice(input_variable=plan["input_variable"])
+            choice = RecordChoice(input_variable=plan["input_variable"])
             lines = list(review_lines(records, known, choice, counts := ReviewCounts()))
         if dry or not lines:
             return {"file": None, "rows": len(lines), **counts.to_json()}

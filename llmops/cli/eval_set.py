@@ -140,10 +140,10 @@ def add(
     if out is None:
         raise UsageError("--from-log needs --out FILE, the review file to write")
 
-    from llmops.eval_runs.eval_set_from_log import Choice, write_review
+    from llmops.eval_runs.eval_set_from_log import RecordChoice, write_review
 
     records = ProductionLog(settings.resolved_log_url).iterate(app=app, since=since, until=until, feedback=True)
-    choice = Choice(None if outcome == "any" else outcome, feedback, limit, input_variable)
+    choice = RecordChoice(None if outcome == "any" else outcome, feedback, limit, input_variable)
     counts = write_review(records, folder, out, choice)
     say("the review file holds what users wrote, personal data included; read it before you share or add it")
     value = {"eval_set": name, "review": str(out), **counts.to_json()}

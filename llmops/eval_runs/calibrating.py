@@ -20,7 +20,7 @@ from llmops.evaluation.suite import KAPPA_ASKED, Suite
 from llmops.hashing import content_hash
 from llmops.judges import JudgeEndpoint
 from llmops.judges.calibration import Calibration, JudgedRow, LabelledRow, calibrate, labelled_rows, load_labels
-from llmops.judges.pairwise import Pair, PairJudge, Winner, judge_pairs, position_bias_of
+from llmops.judges.pairwise import AnswerPair, PairJudge, Winner, judge_pairs, position_bias_of
 from llmops.judges.scorer import JudgeScorer, RubricJudge
 from llmops.recording import record_calibration
 from llmops.text_io import json_object, numbered_lines
@@ -184,7 +184,7 @@ def holds_pairs(path: Path) -> bool:
     return False
 
 
-def load_pair_labels(path: Path) -> list[tuple[Pair, Winner]]:
+def load_pair_labels(path: Path) -> list[tuple[AnswerPair, Winner]]:
     """Pairs of answers, each with the one that people find better, of a JSON Lines file of
     `{"inputs": {…}, "output_a": "…", "output_b": "…", "label": "a" | "b" | "tie"}`, as `labelled_rows`. Raises
     BadFile."""
@@ -193,13 +193,13 @@ def load_pair_labels(path: Path) -> list[tuple[Pair, Winner]]:
         return None if label in tuple(_WORTH) else "must be a, b or tie"
 
     return [
-        (Pair(row, Output(values["output_a"]), Output(values["output_b"])), values["label"])
+        (AnswerPair(row, Output(values["output_a"]), Output(values["output_b"])), values["label"])
         for _, row, values in labelled_rows(path, _OUTPUTS, problem_of)
     ]
 
 
 def calibrate_pairs(
-    labelled: Sequence[tuple[Pair, Winner]], judge: PairJudge, cache: GenerationCache, progress: Progress
+    labelled: Sequence[tuple[AnswerPair, Winner]], judge: PairJudge, cache: GenerationCache, progress: Progress
 ) -> tuple[Calibration, PositionBias | None]:
     """Asks the judge about every pair in both orders and compares what it finds better with what people do.
 

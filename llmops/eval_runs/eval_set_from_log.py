@@ -31,7 +31,7 @@ _POSITIVE = {"positive", "good", "up", "like", "thumbs_up", "right", "correct", 
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class RecordChoice:
     """Which records become rows to review, and how.
 
     outcome: `ok`, `error` or `cancelled`; any when None. feedback: one of FEEDBACK; records without any feedback too
@@ -56,7 +56,7 @@ class ReviewCounts(JsonData):
     unusable: int = 0
 
 
-def write_review(records: Iterable[LogRecord], eval_set: Path, out: Path, choice: Choice) -> ReviewCounts:
+def write_review(records: Iterable[LogRecord], eval_set: Path, out: Path, choice: RecordChoice) -> ReviewCounts:
     """Writes the review file, a line for each record chosen; stops reading at the limit.
 
     eval_set: the folder of the set that the rows are for; need not exist yet.
@@ -141,7 +141,7 @@ def feedback_of(record: LogRecord) -> Mapping[str, Any] | None:
 
 
 def review_lines(
-    records: Iterable[LogRecord], known: Iterable[EvalRow], choice: Choice, counts: ReviewCounts
+    records: Iterable[LogRecord], known: Iterable[EvalRow], choice: RecordChoice, counts: ReviewCounts
 ) -> Iterator[dict[str, Any]]:
     """The lines of a review file. known: rows whose questions are not asked again. counts: is filled in."""
     rows = list(known)

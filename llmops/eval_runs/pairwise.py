@@ -20,7 +20,7 @@ from llmops.evaluation.statistics import sign_test_interval, sign_test_p
 from llmops.evaluation.suite import KAPPA_ASKED, Suite
 from llmops.hashing import JsonData, content_hash
 from llmops.judges import JudgeEndpoint
-from llmops.judges.pairwise import Pair, PairJudge, judge_pairs, position_bias_of
+from llmops.judges.pairwise import AnswerPair, PairJudge, judge_pairs, position_bias_of
 from llmops.production_log import ProductionLog
 from llmops.recording import find_calibration, record_comparison
 from llmops.settings import Settings
@@ -127,7 +127,7 @@ def judge_runs(
     endpoint = judge_endpoint(with_judge(settings, judge, key_variable), of_suite, judge)
     asked = PairJudge(endpoint, instructions=instructions, input_variable=input_variable)
     joined = paired(evaluations.rows(run_a), evaluations.rows(run_b))
-    pairs = [Pair(left.row, left.output, right.output) for left, right in islice(joined, limit)]
+    pairs = [AnswerPair(left.row, left.output, right.output) for left, right in islice(joined, limit)]
     left_out = sum(1 for _ in joined)
     with closing(GenerationCache(settings.generation_cache_dir)) as cache:
         verdicts = judge_pairs(asked, pairs, cache, progress)
@@ -166,7 +166,7 @@ def judge_runs(
 
 def _doubts(
     suite: Suite,
-    pairs: Sequence[Pair],
+    pairs: Sequence[AnswerPair],
     why: str | None,
     failed: int,
     left_out: int,

@@ -31,7 +31,7 @@ from llmops.recording.production_traces import REVIEW, experiment_of, trace_id_o
 from llmops.recording.review import (
     CORRECT,
     EXPECTED,
-    Answer,
+    ReviewAnswer,
     ReviewedItem,
     ReviewQueue,
     put_into_queue,
@@ -288,7 +288,7 @@ def take_log_review(
     return _taken(queue, labels, expectations, refused, written)
 
 
-_Answers = Mapping[str, Answer]
+_Answers = Mapping[str, ReviewAnswer]
 """By question."""
 
 
@@ -318,12 +318,12 @@ def _taken(
     return TakenReview(queue.name, labels, expectations, pending, declined, refused, feedback)
 
 
-def checked(item: ReviewedItem, users: Sequence[str]) -> dict[str, Answer]:
+def checked(item: ReviewedItem, users: Sequence[str]) -> dict[str, ReviewAnswer]:
     """The answer to each question. users: who is asked; empty for anybody. Raises ValueError, which says why none can
     be taken."""
     if item.source is None or item.row is None:
         raise ValueError("its trace is gone, or is neither of an eval run nor of the production log")
-    by_question: dict[str, Answer] = {}
+    by_question: dict[str, ReviewAnswer] = {}
     for answer in item.answers:
         if users and answer.by.lower() not in users:
             raise ValueError(f"{answer.by} is not asked; asked are {', '.join(users)}")
@@ -340,7 +340,7 @@ def checked(item: ReviewedItem, users: Sequence[str]) -> dict[str, Answer]:
     return by_question
 
 
-def _label(row: EvalRow, output: str, answer: Answer, row_id: str) -> dict[str, Any]:
+def _label(row: EvalRow, output: str, answer: ReviewAnswer, row_id: str) -> dict[str, Any]:
     return {
         "id": row_id,
         "inputs": row.inputs,
@@ -353,7 +353,7 @@ def _label(row: EvalRow, output: str, answer: Answer, row_id: str) -> dict[str, 
     }
 
 
-def _expectation(row: EvalRow, answer: Answer) -> dict[str, Any]:
+def _expectation(row: EvalRow, answer: ReviewAnswer) -> dict[str, Any]:
     tags = {**row.tags, "reviewed_by": answer.by, "reviewed_at": answer.at.isoformat()}
     return {**row.to_json(), "expectations": {**row.expectations, "answers": [answer.value]}, "tags": tags}
 

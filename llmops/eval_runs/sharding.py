@@ -24,7 +24,7 @@ from llmops.evaluation.eval_set import EvalRow, measure
 from llmops.evaluation.generating import Generated, Task
 from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.results import EvalReport, Output, RowResult, Score
-from llmops.evaluation.runner import Summary, answered, count_missing, generate_all, score_key, score_rows
+from llmops.evaluation.runner import RunSummary, answered, count_missing, generate_all, score_key, score_rows
 from llmops.evaluation.scorers import Scorer
 from llmops.evaluation.scorers.protocol import KeptScorer
 from llmops.evaluation.shards import Shard, ShardedResults, ShardFolder
@@ -202,7 +202,7 @@ def report_of(
     cell: CellWork, done: Sequence[ShardDone], cache: GenerationCache, cluster_by: str | None = None
 ) -> EvalReport:
     """A cell's report from all its shards, in order, as `score_all` makes it. Raises as `collect`."""
-    summary, made = Summary(cell.make_scorers(), cluster_by), Generated()
+    summary, made = RunSummary(cell.make_scorers(), cluster_by), Generated()
     for result in collect(cell, done, cache):
         summary.add(result)
     for each in done:

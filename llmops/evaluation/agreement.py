@@ -13,7 +13,7 @@ from llmops.errors import UsageError
 from llmops.evaluation.statistics import normal_quantile, sign_test_p, wilson_interval
 from llmops.hashing import JsonData
 
-Verdict = Literal["first", "second", "tie"]
+PlaceVerdict = Literal["first", "second", "tie"]
 _VERDICTS = ("first", "second", "tie")
 
 
@@ -119,7 +119,7 @@ def length_bias(people: Sequence[float], judge: Sequence[float], lengths: Sequen
     return LengthBias(correlation, max(rarest, 2 * float(special.stdtr(n - 2, -t))), n)
 
 
-def position_bias(verdicts: Sequence[Verdict], swapped: Sequence[Verdict]) -> PositionBias:
+def position_bias(verdicts: Sequence[PlaceVerdict], swapped: Sequence[PlaceVerdict]) -> PositionBias:
     """Whether the judge prefers a place. Each pair of answers is judged in both orders; a verdict names the place
     (`first`, `second`, `tie`), so that a judge free of bias says `first` here and `second` there.
 

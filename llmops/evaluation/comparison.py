@@ -15,10 +15,10 @@ from llmops.evaluation.metric_comparison import MetricComparison, NotCompared, P
 from llmops.evaluation.results import AnswerCounts, Noise, OfSuite, RowResult
 from llmops.evaluation.scorers.protocol import Scorer
 
-Pair = tuple[RowResult, RowResult]
+RowPair = tuple[RowResult, RowResult]
 
 
-def paired(a: Iterable[RowResult], b: Iterable[RowResult]) -> Iterator[Pair]:
+def paired(a: Iterable[RowResult], b: Iterable[RowResult]) -> Iterator[RowPair]:
     """The rows that both runs have, joined on row id. Runs of one eval set have them in one order, and nothing waits;
     others wait only while the other run has not come to them yet. Raises CannotRun: a row id stands for different
     inputs, expectations or contexts in the two runs, or they share no row."""
@@ -164,7 +164,7 @@ def compare(
     slices, changed = _Slices(primary, cluster_by) if primary is not None else None, _Changed()
     rows = changed_texts = 0
     run_a, run_b = _Counted(a), _Counted(b)
-    pairs: Iterable[Pair] = paired(run_a, run_b)
+    pairs: Iterable[RowPair] = paired(run_a, run_b)
     if sequential_seed is not None:
         pairs = sorted(pairs, key=lambda pair: draw(sequential_seed, pair[0].row.id))
     for left, right in pairs:

@@ -28,7 +28,7 @@ PLACEHOLDER = re.compile(r"\{\{.*?\}\}", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
-class Finding(JsonData):
+class EvalSetFinding(JsonData):
     """One thing found. rows: ids of the rows concerned, in order. severity: `error` makes scores wrong, `warning`
     makes them say less than they seem to, `note` is worth knowing."""
 
@@ -40,7 +40,7 @@ class Finding(JsonData):
 
 def check_rows(
     rows: Sequence[EvalRow] | Rows, *, near: float = 0.9, prompts: Mapping[str, PromptTemplate] | None = None
-) -> list[Finding]:
+) -> list[EvalSetFinding]:
     """What is found; errors first, then warnings, then notes.
 
     rows: each check goes through them by itself, and keeps ids and hashes alone.
@@ -55,7 +55,7 @@ def check_rows(
     return sorted(findings, key=lambda finding: order.index(finding.severity))
 
 
-def _repeats(rows: Iterable[EvalRow]) -> Iterator[Finding]:
+def _repeats(rows: Iterable[EvalRow]) -> Iterator[EvalSetFinding]:
     """Rows that ask the same: the same inputs and contexts but for case and white space."""
     by_question: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for row in rows:
@@ -64,12 +64,14 @@ def _repeats(rows: Iterable[EvalRow]) -> Iterator[Finding]:
         if len(same) > 1:
             ids = tuple(row_id for row_id, _ in same)
             if len({expected for _, expected in same}) > 1:
-                yield Finding("conflicting_duplicate", ids, "same inputs, different expectations", "error")
+                yield EvalSetFinding("conflicting_duplicate", ids, "same inputs, different expectations", "error")
             else:
-                yield Finding("duplicate", ids, "same inputs and expectations: counted more than once", "warning")
+                yield EvalSetFinding(
+                    "duplicate", ids, "same inputs and expectations: counted more than once", "warning"
+                )
 
 
-def _near_repeats(rows: Iterable[EvalRow], near: float) -> Iterator[Finding]:
+def _near_repeats(rows: Iterable[EvalRow], near: float) -> Iterator[EvalSetFinding]:
     """Rows that ask nearly the same about the same contexts."""
     seen: set[str] = set()
     kept: list[tuple[str, str, str, str]] = []
@@ -83,7 +85,7 @@ def _near_repeats(rows: Iterable[EvalRow], near: float) -> Iterator[Finding]:
         shared = "one pattern with different expectations" if pattern else "nearly the same, same expectations"
         detail = f"{shared}; similarity {least:.2f} or more"
         ids = tuple(kept[position][0] for position in group)
-        yield Finding("near_duplicate", ids, detail, "note" if pattern else "warning")
+        yield EvalSetFinding("near_duplicate", ids, detail, "note" if pattern else "warning")
 
 
 def asked_again(rows: Sequence[EvalRow], others: Sequence[EvalRow], near: float) -> dict[int, AskedAgain]:
@@ -101,7 +103,7 @@ def asked_again(rows: Sequence[EvalRow], others: Sequence[EvalRow], near: float)
     return again
 
 
-def _expectations(rows: Iterable[EvalRow]) -> Iterator[Finding]:
+def _expectations(rows: Iterable[EvalRow]) -> Iterator[EvalSetFinding]:
     """Rows that a scorer cannot judge, or judges wrongly."""
     none, nothing, no_choice = list[str](), list[str](), list[str]()
     for row in rows:
@@ -116,14 +118,14 @@ def _expectations(rows: Iterable[EvalRow]) -> Iterator[Finding]:
             no_choice.append(row.id)
     if nothing:
         detail = "an expected answer is empty once punctuation is taken off: every output holds it"
-        yield Finding("empty_answer", tuple(nothing), detail, "error")
+        yield EvalSetFinding("empty_answer", tuple(nothing), detail, "error")
     if no_choice:
-        yield Finding("answer_not_a_choice", tuple(no_choice), "no expected answer is a choice", "error")
+        yield EvalSetFinding("answer_not_a_choice", tuple(no_choice), "no expected answer is a choice", "error")
     if none:
-        yield Finding("no_expectations", tuple(none), "nothing to judge an output by", "warning")
+        yield EvalSetFinding("no_expectations", tuple(none), "nothing to judge an output by", "warning")
 
 
-def _leaks_in_inputs(rows: Iterable[EvalRow]) -> Iterator[Finding]:
+def _leaks_in_inputs(rows: Iterable[EvalRow]) -> Iterator[EvalSetFinding]:
     """Rows whose inputs hold the expected answer. In a context that is what a context is for, and only noted; so is a
     label, which a text may well name."""
     in_inputs: dict[str, list[tuple[str, str]]] = defaultdict(list)
@@ -144,14 +146,14 @@ def _leaks_in_inputs(rows: Iterable[EvalRow]) -> Iterator[Finding]:
         labels = tuple(row_id for row_id, answer in leaks if shared[answer] >= LABEL_ROWS)
         others = tuple(row_id for row_id, answer in leaks if shared[answer] < LABEL_ROWS)
         if others:
-            yield Finding("answer_in_inputs", others, f"inputs.{name} holds the expected answer", "warning")
+            yield EvalSetFinding("answer_in_inputs", others, f"inputs.{name} holds the expected answer", "warning")
         if labels:
-            yield Finding("label_in_inputs", labels, f"inputs.{name} names the expected label", "note")
+            yield EvalSetFinding("label_in_inputs", labels, f"inputs.{name} names the expected label", "note")
     if in_contexts:
-        yield Finding("answer_in_context", tuple(in_contexts), "the contexts hold the expected answer", "note")
+        yield EvalSetFinding("answer_in_context", tuple(in_contexts), "the contexts hold the expected answer", "note")
 
 
-def _leaks_in_prompt(rows: Iterable[EvalRow], ref: str, template: PromptTemplate) -> Iterator[Finding]:
+def _leaks_in_prompt(rows: Iterable[EvalRow], ref: str, template: PromptTemplate) -> Iterator[EvalSetFinding]:
     """Rows that the prompt's own turns ask or answer."""
     turns = [f" {normalise(PLACEHOLDER.sub(' ', turn['content']))} " for turn in template.turns]
 
@@ -169,13 +171,13 @@ def _leaks_in_prompt(rows: Iterable[EvalRow], ref: str, template: PromptTemplate
                 answered[answer].append(row.id)
     if asked:
         detail = f"the question stands in {ref}, which was written knowing it"
-        yield Finding("question_in_prompt", tuple(asked), detail, "error")
+        yield EvalSetFinding("question_in_prompt", tuple(asked), detail, "error")
     for answer, ids in answered.items():
         detail = f"the expected answer {answer!r} stands in {ref}"
-        yield Finding("answer_in_prompt", tuple(ids), detail, "note" if len(ids) >= LABEL_ROWS else "warning")
+        yield EvalSetFinding("answer_in_prompt", tuple(ids), detail, "note" if len(ids) >= LABEL_ROWS else "warning")
 
 
-def _small_slices(rows: Iterable[EvalRow]) -> Iterator[Finding]:
+def _small_slices(rows: Iterable[EvalRow]) -> Iterator[EvalSetFinding]:
     """Tags whose rows are too few to say anything of."""
     few: dict[tuple[str, str], list[str] | None] = {}  # ids; None for a slice that is large enough
     for row in rows:
@@ -191,7 +193,7 @@ def _small_slices(rows: Iterable[EvalRow]) -> Iterator[Finding]:
     for name, slices in by_name.items():
         shown = listed([f"{value} ({len(ids)})" for value, ids in slices], 5)
         detail = f"slices of tags.{name} with fewer than {SMALLEST_SLICE} rows: {shown}"
-        yield Finding("small_slice", tuple(row_id for _, ids in slices for row_id in ids), detail, "note")
+        yield EvalSetFinding("small_slice", tuple(row_id for _, ids in slices for row_id in ids), detail, "note")
 
 
 def _contexts(row: EvalRow) -> list[str]:

@@ -61,7 +61,7 @@ Count = Annotated[int, Strict(), Field(ge=1)]
 
 
 @dataclass(frozen=True, slots=True)
-class Columns:
+class ColumnMapping:
     """Reads rows out of records; `mapping` is of our fields to their columns. None: the records have our shape, or
     their columns have the names of our fields (`inputs.question`).
 
@@ -166,7 +166,7 @@ class EvalSetSource:
     """What a table says.
 
     source: a path, or `hf:OWNER/NAME[@REVISION]`.
-    columns: our fields and their columns, as `Columns.from_table` takes them.
+    columns: our fields and their columns, as `ColumnMapping.from_table` takes them.
     config: of the data set.
     split: by default the first of test, validation and train that there is.
     limit: only the first rows of the source.
@@ -185,7 +185,7 @@ class EvalSetSource:
     seed: Annotated[int, Strict(), Field(ge=0)] = 0
     limit: Count | None = None
 
-    def rows(self, columns: Columns, records: OpenRecords) -> PlacedRows:
+    def rows(self, columns: ColumnMapping, records: OpenRecords) -> PlacedRows:
         """Begins a pass over the rows that are chosen of the records. A sample is drawn at once; only the positions of
         its rows are held."""
         chosen: frozenset[int] | None = None
@@ -209,11 +209,11 @@ def eval_set_of_rows(name: str, rows: Any, columns: Mapping[str, Any] | None = N
     """An eval set of rows that are at hand: mappings, a DataFrame of pandas, or a data set of `datasets`. They are held
     in memory, and known by their content as a file's are.
 
-    columns: our fields and their columns, as `Columns.from_table` takes them.
+    columns: our fields and their columns, as `ColumnMapping.from_table` takes them.
 
     Raises UsageError: `columns` is wrong. BadFile: naming number, from 1, and field of the first wrong row.
     """
-    named, source = Columns.from_table(name, columns), f"rows of {name}"
+    named, source = ColumnMapping.from_table(name, columns), f"rows of {name}"
     if hasattr(rows, "notna"):  # pandas has NaN where a row has no value
         rows = rows.astype(object).where(rows.notna(), None).to_dict("records")
     placed = ((RecordLocation(source, number), record) for number, record in enumerate(rows, 1))
@@ -232,7 +232,7 @@ def find_eval_set(path: Path, access: SourceAccess | None = None) -> EvalSet:
             raise BadFile(table, f"stands beside {ROWS_FILE}; an eval set has one of them")
         return eval_set_of_table(read_toml(table), table, access, name=path.name)
     if rows.exists() or not (path.is_file() or kind_of(path) is not None or holds_eval_set(path)):
-        read = EvalSetSource(path.name, str(rows)).rows(Columns(path.name, None), partial(read_records, rows))
+        read = EvalSetSource(path.name, str(rows)).rows(ColumnMapping(path.name, None), partial(read_records, rows))
         return checked_eval_set(path.name, rows, read)
     stem = path.name if path.is_dir() else path.name.partition(".")[0]
     name = re.sub(r"[^\w.-]+", "-", stem) or "rows"
@@ -271,7 +271,7 @@ def eval_set_of_table(
     try:
         source = checked(EvalSetSource, values if name is None else {"name": name, **values})
         try:
-            columns = Columns.from_table(source.name, source.columns)
+            columns = ColumnMapping.from_table(source.name, source.columns)
         except UsageError as error:
             raise UsageError(f"columns.{error}") from error
         if source.source.startswith("hf:"):
@@ -290,7 +290,7 @@ def eval_set_of_table(
     return checked_eval_set(source.name, local, source.rows(columns, records))
 
 
-def _hub_eval_set(source: EvalSetSource, columns: Columns, access: SourceAccess) -> EvalSet:
+def _hub_eval_set(source: EvalSetSource, columns: ColumnMapping, access: SourceAccess) -> EvalSet:
     """Rows of the hub, copied once and then read from the copy: the same rows on every pass, and without a network.
 
     Name a commit as revision: the copy of a moving one stays as it was when first read. Raises UsageError.

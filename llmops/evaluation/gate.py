@@ -17,7 +17,7 @@ from llmops.evaluation.results import AnswerCounts, Metric, OfSuite, RowResult, 
 from llmops.evaluation.statistics import UNLIMITED
 from llmops.hashing import JsonData
 
-__all__ = ["ALPHA", "Check", "Facts", "GateRules", "Verdict", "decide", "slice_metrics"]
+__all__ = ["ALPHA", "Facts", "GateCheck", "GateRules", "Verdict", "decide", "slice_metrics"]
 
 ALPHA = 0.05
 _FEWEST_PAIRS = 20  # below, an interval is no evidence that a rare loss does not exist
@@ -31,7 +31,7 @@ Kind = Literal["rows", "superiority", "non-inferiority", "floor", "ceiling", "sl
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class GateCheck:
     """One rule and what became of it."""
 
     name: str
@@ -47,7 +47,7 @@ class Verdict(JsonData):
 
     verdict: Outcome
     reasons: tuple[str, ...]
-    checks: tuple[Check, ...] = ()
+    checks: tuple[GateCheck, ...] = ()
 
     def with_reasons(self, reasons: Iterable[str]) -> Self:
         """With what else a reader of the verdict has to know."""
@@ -89,7 +89,7 @@ def decide(rules: GateRules, facts: Facts) -> Verdict:
     distrusted = {scorer: facts.untrusted[scorer] for scorer in rules.scorers if scorer in facts.untrusted}
     checks = (
         *(
-            Check(f"{scorer} is trusted", "judge", scorer, "inconclusive", f"{scorer} cannot gate: {why}")
+            GateCheck(f"{scorer} is trusted", "judge", scorer, "inconclusive", f"{scorer} cannot gate: {why}")
             for scorer, why in distrusted.items()
         ),
         *(check for check in _checks(rules, facts) if check.metric not in distrusted),
@@ -107,7 +107,7 @@ def decide(rules: GateRules, facts: Facts) -> Verdict:
     return Verdict(verdict, tuple(reasons), checks)
 
 
-def _checks(rules: GateRules, facts: Facts) -> Iterator[Check]:
+def _checks(rules: GateRules, facts: Facts) -> Iterator[GateCheck]:
     """A check for every rule, whoever scored."""
     bounds = [_Bound("floor", *floor) for floor in rules.floors.items()]
     bounds += [_Bound("ceiling", *ceiling) for ceiling in rules.ceilings.items()]
@@ -125,7 +125,7 @@ def _checks(rules: GateRules, facts: Facts) -> Iterator[Check]:
         yield _compared(scorer, further, rules, facts, facts.comparison)
 
 
-def _rows(rules: GateRules, facts: Facts) -> Check:
+def _rows(rules: GateRules, facts: Facts) -> GateCheck:
     """What became of the rows of both sides, whatever the scorers say."""
     comparison = facts.comparison
     if comparison is None:
@@ -151,7 +151,7 @@ def _rows(rules: GateRules, facts: Facts) -> Check:
     if facts.other_rows:
         told += f"; the suite's rows are others now than those of {' and '.join(facts.other_rows)}: run it again"
     outcome: Outcome = "inconclusive" if too_many or facts.other_rows else "pass"
-    return Check("rows", "rows", rules.primary, outcome, told)
+    return GateCheck("rows", "rows", rules.primary, outcome, told)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,11 +177,11 @@ class _Bound:
             return f"{mean:.4g}, {'at or below' if self.holds(mean) else 'above'} its ceiling of {self.value:g}"
         return f"{mean:.3f}, {'at or above' if self.holds(mean) else 'below'} its floor of {self.value:g}"
 
-    def check(self, outcome: Outcome, detail: str) -> Check:
-        return Check(f"{self.scorer} {self.word}{self.where}", self.kind, self.scorer, outcome, detail)
+    def check(self, outcome: Outcome, detail: str) -> GateCheck:
+        return GateCheck(f"{self.scorer} {self.word}{self.where}", self.kind, self.scorer, outcome, detail)
 
 
-def _bounded(bound: _Bound, metric: Metric | None, rules: GateRules, facts: Facts) -> Check:
+def _bounded(bound: _Bound, metric: Metric | None, rules: GateRules, facts: Facts) -> GateCheck:
     """Holds if it does with every failed row at its worst; is missed if it is with every failed row at its best. Where
     the interval counts, also at its worse end, and at its better one."""
     if metric is None or metric.mean is None:
@@ -222,25 +222,28 @@ def _rows_to_tell(bound: _Bound, metric: Metric) -> str:
     return f", it takes about {rows} at this mean"
 
 
-def _measured(scorer: str, rules: GateRules, facts: Facts) -> Check:
+def _measured(scorer: str, rules: GateRules, facts: Facts) -> GateCheck:
     """Of a first release, which nothing is compared with yet: that there are scores at all."""
     metric = facts.metrics.get(scorer)
-    name = f"{scorer} measured"
+    outcome: Outcome = "inconclusive"
     if metric is None or metric.mean is None:
-        return Check(name, "measured", scorer, "inconclusive", f"{scorer} {_in_no_row(metric)}")
-    detail = f"{scorer} is {metric.mean:.3f} over {metric.n_scored} rows{_without_score(metric)}"
-    if _too_many(metric.n_failed, metric.rows, rules):
-        return Check(name, "measured", scorer, "inconclusive", f"{detail}, at most {_percent(rules.most_failed)} may")
-    return Check(name, "measured", scorer, "pass", detail)
+        detail = f"{scorer} {_in_no_row(metric)}"
+    else:
+        detail = f"{scorer} is {metric.mean:.3f} over {metric.n_scored} rows{_without_score(metric)}"
+        if _too_many(metric.n_failed, metric.rows, rules):
+            detail += f", at most {_percent(rules.most_failed)} may"
+        else:
+            outcome = "pass"
+    return GateCheck(f"{scorer} measured", "measured", scorer, outcome, detail)
 
 
-def _compared(scorer: str, margin: float | None, rules: GateRules, facts: Facts, comparison: Comparison) -> Check:
+def _compared(scorer: str, margin: float | None, rules: GateRules, facts: Facts, comparison: Comparison) -> GateCheck:
     """margin: what a loss must be smaller than; None asks for a significant gain."""
 
-    def check(outcome: Outcome, detail: str) -> Check:
+    def check(outcome: Outcome, detail: str) -> GateCheck:
         if margin is None:
-            return Check(f"{scorer} better", "superiority", scorer, outcome, detail)
-        return Check(f"{scorer} not-worse", "non-inferiority", scorer, outcome, detail)
+            return GateCheck(f"{scorer} better", "superiority", scorer, outcome, detail)
+        return GateCheck(f"{scorer} not-worse", "non-inferiority", scorer, outcome, detail)
 
     sides = (
         (comparison.a, facts.champion.get(scorer), comparison.unmatched_a),

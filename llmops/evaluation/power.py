@@ -117,7 +117,7 @@ class Spread:
         return _smallest(lambda difference: self.power(rows, difference) >= POWER, self.deviation)
 
 
-Noise = Discordance | Spread
+PairVariation = Discordance | Spread
 """What hides a difference."""
 
 
@@ -238,7 +238,7 @@ def power_of(
     return replace(power, note=f"{note}; {no_room}" if note else no_room)
 
 
-def rows_needed(difference: float, noise: Noise) -> int:
+def rows_needed(difference: float, noise: PairVariation) -> int:
     """Rows with which a true difference is found with the chance `POWER`. Raises UsageError: the difference is not
     above 0, or needs more rows than anybody has (10¹²)."""
     if not difference > 0:
@@ -257,7 +257,7 @@ def rows_needed(difference: float, noise: Noise) -> int:
 
 def _noise(
     a: Sequence[float], b: Sequence[float], clusters: Sequence[Hashable] | None, limits: tuple[float, float]
-) -> tuple[Noise, float, str]:
+) -> tuple[PairVariation, float, str]:
     """The noise of the differences, the design effect, and what had to be assumed."""
     differences = statistics.paired_differences(a, b, limits)
     binary = statistics.is_binary(a, limits) and statistics.is_binary(b, limits)

@@ -112,7 +112,7 @@ def _checked(score: Score) -> Score:
     return score
 
 
-class Summary:
+class RunSummary:
     """Metrics and tokens of a run, gathered row by row. cluster_by: as `ScoreTally` takes it."""
 
     def __init__(self, scorers: Sequence[Scorer], cluster_by: str | None = None) -> None:
@@ -152,7 +152,7 @@ def metrics_of(
     results: Iterable[RowResult], scorers: Sequence[Scorer], cluster_by: str | None = None
 ) -> dict[str, Metric]:
     """By scorer name, over rows that are scored already."""
-    summary = Summary(scorers, cluster_by)
+    summary = RunSummary(scorers, cluster_by)
     for result in results:
         summary.add(result)
     return summary.metrics()
@@ -219,7 +219,7 @@ async def score_all(
     rows, for progress."""
 
     def score() -> EvalReport:
-        results, summary = StoredResults(cache.folder), Summary(scorers, cluster_by)
+        results, summary = StoredResults(cache.folder), RunSummary(scorers, cluster_by)
         for result in score_rows(answered(task, cache), scorers, cache):
             results.append(result)
             summary.add(result)

@@ -20,7 +20,7 @@ from llmops.evaluation.scorers.protocol import KeptScorer
 from llmops.hashing import content_hash
 from llmops.text_io import json_object, numbered_lines
 
-Label = bool | float | str
+HumanLabel = bool | float | str
 Kind = Literal["truth values", "numbers", "texts"]
 
 # More labels than this make a table that nobody reads.
@@ -33,7 +33,7 @@ class LabelledRow:
 
     row: EvalRow
     output: str
-    label: Label
+    label: HumanLabel
 
     @property
     def answered(self) -> tuple[EvalRow, Output]:
@@ -47,8 +47,8 @@ class JudgedRow:
     gave none."""
 
     row_id: str
-    label: Label
-    judged: Label | None
+    label: HumanLabel
+    judged: HumanLabel | None
     rationale: str = ""
     error: str | None = None
 
@@ -187,13 +187,13 @@ def calibrate(
     )
 
 
-def _kind(label: Label) -> Kind:
+def _kind(label: HumanLabel) -> Kind:
     if isinstance(label, bool):
         return "truth values"
     return "texts" if isinstance(label, str) else "numbers"
 
 
-def _in_terms_of(kind: Kind, score: Score, threshold: float) -> Label | None:
+def _in_terms_of(kind: Kind, score: Score, threshold: float) -> HumanLabel | None:
     if kind == "texts":
         return score.label
     if score.value is None or not math.isfinite(score.value):

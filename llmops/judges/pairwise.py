@@ -102,7 +102,7 @@ class PairJudge:
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class AnswerPair:
     """A row and what two cells answered to it."""
 
     row: EvalRow
@@ -142,7 +142,7 @@ class PairVerdict:
         return {**known, "ab": asdict(self.ab), "ba": asdict(self.ba)}
 
 
-def judge_pair(judge: PairJudge, pair: Pair, cache: GenerationCache) -> PairVerdict:
+def judge_pair(judge: PairJudge, pair: AnswerPair, cache: GenerationCache) -> PairVerdict:
     """Both verdicts on one pair, and what follows from them. An output that was never generated fails the pair."""
     if (error := pair.a.error or pair.b.error) is not None:
         failed = Score(error=f"generation failed: {error}")
@@ -157,7 +157,7 @@ def judge_pair(judge: PairJudge, pair: Pair, cache: GenerationCache) -> PairVerd
 
 
 def judge_pairs(
-    judge: PairJudge, pairs: Sequence[Pair], cache: GenerationCache, progress: Progress
+    judge: PairJudge, pairs: Sequence[AnswerPair], cache: GenerationCache, progress: Progress
 ) -> list[PairVerdict]:
     """Verdicts in the order of the pairs. progress: called with pairs done and their number. Raises EngineUnavailable:
     something is to be asked, and the judge has no key or cannot be reached."""

@@ -23,7 +23,7 @@ EXPECTED = "What would be a right answer?"
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ReviewAnswer:
     """What a person said of a trace. question: `CORRECT` or `EXPECTED`. value: as MLflow holds it, unchecked."""
 
     question: str
@@ -42,7 +42,7 @@ class ReviewedItem:
     status: str
     source: str | None
     row: str | None
-    answers: Sequence[Answer]
+    answers: Sequence[ReviewAnswer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,9 @@ def _reviewed(item: Any, trace: Any | None) -> ReviewedItem:
     if trace is None:
         return ReviewedItem(item.item_id, str(item.status), None, None, ())
     answers = [
-        Answer(each.name, each.value, each.source.source_id, datetime.fromtimestamp(each.create_time_ms / 1000, UTC))
+        ReviewAnswer(
+            each.name, each.value, each.source.source_id, datetime.fromtimestamp(each.create_time_ms / 1000, UTC)
+        )
         for each in trace.assessments
         if each.name in (CORRECT, EXPECTED) and each.source.source_type == "HUMAN" and getattr(each, "valid", True)
     ]

@@ -17,7 +17,7 @@ from llmops.evaluation.scorers.text_scorers import Contains, ExactMatch
 from llmops.judges.calibration import load_labels
 from llmops.production_log import Feedback, LogRecord, ProductionLog
 from llmops.recording.production_traces import trace_id_of
-from llmops.recording.review import CORRECT, EXPECTED, Answer, ReviewedItem
+from llmops.recording.review import CORRECT, EXPECTED, ReviewAnswer, ReviewedItem
 from llmops.recording.traces import traces_in
 from tests.registered_home import Workshop
 
@@ -49,12 +49,12 @@ def test_rows_that_decide_a_gate_come_first_then_those_where_scorers_contradict_
     assert rows_in_order(after, (), scorers, "contains")[0].row == "contradicted"
 
 
-def item(*answers: Answer, run_id: str | None = "r") -> ReviewedItem:
+def item(*answers: ReviewAnswer, run_id: str | None = "r") -> ReviewedItem:
     return ReviewedItem("tr-1", "complete", run_id, "row", answers)
 
 
-def answer(value: Any, by: str = "anna", question: str = CORRECT) -> Answer:
-    return Answer(question, value, by, AT)
+def answer(value: Any, by: str = "anna", question: str = CORRECT) -> ReviewAnswer:
+    return ReviewAnswer(question, value, by, AT)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from llmops.errors import BadFile, CannotRun, UsageError
-from llmops.eval_runs.eval_set_from_log import Choice, add_reviewed, feedback_sign, write_review
+from llmops.eval_runs.eval_set_from_log import RecordChoice, add_reviewed, feedback_sign, write_review
 from llmops.evaluation.eval_set import load_eval_set
 from llmops.production_log import Feedback, LogRecord, ProductionLog
 from tests.moments import START
@@ -35,7 +35,7 @@ def reviewed(log: ProductionLog, target: Path, *records: LogRecord, **choice: An
     """The lines of the review file that these records give."""
     log.append(records)
     out = target.parent.parent / "review.jsonl"
-    write_review(log.iterate(feedback=True), target, out, Choice(**choice))
+    write_review(log.iterate(feedback=True), target, out, RecordChoice(**choice))
     return [json.loads(line) for line in out.read_bytes().splitlines()]
 
 
@@ -87,7 +87,7 @@ def test_a_conversation_becomes_messages_and_a_single_message_does_not(log, targ
 def test_what_the_eval_set_or_an_earlier_record_asks_is_passed_over(log, target):
     write_lines(target / "rows.jsonl", [{"id": "r1", "inputs": {"question": "question 1?"}}])
     log.append([record(1), record(2), record(3, "QUESTION  2?")])
-    counts = write_review(log.iterate(), target, target.parent / "review.jsonl", Choice())
+    counts = write_review(log.iterate(), target, target.parent / "review.jsonl", RecordChoice())
     assert counts.to_json() == {"written": 1, "known": 2, "not_chosen": 0, "unusable": 0}
 
 
@@ -134,7 +134,7 @@ def test_a_known_label_tells_the_sign_and_else_the_score(feedback, sign):
 )  # fmt: skip
 def test_a_record_that_no_row_could_ask_is_counted(log, target, unusable):
     log.append([unusable, record(2)])
-    counts = write_review(log.iterate(), target, target.parent.parent / "review.jsonl", Choice())
+    counts = write_review(log.iterate(), target, target.parent.parent / "review.jsonl", RecordChoice())
     assert (counts.unusable, counts.written) == (1, 1)
 
 
@@ -142,10 +142,10 @@ def test_a_review_file_is_never_written_over_and_one_that_cannot_be_written_is_n
     out = write_lines(tmp_path / "review.jsonl", [line(1)])
     before = out.read_bytes()
     with pytest.raises(UsageError, match="may hold a review"):
-        write_review(log.iterate(), target, out, Choice())
+        write_review(log.iterate(), target, out, RecordChoice())
     assert out.read_bytes() == before
     with pytest.raises(CannotRun, match="cannot be written"):
-        write_review(log.iterate(), target, tmp_path / "absent" / "review.jsonl", Choice())
+        write_review(log.iterate(), target, tmp_path / "absent" / "review.jsonl", RecordChoice())
 
 
 def test_accepted_rows_make_a_new_set(target, tmp_path):

@@ -10,7 +10,7 @@ from scipy import stats
 
 from llmops.errors import UsageError
 from llmops.evaluation.agreement import (
-    Verdict,
+    PlaceVerdict,
     cohen_kappa,
     confusion,
     length_bias,
@@ -157,7 +157,7 @@ def test_position_bias_is_a_preference_that_survives_the_swap(verdicts, swapped,
 @quick
 def test_the_order_judged_first_does_not_matter_and_places_mirror(rows):
     here, there = [a for a, _ in rows], [b for _, b in rows]
-    other: dict[Verdict, Verdict] = {"first": "second", "second": "first", "tie": "tie"}
+    other: dict[PlaceVerdict, PlaceVerdict] = {"first": "second", "second": "first", "tie": "tie"}
     found = position_bias(here, there)
     mirrored = position_bias([other[a] for a in here], [other[b] for b in there])
     assert position_bias(there, here) == found

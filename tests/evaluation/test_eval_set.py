@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from llmops.errors import BadFile, UsageError
 from llmops.evaluation.eval_set import EvalRow, Rows, cluster_of, load_eval_set, measure, row_from_values
-from llmops.evaluation.eval_set_source import Columns
+from llmops.evaluation.eval_set_source import ColumnMapping
 
 GOOD: dict[str, Any] = {"id": "r1", "inputs": {"question": "How many?"}, "expectations": {"answers": ["4"]}}
 
@@ -227,7 +227,7 @@ QUESTION = {"inputs.question": "q"}
 
 
 def read(mapping: dict[str, Any] | None, record: Any, number: int = 7) -> EvalRow:
-    return Columns.from_table("sums", mapping).row(record, "table.parquet", number)
+    return ColumnMapping.from_table("sums", mapping).row(record, "table.parquet", number)
 
 
 def refused(mapping: dict[str, Any] | None, record: Any) -> BadFile:
@@ -374,7 +374,7 @@ def test_a_wrong_column_names_row_and_field(mapping, record, field, problem):
 )
 def test_a_wrong_mapping_is_refused(mapping, problem):
     with pytest.raises(UsageError, match=problem):
-        Columns.from_table("sums", mapping)
+        ColumnMapping.from_table("sums", mapping)
 
 
 _JSON = st.recursive(
@@ -387,7 +387,7 @@ _JSON = st.recursive(
 @given(st.dictionaries(st.sampled_from(["q", "a", "c", "t", "m"]), _JSON))
 def test_any_record_gives_a_sound_row_or_a_bad_file(record):
     mapping = {**QUESTION, "expectations.answers": "a.x", "contexts": "c", "tags.t": "t", "messages": "m"}
-    columns = Columns.from_table("sums", mapping)
+    columns = ColumnMapping.from_table("sums", mapping)
     try:
         row = columns.row(record, "t", 1)
     except BadFile:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rapidfuzz import fuzz
 
 from llmops.evaluation.eval_set import EvalRow
-from llmops.evaluation.eval_set_check import Finding, check_rows, folded, near_duplicates
+from llmops.evaluation.eval_set_check import EvalSetFinding, check_rows, folded, near_duplicates
 from llmops.prompt_file import parse_prompt
 
 
@@ -19,11 +19,11 @@ def row(row_id: str, question: str, answer: Any = None, **other: Any) -> EvalRow
     return EvalRow(row_id, inputs, {**expectations, **other.pop("expect", {})}, **other)
 
 
-def found(kind: str, rows: list[EvalRow], **options: Any) -> list[Finding]:
+def found(kind: str, rows: list[EvalRow], **options: Any) -> list[EvalSetFinding]:
     return [finding for finding in check_rows(rows, **options) if finding.kind == kind]
 
 
-def only(kind: str, rows: list[EvalRow], **options: Any) -> Finding:
+def only(kind: str, rows: list[EvalRow], **options: Any) -> EvalSetFinding:
     [finding] = found(kind, rows, **options)
     return finding
 

@@ -11,7 +11,7 @@ import pytest
 from llmops.errors import UsageError
 from llmops.evaluation.comparison import Comparison
 from llmops.evaluation.eval_set import EvalRow
-from llmops.evaluation.gate import Check, Facts, GateRules, Verdict, decide, slice_metrics
+from llmops.evaluation.gate import Facts, GateCheck, GateRules, Verdict, decide, slice_metrics
 from llmops.evaluation.metric_comparison import MetricComparison
 from llmops.evaluation.results import AnswerCounts, Metric, Output, RowResult, Score
 
@@ -37,7 +37,7 @@ def made_of(metrics: Mapping[str, MetricComparison], n: int = 100) -> Comparison
     return Comparison("a", "b", n, metrics, {}, [], answers_a=AnswerCounts(n), answers_b=AnswerCounts(n))
 
 
-def of_rules(found: Verdict) -> list[Check]:
+def of_rules(found: Verdict) -> list[GateCheck]:
     """Without the check of the rows, which always stands in a verdict."""
     assert found.checks[-1].name == "rows"
     return list(found.checks[:-1])

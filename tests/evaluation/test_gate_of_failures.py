@@ -14,7 +14,7 @@ from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.gate import Facts, GateRules, Verdict, decide, slice_metrics
 from llmops.evaluation.paired_tests import FEWEST_CLUSTERS
 from llmops.evaluation.results import AnswerCounts, Metric, Output, RowResult, Score
-from llmops.evaluation.runner import Summary
+from llmops.evaluation.runner import RunSummary
 from llmops.evaluation.scorers.protocol import Scorer, limits_of
 from tests.evaluation.conftest import MadeUpScorer
 
@@ -51,7 +51,7 @@ def unscored(result: RowResult, scorer: str) -> RowResult:
 
 
 def metrics_of(results: Run, scorers: Sequence[Scorer], cluster_by: str | None = None) -> dict[str, Metric]:
-    summary = Summary(scorers, cluster_by)
+    summary = RunSummary(scorers, cluster_by)
     for result in results:
         summary.add(result)
     return summary.metrics()

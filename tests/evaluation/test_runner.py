@@ -17,7 +17,7 @@ from llmops.evaluation.eval_set import EvalRow, Rows
 from llmops.evaluation.generating import Generated, Retries, Task
 from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.results import EvalReport, Metric, Output, RowResult, RunFindings, Score, StoredResults
-from llmops.evaluation.runner import Answered, Summary, findings, generate_all, score_all, score_rows
+from llmops.evaluation.runner import Answered, RunSummary, findings, generate_all, score_all, score_rows
 from llmops.generation import GenerationParameters, GenerationRequest
 from llmops.prompt_file import parse_prompt
 
@@ -442,7 +442,7 @@ def test_rows_are_taken_a_batch_at_a_time_and_results_stand_in_their_order(cache
 
 @pytest.mark.parametrize("ids", [None, ["w", "x", "y", "z", "a", *"bcdefgh"]], ids=["other ids", "an id as a cluster"])
 def test_a_summary_counts_rows_and_tokens_and_a_row_without_a_cluster_stands_for_itself(scorer, ids):
-    made = Summary([scorer("x")], "tags.passage")
+    made = RunSummary([scorer("x")], "tags.passage")
     for i in range(12):
         row = EvalRow(ids[i] if ids else f"r{i}", {"q": "?"}, tags={"passage": "a"} if i < 4 else {})
         made.add(RowResult(row, Output("a", "stop", 3, 2), {"x": Score(float(i % 3))}))

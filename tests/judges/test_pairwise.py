@@ -12,11 +12,11 @@ from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.results import Output, Score
 from llmops.judges.client import JudgeEndpoint
-from llmops.judges.pairwise import Pair, PairJudge, PairVerdict, judge_pair, judge_pairs, position_bias_of
+from llmops.judges.pairwise import AnswerPair, PairJudge, PairVerdict, judge_pair, judge_pairs, position_bias_of
 from tests.judges.scripted import ScriptedJudge
 
 ROW = EvalRow("r1", {"question": "Capital of France?"}, {"answers": ["Paris"]}, ("France has Paris.",))
-PAIR = Pair(ROW, Output("Paris"), Output("Rome"))
+PAIR = AnswerPair(ROW, Output("Paris"), Output("Rome"))
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_the_second_question_shows_the_same_with_the_order_swapped(script, cache
     asked = script(lambda _: says("tie"))
     judge_pair(PairJudge(asked.endpoint, instructions="Be right."), PAIR, cache)
 
-    judge_pair(PairJudge(asked.endpoint), Pair(EvalRow("r1", {"q": "x"}), Output("a"), Output("b")), cache)
+    judge_pair(PairJudge(asked.endpoint), AnswerPair(EvalRow("r1", {"q": "x"}), Output("a"), Output("b")), cache)
 
     one, other, lacking, _ = (request.body["messages"][1]["content"] for request in asked.requests)
     assert not {"<expected>", "<contexts>"} & set(lacking.split())  # what a row lacks is not shown
@@ -74,10 +74,12 @@ def test_one_failed_verdict_fails_the_pair(replies, script, cache):
 
 def test_a_pair_that_was_not_generated_or_whose_question_cannot_be_told_fails_unasked(script, cache):
     asked = script(says("tie"))
-    verdict = judge_pair(PairJudge(asked.endpoint), Pair(ROW, Output("Paris"), Output("", error="timed out")), cache)
+    verdict = judge_pair(
+        PairJudge(asked.endpoint), AnswerPair(ROW, Output("Paris"), Output("", error="timed out")), cache
+    )
     assert (verdict.winner, verdict.error) == (None, "generation failed: timed out")
     row = EvalRow("r1", {"style": "a", "claim": "b"})
-    verdict = judge_pair(PairJudge(asked.endpoint), Pair(row, Output("a"), Output("b")), cache)
+    verdict = judge_pair(PairJudge(asked.endpoint), AnswerPair(row, Output("a"), Output("b")), cache)
     assert "Set input_variable" in str(verdict.error)
     assert asked.requests == []
 
@@ -85,7 +87,7 @@ def test_a_pair_that_was_not_generated_or_whose_question_cannot_be_told_fails_un
 def test_a_verdict_is_asked_for_once_by_content_and_criteria(script, cache):
     asked = script(lambda _: says("tie"))
     judge = PairJudge(asked.endpoint)
-    renamed = Pair(EvalRow("r9", ROW.inputs, ROW.expectations, ROW.contexts, {"slice": "x"}), PAIR.a, PAIR.b)
+    renamed = AnswerPair(EvalRow("r9", ROW.inputs, ROW.expectations, ROW.contexts, {"slice": "x"}), PAIR.a, PAIR.b)
     assert judge_pair(judge, PAIR, cache).winner == judge_pair(judge, renamed, cache).winner
     assert len(asked.requests) == 2
     judge_pair(PairJudge(asked.endpoint, instructions="Be kind."), PAIR, cache)
@@ -101,7 +103,7 @@ def test_a_judge_that_is_away_is_told_at_the_first_question_and_not_missed_where
 
     [kept] = judge_pairs(PairJudge(endpoint), [PAIR], cache, lambda *_: None)
     assert kept.winner == "tie"
-    other = Pair(ROW, Output("Paris"), Output("Bonn"))
+    other = AnswerPair(ROW, Output("Paris"), Output("Bonn"))
     with pytest.raises(EngineUnavailable, match=f"judge j at {running.base_url} cannot be reached"):
         judge_pairs(PairJudge(endpoint), [PAIR, other], cache, lambda *_: None)
 
@@ -114,7 +116,7 @@ def test_verdicts_come_in_the_order_of_the_pairs_with_progress(script, cache):
         return says("first" if text.index("good") < text.index("bad") else "second")
 
     outputs = [("good", "bad"), ("bad", "good"), ("good", "bad"), ("good bad broken", "bad")]
-    pairs = [Pair(EvalRow(f"r{i}", {"q": "x"}), Output(a), Output(b)) for i, (a, b) in enumerate(outputs)]
+    pairs = [AnswerPair(EvalRow(f"r{i}", {"q": "x"}), Output(a), Output(b)) for i, (a, b) in enumerate(outputs)]
     seen: list[tuple[int, int]] = []
     judge = PairJudge(script(answer).endpoint)
 

@@ -7,7 +7,7 @@ lost most first; a row fails when the deciding metric got worse, and is an error
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
-from llmops.evaluation.gate import Check
+from llmops.evaluation.gate import GateCheck
 from llmops.evaluation.reports.contents import Judged, Report, Row
 from llmops.evaluation.reports.wording import Selection, further_reasons, gain, select, worst_first
 from llmops.pages.numbers import printable, shortened, signed
@@ -40,7 +40,7 @@ def _gate(report: Judged) -> Element:
     if verdict is None:
         return root
     suite = _suite(root, report, "gate")
-    whole = Check("verdict", "rows", report.primary, verdict.verdict, "; ".join(verdict.reasons))
+    whole = GateCheck("verdict", "rows", report.primary, verdict.verdict, "; ".join(verdict.reasons))
     for check in verdict.checks or (whole,):
         kind = check.kind if verdict.checks else "gate"
         case = _case(suite, f"{report.suite}.gate", f"{check.name} ({kind})")

@@ -8,7 +8,7 @@ import pytest
 
 from llmops.evaluation.comparison import Comparison, NoiseFound
 from llmops.evaluation.eval_set import EvalRow
-from llmops.evaluation.gate import Check, Verdict
+from llmops.evaluation.gate import GateCheck, Verdict
 from llmops.evaluation.metric_comparison import MetricComparison
 from llmops.evaluation.reports.contents import Report, Row, Side
 from llmops.evaluation.reports.html import report_html
@@ -53,7 +53,7 @@ def side(letter: str, **changed: Any) -> Side:
     return Side(**{**known, **changed})
 
 
-def verdict(outcome: Any, *reasons: str, checks: Sequence[Check] = ()) -> Verdict:
+def verdict(outcome: Any, *reasons: str, checks: Sequence[GateCheck] = ()) -> Verdict:
     return Verdict(outcome, reasons, tuple(checks))
 
 
@@ -67,7 +67,7 @@ def report(**changed: Any) -> Report:
         **changed.pop("comparison", {}),
     }
     answers: dict[str, Any] = {"answers_a": AnswerCounts(20, failed=3), "answers_b": AnswerCounts(20, cut_off=9)}
-    check = Check("correct is better", "superiority", "correct", "pass", "+0.2")
+    check = GateCheck("correct is better", "superiority", "correct", "pass", "+0.2")
     known: dict[str, Any] = {
         "title": "qa@2 against qa@1", "suite": "qa", "created": "2026-11-25T03:36:12+00:00", "primary": "correct",
         "a": side("1"), "b": side("2"), "verdict": verdict("pass", "correct is significantly better", checks=[check]),
@@ -97,7 +97,7 @@ def hostile_report() -> Report:
         b=side("2", name=HOSTILE, params={HOSTILE: 1}, prompt_text=[*turns, *turns]),
         comparison={"metrics": {HOSTILE: difference()}, "slices": {HOSTILE: {HOSTILE: difference()}},
             "power": {HOSTILE: HOSTILE}},
-        verdict=verdict("inconclusive", HOSTILE, checks=[Check(HOSTILE, kind, HOSTILE, "inconclusive", HOSTILE)]),
+        verdict=verdict("inconclusive", HOSTILE, checks=[GateCheck(HOSTILE, kind, HOSTILE, "inconclusive", HOSTILE)]),
     )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from llmops.evaluation.reports.markdown import leaderboard_markdown
 from llmops.evaluation.reports.wording import FAILED_IN_DIFFERENCES
 from llmops.pages.numbers import printable
 from llmops.pages.rendering import write_page
-from tests.evaluation.reports.conftest import Check, Metric, difference, html, report, row, side, verdict
+from tests.evaluation.reports.conftest import GateCheck, Metric, difference, html, report, row, side, verdict
 from tests.pages.reading import Reading
 
 quick = settings(max_examples=25, deadline=None)
@@ -46,7 +46,7 @@ def test_nothing_from_outside_becomes_an_element_an_attribute_or_a_script(hostil
 
 
 def test_the_page_says_what_the_gate_checked_became_of_the_rows_was_compared_and_was_used():
-    check = Check("rows", "rows", "correct", "inconclusive", "40 failed")
+    check = GateCheck("rows", "rows", "correct", "inconclusive", "40 failed")
     found_wanting = verdict("inconclusive", "40 failed", "looser than an earlier gate", checks=[check])
     macro, failed = {"correct/macro_f1": Metric(0.25, 20, 0, None)}, {"correct": Metric(0.5, 18, 2, None)}
     page = html(report(verdict=found_wanting, a=side("1", metrics=macro), b=side("2", metrics=failed)))
