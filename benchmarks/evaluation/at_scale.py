@@ -26,8 +26,7 @@ from benchmarks.evaluation.ours import KEY_VARIABLE, SUITE
 from benchmarks.evaluation.server import KEY
 from deploy.services.servers import free_port
 from llmops.eval_runs.evaluations import Evaluations
-from llmops.eval_runs.matrix import RowChoice, RunOptions
-from llmops.eval_runs.sharding import matrix_of
+from llmops.eval_runs.matrix import Matrix, RowChoice, RunOptions
 from llmops.progress import progress_bar
 
 PLACES, SECONDS, SLOTS = 50, 0.1, 64
@@ -44,7 +43,7 @@ async def evaluated(evaluations: Evaluations, rows: int) -> tuple[float, list[fl
             if total == rows and 100 * done // total > len(memory):
                 memory.append(process.memory_info().rss / 1e6)
 
-        matrix = matrix_of(evaluations.settings, evaluations.registry, suite, RunOptions(), told)
+        matrix = Matrix(evaluations.settings, evaluations.registry, suite, RunOptions(), told)
         async with aclosing(matrix):
             [report] = [report async for report in matrix.reports(evaluations.cells(suite), RowChoice())]
     assert report.generated == rows

@@ -31,8 +31,8 @@ from benchmarks.evaluation.server import KEY
 from deploy.services.ray_nodes import ray_nodes
 from deploy.services.servers import free_port
 from llmops.eval_runs.evaluations import Evaluations
-from llmops.eval_runs.matrix import RowChoice, RunOptions
-from llmops.eval_runs.sharding import matrix_of
+from llmops.eval_runs.matrix import Matrix, RowChoice, RunOptions
+from llmops.eval_runs.sharding import RayMatrix
 from llmops.hashing import content_hash
 from llmops.progress import progress_bar
 from llmops.registry import Registry
@@ -86,7 +86,8 @@ def measured(
         suite = evaluations.suite(SUITE)
         settings = replace(evaluations.settings, home=home)
         before = cpu_seconds(works)
-        matrix = matrix_of(settings, evaluations.registry, suite, RunOptions(on=on), show)
+        kind = Matrix if on == "local" else RayMatrix
+        matrix = kind(settings, evaluations.registry, suite, RunOptions(on=on), show)
         async with aclosing(matrix):
             [report] = [report async for report in matrix.reports(evaluations.cells(suite), RowChoice(rows))]
             assert report.generated == rows

@@ -26,7 +26,7 @@ from llmops.eval_runs.matrix import (
 )
 from llmops.eval_runs.scorer_factory import ScorerFactory, untrusted
 from llmops.eval_runs.served_mode import evaluated_by, served_mode
-from llmops.eval_runs.sharding import matrix_of
+from llmops.eval_runs.sharding import RayMatrix
 from llmops.evaluation.comparison import Comparison, compare
 from llmops.evaluation.contamination import rows_left
 from llmops.evaluation.eval_set import measure
@@ -41,6 +41,7 @@ from llmops.generation import GenerationParameters
 from llmops.hashing import content_hash
 from llmops.processes import run_async
 from llmops.progress import ShowProgress
+from llmops.ray_cluster import LOCAL
 from llmops.recording import EvalRecorder, EvalRun, record_verdict
 from llmops.recording.optimizations import rows_chosen_by
 from llmops.registry import Registry
@@ -126,7 +127,8 @@ class Evaluations:
         Raises BadFile, EngineError, StoreUnavailable, RecordingIncomplete: finished generations are kept."""
 
         async def work() -> list[CellRun]:
-            async with aclosing(matrix_of(self.settings, self.registry, suite, options, progress)) as matrix:
+            kind = Matrix if options.on == LOCAL else RayMatrix
+            async with aclosing(kind(self.settings, self.registry, suite, options, progress)) as matrix:
                 return await matrix.run(cells, RowChoice(options.limit))
 
         return run_async(work)

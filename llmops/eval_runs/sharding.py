@@ -18,7 +18,7 @@ from typing import Any
 from llmops.engines.opening import engine_identity, open_engine
 from llmops.engines.protocol import Engine
 from llmops.errors import CannotRun, EngineError, LlmopsError
-from llmops.eval_runs.matrix import Cell, Matrix, RowChoice, RunOptions, cell_identity
+from llmops.eval_runs.matrix import Cell, Matrix, RowChoice, cell_identity
 from llmops.eval_runs.scorer_factory import ScorerFactory
 from llmops.evaluation.eval_set import EvalRow, measure
 from llmops.evaluation.generating import Generated, Task
@@ -28,11 +28,9 @@ from llmops.evaluation.runner import RunSummary, answered, count_missing, genera
 from llmops.evaluation.scorers import Scorer
 from llmops.evaluation.scorers.protocol import KeptScorer
 from llmops.evaluation.shards import Shard, ShardedResults, ShardFolder
-from llmops.evaluation.suite import JudgeTables, ScorerSpec, Suite
+from llmops.evaluation.suite import JudgeTables, ScorerSpec
 from llmops.hashing import content_hash
-from llmops.progress import ShowProgress
-from llmops.ray_cluster import LOCAL, RayCluster, on_this_machine, portable
-from llmops.registry import Registry
+from llmops.ray_cluster import RayCluster, on_this_machine, portable
 from llmops.settings import Settings
 from llmops.versions import ModelVersion
 
@@ -326,11 +324,3 @@ def _worker() -> ShardWorker:
 def _evaluate(cell: CellWork, work: ShardWork) -> ShardDone:
     """The task that Ray runs on a node."""
     return _worker().evaluate(cell, work)
-
-
-def matrix_of(
-    settings: Settings, registry: Registry, suite: Suite, options: RunOptions, progress: ShowProgress
-) -> Matrix:
-    """The matrix that runs where the options say."""
-    kind = Matrix if options.on == LOCAL else RayMatrix
-    return kind(settings, registry, suite, options, progress)

@@ -15,8 +15,8 @@ from benchmarks.evaluation.echo_upstream import echo_upstream, times_asked
 from deploy.services.ray_nodes import RayNodes, ray_nodes
 from deploy.services.servers import free_port
 from llmops.errors import CannotRun, UsageError
-from llmops.eval_runs.matrix import RowChoice, RunOptions
-from llmops.eval_runs.sharding import matrix_of
+from llmops.eval_runs.matrix import Matrix, RowChoice, RunOptions
+from llmops.eval_runs.sharding import RayMatrix
 from llmops.evaluation.results import EvalReport
 from llmops.registry import model_registration as models
 from tests.registered_home import Workshop, write_suite
@@ -44,7 +44,8 @@ async def evaluated(
     suite = workshop.evaluations.suite(suite_name)
     cells = workshop.evaluations.cells(suite, ["qa@1"], ["echo@1"])
     settings = replace(workshop.settings, home=home, engine=None, engine_slots=16)
-    matrix = matrix_of(settings, workshop.registry, suite, RunOptions(**options), lambda _what, rows, _all: done(rows))
+    kind = RayMatrix if "on" in options else Matrix
+    matrix = kind(settings, workshop.registry, suite, RunOptions(**options), lambda _what, rows, _all: done(rows))
     async with aclosing(matrix):
         [report] = [report async for report in matrix.reports(cells, RowChoice())]
     return report

@@ -302,18 +302,8 @@ class _Similarity:
 TYPES: dict[str, Callable[..., Scorer]] = {
     f"ragas.{scorer.__name__}": scorer
     for scorer in (
-        BleuScore,
-        CHRFScore,
-        ExactMatch,
-        NonLLMStringSimilarity,
-        RougeScore,
-        StringPresence,
-        QuotedSpansAlignment,
-        IDBasedContextPrecision,
-        IDBasedContextRecall,
-        NonLLMContextPrecisionWithReference,
-        NonLLMContextRecall,
-        ToolCallAccuracy,
-        ToolCallF1,
+        BleuScore, CHRFScore, ExactMatch, NonLLMStringSimilarity, RougeScore, StringPresence, QuotedSpansAlignment,
+        IDBasedContextPrecision, IDBasedContextRecall, NonLLMContextPrecisionWithReference, NonLLMContextRecall,
+        ToolCallAccuracy, ToolCallF1,
     )
-}
+}  # fmt: skip
