@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from llmops.errors import BadFile, UsageError
+from llmops.errors import BadFile
 from llmops.evaluation import agreement
 from llmops.evaluation.agreement import Confusion, Kappa, LengthBias
 from llmops.evaluation.eval_set import EvalRow, row_from_values
@@ -146,19 +146,13 @@ def calibrate(
 ) -> Calibration:
     """Asks the judge about every labelled row, `side_by_side` at a time, and compares.
 
-    Labels that are numbers are compared with the points of a rubric of points, else with the score itself; labels that
-    are texts with the label the judge gave.
-
+    labelled: as `load_labels` gives them, one at least, with labels of one kind. Numbers are compared with the points
+        of a rubric of points, else with the score itself; texts with the label the judge gave.
     threshold: the score from which on a judge that gives numbers says true, for labels that are truth values.
     cache: where eval runs keep their scores; what is there is not asked again, and failures are not kept.
     progress: called with rows done and their number.
-
-    Raises UsageError: there are no labelled rows, or their labels are of several kinds.
     """
-    kinds = {_kind(row.label) for row in labelled}
-    if len(kinds) != 1:
-        raise UsageError("labels: must be of one kind, and at least one")
-    kind = kinds.pop()
+    kind = _kind(labelled[0].label)
     judged: list[JudgedRow] = []
 
     def judge(source: LabelledRow) -> JudgedRow:

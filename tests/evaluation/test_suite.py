@@ -174,9 +174,3 @@ def test_a_schema_file_becomes_the_scorers_schema_and_one_that_cannot_be_read_is
     (folder / "schema.json").write_text('{"type": "object"}')
     (folder / "task.toml").write_text(text)
     assert load_suite(folder, "task").scorer_specs[-1].parameters == {"schema": {"type": "object"}}
-
-
-@pytest.mark.parametrize("name", ["extract", "grounded", "qa"])
-def test_the_suites_of_the_product_can_be_loaded(name):
-    suite = load_suite(Path(__file__).parents[2] / "eval_sets", name)
-    assert suite.gate.primary in {spec.name for spec in suite.scorer_specs}
