@@ -21,6 +21,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from llmops.errors import StoreUnavailable, UnknownVersion, UsageError
+from llmops.production_log.budgets import DAY, MINUTE
 from llmops.production_log.database import database_url, open_engine, translated
 from llmops.production_log.tables import is_complete, make_tables, storable
 from llmops.state_files import FileIdentity, make_private_folder, shown
@@ -57,11 +58,11 @@ _TIMES = ("created_at", "expires_at", "revoked_at")
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key as it is stored: everything but its secret.
+    """A key as it is stored, everything but its secret; to the gateway, the caller that holds it.
 
     apps: the apps it may use; None: all, and model versions without a release. admin: may use what is no app's, such
-    as metrics. requests_per_minute, tokens_per_minute, tokens_per_day: None: no limit; tokens are read plus made.
-    expires_at, revoked_at: from when on it opens nothing.
+    as metrics and other callers' requests. requests_per_minute, tokens_per_minute, tokens_per_day: None: no limit;
+    tokens are read plus made. expires_at, revoked_at: from when on it opens nothing.
     """
 
     id: str
@@ -80,14 +81,20 @@ class Key:
         """Whether it opens anything at that time."""
         return self.revoked_at is None and (self.expires_at is None or at < self.expires_at)
 
-    def opens(self, app: str) -> bool:
-        """Whether it may use the app."""
+    def may_use(self, app: str | None) -> bool:
+        """Whether it opens `app`; None: a model version without a release."""
         return self.apps is None or app in self.apps
 
     @property
-    def limited(self) -> bool:
-        """Whether it has a rate limit or a token budget."""
-        return any(value is not None for value in self.limits().values())
+    def sees_details(self) -> bool:
+        """Whether its holder is told what is no app's: reasons with paths and upstream URLs, other apps' state."""
+        return self.admin or self.apps is None
+
+    @property
+    def token_limits(self) -> dict[str, int]:
+        """Its token budgets by window, as `TokenBudgets` names them."""
+        limits = {MINUTE: self.tokens_per_minute, DAY: self.tokens_per_day}
+        return {window: limit for window, limit in limits.items() if limit is not None}
 
     def limits(self) -> dict[str, int | None]:
         """Its limits by name; None: none."""

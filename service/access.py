@@ -12,48 +12,20 @@ import logging
 import re
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llmops.errors import LlmopsError
-from llmops.keys import Key, parse_key, secret_hash
+from llmops.keys import Key, KeyStore, parse_key, secret_hash
 from llmops.processes import run_blocking
 from llmops.settings import Settings
 from service.error_map import RETRY_SECONDS, ApiError
-from service.key_limits import Headers, KeyLimits, RateLimits, limits_of
+from service.key_limits import Headers, RateLimits
 
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """The holder of a key, or anybody where no key exists.
-
-    key_id: the key's public id. name: what its creator called it. apps: the apps it may use, None for all and for bare
-    model versions. admin: may use what is not an app's (metrics, other callers' requests). limits: None where the key
-    has none.
-    """
-
-    key_id: str | None
-    name: str
-    apps: frozenset[str] | None = None
-    admin: bool = False
-    limits: KeyLimits | None = None
-
-    @property
-    def sees_details(self) -> bool:
-        """Whether it is told what is no app's: reasons with paths and upstream URLs, other apps' state."""
-        return self.admin or self.apps is None
-
-    def may_use(self, app: str | None) -> bool:
-        """Whether it may ask `app`; None: a model version without a release."""
-        return self.apps is None or (app is not None and app in self.apps)
-
-
-ANONYMOUS = Caller(None, "anonymous", admin=True)
+ANONYMOUS = Key("", "anonymous", "", datetime.fromtimestamp(0, UTC), admin=True)
 """The caller where no key exists: on loopback, everybody."""
 
 logger = logging.getLogger("llmops.service")
@@ -71,17 +43,6 @@ _LOCAL_SUFFIXES = (".localhost", ".local", ".internal", ".lan", ".home.arpa", ".
 _NOBODY = secret_hash("")
 
 
-class KeySource(Protocol):
-    """Where keys come from: `llmops.keys.KeyStore`, or a stand-in."""
-
-    def read(self) -> Sequence[Key]:
-        """Every key, revoked ones too; the same object when nothing has changed. May block.
-
-        Raises LlmopsError, StoreUnavailable as a rule.
-        """
-        ...
-
-
 class Access:
     """The keys as they were at the last look, and what they have used.
 
@@ -89,12 +50,12 @@ class Access:
     stay good. Before the first look nobody gets in: `running` makes it.
     """
 
-    def __init__(self, keys: KeySource, settings: Settings, windows: Path | None = None) -> None:
+    def __init__(self, keys: KeyStore, settings: Settings, windows: Path | None = None) -> None:
         """windows: as `RateLimits` has its folder. Raises UsageError when `settings.redis_url` cannot be read."""
         self._source, self._seconds = keys, settings.keys_poll
         self._rates = RateLimits(settings.redis_url, windows)
         self._keys: Sequence[Key] = ()
-        self._known: Mapping[str, tuple[Key, Caller]] | None = None
+        self._known: Mapping[str, Key] | None = None
         self._failure: str | None = None
         self._reading: asyncio.Task[Sequence[Key]] | None = None
 
@@ -137,10 +98,10 @@ class Access:
         """Whether any key was ever made, so that one is needed."""
         return bool(self._known)
 
-    def callers(self) -> list[Caller]:
-        """Whose keys are good now."""
+    def callers(self) -> list[Key]:
+        """The keys that are good now."""
         now = datetime.now(UTC)
-        return [caller for key, caller in (self._known or {}).values() if key.live(now)]
+        return [key for key in self._keys if key.live(now)]
 
     async def look(self) -> None:
         """One look at the keys, of at most a few seconds; what goes wrong stands in `problem`."""
@@ -160,10 +121,10 @@ class Access:
         else:
             if self._known is None or keys is not self._keys:
                 # One assignment: a request sees the old keys or the new ones.
-                self._keys, self._known = keys, {key.id: (key, _caller_of(key)) for key in keys}
+                self._keys, self._known = keys, {key.id: key for key in keys}
             self._failure = None
 
-    def check(self, headers: Iterable[tuple[bytes, bytes]], *, local: bool = True) -> Caller:
+    def check(self, headers: Iterable[tuple[bytes, bytes]], *, local: bool = True) -> Key:
         """The caller whose key the request carries (`Authorization: Bearer …`), or ANONYMOUS where no key exists.
 
         local: whether the request came to a loopback address; no other lets anonymous callers in.
@@ -187,7 +148,7 @@ class Access:
         if scheme.lower() != "bearer":
             raise _unauthorized("an API key is needed: send the header `Authorization: Bearer <key>`")
         key_id, secret = parse_key(text.strip()) or ("", "")
-        key, caller = self._known.get(key_id, (None, ANONYMOUS))
+        key = self._known.get(key_id)
         # Unknown ids are compared too, so that the time taken tells nothing.
         matches = hmac.compare_digest(secret_hash(secret), _NOBODY if key is None else key.hash)
         if key is None or not matches:
@@ -196,27 +157,27 @@ class Access:
             raise _unauthorized("the API key was revoked")
         if key.expires_at is not None and not key.live(datetime.now(UTC)):
             raise _unauthorized("the API key has expired")
-        return caller
+        return key
 
-    def known(self, headers: Iterable[tuple[bytes, bytes]], *, local: bool = True) -> Caller | None:
+    def known(self, headers: Iterable[tuple[bytes, bytes]], *, local: bool = True) -> Key | None:
         """As `check`; None for whom it would not let in."""
         try:
             return self.check(headers, local=local)
         except ApiError:
             return None
 
-    async def enter(self, headers: Iterable[tuple[bytes, bytes]], local: bool, reply_headers: Headers) -> Caller:
+    async def enter(self, headers: Iterable[tuple[bytes, bytes]], local: bool, reply_headers: Headers) -> Key:
         """As `check`, and counts the request. Raises ApiError 429 too."""
         caller = self.check(headers, local=local)
-        if caller.limits is not None:
-            await self._rates.admit(caller.limits, reply_headers)
+        if caller.requests_per_minute is not None:
+            await self._rates.admit(caller, reply_headers)
         return caller
 
 
 class AccessCheck:
     """ASGI layer, inside RequestContext: lets a request through to what its key opens, or answers it.
 
-    Everything needs a key but OPEN_PATHS and OPEN_PREFIXES; ADMIN_PATHS need an admin's. The Caller of what needs one
+    Everything needs a key but OPEN_PATHS and OPEN_PREFIXES; ADMIN_PATHS need an admin's. The caller of what needs one
     is in `scope["state"]["caller"]`.
     """
 
@@ -246,17 +207,12 @@ class AccessCheck:
         await self._app(scope, receive, send)
 
 
-def require(caller: Caller, app: str | None) -> None:
+def require(caller: Key, app: str | None) -> None:
     """Raises ApiError 403 when the caller's key does not open `app`; None: a model version without a release."""
     if not caller.may_use(app):
         what = f"the app {app!r}" if app is not None else "model versions without a release"
         message = f"this API key does not open {what}"
         raise ApiError(403, message, kind="permission_error", param="model", code="app_not_allowed")
-
-
-def _caller_of(key: Key) -> Caller:
-    apps = None if key.apps is None else frozenset(key.apps)
-    return Caller(key.id, key.name, apps, key.admin, limits_of(key))
 
 
 def _unauthorized(message: str) -> ApiError:

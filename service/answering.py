@@ -189,7 +189,7 @@ class Answering(RequestApp):
                 # Other apps' names are not the caller's business.
                 raise unknown_model(asked.model, [n for n, t in snapshot.targets.items() if caller.may_use(t.app)])
             routed = self._gateway.router.choose(
-                snapshot, asked.model, request_id=arrival.request_id, user=asked.user, key=caller.key_id
+                snapshot, asked.model, request_id=arrival.request_id, user=asked.user, key=caller.id
             )
         require(caller, routed.target.app)
         return routed

@@ -17,9 +17,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 import llmops
 from llmops.engines.opening import EngineOpener
 from llmops.errors import LlmopsError, StoreUnavailable
+from llmops.keys import KeyStore
 from llmops.production_log import ProductionLog
 from llmops.settings import Settings
-from service.access import AccessCheck, KeySource
+from service.access import AccessCheck
 from service.error_map import ApiError, api_error, error_response, report_failure
 from service.gateway import Gateway, Ping
 from service.json_route import JsonRoute, JsonRoutes
@@ -46,7 +47,7 @@ def create_app(
     open_engine: EngineOpener,
     log: ProductionLog,
     *,
-    keys: KeySource | None = None,
+    keys: KeyStore | None = None,
     ping: Ping | None = None,
     embed: Embed | None = None,
     open_tabular: TabularOpener | None = None,

@@ -15,9 +15,10 @@ from llmops.engines.answer import Answer, off_format
 from llmops.engines.protocol import Engine, fitting
 from llmops.errors import EngineError, EngineRejected, UsageError
 from llmops.generation import UNKNOWN_USAGE, Chunk, GenerationParameters, GenerationRequest, Message
+from llmops.keys import Key
 from llmops.production_log import LogRecord, hidden_if_redacted
 from llmops.versions import PromptVersion
-from service.access import ANONYMOUS, Caller
+from service.access import ANONYMOUS
 from service.error_map import ApiError
 from service.guards import Guards
 from service.request_context import is_own_request_id
@@ -74,9 +75,14 @@ class Arrival:
     request_id: str
     at: datetime
     start: float
-    caller: Caller = ANONYMOUS
+    caller: Key = ANONYMOUS
     headers: Mapping[str, str] = field(default_factory=dict)
     """To hand on to an upstream server, such as `traceparent`."""
+
+    @property
+    def key_id(self) -> str | None:
+        """The public id of the caller's key; None where no key was needed."""
+        return self.caller.id or None
 
     @property
     def elapsed_ms(self) -> float:
@@ -86,7 +92,7 @@ class Arrival:
     def record(self, status: int, outcome: str, details: Mapping[str, Any], **fields: Any) -> LogRecord:
         """The request's record as of now. details: those without a value are left out."""
         known = {name: value for name, value in details.items() if value is not None}
-        about: dict[str, Any] = {"latency_ms": self.elapsed_ms, "caller": self.caller.key_id, "details": known}
+        about: dict[str, Any] = {"latency_ms": self.elapsed_ms, "caller": self.key_id, "details": known}
         return LogRecord(self.request_id, self.at, status, outcome, **about, **fields)
 
     @classmethod
@@ -265,7 +271,7 @@ class Exchange:
             first_token_ms=self._first_token_ms,
             details=self._details(status, error),
             route=self.request.route,
-            caller=self.arrival.caller.key_id,
+            caller=self.arrival.key_id,
             user=self.request.user,
         )
         return self._guarded(record) if self.guards.active else record
@@ -294,7 +300,7 @@ class Exchange:
             "arm": self.arm,
             "estimated_tokens": self.tokens_used if self._pieces and self.usage.total is None else None,
             "queue_ms": None if self._queued_s is None else round(1000 * self._queued_s, 3),
-            "key": self.arrival.caller.key_id,
+            "key": self.arrival.key_id,
             **_said_beside(first),
             "upstream": {name: value for name, value in self.fields.items() if value is not None} or None,
             # What a server counted beyond the tokens that the record has fields for.

@@ -19,9 +19,10 @@ from starlette.types import Scope
 from llmops.engine_host.frames import Pong
 from llmops.engines.opening import EngineOpener, EnginePool
 from llmops.errors import EngineError, StoreUnavailable
+from llmops.keys import Key, KeyStore
 from llmops.production_log import LogRecord, ProductionLog, ReplyRow
 from llmops.settings import Settings
-from service.access import ANONYMOUS, Access, Caller, KeySource, is_local
+from service.access import ANONYMOUS, Access, is_local
 from service.error_map import RETRY_SECONDS, ApiError, api_error
 from service.guards import GuardRules, Guards, guards_for
 from service.idempotency import Idempotency
@@ -129,7 +130,7 @@ class Gateway:
         open_engine: EngineOpener,
         log: ProductionLog,
         *,
-        keys: KeySource | None = None,
+        keys: KeyStore | None = None,
         ping: Ping | None = None,
         open_tabular: TabularOpener | None = None,
         windows: Path | None = None,
@@ -224,16 +225,15 @@ class Gateway:
         return record, lost
 
     def spending(
-        self, caller: Caller, most: Callable[[], int], reply_headers: Headers
+        self, caller: Key, most: Callable[[], int], reply_headers: Headers
     ) -> AbstractAsyncContextManager[Spending]:
         """The block that takes at most so many tokens from the budgets of the caller's key: `Budgets.spending`.
 
         most: asked only for keys with a budget, since it costs an estimate of the whole prompt.
         """
-        limits = caller.limits
-        if limits is None or not limits.tokens:
+        if not (limits := caller.token_limits):
             return nullcontext(Spending())
-        return self.budgets.spending(limits, most(), reply_headers)
+        return self.budgets.spending(caller.id, limits, most(), reply_headers)
 
     def guards_of(self, record: LogRecord) -> Guards:
         """The guards of the release that made a record; where it is not registered any more, as its record shows them.
@@ -247,7 +247,7 @@ class Gateway:
         acted = {action.get("guard") for action in record.details.get("guards") or ()}
         return Guards(GuardRules(redact_log="redact_pii" in acted))
 
-    def caller_of(self, scope: Scope) -> Caller | None:
+    def caller_of(self, scope: Scope) -> Key | None:
         """Who asks on a path that is open to everybody; None for who has no good key."""
         return ANONYMOUS if self.access is None else self.access.known(scope["headers"], local=is_local(scope))
 

@@ -22,10 +22,10 @@ from concurrent.futures import ThreadPoolExecutor
 from starlette.types import Message, Send
 
 from llmops.errors import StoreUnavailable
+from llmops.keys import Key
 from llmops.processes import run_blocking
 from llmops.production_log import ClaimedKey, IdempotentReplies, KeyInUse, LogRecord, ReplyRow, StoredReply
 from llmops.text_patterns import redact
-from service.access import Caller
 from service.error_map import ApiError
 from service.key_limits import Headers
 
@@ -75,14 +75,14 @@ class Idempotency:
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="idempotency")
         self._clean_next = 0.0
 
-    async def begin(self, caller: Caller, key: str, print_of_request: str) -> ClaimedKey | StoredReply:
+    async def begin(self, caller: Key, key: str, print_of_request: str) -> ClaimedKey | StoredReply:
         """Claims the key for the request, or returns the reply of its first time.
 
         Raises:
             ApiError: 409, the first one is still running; 422, the key came with another request before.
             StoreUnavailable: the log's database cannot be reached.
         """
-        owner, loop = caller.key_id or "anonymous", asyncio.get_running_loop()
+        owner, loop = caller.id or "anonymous", asyncio.get_running_loop()
         work = loop.run_in_executor(
             self._threads, self._replies.claim, owner, key, print_of_request, self._claim_seconds
         )

@@ -14,6 +14,7 @@ without leases. Where tokens are not told they are estimated, and the log's reco
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import math
 import mmap
@@ -30,7 +31,7 @@ from llmops.errors import StoreUnavailable
 from llmops.keys import Key
 from llmops.processes import ProcessLock, run_blocking
 from llmops.production_log import BudgetState, Reservation, TokenBudgets
-from llmops.production_log.budgets import DAY, MINUTE, MINUTE_SECONDS
+from llmops.production_log.budgets import MINUTE_SECONDS
 from service.error_map import RETRY_SECONDS, ApiError
 
 if TYPE_CHECKING:
@@ -45,26 +46,8 @@ that is frozen in them is killed sooner."""
 Headers = list[tuple[bytes, bytes]]
 
 
-@dataclass(frozen=True, slots=True)
-class KeyLimits:
-    """One key's limits. requests: in a minute; tokens: by window, as `TokenBudgets` names them."""
-
-    key_id: str
-    requests: int | None
-    tokens: Mapping[str, int]
-
-
-def limits_of(key: Key) -> KeyLimits | None:
-    """The key's limits; None when it has none, which then cost nothing."""
-    if not key.limited:
-        return None
-    tokens = {MINUTE: key.tokens_per_minute, DAY: key.tokens_per_day}
-    budgets = {name: limit for name, limit in tokens.items() if limit is not None}
-    return KeyLimits(key.id, key.requests_per_minute, budgets)
-
-
 class RateLimits:
-    """Counts what limited keys use, and refuses what goes beyond.
+    """Counts the requests of limited keys, and refuses those beyond a limit.
 
     redis_url: where to count for all machines; None: on this one. folder: where to count for all workers of a gateway;
     None: in this process's memory.
@@ -82,15 +65,14 @@ class RateLimits:
         self._ask_again_at = 0.0
         self.problem: str | None = None
 
-    async def admit(self, limits: KeyLimits, reply_headers: Headers) -> None:
+    async def admit(self, key: Key, reply_headers: Headers) -> None:
         """Counts one request. Raises ApiError 429 when it goes beyond the key's limit; that one is not counted.
 
         Adds OpenAI's `x-ratelimit-…` headers; counted in Redis, what is left is told only to who is refused.
         """
-        if limits.requests is None:
+        if (most := key.requests_per_minute) is None:
             return
-        most = limits.requests
-        left, seconds = await self._count(limits.key_id, most)
+        left, seconds = await self._count(key.id, most)
         if left is None:
             reply_headers.append((b"x-ratelimit-limit-requests", b"%d" % most))
             return
@@ -272,24 +254,26 @@ class Budgets:
         self._settling: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
-    async def spending(self, limits: KeyLimits, most: int, reply_headers: Headers) -> AsyncIterator[Spending]:
-        """Sets `most` tokens aside while the block runs; then counts what the Spending says.
+    async def spending(
+        self, key_id: str, limits: Mapping[str, int], most: int, reply_headers: Headers
+    ) -> AsyncIterator[Spending]:
+        """Sets `most` tokens aside while the block runs; then counts what the Spending says. limits: by window.
 
         Raises:
             ApiError: 429, with OpenAI's headers, when nothing is left of a budget.
             StoreUnavailable: the log's database cannot be reached.
         """
         spending = Spending()
-        lease = self._open.get(limits.key_id)
+        lease = self._open.get(key_id)
         if lease is None or lease.left < most:
-            lease = await self._lease(limits, most, reply_headers)
+            lease = await self._lease(key_id, limits, most, reply_headers)
         lease.hold(most, reply_headers)
         try:
             yield spending
         finally:
             lease.held -= most
             lease.used += spending.tokens
-            if self._open.get(limits.key_id) is not lease and not lease.held:
+            if self._open.get(key_id) is not lease and not lease.held:
                 # Also when the client has gone: the work goes on in its thread.
                 await asyncio.shield(self._in_background(self._settle(lease)))
 
@@ -299,21 +283,16 @@ class Budgets:
             self._end(key_id, self._open[key_id])
         await asyncio.gather(*self._settling)
 
-    async def _lease(self, limits: KeyLimits, most: int, reply_headers: Headers) -> _Lease:
+    async def _lease(self, key_id: str, limits: Mapping[str, int], most: int, reply_headers: Headers) -> _Lease:
         """The key's open lease if it has room by now, or another one."""
-        async with self._reserving[limits.key_id]:
-            lease = self._open.get(limits.key_id)
+        async with self._reserving[key_id]:
+            lease = self._open.get(key_id)
             if lease is not None:
                 if lease.left >= most:
                     return lease
-                self._end(limits.key_id, lease)
-            key_id, tokens, store = limits.key_id, limits.tokens, self._store
-            reserving = asyncio.ensure_future(
-                run_blocking(
-                    lambda: store.reserve(key_id, tokens, most, self._seconds, share=LEASED_SHARE),
-                    name="reserve tokens",
-                )
-            )
+                self._end(key_id, lease)
+            reserve = functools.partial(self._store.reserve, key_id, limits, most, self._seconds, LEASED_SHARE)
+            reserving = asyncio.ensure_future(run_blocking(reserve, name="reserve tokens"))
             try:
                 found = await asyncio.shield(reserving)
             except asyncio.CancelledError:
@@ -328,8 +307,8 @@ class Budgets:
                 raise refusal(what, found.seconds)
             lease = _Lease(found)
             if found.tokens > most:
-                self._open[limits.key_id] = lease
-                asyncio.get_running_loop().call_later(self._lease_seconds, self._end, limits.key_id, lease)
+                self._open[key_id] = lease
+                asyncio.get_running_loop().call_later(self._lease_seconds, self._end, key_id, lease)
             return lease
 
     def _give_back(self, work: asyncio.Future[Reservation | BudgetState]) -> None:

@@ -110,7 +110,7 @@ class RequestContext:
             latency_ms=round((time.perf_counter() - state["start"]) * 1000, 3),
             release=_text(names.get(b"x-llmops-release")),
             model=_text(names.get(b"x-llmops-model")),
-            key_id=getattr(state.get("caller"), "key_id", None),
+            key_id=getattr(state.get("caller"), "id", None) or None,
         )
         self._logger.handle(record)
 

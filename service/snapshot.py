@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from llmops.engines.opening import EnginePool
 from llmops.errors import LlmopsError, StoreUnavailable
+from llmops.keys import Key
 from llmops.load_once import ModelCache, Version
 from llmops.processes import run_blocking
 from llmops.traffic_policy import TrafficPolicy, position
@@ -29,7 +30,6 @@ from llmops.versions import (
     Release,
     TabularVersion,
 )
-from service.access import Caller
 from service.error_map import ApiError
 
 logger = logging.getLogger("llmops.service")
@@ -228,10 +228,10 @@ class Router:
         shadowed = policy.shadow and position(f"{model} shadow", request_id) < policy.shadow
         return Routed(split.champion, "champion", split.challenger if shadowed else None)
 
-    def notes(self, snapshot: Snapshot, callers: Sequence[Caller] = ()) -> list[str]:
+    def notes(self, snapshot: Snapshot, callers: Sequence[Key] = ()) -> list[str]:
         """Why apps with a traffic policy are served as if they had none; empty when every policy is in force.
 
-        callers: whose keys are good now.
+        callers: the keys that are good now.
         """
         registered = snapshot.registered
         found = [f"traffic policy of {app} cannot be read: {why}" for app, why in registered.policy_problems.items()]
@@ -242,7 +242,7 @@ class Router:
             elif split is not None and not self._is_loaded(split.challenger.model):
                 found.append(f"traffic policy of {app} waits for the engine of {split.challenger.ref}")
             elif split is not None:
-                keys = [caller.key_id for caller in callers if caller.key_id is not None and caller.may_use(app)]
+                keys = [caller.id for caller in callers if caller.may_use(app)]
                 if (why := policy.lopsided(app, keys)) is not None:
                     found.append(f"traffic policy of {app}: {why}")
         return found

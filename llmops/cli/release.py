@@ -261,6 +261,6 @@ def lopsided(app: str, policy: TrafficPolicy) -> str | None:
     store = KeyStore(Settings.from_environment().resolved_log_url)
     try:
         now = datetime.now(UTC)
-        return policy.lopsided(app, [key.id for key in store.read() if key.live(now) and key.opens(app)])
+        return policy.lopsided(app, [key.id for key in store.read() if key.live(now) and key.may_use(app)])
     finally:
         store.close()

@@ -13,9 +13,10 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from llmops.errors import StoreUnavailable
+from llmops.keys import Key
 from llmops.models.sources import EMBEDDING_MODEL
 from llmops.processes import run_blocking
-from service.access import ANONYMOUS, Caller, is_open, require
+from service.access import ANONYMOUS, is_open, require
 from service.gateway import Gateway
 from service.routes.predict import typed_paths
 from service.schemas import ErrorReply
@@ -92,14 +93,14 @@ def model_list_router(gateway: Gateway, *, embeds: bool = False) -> APIRouter:
     @router.get("/v1/models")
     async def list_models(request: Request) -> ModelCards:
         """Apps and tabular models by alias and version, model versions, and the embedding model: what the key opens."""
-        caller: Caller = getattr(request.state, "caller", ANONYMOUS)
+        caller: Key = getattr(request.state, "caller", ANONYMOUS)
         cards = [card for card, app in _cards(gateway.keeper.snapshot, embeds) if caller.may_use(app)]
         return ModelCards(data=sorted(cards, key=lambda card: card.id))
 
     @router.get("/v1/models/{model}")
     async def get_model(model: str, request: Request) -> ModelCard:
         """One of them."""
-        caller: Caller = getattr(request.state, "caller", ANONYMOUS)
+        caller: Key = getattr(request.state, "caller", ANONYMOUS)
         cards = list(_cards(gateway.keeper.snapshot, embeds))
         for card, app in cards:
             if card.id == model:

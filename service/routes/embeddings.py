@@ -125,7 +125,7 @@ class Embedding(UnaryAnswering):
         """With the texts, and without vectors."""
         texts, user = self._body.texts, self._body.user
         details: dict[str, Any] = {"route": "embeddings", "texts": len(texts)}
-        details |= {"error": error, "user": user, "key": arrival.caller.key_id}
+        details |= {"error": error, "user": user, "key": arrival.key_id}
         return arrival.record(
             status,
             outcome,

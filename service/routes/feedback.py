@@ -11,11 +11,12 @@ from pydantic_core import PydanticCustomError
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from llmops.keys import Key
 from llmops.processes import run_blocking
 from llmops.production_log import Feedback, LogRecord, ProductionLog, hidden_if_redacted, is_prediction
 from llmops.production_log.record import row_count, values_of
 from llmops.tabular.schema import LONGEST_TEXT
-from service.access import ANONYMOUS, Caller
+from service.access import ANONYMOUS
 from service.error_map import ApiError
 from service.gateway import Gateway
 from service.idempotency import key_of
@@ -113,14 +114,14 @@ class FeedbackAnswer:
         reply = {"object": "feedback", "id": known.pop("key"), **known}
         await Response(orjson.dumps(reply), media_type="application/json")(scope, receive, send)
 
-    def _store(self, caller: Caller, key: str | None) -> Feedback:
+    def _store(self, caller: Key, key: str | None) -> Feedback:
         """Raises ApiError 400, 404, 422 and StoreUnavailable."""
         body = self._body
         record = self._record(body.request_id, caller, "request_id")
         other = None if body.compared_to is None else self._record(body.compared_to, caller, "compared_to")
         if body.truth is not None:
             _check_truth(body.truth, record)
-        name = caller.key_id or caller.name
+        name = caller.id or caller.name
         # Equal for repetitions.
         own_key = None if key is None else hashlib.sha256(f"{name}\n{key}".encode()).hexdigest()[:32]
         identity: dict[str, Any] = {} if own_key is None else {"key": own_key}
@@ -148,14 +149,14 @@ class FeedbackAnswer:
             raise ApiError(422, message, param="key", code="idempotency_key_reused")
         return stored
 
-    def _record(self, request_id: str, caller: Caller, param: str) -> LogRecord:
+    def _record(self, request_id: str, caller: Key, param: str) -> LogRecord:
         """The newest record of the request id that the caller may know of, its own ones first."""
         found = self._log.read(request_id=request_id, limit=MOST_RECORDS, newest=True)
         open_to_caller = [record for record in found if caller.may_use(record.app or None)]
         if not open_to_caller:
             message = f"{param}: no request {request_id!r} is in the production log"
             raise ApiError(404, message, param=param, code="not_found")
-        own = [record for record in open_to_caller if caller.key_id and record.details.get("key") == caller.key_id]
+        own = [record for record in open_to_caller if caller.id and record.details.get("key") == caller.id]
         return (own or open_to_caller)[-1]
 
 

@@ -15,10 +15,11 @@ from starlette.staticfiles import StaticFiles
 
 import llmops
 from llmops.errors import StoreUnavailable
+from llmops.keys import Key
 from llmops.processes import run_blocking
 from llmops.production_log import LogRecord, ProductionLog
 from llmops.versions import Release, TabularVersion
-from service.access import ANONYMOUS, Caller
+from service.access import ANONYMOUS
 from service.gateway import Gateway
 from service.schemas import ErrorReply
 
@@ -131,7 +132,7 @@ def page_router(gateway: Gateway, log: ProductionLog) -> APIRouter:
     @router.get("/status.json", responses={"4XX": {"model": ErrorReply}, "5XX": {"model": ErrorReply}})
     async def status(request: Request) -> Status:
         """Releases, tabular models, traffic policies and recent traffic."""
-        caller: Caller = getattr(request.state, "caller", ANONYMOUS)
+        caller: Key = getattr(request.state, "caller", ANONYMOUS)
         apps = {app: items for app, items in gateway.keeper.snapshot.apps.items() if caller.may_use(app)}
         seen = await recent.look(list(apps))
         policies = gateway.keeper.snapshot.registered.policies

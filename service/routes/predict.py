@@ -10,11 +10,12 @@ from pydantic import BaseModel, Field, WithJsonSchema
 from starlette.responses import Response
 
 from llmops.errors import Corrupted, EngineBusy, EngineUnavailable
+from llmops.keys import Key
 from llmops.production_log import PREDICT, LogRecord
 from llmops.tabular import BadRow, Column, Kind, RowSchema
 from llmops.tabular.schema import LARGEST_INTEGER, LONGEST_TEXT
 from llmops.versions import TabularVersion
-from service.access import ANONYMOUS, Caller, require
+from service.access import ANONYMOUS, require
 from service.answering import UnaryAnswering
 from service.error_map import ApiError
 from service.exchange import Arrival
@@ -138,7 +139,7 @@ def predict_router(gateway: Gateway) -> APIRouter:
     @plain.get("/v1/predict/{model}/schema")
     async def describe_rows(model: str, request: Request) -> RowDescription:
         """What a row of the model holds."""
-        caller: Caller = getattr(request.state, "caller", ANONYMOUS)
+        caller: Key = getattr(request.state, "caller", ANONYMOUS)
         version = _chosen(gateway.keeper.snapshot, model, caller)
         schema, example = RowSchema.from_json(version.schema), None
         # What its rows hold is known also where the model cannot be loaded.
@@ -190,7 +191,7 @@ class Prediction(UnaryAnswering):
     def record(self, arrival: Arrival, status: int, outcome: str, error: str | None = None) -> LogRecord:
         """With rows, predictions and probabilities, as `llmops.production_log.record` reads them."""
         ref, scored = self._version.ref, self._scored
-        details = {"rows": len(self._rows), "error": error, "key": arrival.caller.key_id}
+        details = {"rows": len(self._rows), "error": error, "key": arrival.key_id}
         return arrival.record(
             status,
             outcome,
@@ -205,7 +206,7 @@ class Prediction(UnaryAnswering):
         )
 
 
-def _chosen(snapshot: Snapshot, asked: str, caller: Caller) -> TabularVersion:
+def _chosen(snapshot: Snapshot, asked: str, caller: Key) -> TabularVersion:
     """Raises ApiError 404, naming what the caller may ask for, and 403."""
     version = snapshot.tabular.get(asked)
     if version is None:

@@ -10,8 +10,9 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llmops.generation import Message
+from llmops.keys import Key
 from llmops.versions import PromptVersion
-from service.access import ANONYMOUS, Caller
+from service.access import ANONYMOUS
 from service.answering import Answering
 from service.error_map import ApiError
 from service.exchange import AnswerRequest
@@ -68,7 +69,7 @@ def responses_router(gateway: Gateway) -> APIRouter:
     return router
 
 
-def answer_request(snapshot: Snapshot, body: ResponseRequest, caller: Caller = ANONYMOUS) -> AnswerRequest:
+def answer_request(snapshot: Snapshot, body: ResponseRequest, caller: Key = ANONYMOUS) -> AnswerRequest:
     """What the body asks, in the terms that all routes share. Raises ApiError 400 and 404.
 
     caller: prompts of apps that are closed to it are unknown to it.
@@ -103,9 +104,7 @@ def answer_request(snapshot: Snapshot, body: ResponseRequest, caller: Caller = A
     )
 
 
-def _chosen(
-    snapshot: Snapshot, model: str, choice: PromptChoice, caller: Caller
-) -> tuple[Target | None, PromptVersion]:
+def _chosen(snapshot: Snapshot, model: str, choice: PromptChoice, caller: Key) -> tuple[Target | None, PromptVersion]:
     """What serves the request, and a prompt version that it may be. The target is None when routing shall choose.
 
     - Without a version, an app whose releases use that prompt serves its own version: the one that was evaluated.
@@ -122,7 +121,7 @@ def _chosen(
     return Target(named.model, bare_prompt=prompt), prompt
 
 
-def _registered(snapshot: Snapshot, choice: PromptChoice, caller: Caller) -> PromptVersion:
+def _registered(snapshot: Snapshot, choice: PromptChoice, caller: Key) -> PromptVersion:
     """The prompt version chosen; without a number the newest. Known are those that some release uses."""
     versions = {prompt.version: prompt for prompt in _prompts(snapshot, caller) if prompt.name == choice.id}
     if not versions:
@@ -138,7 +137,7 @@ def _registered(snapshot: Snapshot, choice: PromptChoice, caller: Caller) -> Pro
     return versions[number]
 
 
-def _app_of_prompt(snapshot: Snapshot, choice: PromptChoice, caller: Caller) -> str:
+def _app_of_prompt(snapshot: Snapshot, choice: PromptChoice, caller: Key) -> str:
     """The one app open to the caller whose champion uses the prompt."""
     apps = [
         app
@@ -151,7 +150,7 @@ def _app_of_prompt(snapshot: Snapshot, choice: PromptChoice, caller: Caller) -> 
     return apps[0]
 
 
-def _prompts(snapshot: Snapshot, caller: Caller) -> list[PromptVersion]:
+def _prompts(snapshot: Snapshot, caller: Key) -> list[PromptVersion]:
     apps = snapshot.apps.items()
     return [release.prompt for app, releases in apps if caller.may_use(app) for release in releases]
 

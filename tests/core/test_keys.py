@@ -44,8 +44,9 @@ def test_what_is_created_can_be_read_by_another_process_beside_the_production_lo
     odd, _ = store.create("caf\udce9" + "x" * 300, apps=["a\udce9"])  # no UTF-8
     with closing(KeyStore(log_url)) as other, closing(ProductionLog(log_url)) as log:
         assert (other.read(), log.count()) == ((made, plain, odd), 0)
-    assert (made.apps, made.admin, made.limits(), made.limited) == (("a", "b"), True, limits, True)
-    assert (plain.apps, plain.admin, plain.limited, plain.expires_at) == (None, False, False, None)
+    assert (made.apps, made.admin, made.limits()) == (("a", "b"), True, limits)
+    assert (made.token_limits, plain.token_limits) == ({"minute": 10**10, "day": 10**12}, {})
+    assert (plain.apps, plain.admin, plain.expires_at) == (None, False, None)
 
 
 def test_a_revoked_key_stays_listed_and_is_revoked_once(store):

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ from starlette.types import ASGIApp
 
 from llmops.engines.fake import FakeEngine
 from llmops.generation import GenerationParameters
+from llmops.keys import Key, KeyStore
 from llmops.production_log import LogRecord, ProductionLog
 from llmops.prompt_file import parse_prompt
 from llmops.settings import Settings
 from llmops.versions import ModelVersion, PromptVersion, Release, TabularVersion
-from service.access import KeySource
 from service.app import create_app
 from service.gateway import Ping
 from service.predictions import TabularOpener
@@ -97,6 +98,11 @@ def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
         time.sleep(0.005)
 
 
+def caller(key_id: str = "key_1", *, name: str = "", **fields: Any) -> Key:
+    """The holder of a key."""
+    return Key(key_id, name, "", datetime.now(UTC), **fields)
+
+
 def bearer(key: str) -> dict[str, str]:
     """The header that carries a key."""
     return {"authorization": f"Bearer {key}"}
@@ -144,7 +150,7 @@ def serving(
     engine: Callable[[ModelVersion], FakeEngine] = lambda model: FakeEngine(name=model.ref),
     until_ready: bool = True,
     embed: Embed | None = None,
-    keys: KeySource | None = None,
+    keys: KeyStore | None = None,
     ping: Ping | None = None,
     tabular: Sequence[TabularVersion] = (),
     open_tabular: TabularOpener | None = None,

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from llmops.errors import StoreUnavailable
 from llmops.keys import KeyStore, parse_key
 from llmops.settings import Settings
-from service.access import ANONYMOUS, Access, AccessCheck, Caller, require
+from service.access import ANONYMOUS, Access, AccessCheck, require
 from service.error_map import ApiError
 from tests.service.conftest import bearer as bearer_header
+from tests.service.conftest import caller
 
 pytestmark = pytest.mark.anyio
 
@@ -96,9 +97,8 @@ def test_a_key_names_its_caller_and_its_limits(store, access):
     key, text = store.create("website", apps=["a"], admin=True)
     _, bound = store.create(tokens_per_minute=10)
     opened = access()
-    assert opened.check(bearer(text)) == Caller(key.id, "website", frozenset({"a"}), True)
-    assert opened.check([(b"authorization", f"bEARER  {text} ".encode())]).key_id == key.id
-    assert opened.check(bearer(bound)).limits.tokens == {"minute": 10}
+    assert opened.check(bearer(text)) == opened.check([(b"authorization", f"bEARER  {text} ".encode())]) == key
+    assert opened.check(bearer(bound)).token_limits == {"minute": 10}
 
 
 def refused(access, headers):
@@ -119,7 +119,7 @@ def test_once_a_key_exists_one_is_needed(store, access):
 def test_a_revoked_or_expired_key_opens_nothing_not_even_for_the_anonymous(store, access):
     key, text = store.create(expires_at=datetime.now(UTC) + timedelta(seconds=0.2))
     opened = access()
-    assert opened.check(bearer(text)).key_id == key.id
+    assert opened.check(bearer(text)) == key
     time.sleep(0.25)
     assert "expired" in refused(opened, bearer(text))
     store.revoke(key.id)
@@ -173,7 +173,7 @@ async def test_while_the_store_cannot_be_read_the_last_known_keys_stay_good(
     await opened.look()
     assert opened.problem.startswith("keys cannot be read")
     assert problem in opened.problem
-    assert opened.check(bearer(text)).key_id == key.id
+    assert opened.check(bearer(text)) == key
     keys.failure = None
     keys.answers.set()
     await opened.look()
@@ -181,7 +181,7 @@ async def test_while_the_store_cannot_be_read_the_last_known_keys_stay_good(
 
 
 def test_what_a_key_opens():
-    some, everything = Caller("k", "", frozenset({"a"})), Caller("k", "")
+    some, everything = caller(apps=("a",)), caller()
     require(some, "a")
     require(everything, "b")
     require(everything, None)

@@ -12,19 +12,18 @@ from llmops.errors import EngineError, EngineRejected
 from llmops.generation import Chunk, GenerationRequest, Message, Usage
 from llmops.production_log import hidden_user
 from llmops.traffic_policy import TrafficPolicy
-from service.access import Caller
 from service.answering import UNWATCHED_SECONDS, run_unless_gone
 from service.error_map import ApiError
 from service.exchange import AnswerRequest, Arrival, Exchange
 from service.guards import guards_for
 from service.replies import EventStream
 from service.snapshot import Target
-from tests.service.conftest import embed
+from tests.service.conftest import caller, embed
 
 pytestmark = pytest.mark.anyio
 
 USER = Message(role="user", content="hi")
-CALLER = Caller("key_1", "team", frozenset({"assistant"}))
+CALLER = caller(apps=("assistant",))
 
 
 @pytest.fixture

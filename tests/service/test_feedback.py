@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from llmops.keys import Key
 from llmops.production_log import VoteCounts, read_predictions
-from service.access import Caller
+from tests.service.conftest import caller
 from tests.service.tabular_models import WINE, Classes, Hours, row
 from tests.service.tabular_models import version as bike
 
@@ -97,7 +98,7 @@ def test_a_wrong_field_is_named(shared_gateway, body, param):
 class OneKey:
     """An ASGI layer that says who calls, as the key check does."""
 
-    def __init__(self, app, caller: Caller) -> None:
+    def __init__(self, app, caller: Key) -> None:
         self.app, self.caller = app, caller
 
     async def __call__(self, scope, receive, send):
@@ -108,13 +109,13 @@ class OneKey:
 
 @pytest.mark.parametrize(
     ("apps", "of_app", "of_model"),
-    [(None, 200, 200), (frozenset({"assistant"}), 200, 404), (frozenset({"other"}), 404, 404)],
+    [(None, 200, 200), (("assistant",), 200, 404), (("other",), 404, 404)],
 )
 def test_a_key_reaches_the_answers_of_its_apps_alone(serve, apps, of_app, of_model):
     with serve() as gateway:
         asked = {model: gateway.chat(model).headers["x-request-id"] for model in ("assistant", "tiny@1")}
         stack = gateway.app.middleware_stack
-        gateway.app.middleware_stack = OneKey(stack, Caller("key_1", "ida", apps))
+        gateway.app.middleware_stack = OneKey(stack, caller(apps=apps))
         for model, status in (("assistant", of_app), ("tiny@1", of_model)):
             reply = gateway.http.post("/v1/feedback", json={"request_id": asked[model], "score": 1})
             assert reply.status_code == status
@@ -126,7 +127,7 @@ def test_of_a_repeated_request_id_the_callers_own_request_is_meant_or_else_the_n
     stack, mine = gateway.app.middleware_stack, {"x-request-id": "mine"}
 
     def as_caller(name):
-        gateway.app.middleware_stack = OneKey(stack, Caller(name, name))
+        gateway.app.middleware_stack = OneKey(stack, caller(name))
 
     for name in ("anna", "ben"):
         as_caller(name)

@@ -10,10 +10,11 @@ import pytest
 from llmops.errors import StoreUnavailable
 from llmops.production_log import ClaimedKey, LogRecord, ProductionLog, StoredReply
 from service import idempotency as module
-from service.access import ANONYMOUS, Caller
+from service.access import ANONYMOUS
 from service.error_map import ApiError
 from service.idempotency import Idempotency, fingerprint, key_of, send_stored
 from service.log_writer import LogWriter
+from tests.service.conftest import caller
 
 pytestmark = pytest.mark.anyio
 HEADERS = [
@@ -22,7 +23,7 @@ HEADERS = [
     (b"x-llmops-release", b"assistant@1"),
     (b"set-cookie", b"a=b"),
 ]
-ANNA = Caller("key_anna", "anna")
+ANNA = caller("key_anna")
 
 
 def record(status: int = 200, outcome: str = "ok") -> LogRecord:
@@ -86,8 +87,8 @@ async def test_a_repetition_gets_the_reply_and_leaves_one_record(log):
 
 async def test_while_the_first_runs_a_repetition_is_told_to_wait_and_other_callers_are_not(log):
     async with opened(log) as (keys, _), opened(log) as (other_worker, _):
-        for caller in (ANNA, Caller("key_bo", "bo"), ANONYMOUS):
-            assert isinstance(await keys.begin(caller, "k", "print"), ClaimedKey)
+        for other in (ANNA, caller("key_bo"), ANONYMOUS):
+            assert isinstance(await keys.begin(other, "k", "print"), ClaimedKey)
         for each in (keys, other_worker):
             with pytest.raises(ApiError) as caught:
                 await each.begin(ANNA, "k", "print")

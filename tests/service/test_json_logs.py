@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from llmops.json_logs import MOST_QUEUED, configure_logging
-from service.access import Caller
 from service.request_context import RequestContext
 from service.tracing import Tracing
+from tests.service.conftest import caller
 
 pytestmark = pytest.mark.anyio
 LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.access")
@@ -67,7 +67,7 @@ def scope(path: str = "/v1/chat/completions") -> dict[str, Any]:
         "raw_path": path.encode(),
         "query_string": b"secret=1",
         "headers": [(b"authorization", b"Bearer secret"), (b"x-request-id", b"req_1")],
-        "state": {"caller": Caller("k1", "team")},
+        "state": {"caller": caller("k1")},
     }
 
 

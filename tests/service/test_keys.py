@@ -18,7 +18,7 @@ from llmops.keys import KeyStore
 from llmops.production_log import BudgetState, ProductionLog
 from llmops.production_log.tables import token_reservations
 from service.error_map import ApiError
-from service.key_limits import Budgets, KeyLimits
+from service.key_limits import Budgets
 from tests.service.conftest import bearer, embed, release, serving
 
 MODEL = "all-minilm-l6-v2"
@@ -220,7 +220,7 @@ def test_a_request_that_fails_before_anything_came_costs_nothing(own_store, tmp_
 
 
 LIMIT = 64_000
-LARGE = KeyLimits("k", None, {"minute": LIMIT})
+LARGE = {"minute": LIMIT}
 
 
 def reserved(log: ProductionLog) -> list[int]:
@@ -237,10 +237,10 @@ def left(log: ProductionLog, limit: int = LIMIT) -> int:
     return found.budgets[0].left
 
 
-async def spend(budgets: Budgets, tokens: int, limits: KeyLimits = LARGE) -> dict[bytes, bytes]:
+async def spend(budgets: Budgets, tokens: int, limits: dict[str, int] = LARGE) -> dict[bytes, bytes]:
     """Uses tokens as one request; the reply's headers."""
     headers: list[tuple[bytes, bytes]] = []
-    async with budgets.spending(limits, tokens, headers) as spending:
+    async with budgets.spending("k", limits, tokens, headers) as spending:
         spending.tokens = tokens
     return dict(headers)
 
@@ -275,7 +275,7 @@ def test_requests_share_a_lease_while_much_is_left_then_another_and_it_is_settle
 
 def test_after_its_time_a_lease_keeps_only_what_requests_under_way_hold(any_log):
     async def work(budgets):
-        async with budgets.spending(LARGE, 100, []) as spending:
+        async with budgets.spending("k", LARGE, 100, []) as spending:
             spending.tokens = 40
             await spend(budgets, 30)
             await happens(lambda: reserved(any_log) == [100])
@@ -287,10 +287,10 @@ def test_after_its_time_a_lease_keeps_only_what_requests_under_way_hold(any_log)
 
 
 def test_near_the_end_of_a_budget_each_request_has_a_reservation_of_its_own(any_log):
-    small = KeyLimits("k", None, {"minute": 1000})
+    small = {"minute": 1000}
 
     async def work(budgets):
-        async with budgets.spending(small, 100, []), budgets.spending(small, 100, []):
+        async with budgets.spending("k", small, 100, []), budgets.spending("k", small, 100, []):
             assert reserved(any_log) == [100, 100]
         await spend(budgets, 1000, small)
         with pytest.raises(ApiError, match="this key's 1000 tokens per minute are used up"):

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import tempfile
 import time
-from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,17 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmops.errors import UsageError
-from llmops.keys import Key
 from service.error_map import ApiError
-from service.key_limits import RateLimits, duration, limits_of
+from service.key_limits import RateLimits, duration
 from service.redis_windows import REDIS_SECONDS
-from tests.service.conftest import wait_until
+from tests.service.conftest import caller, wait_until
 
 pytestmark = pytest.mark.anyio
-
-
-def limited(key_id="k", **limits):
-    return limits_of(Key(key_id, "", "", datetime.now(UTC), **limits))
 
 
 async def allowed(rates, limits, times):
@@ -73,7 +67,7 @@ def redis_server():
 
 
 async def test_exactly_so_many_requests_of_a_minute_get_in_and_headers_count_down():
-    rates, limits, headers = RateLimits(), limited(requests_per_minute=5), []
+    rates, limits, headers = RateLimits(), caller("k", requests_per_minute=5), []
     await rates.admit(limits, headers)
     assert (len(headers), dict(headers)[b"x-ratelimit-remaining-requests"]) == (3, b"4")
     assert await allowed(rates, limits, 20) == 4
@@ -83,8 +77,10 @@ async def test_exactly_so_many_requests_of_a_minute_get_in_and_headers_count_dow
     assert headers["x-ratelimit-limit-requests"] == "5"
     assert headers["x-ratelimit-remaining-requests"] == "0"
     assert headers["x-ratelimit-reset-requests"] in {"1m0s", "59s", "58s"}
-    assert await allowed(rates, limited("other", requests_per_minute=5), 1) == 1
-    assert limited() is None  # a key without limits has none to count
+    assert await allowed(rates, caller("other", requests_per_minute=5), 1) == 1
+    headers = []
+    await rates.admit(caller(), headers)
+    assert headers == []  # a key without limits has none to count
 
 
 async def test_workers_that_share_a_folder_count_together_a_limit_by_itself_and_over_the_end_of_its_file(
@@ -92,7 +88,7 @@ async def test_workers_that_share_a_folder_count_together_a_limit_by_itself_and_
 ):
     now = [1_000_000.0]
     monkeypatch.setattr("service.key_limits.time.monotonic", lambda: now[0])
-    workers, limits = [RateLimits(folder=tmp_path) for _ in range(2)], limited(requests_per_minute=3)
+    workers, limits = [RateLimits(folder=tmp_path) for _ in range(2)], caller("k", requests_per_minute=3)
     for _ in range(4):
         assert [await allowed(rates, limits, 2) for rates in workers] == [2, 1]
         now[0] += 40
@@ -100,12 +96,12 @@ async def test_workers_that_share_a_folder_count_together_a_limit_by_itself_and_
         assert (error.retry_after, headers["x-ratelimit-remaining-requests"]) == (pytest.approx(20), "0")
         now[0] += 21
     assert await allowed(workers[0], limits, 9) == 3
-    assert await allowed(workers[1], limited(requests_per_minute=4), 1) == 1
+    assert await allowed(workers[1], caller("k", requests_per_minute=4), 1) == 1
 
 
 def count_for(folder, seconds, found):
     """What one worker process lets through in so long."""
-    rates, limits = RateLimits(folder=folder), limited(requests_per_minute=500)
+    rates, limits = RateLimits(folder=folder), caller("k", requests_per_minute=500)
     ends_at = time.monotonic() + seconds
     n = 0
     while time.monotonic() < ends_at:
@@ -126,7 +122,7 @@ def test_processes_at_once_let_exactly_so_many_in(tmp_path):
 
 async def test_a_worker_that_is_frozen_while_it_counts_locks_nobody_out(tmp_path, monkeypatch):
     monkeypatch.setattr("service.key_limits.LOCK_SECONDS", 0.01)
-    workers, limits = [RateLimits(folder=tmp_path) for _ in range(2)], limited(requests_per_minute=2)
+    workers, limits = [RateLimits(folder=tmp_path) for _ in range(2)], caller("k", requests_per_minute=2)
     assert await allowed(workers[0], limits, 1) == 1
     with (tmp_path / "k-2").open("r+") as window:
         fcntl.flock(window, fcntl.LOCK_EX)
@@ -135,7 +131,7 @@ async def test_a_worker_that_is_frozen_while_it_counts_locks_nobody_out(tmp_path
 
 
 async def test_a_clock_that_is_set_back_makes_nobody_wait_longer(monkeypatch):
-    rates, limits = RateLimits(), limited(requests_per_minute=1)
+    rates, limits = RateLimits(), caller("k", requests_per_minute=1)
     await rates.admit(limits, [])
     now = time.time() - 3600
     monkeypatch.setattr("time.time", lambda: now)
@@ -145,7 +141,7 @@ async def test_a_clock_that_is_set_back_makes_nobody_wait_longer(monkeypatch):
 
 async def test_two_processes_share_a_limit_exactly_through_redis(redis_server):
     first, second = RateLimits(redis_server.url), RateLimits(redis_server.url)
-    limits = limited(requests_per_minute=25)
+    limits = caller("k", requests_per_minute=25)
     assert await allowed(first, limits, 4) == await allowed(second, limits, 4) == 4
     assert sum(await asyncio.gather(allowed(first, limits, 30), allowed(second, limits, 30))) == 25 - 8
     for rates in (first, second):
@@ -155,7 +151,7 @@ async def test_two_processes_share_a_limit_exactly_through_redis(redis_server):
 
 
 async def test_while_redis_is_down_each_process_counts_and_says_so(redis_server):
-    rates, limits = RateLimits(redis_server.url), limited(requests_per_minute=5)
+    rates, limits = RateLimits(redis_server.url), caller("k", requests_per_minute=5)
     assert await allowed(rates, limits, 3) == 3
     redis_server.stop()
     assert await allowed(rates, limits, 20) == 5
@@ -171,7 +167,7 @@ async def test_while_redis_is_down_each_process_counts_and_says_so(redis_server)
 
 
 async def test_a_redis_that_hangs_delays_a_request_once_and_briefly(redis_server):
-    rates, limits = RateLimits(redis_server.url), limited(requests_per_minute=1000)
+    rates, limits = RateLimits(redis_server.url), caller("k", requests_per_minute=1000)
     await rates.admit(limits, [])
     redis_server.process.send_signal(signal.SIGSTOP)
     try:
@@ -202,7 +198,7 @@ def test_no_minute_ever_holds_more_than_the_limit(pauses, most):
     now = [1_000_000.0]
 
     async def scenario():
-        rates, limits = RateLimits(), limited(requests_per_minute=most)
+        rates, limits = RateLimits(), caller("k", requests_per_minute=most)
         let_in = []
         for pause in pauses:
             now[0] += pause

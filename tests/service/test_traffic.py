@@ -21,11 +21,11 @@ from llmops.generation import Message
 from llmops.production_log import LogRecord
 from llmops.traffic_policy import STICKY, TrafficPolicy
 from service import shadow as shadow_module
-from service.access import Caller
 from service.error_map import ApiError
 from service.exchange import AnswerRequest, Arrival
 from service.shadow import AT_ONCE, MOST_WAITING, Shadow
 from service.snapshot import Routed, Router, Snapshot, Target, position
+from tests.service.conftest import caller
 from tests.service.static_releases import StaticReleases
 
 pytestmark = pytest.mark.anyio
@@ -101,7 +101,7 @@ def test_where_the_sticky_one_is_missing_the_next_takes_its_place(snapshot_with)
 def test_a_canary_of_which_one_side_gets_all_is_warned_of_before_any_request(snapshot_with, keys, canary, sticky):
     policy = TrafficPolicy(canary=canary, sticky=sticky)
     snapshot = snapshot_with(policy)
-    callers = [Caller(key, "", None) for key in keys]
+    callers = [caller(key) for key in keys]
     seen = {choose(snapshot, key=key, request_id=str(number)).arm for key in keys for number in range(200)}
     warned = Router(lambda _: True).notes(snapshot, callers)
     assert bool(warned) == (bool(keys) and sticky != "request" and 0 < canary < 1 and len(seen) == 1)
@@ -173,7 +173,7 @@ def test_a_challenger_that_is_not_loaded_gets_nothing_and_that_is_noted(snapshot
 def test_a_resting_or_cleared_policy_and_a_key_that_does_not_open_the_app_need_no_note(snapshot_with):
     for policy, aliases in itertools.product((None, TrafficPolicy()), (("challenger",), ("previous",))):
         assert EVERY_MODEL_IS_LOADED.notes(snapshot_with(policy, *aliases)) == []
-    stranger = Caller("k", "", frozenset({"another"}))
+    stranger = caller(apps=("another",))
     assert EVERY_MODEL_IS_LOADED.notes(snapshot_with(TrafficPolicy(canary=0.5)), [stranger]) == []
 
 
