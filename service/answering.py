@@ -28,12 +28,9 @@ from service.replies import Reply, send_json
 from service.request_context import new_request_id
 from service.snapshot import Routed, unknown_model
 
-__all__ = ["AnswerRequest", "Answering", "ReplyMaker", "UnaryAnswering"]
-
 ReplyMaker = Callable[[Exchange, Send], Reply]
 """Makes the reply to one exchange; called when it is known what serves the request, before the engine runs."""
 
-State = dict[str, Any]
 End = Callable[[], Awaitable[None]]
 
 LAST_SEND_SECONDS = 10.0
@@ -84,35 +81,42 @@ class RequestApp(ABC):
     LlmopsError), for the app's error handlers. Where a model was chosen, the log has it in either case.
     """
 
+    arrival: Arrival
+    _state: dict[str, Any]
+    _send: Send
+    _once: IdempotentReply | None = None  # of a request with an Idempotency-Key
+
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
     @abstractmethod
-    async def run(self, arrival: Arrival, state: State, send: Send, once: IdempotentReply | None) -> End:
-        """Makes and logs the reply; returns what ends it. once: of a request with an Idempotency-Key."""
+    async def run(self) -> End:
+        """Makes and logs the reply; returns what ends it."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await run_unless_gone(receive, self._answer(scope, send))
 
     async def _answer(self, scope: Scope, send: Send) -> None:
         """Raises ApiError 409 and 422 too, where the caller has sent the same Idempotency-Key before."""
-        state, key = scope["state"], key_of(scope["headers"])
-        arrival = Arrival.of(state)
+        key = key_of(scope["headers"])
+        self._state, self._send, self.arrival = scope["state"], send, Arrival.of(scope["state"])
         # Let go before the reply ends, so that a client's next request never meets its own last one.
         with self._gateway.admission.hold():
             if key is None:
-                end = await self.run(arrival, state, send, None)
+                end = await self.run()
             else:
-                idempotency, print_of_request = self._gateway.idempotency, fingerprint(scope["path"], state["body"])
-                found = await idempotency.begin(arrival.caller, key, print_of_request)
+                idempotency = self._gateway.idempotency
+                request_print = fingerprint(scope["path"], self._state["body"])
+                found = await idempotency.begin(self.arrival.caller, key, request_print)
                 if isinstance(found, StoredReply):
                     end = partial(send_stored, found, send)
                 else:
-                    once = IdempotentReply(idempotency, found, send)
+                    self._once = IdempotentReply(found, send)
+                    self._send = self._once.send
                     try:
-                        end = await self.run(arrival, state, once.send, once)
+                        end = await self.run()
                     finally:
-                        if not once.settled:
+                        if not self._once.settled:
                             await idempotency.release(found)
         # A client that has stopped reading is left: the server then closes the connection.
         with contextlib.suppress(TimeoutError):
@@ -149,38 +153,38 @@ class Answering(RequestApp):
                 raise
             raise renamed from problem
 
-    async def run(self, arrival: Arrival, state: State, send: Send, once: IdempotentReply | None) -> End:
-        gateway = self._gateway
-        routed = self._route(arrival)
+    async def run(self) -> End:
+        gateway, state = self._gateway, self._state
+        routed = self._route()
         await gateway.require_log()
         state["reply_headers"] += routed.target.headers
         guards = guards_for(routed.target.release)
-        if guards.active and guards.hides(arrival.request_id):
+        if guards.active and guards.hides(self.arrival.request_id):
             state["request_id"] = new_request_id()
-            arrival = dataclasses.replace(arrival, request_id=state["request_id"])
-        exchange = Exchange(arrival, self._request, routed.target, guards, routed.arm)
-        async with gateway.spending(arrival.caller, lambda: exchange.most_tokens, state["reply_headers"]) as spending:
+            self.arrival = dataclasses.replace(self.arrival, request_id=state["request_id"])
+        exchange, caller = Exchange(self.arrival, self._request, routed.target, guards, routed.arm), self.arrival.caller
+        async with gateway.spending(caller, lambda: exchange.most_tokens, state["reply_headers"]) as spending:
             state["reached_model"] = True
-            reply = self._make_reply(exchange, send)
+            reply = self._make_reply(exchange, self._send)
             try:
-                error = await self._generate(exchange, reply, once)
+                error = await self._generate(exchange, reply)
                 if isinstance(error, EngineBusy):
                     # It reached no model: the queue's bound keeps load off the log as well.
                     del state["reached_model"]
                     return partial(reply.fail, api_error(error))
-                problem = await self._logged(exchange, reply, error, once)
+                problem = await self._logged(exchange, reply, error)
             finally:
                 state["record"] = exchange.last_record
                 spending.tokens = exchange.tokens_used
         if problem is not None:
             return partial(reply.fail, api_error(problem).renamed(self._field_names))
         if routed.shadow is not None:
-            gateway.shadow.submit(exchange.arrival, self._request, routed.shadow)
-        return reply.finish if once is None else once.send_held
+            gateway.shadow.submit(self.arrival, self._request, routed.shadow)
+        return reply.finish if self._once is None else self._once.send_held
 
-    def _route(self, arrival: Arrival) -> Routed:
+    def _route(self) -> Routed:
         """What serves the request. Raises ApiError 404, also for what the caller's key does not reach."""
-        asked, caller = self._request, arrival.caller
+        asked, caller = self._request, self.arrival.caller
         if asked.target is not None:
             routed = Routed(asked.target, "explicit")
         else:
@@ -189,12 +193,12 @@ class Answering(RequestApp):
                 # Other apps' names are not the caller's business.
                 raise unknown_model(asked.model, [n for n, t in snapshot.targets.items() if caller.may_use(t.app)])
             routed = self._gateway.router.choose(
-                snapshot, asked.model, request_id=arrival.request_id, user=asked.user, key=caller.id
+                snapshot, asked.model, request_id=self.arrival.request_id, user=asked.user, key=caller.id
             )
         require(caller, routed.target.app)
         return routed
 
-    async def _generate(self, exchange: Exchange, reply: Reply, once: IdempotentReply | None) -> Exception | None:
+    async def _generate(self, exchange: Exchange, reply: Reply) -> Exception | None:
         """Runs the engine to the end of the answer; returns what went wrong. A cancelled request is logged here."""
         seconds = self._gateway.settings.engine_timeout
         reply.begin()
@@ -204,7 +208,7 @@ class Answering(RequestApp):
                 async with self._gateway.pool.lease(exchange.target.model) as engine:
                     await exchange.collect(engine, request, reply.piece)
         except asyncio.CancelledError:
-            await self._log(exchange, exchange.record(CLIENT_CLOSED, "cancelled"), once)
+            await self._log(exchange, exchange.record(CLIENT_CLOSED, "cancelled"))
             raise
         except TimeoutError:
             return EngineTimeout(f"no whole answer within {seconds:g} s")
@@ -214,27 +218,23 @@ class Answering(RequestApp):
             reply.end()
         return None
 
-    async def _logged(
-        self, exchange: Exchange, reply: Reply, error: Exception | None, once: IdempotentReply | None
-    ) -> Exception | None:
+    async def _logged(self, exchange: Exchange, reply: Reply, error: Exception | None) -> Exception | None:
         """Logs how the generation ended; returns what the client must be told went wrong, if anything."""
         if error is not None:
-            report_failure(error, exchange.arrival.request_id)
+            report_failure(error, self.arrival.request_id)
             text = f"{type(error).__name__}: {error}"
-            await self._log(exchange, exchange.record(api_error(error).status, "error", text), once)
+            await self._log(exchange, exchange.record(api_error(error).status, "error", text))
             return error
-        if once is not None:
-            await once.hold(reply.finish)
-        lost = await self._log(exchange, exchange.record(200, "ok"), once)
+        if self._once is not None:
+            await self._once.hold(reply.finish)
+        lost = await self._log(exchange, exchange.record(200, "ok"))
         return lost if self._gateway.settings.log_failure == "refuse" else None
 
-    async def _log(
-        self, exchange: Exchange, record: LogRecord, once: IdempotentReply | None
-    ) -> StoreUnavailable | None:
+    async def _log(self, exchange: Exchange, record: LogRecord) -> StoreUnavailable | None:
         """Writes the record and counts it; returns the error when it could not be written."""
         row = None
-        if once is not None:
-            row = once.row(record, exchange.target.headers, storable=not exchange.answers_hidden)
+        if self._once is not None:
+            row = self._once.row(record, exchange.target.headers, storable=not exchange.answers_hidden)
         exchange.last_record = record
         try:
             exchange.last_record, lost = await self._gateway.keep(record, row)
@@ -260,26 +260,27 @@ class UnaryAnswering(RequestApp):
     """About the most that it can cost."""
 
     @abstractmethod
-    def choose(self, arrival: Arrival) -> str:
+    def choose(self) -> str:
         """Finds what serves the request; its name, for the header x-llmops-model. Raises ApiError 404, 403."""
 
     @abstractmethod
-    async def make(self, arrival: Arrival) -> bytes:
+    async def make(self) -> bytes:
         """The body of the reply, JSON. Raises EngineError, ApiError."""
 
     @abstractmethod
-    def record(self, arrival: Arrival, status: int, outcome: str, error: str | None = None) -> LogRecord:
+    def record(self, status: int, outcome: str, error: str | None = None) -> LogRecord:
         """How the request ended, for the log. error: what went wrong, if anything."""
 
-    async def run(self, arrival: Arrival, state: State, send: Send, once: IdempotentReply | None) -> End:
-        gateway = self._gateway
-        header = (b"x-llmops-model", self.choose(arrival).encode())
+    async def run(self) -> End:
+        gateway, state, once = self._gateway, self._state, self._once
+        header = (b"x-llmops-model", self.choose().encode())
         state["reply_headers"].append(header)
-        async with gateway.spending(arrival.caller, lambda: self.most_tokens, state["reply_headers"]) as spending:
+        caller = self.arrival.caller
+        async with gateway.spending(caller, lambda: self.most_tokens, state["reply_headers"]) as spending:
             state["reached_model"] = True
             try:
-                finish = partial(send_json, send, await self._made(arrival, state))
-                state["record"] = record = self.record(arrival, 200, "ok")
+                finish = partial(send_json, self._send, await self._made())
+                state["record"] = record = self.record(200, "ok")
                 row = None
                 if once is not None:
                     await once.hold(finish)
@@ -293,21 +294,21 @@ class UnaryAnswering(RequestApp):
                 spending.tokens = self.tokens
         return finish if once is None else once.send_held
 
-    async def _made(self, arrival: Arrival, state: State) -> bytes:
+    async def _made(self) -> bytes:
         """Makes the body; what goes wrong is logged, and raised."""
         seconds = self._gateway.settings.engine_timeout
         try:
             async with asyncio.timeout(seconds):
-                return await self.make(arrival)
+                return await self.make()
         except self.unlogged:
-            del state["reached_model"]
+            del self._state["reached_model"]
             raise
         except asyncio.CancelledError:
-            await self._gateway.keep(self.record(arrival, CLIENT_CLOSED, "cancelled"))
+            await self._gateway.keep(self.record(CLIENT_CLOSED, "cancelled"))
             raise
         except Exception as raised:
             error = EngineTimeout(f"no answer within {seconds:g} s") if isinstance(raised, TimeoutError) else raised
             text = f"{type(error).__name__}: {error}"
             # The client is told what failed first, also where the log has failed since.
-            await self._gateway.keep(self.record(arrival, api_error(error).status, "error", text))
+            await self._gateway.keep(self.record(api_error(error).status, "error", text))
             raise error from raised

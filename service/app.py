@@ -5,7 +5,6 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -15,58 +14,29 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import llmops
-from llmops.engines.opening import EngineOpener
 from llmops.errors import LlmopsError, StoreUnavailable
-from llmops.keys import KeyStore
-from llmops.production_log import ProductionLog
-from llmops.settings import Settings
 from service.access import AccessCheck
 from service.error_map import ApiError, api_error, error_response, report_failure
-from service.gateway import Gateway, Ping
+from service.gateway import Gateway
 from service.json_route import JsonRoute, JsonRoutes
-from service.predictions import TabularOpener
 from service.request_context import BodyLimits, RequestContext
 from service.routes.about import add_reference, health_router, model_list_router
 from service.routes.chat import chat_router, completions_router
-from service.routes.embeddings import Embed, embeddings_router
+from service.routes.embeddings import embeddings_router
 from service.routes.feedback import feedback_router
 from service.routes.page import page_router
 from service.routes.predict import predict_router
 from service.routes.responses import responses_router
 from service.schemas import first_problem
-from service.snapshot import ReleaseSource
 
 __all__ = ["create_app"]
 
 LOOK_AGAIN_SECONDS = 10.0
 
 
-def create_app(
-    settings: Settings,
-    source: ReleaseSource,
-    open_engine: EngineOpener,
-    log: ProductionLog,
-    *,
-    keys: KeyStore | None = None,
-    ping: Ping | None = None,
-    embed: Embed | None = None,
-    open_tabular: TabularOpener | None = None,
-    windows: Path | None = None,
-) -> FastAPI:
-    """An app that serves `source`'s releases with the engines that `open_engine` opens, recording into `log`.
-
-    keys: where callers' keys come from; None lets everybody in.
-    ping: asks the engine process, where there is one.
-    embed: makes sentence vectors; None where nothing does.
-    open_tabular: loads the source's tabular models; None where there are none.
-    windows: a folder in which the workers of one gateway count keys' requests together.
-
-    Nothing runs until the app's lifespan starts; when it ends, engines are closed and the log's queue is written. The
-    caller keeps `log` and closes it.
-    """
-    gateway = Gateway(
-        settings, source, open_engine, log, keys=keys, ping=ping, open_tabular=open_tabular, windows=windows
-    )
+def create_app(gateway: Gateway) -> FastAPI:
+    """The gateway's app. Nothing runs until its lifespan starts; when that ends, engines are closed and the log's queue
+    is written."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -82,11 +52,11 @@ def create_app(
         chat_router(gateway),
         completions_router(gateway),
         responses_router(gateway),
-        embeddings_router(gateway, embed),
+        embeddings_router(gateway),
         predict_router(gateway),
-        model_list_router(gateway, embeds=embed is not None),
-        feedback_router(gateway, log),
-        page_router(gateway, log),
+        model_list_router(gateway),
+        feedback_router(gateway),
+        page_router(gateway),
         health_router(gateway),
     )
     for router in routers:

@@ -3,14 +3,8 @@
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import (
-    AbstractAsyncContextManager,
-    AsyncExitStack,
-    asynccontextmanager,
-    contextmanager,
-    nullcontext,
-)
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +16,7 @@ from llmops.errors import EngineError, StoreUnavailable
 from llmops.keys import Key, KeyStore
 from llmops.production_log import LogRecord, ProductionLog, ReplyRow
 from llmops.settings import Settings
+from llmops.versions import RegisteredVersions
 from service.access import ANONYMOUS, Access, is_local
 from service.error_map import RETRY_SECONDS, ApiError, api_error
 from service.guards import GuardRules, Guards, guards_for
@@ -31,11 +26,14 @@ from service.log_writer import LogWriter
 from service.metrics import Metrics
 from service.predictions import PredictionBatches, TabularOpener, tabular_models
 from service.shadow import Shadow
-from service.snapshot import ReleaseSource, Router, SnapshotKeeper
+from service.snapshot import Router, SnapshotKeeper
 from service.tracing import open_tracing
 
 Ping = Callable[[], Awaitable[Pong]]
 """Asks the engine process how it is. Raises EngineError where it does not answer."""
+
+Embed = Callable[[Sequence[str]], Awaitable[tuple[Sequence[Sequence[float]], int]]]
+"""Texts to a vector each, in order, and how many tokens the model read in all. Raises EngineError."""
 
 LOOK_SECONDS = 1.0
 """Between two looks at the engine process."""
@@ -120,18 +118,30 @@ class Admission:
 
 
 class Gateway:
-    """One gateway process: snapshot, engines, tabular models, access, admission, log and metrics. `running` brings it
-    to life. It is made of what `create_app` gets."""
+    """One gateway process: snapshot, engines, tabular models, access, admission, log and metrics.
+
+    read_releases: what is registered now; see `SnapshotKeeper`.
+    open_engine: opens the engine of a model version.
+    log: where requests are recorded; the caller closes it.
+    keys: where callers' keys come from; None lets everybody in.
+    ping: asks the engine process, where there is one.
+    embed: makes sentence vectors; None where nothing does.
+    open_tabular: loads the tabular models that are registered; None where there are none.
+    windows: a folder in which the workers of one gateway count keys' requests together.
+
+    Nothing runs before `running`.
+    """
 
     def __init__(
         self,
         settings: Settings,
-        source: ReleaseSource,
+        read_releases: Callable[[], RegisteredVersions],
         open_engine: EngineOpener,
         log: ProductionLog,
         *,
         keys: KeyStore | None = None,
         ping: Ping | None = None,
+        embed: Embed | None = None,
         open_tabular: TabularOpener | None = None,
         windows: Path | None = None,
     ) -> None:
@@ -139,10 +149,11 @@ class Gateway:
         self.pool = EnginePool(open_engine)
         self.tabular = tabular_models(open_tabular)
         self.predictions = PredictionBatches()
-        self.keeper = SnapshotKeeper(source, self.pool, self.tabular, settings.registry_poll)
+        self.keeper = SnapshotKeeper(read_releases, self.pool, self.tabular, settings.registry_poll)
         self.router = Router(self.pool.is_loaded)
         self.access = None if keys is None else Access(keys, settings, windows)
         self.admission = Admission(settings.max_waiting)
+        self.production_log, self.embed = log, embed
         self.log = LogWriter(log.append, serve_unlogged=settings.log_failure == "serve")
         self.metrics = Metrics(in_flight=lambda: self.admission.held)
         self.engines = None if ping is None else EngineWatch(ping)

@@ -21,7 +21,7 @@ import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 import regex
@@ -52,10 +52,6 @@ CONTEXT = 64
 CONTENT_FILTER = "content_filter"
 
 
-class _Pattern(Protocol):
-    def search(self, string: str, pos: int = ..., *, partial: bool = ..., timeout: float | None = ...) -> Any: ...
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Found:
     """A place where pattern number `pattern` finds something, or why a text counts as if one did (`failure`)."""
@@ -76,7 +72,7 @@ class GuardRules:
 
     redact_log: bool = False
     redact_engine: bool = False
-    block: tuple[_Pattern, ...] = ()
+    block: tuple[regex.Pattern[str], ...] = ()
     max_output: int | None = None
 
     @classmethod
@@ -222,7 +218,7 @@ class _Screen:
 
     __slots__ = ("_beside", "_block", "_logprobs", "_search_from", "_sent", "_text", "closed", "found")
 
-    def __init__(self, block: Sequence[_Pattern]) -> None:
+    def __init__(self, block: Sequence[regex.Pattern[str]]) -> None:
         self._block = block
         # The end of the answer: what was sent but may be part of a match, or seen by look-behind; then what is held.
         self._text, self._sent, self._search_from = "", 0, 0
@@ -295,7 +291,7 @@ class _Screen:
         return Chunk(self._text[self._sent : max(start, self._sent)], CONTENT_FILTER)
 
 
-def _find(block: Sequence[_Pattern], text: str, start: int = 0) -> _Found | None:
+def _find(block: Sequence[regex.Pattern[str]], text: str, start: int = 0) -> _Found | None:
     """The earliest match of any pattern."""
     if len(text) > MOST_SEARCHED:
         return _Found(failure="text too long")
@@ -311,7 +307,7 @@ def _find(block: Sequence[_Pattern], text: str, start: int = 0) -> _Found | None
     return earliest
 
 
-def _search(pattern: _Pattern, text: str, start: int) -> Any:
+def _search(pattern: regex.Pattern[str], text: str, start: int) -> Any:
     """The first match. Raises TimeoutError, but not where this thread got no processor for much of the time."""
     for _ in range(SEARCHES - 1):
         began = time.thread_time()

@@ -5,8 +5,8 @@ The rules:
 - The reply is stored in the transaction that writes the request's record, for 24 hours.
 - The first request claims the key by inserting a row, so of two that come at once, also to two workers, one generates.
   The other one gets 409 and a Retry-After, and 422 when its body or path differs.
-- Replies that a retry might better are not stored: status 500 and above, 408, 429, and cancelled requests; nor those
-  larger than `MOST_STORED_BYTES`, or with personal data that a guard keeps out of the log. A retry then runs again.
+- Only good replies are stored, unless they are larger than `MOST_STORED_BYTES` or hold personal data that a guard
+  keeps out of the log. After any other a retry runs again.
 - A worker that dies leaves its claim. It ends at once where the next worker sees that the process is gone (same
   machine, same container), else after the engine's time-out and a margin.
 """
@@ -37,7 +37,6 @@ CLEANING_SECONDS = 600.0
 MARGIN_SECONDS = 60.0
 """Added to the engine's time-out: queueing, and a log that is slow to take the record."""
 
-_NOT_STORED = {408, 429, 499}
 _KEPT_HEADERS = ("content-type", "cache-control", "x-llmops-")
 _SANE_KEY = re.compile(rb"[!-~]([ -~]{0,253}[!-~])?\Z")
 
@@ -67,11 +66,8 @@ class Idempotency:
     engine_timeout: seconds after which no request is running any more; a claim ends some time after it.
     """
 
-    def __init__(
-        self, replies: IdempotentReplies, engine_timeout: float, *, keep_seconds: float = KEEP_SECONDS
-    ) -> None:
-        self._replies, self._keep_seconds = replies, keep_seconds
-        self._claim_seconds = engine_timeout + MARGIN_SECONDS
+    def __init__(self, replies: IdempotentReplies, engine_timeout: float) -> None:
+        self._replies, self._claim_seconds = replies, engine_timeout + MARGIN_SECONDS
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="idempotency")
         self._clean_next = 0.0
 
@@ -104,21 +100,6 @@ class Idempotency:
             message = "the first request with this Idempotency-Key is still running"
             raise ApiError(409, message, code="idempotency_key_in_use", retry_after=1.0)
         return found.reply
-
-    def reply_row(self, claim: ClaimedKey, record: LogRecord, headers: Headers, body: bytes) -> ReplyRow:
-        """What `LogWriter.write` shall do with the claim, given how the request ended.
-
-        headers, body: the whole reply as it is, or will have been, sent; only those that say what the body is and
-        which versions made it are kept.
-        """
-        status = record.status
-        keep = record.outcome != "cancelled" and status < 500 and status not in _NOT_STORED
-        reply = None
-        if keep and len(body) <= MOST_STORED_BYTES:
-            named = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
-            kept = tuple(header for header in named if header[0].startswith(_KEPT_HEADERS))
-            reply = StoredReply(status, kept, body, record.request_id)
-        return ReplyRow(claim, reply, time.time() + self._keep_seconds)
 
     async def release(self, claim: ClaimedKey) -> None:
         """Gives the claim up, so that a retry runs again; finishes also when the caller is cancelled.
@@ -155,8 +136,8 @@ class IdempotentReply:
     settled: whether the claim of the key went into the log's transaction.
     """
 
-    def __init__(self, idempotency: Idempotency, claim: ClaimedKey, send: Send) -> None:
-        self._idempotency, self._claim, self._send = idempotency, claim, send
+    def __init__(self, claim: ClaimedKey, send: Send) -> None:
+        self._claim, self._send = claim, send
         self._headers: Headers = []
         self._body: list[bytes] = []
         self._held: list[Message] | None = None
@@ -179,15 +160,17 @@ class IdempotentReply:
         await finish()
 
     def row(self, record: LogRecord, versions: Headers, *, storable: bool = True) -> ReplyRow:
-        """What becomes of the claim with this record: a good reply is stored; after any other a retry runs again.
+        """What becomes of the claim with this record; of headers, those that say what the body is are stored.
 
         versions: the headers that name them; other layers put them on the reply. storable: False where a guard keeps
         out of the log what the reply says.
         """
-        self.settled = True
-        if record.outcome != "ok" or not storable:
-            return ReplyRow(self._claim, None, time.time())
-        return self._idempotency.reply_row(self._claim, record, [*self._headers, *versions], b"".join(self._body))
+        self.settled, body, reply = True, b"".join(self._body), None
+        if record.outcome == "ok" and storable and len(body) <= MOST_STORED_BYTES:
+            named = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in [*self._headers, *versions]]
+            kept = tuple(header for header in named if header[0].startswith(_KEPT_HEADERS))
+            reply = StoredReply(record.status, kept, body, record.request_id)
+        return ReplyRow(self._claim, reply, time.time() + KEEP_SECONDS)
 
     async def send_held(self) -> None:
         """Ends the reply."""

@@ -12,50 +12,27 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import orjson
 
 from llmops.errors import CannotRun, EngineBusy, EngineUnavailable
 from llmops.load_once import ModelCache
 from llmops.processes import run_blocking
-from llmops.tabular import BadRow
+from llmops.tabular import BadRow, Predictions, TabularModel
 from llmops.versions import TabularVersion
 
-
-class Predicted(Protocol):
-    """What a model says of rows. values: one for each. probabilities: of each row, by class; None of a regression."""
-
-    @property
-    def values(self) -> Sequence[Any]: ...
-
-    @property
-    def probabilities(self) -> Sequence[Mapping[str, float]] | None: ...
-
-
-class Predictor(Protocol):
-    """A loaded model: `llmops.tabular.model.TabularModel`, or a stand-in. example: a row it reads, with values that
-    mean something; None where it was stored without one."""
-
-    @property
-    def example(self) -> Mapping[str, Any] | None: ...
-
-    def predict(self, rows: Sequence[Mapping[str, Any]], /) -> Predicted:
-        """Scores all rows at once. Raises BadRow for the first one that does not fit the model's schema."""
-        ...
-
-
-TabularOpener = Callable[[TabularVersion], Predictor]
+TabularOpener = Callable[[TabularVersion], TabularModel]
 """Loads a model; blocks while it does. Raises CannotRun."""
 
 
-def tabular_models(open_model: TabularOpener | None) -> ModelCache[TabularVersion, Predictor]:
+def tabular_models(open_model: TabularOpener | None) -> ModelCache[TabularVersion, TabularModel]:
     """Models by the sha256 of what is stored and by their rows' schema, so that two versions of the same share one.
 
     open_model: loads one; None where there are none.
     """
 
-    def refuse(version: TabularVersion) -> Predictor:
+    def refuse(version: TabularVersion) -> TabularModel:
         raise CannotRun(f"{version.ref}: this gateway was made without a way to load tabular models")
 
     return ModelCache(open_model or refuse, _key)
@@ -81,20 +58,13 @@ _MOST_TRIES = 8  # of scoring what is left of a batch without the requests whose
 Rows = Sequence[Mapping[str, Any]]
 
 
-class Scored(NamedTuple):
-    """What was said of one request's rows. probabilities: by class, of a classifier."""
-
-    values: Sequence[Any]
-    probabilities: Sequence[Mapping[str, float]] | None
-
-
 class _Waiting(NamedTuple):
-    model: Predictor
+    model: TabularModel
     rows: Rows
-    future: asyncio.Future[Scored]
+    future: asyncio.Future[Predictions]
 
 
-_Outcome = Scored | Exception
+_Outcome = Predictions | Exception
 
 
 class PredictionBatches:
@@ -121,7 +91,7 @@ class PredictionBatches:
         seconds = 0.0 if since is None else time.monotonic() - since
         return f"one prediction has been running for {seconds:.0f} s" if seconds > STUCK_SECONDS else None
 
-    async def predict(self, model: Predictor, rows: Rows) -> Scored:
+    async def predict(self, model: TabularModel, rows: Rows) -> Predictions:
         """What the model says of the rows. A waiter that is cancelled before its rows' turn costs nothing.
 
         Raises:
@@ -133,7 +103,7 @@ class PredictionBatches:
             raise EngineUnavailable("predictions are not open")
         if self._waiting_rows and self._waiting_rows + len(rows) > self._most_waiting_rows:
             raise EngineBusy(f"{self._waiting_rows} rows wait to be scored already")
-        future: asyncio.Future[Scored] = self._loop.create_future()
+        future: asyncio.Future[Predictions] = self._loop.create_future()
         self._waiting_rows += len(rows)
         try:
             self._queue.put(_Waiting(model, rows, future))
@@ -184,7 +154,7 @@ class PredictionBatches:
         return batch, None, True
 
 
-def _scored(model: Predictor, requests: Sequence[Rows]) -> Sequence[_Outcome]:
+def _scored(model: TabularModel, requests: Sequence[Rows]) -> Sequence[_Outcome]:
     """What becomes of each request, scored with all others in one call.
 
     A request with a bad row is taken out; where the call fails otherwise, each one is scored alone. So what is wrong
@@ -209,7 +179,7 @@ def _scored(model: Predictor, requests: Sequence[Rows]) -> Sequence[_Outcome]:
     ]
 
 
-def _scored_alone(model: Predictor, rows: Rows) -> _Outcome:
+def _scored_alone(model: TabularModel, rows: Rows) -> _Outcome:
     try:
         (share,) = _shares(model.predict(rows), [len(rows)])
     except Exception as error:  # noqa: BLE001  handed to the waiter, who raises it
@@ -217,7 +187,7 @@ def _scored_alone(model: Predictor, rows: Rows) -> _Outcome:
     return share
 
 
-def _shares(predicted: Predicted, counts: Sequence[int]) -> Iterator[Scored]:
+def _shares(predicted: Predictions, counts: Sequence[int]) -> Iterator[Predictions]:
     """Each request's part. Raises ValueError when the model gave another number of values than it got rows."""
     values, probabilities = predicted.values, predicted.probabilities
     if len(values) != sum(counts) or (probabilities is not None and len(probabilities) != len(values)):
@@ -225,11 +195,11 @@ def _shares(predicted: Predicted, counts: Sequence[int]) -> Iterator[Scored]:
     start = 0
     for count in counts:
         end = start + count
-        yield Scored(values[start:end], None if probabilities is None else probabilities[start:end])
+        yield Predictions(values[start:end], None if probabilities is None else probabilities[start:end])
         start = end
 
 
-def _tell(futures: Sequence[asyncio.Future[Scored]], outcomes: Sequence[_Outcome]) -> None:
+def _tell(futures: Sequence[asyncio.Future[Predictions]], outcomes: Sequence[_Outcome]) -> None:
     for future, outcome in zip(futures, outcomes, strict=True):
         if future.done():
             continue

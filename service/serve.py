@@ -35,8 +35,7 @@ from llmops.processes import running, scratch_folder, sweep_scratch_folders
 from llmops.production_log import ProductionLog
 from llmops.settings import Settings
 from llmops.state_files import FileIdentity, hold, identity_of, keep_private, sqlite_path
-from llmops.versions import ModelVersion, RegisteredVersions, TabularVersion
-from service.predictions import Predictor
+from llmops.versions import ModelVersion
 from service.server import STARTUP_SECONDS, Workers, bound_socket, uvicorn_config
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ def serve(
         socket_path = settings.engine_socket or _start_engine_process(settings, stack)
         metrics = stack.enter_context(scratch_folder("metrics"))
         # Workers are new processes: all that they get from here is their environment, and what makes their app.
-        os.environ.update({"LLMOPS_ENGINE_SOCKET": str(socket_path), **prepare_metrics(metrics)})
+        os.environ.update(LLMOPS_ENGINE_SOCKET=str(socket_path), PROMETHEUS_MULTIPROC_DIR=str(metrics))
         if settings.trace_sample:
             _start_exporting_traces(settings, log, stack)
         registry_path, registry_file = sqlite_path(settings.resolved_tracking_uri), None
@@ -148,17 +147,6 @@ def _url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def prepare_metrics(folder: Path) -> dict[str, str]:
-    """Empties the folder, and returns the environment in which workers count into it together.
-
-    Call it once, in the parent of all workers, before anything imports `service.metrics` there.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.glob("*.db"):
-        path.unlink()
-    return {"PROMETHEUS_MULTIPROC_DIR": str(folder)}
-
-
 def worker_app(
     log_file: FileIdentity | None = None, registry_file: FileIdentity | None = None, windows: Path | None = None
 ) -> FastAPI:
@@ -170,7 +158,9 @@ def worker_app(
     # Imported here: the supervising process needs none of it.
     from llmops.engine_host.client import RemoteEngine, embed, ping
     from llmops.engines.opening import engine_name, open_engine
+    from llmops.tabular.storage import load
     from service.app import closed_app, create_app
+    from service.gateway import Gateway
 
     settings = Settings.from_environment()
     configure_logging(settings.server_log)
@@ -191,18 +181,19 @@ def worker_app(
     except StoreUnavailable as problem:
         logger.error("nothing is served: %s", problem)  # noqa: TRY400  its place says nothing more
         return closed_app(problem)
-    registry = _RegistryOnDemand(settings, registry_file)
-    app = create_app(
+    registry = registry_on_demand(settings, registry_file)
+    gateway = Gateway(
         settings,
-        registry,
+        lambda: registry().registered(),
         open_model,
         log,
         keys=KeyStore(settings.resolved_log_url, home=settings.home, file=log_file),
         ping=lambda: ping(socket_path),
         embed=lambda texts: embed(socket_path, texts),
-        open_tabular=registry.open_tabular,
+        open_tabular=lambda version: load(registry().tabular_versions.fetch(version)),
         windows=windows,
     )
+    app = create_app(gateway)
     if parent is not None:
         gc.collect()
         gc.freeze()  # modules and the app stay, so no collection needs to look at them again
@@ -210,29 +201,16 @@ def worker_app(
     return app
 
 
-class _RegistryOnDemand:
-    """The registry, opened by the first look at it: a store that is away then holds up neither start nor shutdown."""
+def registry_on_demand(settings: Settings, file: FileIdentity | None = None) -> Callable[[], Registry]:
+    """Gives the registry, opened by the first call: a store that is away then holds up neither start nor shutdown."""
 
-    def __init__(self, settings: Settings, file: FileIdentity | None = None) -> None:
-        self._settings, self._file = settings, file
-        self._registry: Registry | None = None
+    @functools.cache
+    def opened() -> Registry:
+        from llmops.registry import Registry
 
-    def registered(self) -> RegisteredVersions:
-        """As `ReleaseSource`."""
-        return self._opened().registered()
+        return Registry(settings, file=file)
 
-    def open_tabular(self, version: TabularVersion) -> Predictor:
-        """As `TabularOpener`: in the worker, which needs no engine process for it."""
-        from llmops.tabular.storage import load
-
-        return load(self._opened().tabular_versions.fetch(version))
-
-    def _opened(self) -> Registry:
-        if self._registry is None:
-            from llmops.registry import Registry
-
-            self._registry = Registry(self._settings, file=self._file)
-        return self._registry
+    return opened
 
 
 def _end_with(parent: multiprocessing.process.BaseProcess) -> None:

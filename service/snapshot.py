@@ -7,13 +7,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
 from llmops.engines.opening import EnginePool
 from llmops.errors import LlmopsError, StoreUnavailable
@@ -36,19 +35,6 @@ logger = logging.getLogger("llmops.service")
 
 _Named = TypeVar("_Named", Release, TabularVersion)
 Arm = Literal["champion", "challenger", "explicit"]
-
-
-class ReleaseSource(Protocol):
-    """Where releases, and tabular models, come from: the registry, or a stand-in."""
-
-    def registered(self) -> RegisteredVersions:
-        """Everything there is now: releases and tabular models with their aliases, model versions, traffic policies.
-        May block.
-
-        Called every second: it should be cheap when nothing changed, and then return the very object of the last call.
-        Raises `llmops.errors.StoreUnavailable` when the store cannot be reached.
-        """
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,33 +83,23 @@ class Split:
     policy: TrafficPolicy
 
 
-@dataclass(frozen=True)
 class Snapshot:
-    """What the registry held at one moment, looked up by what clients send.
+    """What the registry held at one moment, looked up by what clients send. Nothing in it changes.
 
-    targets: every `model` string a client may send → what serves it. tabular: the same of tabular models, which are
-    asked by another route. splits: app → its champion and challenger, where a traffic policy sends the challenger
-    anything.
+    apps: releases by app. targets: every `model` string a client may send → what serves it. tabular: the same of
+    tabular models, which are asked by another route. splits: app → its champion and challenger, where a traffic policy
+    sends the challenger anything.
     """
 
-    registered: RegisteredVersions
-    targets: Mapping[str, Target] = field(init=False, repr=False, compare=False)
-    tabular: Mapping[str, TabularVersion] = field(init=False, repr=False, compare=False)
-    splits: Mapping[str, Split] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        targets = {model.ref: Target(model) for model in self.registered.models}
+    def __init__(self, registered: RegisteredVersions) -> None:
+        self.registered, self.apps = registered, registered.releases
+        self.targets = {model.ref: Target(model) for model in registered.models}
         for releases in self.apps.values():
-            targets.update({name: Target(each.model, each) for name, each in _names(releases).items()})
-        object.__setattr__(self, "targets", targets)
-        tabular = (_names(versions).items() for versions in self.registered.tabular.values())
-        object.__setattr__(self, "tabular", dict(itertools.chain.from_iterable(tabular)))
-        object.__setattr__(self, "splits", dict(self._split_apps()))
-
-    @property
-    def apps(self) -> Mapping[str, tuple[Release, ...]]:
-        """Releases by app."""
-        return self.registered.releases
+            self.targets.update({name: Target(each.model, each) for name, each in _names(releases).items()})
+        self.tabular: dict[str, TabularVersion] = {}
+        for versions in registered.tabular.values():
+            self.tabular.update(_names(versions))
+        self.splits = dict(self._split_apps())
 
     @property
     def champions(self) -> Mapping[str, ModelVersion]:
@@ -257,18 +233,20 @@ class SnapshotKeeper:
 
     What vanishes from the source while it is served is a fault of the source, not news: it is served on as it was.
 
-    seconds: pause between two looks at the source. held_back: apps and tabular models whose old champion serves;
-    vanished: those among them that the source has no more.
+    read: gives everything that is registered now, the very object of the last time where nothing has changed. It may
+    block, and raises StoreUnavailable when the store cannot be reached. seconds: pause between two looks at it.
+    held_back: apps and tabular models whose old champion serves; vanished: those among them that the source has no
+    more.
     """
 
     def __init__(
         self,
-        source: ReleaseSource,
+        read: Callable[[], RegisteredVersions],
         pool: EnginePool,
         tabular: ModelCache[TabularVersion, Any],
         seconds: float,
     ) -> None:
-        self._source, self._pool, self._tabular, self._seconds = source, pool, tabular, seconds
+        self._read, self._pool, self._tabular, self._seconds = read, pool, tabular, seconds
         self._snapshot: Snapshot | None = None
         self._fresh = Snapshot(RegisteredVersions({}))
         self._read_at = 0.0
@@ -312,7 +290,7 @@ class SnapshotKeeper:
     async def look(self) -> None:
         """One look at the source: begins to load what new champions need, swaps in what is ready."""
         try:
-            registered = await run_blocking(self._source.registered, name="read registry")
+            registered = await run_blocking(self._read, name="read registry")
         except LlmopsError as error:
             self.last_error = str(error)
             return

@@ -20,7 +20,7 @@ from service.access import ANONYMOUS, is_open, require
 from service.gateway import Gateway
 from service.routes.predict import typed_paths
 from service.schemas import ErrorReply
-from service.snapshot import Snapshot, unknown_model
+from service.snapshot import unknown_model
 
 
 def health_router(gateway: Gateway) -> APIRouter:
@@ -86,22 +86,22 @@ class ModelCards(BaseModel):
     data: list[ModelCard]
 
 
-def model_list_router(gateway: Gateway, *, embeds: bool = False) -> APIRouter:
-    """The model routes of one gateway. embeds: whether it has the embedding model."""
+def model_list_router(gateway: Gateway) -> APIRouter:
+    """The model routes of one gateway."""
     router = APIRouter(tags=["models"], responses={"4XX": {"model": ErrorReply}, "5XX": {"model": ErrorReply}})
 
     @router.get("/v1/models")
     async def list_models(request: Request) -> ModelCards:
         """Apps and tabular models by alias and version, model versions, and the embedding model: what the key opens."""
         caller: Key = getattr(request.state, "caller", ANONYMOUS)
-        cards = [card for card, app in _cards(gateway.keeper.snapshot, embeds) if caller.may_use(app)]
+        cards = [card for card, app in _cards(gateway) if caller.may_use(app)]
         return ModelCards(data=sorted(cards, key=lambda card: card.id))
 
     @router.get("/v1/models/{model}")
     async def get_model(model: str, request: Request) -> ModelCard:
         """One of them."""
         caller: Key = getattr(request.state, "caller", ANONYMOUS)
-        cards = list(_cards(gateway.keeper.snapshot, embeds))
+        cards = list(_cards(gateway))
         for card, app in cards:
             if card.id == model:
                 require(caller, app)
@@ -111,8 +111,9 @@ def model_list_router(gateway: Gateway, *, embeds: bool = False) -> APIRouter:
     return router
 
 
-def _cards(snapshot: Snapshot, embeds: bool) -> Iterator[tuple[ModelCard, str | None]]:
+def _cards(gateway: Gateway) -> Iterator[tuple[ModelCard, str | None]]:
     """Every name, and the app that a key must open to use it."""
+    snapshot = gateway.keeper.snapshot
     for name, target in snapshot.targets.items():
         release = target.release
         if release is None:
@@ -121,7 +122,7 @@ def _cards(snapshot: Snapshot, embeds: bool) -> Iterator[tuple[ModelCard, str | 
             yield ModelCard(id=name, created=int(release.created_at)), release.app
     for name, version in snapshot.tabular.items():
         yield ModelCard(id=name, created=int(version.created_at)), version.name
-    if embeds:
+    if gateway.embed is not None:
         yield ModelCard(id=EMBEDDING_MODEL), None
 
 

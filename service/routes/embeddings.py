@@ -2,7 +2,6 @@
 
 import base64
 import struct
-from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -15,8 +14,8 @@ from llmops.production_log import LogRecord
 from service.access import require
 from service.answering import UnaryAnswering
 from service.error_map import ApiError
-from service.exchange import Arrival, estimated_tokens
-from service.gateway import Gateway
+from service.exchange import estimated_tokens
+from service.gateway import Embed, Gateway
 from service.json_route import JsonRoute
 from service.schemas import StrictBody, Text, only, replies
 
@@ -24,9 +23,6 @@ MOST_TEXTS = 2048
 """Texts of one request, as OpenAI allows."""
 
 DIMENSIONS = 384
-
-Embed = Callable[[Sequence[str]], Awaitable[tuple[Sequence[Sequence[float]], int]]]
-"""Texts to a vector each, in order, and how many tokens the model read in all. Raises EngineError."""
 
 _SomeText = Annotated[Text, Field(min_length=1)]
 
@@ -78,14 +74,14 @@ class Embeddings(BaseModel):
     usage: EmbeddingUsage
 
 
-def embeddings_router(gateway: Gateway, embed: Embed | None) -> APIRouter:
-    """The embedding route of one gateway. embed: None where there is no embedding model."""
+def embeddings_router(gateway: Gateway) -> APIRouter:
+    """The embedding route of one gateway."""
     router = APIRouter(tags=["embeddings"], route_class=JsonRoute)
 
     @router.post("/v1/embeddings", response_class=Response, responses=replies(Embeddings))
     def create_embedding(body: EmbeddingRequest) -> Embedding:
         """Vectors of texts, to compare them by meaning."""
-        return Embedding(gateway, embed, body)
+        return Embedding(gateway, body)
 
     return router
 
@@ -95,24 +91,22 @@ class Embedding(UnaryAnswering):
 
     _embed: Embed
 
-    def __init__(self, gateway: Gateway, embed: Embed | None, body: EmbeddingRequest) -> None:
+    def __init__(self, gateway: Gateway, body: EmbeddingRequest) -> None:
         super().__init__(gateway)
-        self._offered, self._body = embed, body
+        self._body = body
         self.most_tokens = sum(estimated_tokens(text) for text in body.texts)
 
-    def choose(self, arrival: Arrival) -> str:
-        """Raises ApiError 404 and 403."""
-        asked = self._body.model
-        if self._offered is None or asked != EMBEDDING_MODEL:
-            there_is = f"there is {EMBEDDING_MODEL}" if self._offered is not None else "this gateway has none"
+    def choose(self) -> str:
+        asked, offered = self._body.model, self._gateway.embed
+        if offered is None or asked != EMBEDDING_MODEL:
+            there_is = f"there is {EMBEDDING_MODEL}" if offered is not None else "this gateway has none"
             message = f"embedding model {asked[:100]!r} does not exist; {there_is}"
             raise ApiError(404, message, param="model", code="model_not_found")
-        require(arrival.caller, None)
-        self._embed = self._offered
+        require(self.arrival.caller, None)
+        self._embed = offered
         return EMBEDDING_MODEL
 
-    async def make(self, arrival: Arrival) -> bytes:  # noqa: ARG002  it is called as the others are
-        """Asks the engine."""
+    async def make(self) -> bytes:
         vectors, self.tokens = await self._embed(self._body.texts)
         data = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)]
         if self._body.encoding_format == "base64":
@@ -121,12 +115,12 @@ class Embedding(UnaryAnswering):
         usage = {"prompt_tokens": self.tokens, "total_tokens": self.tokens}
         return orjson.dumps({"object": "list", "data": data, "model": EMBEDDING_MODEL, "usage": usage})
 
-    def record(self, arrival: Arrival, status: int, outcome: str, error: str | None = None) -> LogRecord:
+    def record(self, status: int, outcome: str, error: str | None = None) -> LogRecord:
         """With the texts, and without vectors."""
         texts, user = self._body.texts, self._body.user
         details: dict[str, Any] = {"route": "embeddings", "texts": len(texts)}
-        details |= {"error": error, "user": user, "key": arrival.key_id}
-        return arrival.record(
+        details |= {"error": error, "user": user, "key": self.arrival.key_id}
+        return self.arrival.record(
             status,
             outcome,
             details,

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from llmops.keys import Key
 from llmops.processes import run_blocking
-from llmops.production_log import Feedback, LogRecord, ProductionLog, hidden_if_redacted, is_prediction
+from llmops.production_log import Feedback, LogRecord, hidden_if_redacted, is_prediction
 from llmops.production_log.record import row_count, values_of
 from llmops.tabular.schema import LONGEST_TEXT
 from service.access import ANONYMOUS
@@ -88,14 +88,14 @@ class FeedbackReply(BaseModel):
     truth: list[Any] | None = None
 
 
-def feedback_router(gateway: Gateway, log: ProductionLog) -> APIRouter:
-    """The feedback route over one log. gateway: knows the guards of the releases."""
+def feedback_router(gateway: Gateway) -> APIRouter:
+    """The feedback route of one gateway."""
     router = APIRouter(tags=["feedback"], route_class=JsonRoute)
 
     @router.post("/v1/feedback", response_class=Response, responses=replies(FeedbackReply))
     def give_feedback(body: FeedbackRequest) -> FeedbackAnswer:
         """Stores an opinion on an answer. The answer's release must belong to an app that the caller may use."""
-        return FeedbackAnswer(gateway, log, body)
+        return FeedbackAnswer(gateway, body)
 
     return router
 
@@ -103,8 +103,8 @@ def feedback_router(gateway: Gateway, log: ProductionLog) -> APIRouter:
 class FeedbackAnswer:
     """An ASGI app that answers one request."""
 
-    def __init__(self, gateway: Gateway, log: ProductionLog, body: FeedbackRequest) -> None:
-        self._gateway, self._log, self._body = gateway, log, body
+    def __init__(self, gateway: Gateway, body: FeedbackRequest) -> None:
+        self._gateway, self._log, self._body = gateway, gateway.production_log, body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         caller = scope["state"].get("caller", ANONYMOUS)

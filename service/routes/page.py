@@ -117,10 +117,10 @@ class Status(BaseModel):
     links: Links
 
 
-def page_router(gateway: Gateway, log: ProductionLog) -> APIRouter:
+def page_router(gateway: Gateway) -> APIRouter:
     """The page's routes. `/` and its files are open to everybody; `/status.json` shows a caller the apps it may use."""
     router = APIRouter(tags=["page"])
-    files, recent = _PageFiles(directory=_FOLDER), _Recent(log)
+    files, recent = _PageFiles(directory=_FOLDER), _Recent(gateway.production_log)
     router.mount("/page", files)
     uri = gateway.settings.resolved_tracking_uri
     mlflow = uri if uri.startswith(("http://", "https://")) and "@" not in uri else None

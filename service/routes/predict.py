@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field, WithJsonSchema
 from starlette.responses import Response
 
+from llmops import tabular
 from llmops.errors import Corrupted, EngineBusy, EngineUnavailable
 from llmops.keys import Key
 from llmops.production_log import PREDICT, LogRecord
@@ -18,10 +19,8 @@ from llmops.versions import TabularVersion
 from service.access import ANONYMOUS, require
 from service.answering import UnaryAnswering
 from service.error_map import ApiError
-from service.exchange import Arrival
 from service.gateway import Gateway
 from service.json_route import JsonRoute
-from service.predictions import Scored
 from service.schemas import ErrorReply, StrictBody, field_path, replies
 from service.snapshot import Snapshot, unknown_model
 
@@ -167,15 +166,14 @@ class Prediction(UnaryAnswering):
     def __init__(self, gateway: Gateway, model: str, body: PredictRequest) -> None:
         super().__init__(gateway)
         self._asked, self._rows = model, body.rows
-        self._scored: Scored | None = None
+        self._scored: tabular.Predictions | None = None
 
-    def choose(self, arrival: Arrival) -> str:
-        """Raises ApiError 404 and 403."""
-        self._version = _chosen(self._gateway.keeper.snapshot, self._asked, arrival.caller)
+    def choose(self) -> str:
+        self._version = _chosen(self._gateway.keeper.snapshot, self._asked, self.arrival.caller)
         return self._version.ref
 
-    async def make(self, arrival: Arrival) -> bytes:
-        """Has the rows scored. Raises ApiError 400 naming the row and the column at fault."""
+    async def make(self) -> bytes:
+        """Raises ApiError 400 naming the row and the column at fault."""
         model = await self._gateway.tabular.model(self._version)
         try:
             scored = await self._gateway.predictions.predict(model, self._rows)
@@ -183,16 +181,16 @@ class Prediction(UnaryAnswering):
             place = ("rows", bad.row) if bad.column is None else ("rows", bad.row, bad.column)
             raise ApiError(400, str(bad), param=field_path(place)) from bad
         self._scored = scored
-        reply = {"model": self._version.ref, "request_id": arrival.request_id, "predictions": scored.values}
+        reply = {"model": self._version.ref, "request_id": self.arrival.request_id, "predictions": scored.values}
         if scored.probabilities is not None:
             reply["probabilities"] = scored.probabilities
         return orjson.dumps(reply)
 
-    def record(self, arrival: Arrival, status: int, outcome: str, error: str | None = None) -> LogRecord:
+    def record(self, status: int, outcome: str, error: str | None = None) -> LogRecord:
         """With rows, predictions and probabilities, as `llmops.production_log.record` reads them."""
         ref, scored = self._version.ref, self._scored
-        details = {"rows": len(self._rows), "error": error, "key": arrival.key_id}
-        return arrival.record(
+        details = {"rows": len(self._rows), "error": error, "key": self.arrival.key_id}
+        return self.arrival.record(
             status,
             outcome,
             details | {"probabilities": None if scored is None else scored.probabilities},

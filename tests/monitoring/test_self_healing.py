@@ -38,6 +38,7 @@ from monitoring.descriptors import DescriptorSet
 from monitoring.release_actions import RegistryActuator
 from monitoring.run import pin_reference
 from service.app import create_app
+from service.gateway import Gateway
 from tests.monitoring.acting import Receiver, http_receiver
 from tests.monitoring.conftest import REFUSAL
 from tests.service.conftest import PROMPT, served, wait_until
@@ -157,8 +158,8 @@ def story(
     stop = threading.Event()
     with ExitStack() as stack:
         log = stack.enter_context(closing(ProductionLog(settings.resolved_log_url)))
-        app = create_app(settings, registry, lambda model: FakeEngine(answer, name=model.ref), log)
-        url = stack.enter_context(served(app))
+        gateway = Gateway(settings, registry.registered, lambda model: FakeEngine(answer, name=model.ref), log)
+        url = stack.enter_context(served(create_app(gateway)))
         receiver = stack.enter_context(http_receiver())
         traffic = Traffic(url)
         with httpx.Client(base_url=url, timeout=30) as http:

@@ -25,9 +25,8 @@ from llmops.prompt_file import parse_prompt
 from llmops.settings import Settings
 from llmops.versions import ModelVersion, PromptVersion, Release, TabularVersion
 from service.app import create_app
-from service.gateway import Ping
+from service.gateway import Embed, Gateway, Ping
 from service.predictions import TabularOpener
-from service.routes.embeddings import Embed
 from service.server import bound_socket
 from service.slow_clients import with_header_timeout
 from tests.service.browser import Browser, chromium
@@ -169,7 +168,7 @@ def serving(
     made = Settings(home=folder, log_url=log_url, **{"registry_poll": 0.05, **settings})
     log = ProductionLog(made.resolved_log_url)
     options = {"embed": embed, "keys": keys, "ping": ping, "open_tabular": open_tabular}
-    app = create_app(made, source, open_engine, log, **options)
+    app = create_app(Gateway(made, lambda: source.registered(), open_engine, log, **options))
     with served(app) as url, httpx.Client(base_url=url, timeout=60) as http:
         running = Running(url, app, source, engines, log, http)
         if until_ready:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmops.tabular import Column, RowSchema, columns_of
+from llmops.tabular import Column, Predictions, RowSchema, columns_of
 from llmops.versions import TabularVersion
 
 BIKE = RowSchema(
@@ -33,14 +33,6 @@ def row(hour: int = 7, **fields: Any) -> dict[str, Any]:
 
 
 @dataclass
-class Answer:
-    """What a model says."""
-
-    values: Sequence[Any]
-    probabilities: Sequence[Mapping[str, float]] | None = None
-
-
-@dataclass
 class Hours:
     """Predicts `factor` times the hour. calls: rows of each call. before: called before each. example: as stored."""
 
@@ -49,11 +41,11 @@ class Hours:
     calls: list[int] = field(default_factory=list)
     example: Mapping[str, Any] | None = None
 
-    def predict(self, rows: Sequence[Mapping[str, Any]], /) -> Answer:
+    def predict(self, rows: Sequence[Mapping[str, Any]], /) -> Predictions:
         self.calls.append(len(rows))
         self.before(rows)
         hours = columns_of(BIKE, rows)["hour"]
-        return Answer([float(hour) * self.factor for hour in hours])
+        return Predictions([float(hour) * self.factor for hour in hours])
 
 
 class Classes:
@@ -61,9 +53,9 @@ class Classes:
 
     example: Mapping[str, Any] | None = None
 
-    def predict(self, rows: Sequence[Mapping[str, Any]], /) -> Answer:
+    def predict(self, rows: Sequence[Mapping[str, Any]], /) -> Predictions:
         values = [int(alcohol > 13) for alcohol in columns_of(WINE, rows)["alcohol"]]
-        return Answer(values, [{"0": 1.0 - value, "1": float(value)} for value in values])
+        return Predictions(values, [{"0": 1.0 - value, "1": float(value)} for value in values])
 
 
 @dataclass

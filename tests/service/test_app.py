@@ -19,7 +19,7 @@ from llmops.errors import EngineUnavailable, StoreUnavailable
 from llmops.keys import KeyStore
 from llmops.production_log import ProductionLog
 from llmops.settings import Settings
-from service.gateway import EngineWatch
+from service.gateway import EngineWatch, Gateway
 from tests.service.conftest import bearer, embed, listening
 
 pytestmark = pytest.mark.anyio
@@ -91,7 +91,7 @@ def test_making_an_app_starts_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(threading.Thread, "start", noted)
     log = ProductionLog(f"sqlite:///{tmp_path / 'log.db'}")
-    app = service.app.create_app(Settings(home=tmp_path), None, None, log)
+    app = service.app.create_app(Gateway(Settings(home=tmp_path), None, None, log))
     log.close()
     assert (app.state.gateway.keeper.age, started) == (None, [])
     assert service.app.__all__ == ["create_app"]

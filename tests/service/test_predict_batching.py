@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmops.errors import EngineBusy, EngineUnavailable
-from llmops.tabular import BadRow
+from llmops.tabular import BadRow, Predictions
 from service import predictions as predict_batching
 from service.predictions import PredictionBatches
-from tests.service.tabular_models import Answer, Classes, Hours, row
+from tests.service.tabular_models import Classes, Hours, row
 
 
 class Door:
@@ -93,7 +93,7 @@ def test_an_estimator_that_fails_on_one_request_answers_the_others():
 def test_a_model_that_gives_another_number_of_values_is_an_error():
     class Short:
         def predict(self, _rows, /):
-            return Answer([1.0])
+            return Predictions([1.0])
 
     async def ask(batches):
         with pytest.raises(ValueError, match="1 values for 2 rows"):

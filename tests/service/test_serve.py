@@ -17,7 +17,7 @@ from llmops.prompt_file import parse_prompt
 from llmops.settings import Settings
 from llmops.tabular import Column, RowSchema
 from llmops.versions import ModelVersion, TabularVersion
-from service.serve import _RegistryOnDemand, serve
+from service.serve import registry_on_demand, serve
 from tests.service.conftest import PROMPT
 from tests.service.test_server import free_port
 
@@ -111,10 +111,10 @@ def test_a_registry_that_is_away_at_the_start_is_said_and_holds_up_no_shutdown(e
 
 
 def test_a_registry_is_opened_by_the_first_look_and_asked_again_after_a_failure(tmp_path):
-    source = _RegistryOnDemand(Settings(home=tmp_path, tracking_uri="sqlite:////no/such/folder/mlflow.db"))
+    registry = registry_on_demand(Settings(home=tmp_path, tracking_uri="sqlite:////no/such/folder/mlflow.db"))
     for _ in range(2):
         with pytest.raises(StoreUnavailable):
-            source.registered()
+            registry().registered()
 
 
 @pytest.fixture

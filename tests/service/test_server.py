@@ -171,6 +171,7 @@ from llmops.engines.fake import FakeEngine
 from llmops.production_log import ProductionLog
 from llmops.settings import Settings
 from service.app import create_app
+from service.gateway import Gateway
 from service.server import bound_socket, uvicorn_config
 from tests.service.static_releases import StaticReleases
 home = Path(sys.argv[2])
@@ -178,7 +179,7 @@ log = ProductionLog(f"sqlite:///{home / 'log.db'}")
 source = StaticReleases([conftest.release(1, "champion")])
 opener = lambda model: FakeEngine(lambda _: "one two three four five", word_seconds=0.15)
 settings = Settings(home=home)
-config = uvicorn_config(lambda: create_app(settings, source, opener, log), settings)
+config = uvicorn_config(lambda: create_app(Gateway(settings, source.registered, opener, log)), settings)
 uvicorn.Server(config).run(sockets=[bound_socket("127.0.0.1", int(sys.argv[3]))])
 print("stopped", flush=True)
 """

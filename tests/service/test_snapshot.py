@@ -222,7 +222,10 @@ def test_a_move_in_a_real_registry_is_seen_by_every_worker_within_two_seconds(tm
     async def seconds_until_seen():
         keepers = [
             SnapshotKeeper(
-                Registry(settings), EnginePool(lambda _: FakeEngine()), tabular_models(None), settings.registry_poll
+                Registry(settings).registered,
+                EnginePool(lambda _: FakeEngine()),
+                tabular_models(None),
+                settings.registry_poll,
             )
             for _ in range(2)
         ]
