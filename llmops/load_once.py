@@ -57,9 +57,9 @@ class ModelCache(Generic[Version, Model]):
         key_of: Callable[[Version], Hashable],
         *,
         most_idle: int = 3,
-        on_load: Callable[[], None] = lambda: None,
     ) -> None:
-        self._open, self._key_of, self._most_idle, self.on_load = open_model, key_of, most_idle, on_load
+        self._open, self._key_of, self._most_idle = open_model, key_of, most_idle
+        self.on_load: Callable[[], object] = lambda: None
         self._entries: OrderedDict[Hashable, Entry[Version, Model]] = OrderedDict()  # least recently used first
         self._pinned: frozenset[Hashable] = frozenset()
         self._tasks: set[asyncio.Task[None]] = set()

@@ -277,6 +277,23 @@ def sweep_scratch_folders() -> int:
     return swept
 
 
+def settle(loop: asyncio.AbstractEventLoop, outcomes: Sequence[tuple[asyncio.Future[T], T | Exception]]) -> None:
+    """From another thread: gives each waiter on the loop its outcome, an exception to be raised. Those that no longer
+    wait, or whose loop has closed meanwhile, are left."""
+
+    def tell() -> None:
+        for future, outcome in outcomes:
+            if future.done():
+                continue
+            if isinstance(outcome, Exception):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(tell)
+
+
 async def run_blocking(work: Callable[[], T], *, name: str) -> T:
     """Runs `work` in a daemon thread of its own and returns what it returns, or raises what it raises.
 

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from llmops.audit import AuditLog, Draft
+from llmops.audit import AuditLog
 from llmops.errors import CannotRun
-from llmops.production_log import Belongings, Erased, ProductionLog, open_engine
-from llmops.production_log.forgetting import names_of
+from llmops.production_log import Belongings, ProductionLog, open_engine
+from llmops.production_log.forgetting import Erased, names_of
 from llmops.recording.forgetting import Traces
 from llmops.settings import Settings
 from monitoring.act.action_tables import ID_COLUMNS, alarm_book
@@ -123,7 +123,7 @@ def forget(
             _forget(settings, log, found, receipt, search)
             deleted = {name: count for name, count in receipt.deleted.items() if count}
             counts = {"asked": sorted(asked), "deleted": deleted, "left": sum(receipt.left.values())}
-            AuditLog(log.url).append(Draft("forget", "production log", counts))
+            AuditLog(log.url).append("forget", "production log", counts)
     receipt.seconds = time.monotonic() - start
     return receipt
 

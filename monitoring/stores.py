@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from llmops.audit import AuditLog, Draft
+from llmops.audit import AuditLog
 from llmops.production_log import ProductionLog
 from llmops.settings import Settings
 from monitoring.config import MonitorConfig, read_config
@@ -159,7 +159,7 @@ def delete_archived(log: ProductionLog, archive: Archive, before: datetime, *, d
     deleted = archive.delete_before(before, dry_run=dry_run)
     if deleted["archived_hours"] and not dry_run:
         details = {"archive": archive.url, "before": before.isoformat(), "deleted": deleted}
-        AuditLog(log.url).append(Draft("retain", "production log", details))
+        AuditLog(log.url).append("retain", "production log", details)
     return deleted
 
 

@@ -192,7 +192,7 @@ class Exchange:
             longest = _parameters(self.request.sent, self.target).max_tokens
         except ApiError:
             return 0  # it will be refused
-        most = self.guards.longest_answer
+        most = self.guards.rules.max_output
         longest = longest if most is None else min(longest, most)
         return self._estimated_input + longest * int(self.request.extras.get("n", 1))
 
@@ -279,7 +279,7 @@ class Exchange:
     def _guarded(self, record: LogRecord) -> LogRecord:
         """The record without what a guard keeps out of the log, and with what the guards did."""
         details: dict[str, Any] = dict(record.details)
-        if self.guards.redacts_log:
+        if self.guards.rules.redact_log:
             details = self.guards.redacted_for_log({"input": record.input, "output": record.output, **details})
             texts = {"input": details.pop("input"), "output": details.pop("output")}
             record = dataclasses.replace(record, **texts, user=hidden_if_redacted(record.user, details.get("user")))

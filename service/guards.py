@@ -68,7 +68,7 @@ class _Found:
 
 @dataclasses.dataclass(frozen=True)
 class GuardRules:
-    """A release's guards, compiled once. Empty rules guard nothing."""
+    """A release's guards, compiled once; empty rules guard nothing. max_output: the most tokens of an answer."""
 
     redact_log: bool = False
     redact_engine: bool = False
@@ -84,8 +84,7 @@ class GuardRules:
             block = tuple(regex.compile(source) for source in guards.get("block") or ())
         except regex.error as error:
             raise ValueError(f"block: {error}") from error
-        redacts = (bool(guards.get("redact_log")), bool(guards.get("redact_engine")))
-        return cls(*redacts, block, guards.get("max_output"))
+        return cls(bool(guards.get("redact_log")), bool(guards.get("redact_engine")), block, guards.get("max_output"))
 
 
 def guards_for(release: Release | None) -> Guards:
@@ -110,10 +109,10 @@ class Guards:
     actions: what they have done, in the shape that the log keeps. screening: whether answers must go through `screen`.
     """
 
-    __slots__ = ("_rules", "_screens", "actions", "screening")
+    __slots__ = ("_screens", "actions", "rules", "screening")
 
     def __init__(self, rules: GuardRules) -> None:
-        self._rules = rules
+        self.rules = rules
         self.screening = bool(rules.block)
         self._screens: dict[int, _Screen] = {}
         self.actions: list[dict[str, Any]] = []
@@ -121,21 +120,11 @@ class Guards:
     @property
     def active(self) -> bool:
         """Whether there is anything to guard."""
-        return self._rules is not _NO_RULES
-
-    @property
-    def redacts_log(self) -> bool:
-        """Whether records must go through `redacted_for_log`."""
-        return self._rules.redact_log
-
-    @property
-    def longest_answer(self) -> int | None:
-        """The most tokens of an answer; None: no bound."""
-        return self._rules.max_output
+        return self.rules is not _NO_RULES
 
     def bound(self, parameters: GenerationParameters) -> GenerationParameters:
         """The parameters, with `max_tokens` no larger than the guard allows."""
-        most = self._rules.max_output
+        most = self.rules.max_output
         if most is None or parameters.max_tokens <= most:
             return parameters
         self.actions.append({"guard": "max_output", "where": "parameters", "asked": parameters.max_tokens})
@@ -150,7 +139,7 @@ class Guards:
             ApiError: 400 `content_filter`, naming the field, when a pattern finds something in either.
         """
         self._refuse_if_blocked({**sent_on, **(kept or {})})
-        if not self._rules.redact_engine:
+        if not self.rules.redact_engine:
             return dict(sent_on)
         passed, total = {}, 0
         for name, value in sent_on.items():
@@ -162,18 +151,18 @@ class Guards:
 
     def hides(self, value: Any) -> bool:
         """Whether a value holds something that must stay out of the log."""
-        return self._rules.redact_log and redacted(value)[1] > 0
+        return self.rules.redact_log and redacted(value)[1] > 0
 
     def feedback(self, texts: Mapping[str, Any]) -> dict[str, Any]:
         """What may be stored of an opinion on an answer. Raises ApiError 400 `content_filter`."""
         self._refuse_if_blocked(texts)
-        return self.redacted_for_log(dict(texts)) if self._rules.redact_log else dict(texts)
+        return self.redacted_for_log(dict(texts)) if self.rules.redact_log else dict(texts)
 
     def screen(self, chunk: Chunk) -> Chunk | None:
         """What of a chunk may go out now, perhaps with text held back before; None when nothing may."""
         screen = self._screens.get(chunk.index)
         if screen is None:
-            screen = self._screens[chunk.index] = _Screen(self._rules.block)
+            screen = self._screens[chunk.index] = _Screen(self.rules.block)
         if screen.closed:
             return None
         passed = screen.take(chunk)
@@ -195,12 +184,12 @@ class Guards:
         return dict(passed)
 
     def _refuse_if_blocked(self, parts: Mapping[str, Any]) -> None:
-        if not self._rules.block:
+        if not self.rules.block:
             return
         give_up_at = time.thread_time() + SEARCH_ALL_SECONDS
         for name, part in parts.items():
             for text in dict.fromkeys(texts_in(part)):
-                found = _find(self._rules.block, text)
+                found = _find(self.rules.block, text)
                 if found is None and time.thread_time() > give_up_at:
                     found = _Found(failure="search took too long")
                 if found is not None:

@@ -24,7 +24,8 @@ from starlette.types import Message, Send
 from llmops.errors import StoreUnavailable
 from llmops.keys import Key
 from llmops.processes import run_blocking
-from llmops.production_log import ClaimedKey, IdempotentReplies, KeyInUse, LogRecord, ReplyRow, StoredReply
+from llmops.production_log import LogRecord
+from llmops.production_log.replies import ClaimedKey, IdempotentReplies, KeyInUse, ReplyRow, StoredReply
 from llmops.text_patterns import redact
 from service.error_map import ApiError
 from service.key_limits import Headers

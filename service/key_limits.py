@@ -30,8 +30,7 @@ from typing import TYPE_CHECKING, Any
 from llmops.errors import StoreUnavailable
 from llmops.keys import Key
 from llmops.processes import ProcessLock, run_blocking
-from llmops.production_log import BudgetState, Reservation, TokenBudgets
-from llmops.production_log.budgets import MINUTE_SECONDS
+from llmops.production_log.budgets import MINUTE_SECONDS, BudgetState, Reservation, TokenBudgets
 from service.error_map import RETRY_SECONDS, ApiError
 
 if TYPE_CHECKING:

@@ -1,7 +1,6 @@
 """Writes the production log off the event loop, many waiting records in one transaction (group commit)."""
 
 import asyncio
-import contextlib
 import dataclasses
 import logging
 import queue
@@ -11,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from llmops.errors import StoreUnavailable
-from llmops.processes import run_blocking
+from llmops.processes import run_blocking, settle
 from llmops.production_log import LogRecord, RecordRefused, ReplyRow
 
 logger = logging.getLogger("llmops.service")
@@ -97,7 +96,7 @@ class LogWriter:
             elif self._unwritten is not None and not ended:
                 self._try_again(self._unwritten)
             if asked := [item for item in taken if not isinstance(item, _Waiting)]:
-                self._settle(asked, None if self.failure is None else StoreUnavailable(self.failure))
+                self._settle(asked, self.failure)
             if ended:
                 return
 
@@ -131,11 +130,10 @@ class LogWriter:
         self._note(group[-1].record, error)
         self._settle([item.future for item in group], error)
 
-    def _settle(self, futures: Sequence[asyncio.Future[None]], error: Exception | None) -> None:
-        # A loop that has closed in the meantime has no waiter left.
-        with contextlib.suppress(RuntimeError):
-            if self._loop is not None:
-                self._loop.call_soon_threadsafe(_settle, futures, error)
+    def _settle(self, futures: Sequence[asyncio.Future[None]], problem: Exception | str | None) -> None:
+        if self._loop is not None:
+            outcome = None if problem is None else StoreUnavailable(f"production log: {problem}")
+            settle(self._loop, [(future, outcome) for future in futures])
 
     def _try_again(self, record: LogRecord) -> None:
         """Writes the last lost record as what became of it: a request answered with 503, unless it was served.
@@ -163,13 +161,3 @@ class LogWriter:
 def _is_down(error: Exception) -> bool:
     """Whether the log cannot be written at all; any other error lies in the record itself."""
     return isinstance(error, StoreUnavailable) and not isinstance(error, RecordRefused)
-
-
-def _settle(futures: Sequence[asyncio.Future[None]], error: Exception | None) -> None:
-    for future in futures:
-        if future.done():
-            continue
-        if error is None:
-            future.set_result(None)
-        else:
-            future.set_exception(StoreUnavailable(f"production log: {error}"))

@@ -5,7 +5,6 @@ scores one batch the next one gathers: batches grow with the load, and a request
 """
 
 import asyncio
-import contextlib
 import itertools
 import queue
 import threading
@@ -18,7 +17,7 @@ import orjson
 
 from llmops.errors import CannotRun, EngineBusy, EngineUnavailable
 from llmops.load_once import ModelCache
-from llmops.processes import run_blocking
+from llmops.processes import run_blocking, settle
 from llmops.tabular import BadRow, Predictions, TabularModel
 from llmops.versions import TabularVersion
 
@@ -128,10 +127,8 @@ class PredictionBatches:
                 by_model[id(item.model)].append(item)
             for same in by_model.values():
                 outcomes = _scored(same[0].model, [item.rows for item in same])
-                # A loop that has closed in the meantime has no waiter left.
-                with contextlib.suppress(RuntimeError):
-                    if self._loop is not None:
-                        self._loop.call_soon_threadsafe(_tell, [item.future for item in same], outcomes)
+                if self._loop is not None:
+                    settle(self._loop, list(zip([item.future for item in same], outcomes, strict=True)))
             self._busy_since = None
             if ended:
                 return
@@ -197,13 +194,3 @@ def _shares(predicted: Predictions, counts: Sequence[int]) -> Iterator[Predictio
         end = start + count
         yield Predictions(values[start:end], None if probabilities is None else probabilities[start:end])
         start = end
-
-
-def _tell(futures: Sequence[asyncio.Future[Predictions]], outcomes: Sequence[_Outcome]) -> None:
-    for future, outcome in zip(futures, outcomes, strict=True):
-        if future.done():
-            continue
-        if isinstance(outcome, Exception):
-            future.set_exception(outcome)
-        else:
-            future.set_result(outcome)

@@ -57,6 +57,11 @@ def text_or_list(value: object) -> str:
     return "<list>" if isinstance(value, (list, tuple)) else "<text>"
 
 
+def type_of(value: object) -> object:
+    """What a part or an item says that it is; a discriminator gets it raw, or as a checked model."""
+    return value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+
+
 T = TypeVar("T")
 TextOrList = Annotated[
     Annotated[Text, Tag("<text>")] | Annotated[list[T], Tag("<list>"), Field(min_length=1, max_length=MOST_MESSAGES)],

@@ -25,22 +25,11 @@ AliasState = Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
-    """What an entry says: everything but its place in the chain, its time and its actor.
-
-    subject: what it is about, such as `assistant@3` or `assistant`. details: JSON values; never texts of users.
-    """
-
-    action: str
-    subject: str
-    details: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class AuditEntry:
     """An entry as it is stored.
 
     seq: 1, 2, 3 … without a gap. at: ISO 8601, UTC. actor: a user of the operating system, or a name such as `monitor`.
+    subject: what it is about, such as `assistant@3` or `assistant`. details: JSON values; never texts of users.
     previous: the hash of the entry before. hash: sha256 over the canonical JSON of all the other fields.
     """
 
@@ -54,11 +43,13 @@ class AuditEntry:
     hash: str
 
     @classmethod
-    def chained(cls, previous: AuditEntry | None, at: str, actor: str, draft: Draft) -> AuditEntry:
+    def chained(
+        cls, previous: AuditEntry | None, at: str, actor: str, action: str, subject: str, details: Mapping[str, Any]
+    ) -> AuditEntry:
         """The entry that follows `previous`; the first one after None."""
         seq, before = (1, NO_ENTRY) if previous is None else (previous.seq + 1, previous.hash)
-        details = json.loads(_details_text(draft.details))
-        unhashed = cls(seq, at, storable(actor), draft.action, storable(draft.subject), details, before, "")
+        details = json.loads(_details_text(details))
+        unhashed = cls(seq, at, storable(actor), action, storable(subject), details, before, "")
         return dataclasses.replace(unhashed, hash=unhashed.expected_hash())
 
     @classmethod

@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 import sqlalchemy as sa
 
-from llmops.audit.entries import AliasState, AuditEntry, Draft, Move, Replay, Verification, check_chain
+from llmops.audit.entries import AliasState, AuditEntry, Move, Replay, Verification, check_chain
 from llmops.errors import StoreUnavailable
 from llmops.processes import ProcessLock
 from llmops.production_log.database import database_url, open_engine, translated
@@ -135,24 +136,21 @@ class AuditLog:
         held.callback(lock.close)
         return functools.partial(lock.acquire, wait=False)
 
-    def append(self, *drafts: Draft) -> list[AuditEntry]:
-        """Writes entries, all or none; durable when it returns."""
-        made: list[AuditEntry] = []
+    def append(self, action: str, subject: str, details: Mapping[str, Any] = MappingProxyType({})) -> AuditEntry:
+        """Writes an entry; durable when it returns."""
         with self._transaction(writes=True) as connection:
-            if (
-                connection.dialect.name == "postgresql"
-            ):  # from here on no other writer continues the chain; SQLite's writers are alone anyway
+            # From here on no other writer continues the chain; SQLite's writers are alone anyway.
+            if connection.dialect.name == "postgresql":
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_CHAIN_LOCK})")
             make_table(connection)
             newest = sa.select(audit_log).order_by(audit_log.c.seq.desc()).limit(1)
             row = connection.execute(newest).mappings().one_or_none()
             # Only the place in the chain is needed of the last entry, which may have been tampered with.
             last = None if row is None else AuditEntry(**{**row, "details": {}})
-            for draft in drafts:
-                last = AuditEntry.chained(last, datetime.now(UTC).isoformat(), self.actor or os_user(), draft)
-                made.append(last)
-            connection.execute(sa.insert(audit_log), [entry.to_row() for entry in made])
-        return made
+            at, actor = datetime.now(UTC).isoformat(), self.actor or os_user()
+            entry = AuditEntry.chained(last, at, actor, action, subject, dict(details))
+            connection.execute(sa.insert(audit_log), entry.to_row())
+        return entry
 
     def rows(self, name: str | None = None) -> Iterator[Mapping[str, Any]]:
         """Every row of the table as it stands there, in order, whether or not it is a sound entry; with a name, only
@@ -187,7 +185,7 @@ class AuditLog:
         they stood by it until now. Call in `turn`. Raises Corrupted."""
         replay = self.replay(name)
         if found and not replay.known:
-            self.append(Draft("opening", name, {"standing": dict(found)}))
+            self.append("opening", name, {"standing": dict(found)})
         return replay
 
     def intend(self, move: Move, found: AliasState) -> AuditEntry:
@@ -197,18 +195,18 @@ class AuditLog:
         replay = self.open(move.name, found)
         intent = replay.unfinished
         if replay.known and replay.differences(found):
-            self.append(Draft("found", move.name, {"standing": dict(found), "expected": dict(replay.expected)}))
+            self.append("found", move.name, {"standing": dict(found), "expected": dict(replay.expected)})
         elif intent is not None:
             said = (intent.action, intent.subject, intent.details.get("why"))
             if said == (move.action, move.subject, move.why):
                 return intent
         superseded = {} if intent is None else {"supersedes": intent.seq}
         details = {"phase": "intent", **move.details(found), **superseded}
-        return self.append(Draft(move.action, move.subject, details))[0]
+        return self.append(move.action, move.subject, details)
 
     def done(self, intent: AuditEntry) -> None:
         """Says that an intended move is done. Call in `turn`."""
-        self.append(Draft(intent.action, intent.subject, {"phase": "done", "of": intent.seq}))
+        self.append(intent.action, intent.subject, {"phase": "done", "of": intent.seq})
 
     @contextmanager
     def _transaction(self, *, writes: bool = False) -> Iterator[sa.Connection]:

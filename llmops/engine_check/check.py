@@ -140,11 +140,7 @@ def _reason(found: Mapping[str, Observation]) -> str | None:
 
 
 def _settings(
-    base_url: str,
-    model: str,
-    key_variable: str | None,
-    found: Mapping[str, Observation],
-    loads: Sequence[speed.Load],
+    base_url: str, model: str, key_variable: str | None, found: Mapping[str, Observation], loads: Sequence[speed.Load]
 ) -> dict[str, Any]:
     """What to write to use the server: the model's source, and the settings that what was seen asks for."""
     environment = {}

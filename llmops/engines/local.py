@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 from llmops.errors import Corrupted
+from llmops.generation import Chunk, GenerationRequest
 
 T = TypeVar("T")
 _CUT_CHARACTER = "\ufffd"  # what a tokenizer shows for the bytes of a character that is not complete yet
@@ -67,6 +69,23 @@ class AnswerText:
         piece = text[self._said :]
         self._said = max(self._said, len(text))
         return piece
+
+
+Send = Callable[[Chunk | Exception | None], None]
+"""Sends what `from_thread` gives on; None is the end."""
+
+
+@dataclass(eq=False)
+class RequestUnderWay:
+    """One request in the hands of an engine's thread. tokens: decoded so far."""
+
+    request: GenerationRequest
+    send: Send
+    cancelled: threading.Event
+    tokens: list[int] = field(default_factory=list, kw_only=True)
+
+    def __post_init__(self) -> None:
+        self.text = AnswerText(self.request.parameters.stop)
 
 
 def check_gguf(path: Path) -> None:

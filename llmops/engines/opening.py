@@ -227,10 +227,8 @@ def engine_key(model: ModelVersion) -> EngineKey:
 class EnginePool(ModelCache[ModelVersion, Engine]):
     """Engines by model content, so that two names of the same weights share one engine."""
 
-    def __init__(
-        self, open_engine: EngineOpener, *, most_idle: int = 3, on_load: Callable[[], None] = lambda: None
-    ) -> None:
-        super().__init__(open_engine, engine_key, most_idle=most_idle, on_load=on_load)
+    def __init__(self, open_engine: EngineOpener, *, most_idle: int = 3) -> None:
+        super().__init__(open_engine, engine_key, most_idle=most_idle)
 
     @asynccontextmanager
     async def lease(self, model: ModelVersion) -> AsyncIterator[Engine]:

@@ -9,14 +9,14 @@ import contextlib
 import itertools
 import queue
 import threading
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from llmops.engines.local import AnswerText, check_gguf, from_thread
+from llmops.engines.local import RequestUnderWay, check_gguf, from_thread
 from llmops.engines.protocol import EngineIdentity
 from llmops.engines.schemas import enforced_schema
 from llmops.errors import ContextTooLong, Corrupted, EngineError, EngineRejected, EngineUnavailable
@@ -31,8 +31,6 @@ _CLEANING_STEPS = 3
 _UNSETTLED = 16  # tokens at the end that are decoded again with each new one
 _REASONS = {"STOP": "stop", "LENGTH": "length", "TOOL_CALL": "stop"}
 
-Send = Callable[[Chunk | Exception | None], None]
-
 
 def identity(slots: int, context: int, prompt_cache: str = "no", weights: str = "stored") -> EngineIdentity:
     """What this engine will be, known before anything is loaded. Raises EngineUnavailable."""
@@ -44,23 +42,16 @@ def identity(slots: int, context: int, prompt_cache: str = "no", weights: str = 
     return EngineIdentity("openvino", build, settings)
 
 
-@dataclass
-class _Row:
-    """One request on its way. schema: the JSON schema that the answer must follow, as text. tokens: what was decoded;
-    read: how many of them `text` has seen settled."""
+@dataclass(eq=False)
+class _Row(RequestUnderWay):
+    """schema: the JSON schema that the answer must follow, as text. handle: None before it begins and after its end.
+    read: how many tokens are decoded for good, to `settled`."""
 
-    request: GenerationRequest
-    send: Send
-    cancelled: threading.Event
     schema: str | None = None
     handle: Any = None
     tokens_in: int = 0
-    tokens: list[int] = field(default_factory=list)
     settled: str = ""
     read: int = 0
-
-    def __post_init__(self) -> None:
-        self.text = AnswerText(self.request.parameters.stop)
 
 
 class OpenVinoEngine:

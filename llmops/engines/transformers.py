@@ -8,19 +8,17 @@ import asyncio
 import math
 import queue
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from llmops.engines.local import AnswerText, from_thread
+from llmops.engines.local import RequestUnderWay, from_thread
 from llmops.engines.protocol import EngineIdentity, refuse_response_format
 from llmops.errors import ContextTooLong, Corrupted, EngineError, EngineRejected, EngineUnavailable, first_line
 from llmops.generation import Chunk, GenerationParameters, GenerationRequest, Message, Usage
-
-Send = Callable[[Chunk | Exception | None], None]
 
 
 def identity(slots: int) -> EngineIdentity:
@@ -58,19 +56,12 @@ def load_pretrained(folder: Path, kind: str, no_packages: str, *, gguf_file: str
 
 
 @dataclass(eq=False)
-class _Row:
-    """One request on its way through a batch."""
+class _Row(RequestUnderWay):
+    """One row of a batch."""
 
-    request: GenerationRequest
-    send: Send
-    cancelled: threading.Event
-    tokens: list[int] = field(default_factory=list)
     prompt: str = ""
     prompt_tokens: int = 0
     finish_reason: str | None = None
-
-    def __post_init__(self) -> None:
-        self.text = AnswerText(self.request.parameters.stop)
 
 
 class TransformersEngine:

@@ -5,15 +5,12 @@ its URL. The database also holds users' feedback on answers (`Feedback`, which i
 and the replies that are returned for a repeated Idempotency-Key (`IdempotentReplies`).
 """
 
-from llmops.production_log.budgets import BudgetState, Reservation, TokenBudgets
-from llmops.production_log.database import RecordRefused, database_url, open_engine
-from llmops.production_log.forgetting import Belongings, Erased
+from llmops.production_log.database import RecordRefused, open_engine
+from llmops.production_log.forgetting import Belongings
 from llmops.production_log.log import ProductionLog, read_predictions
 from llmops.production_log.record import (
-    MOST_USER_CHARACTERS,
     PREDICT,
     SHADOW,
-    VOTES,
     Feedback,
     LogRecord,
     PredictionBatch,
@@ -25,31 +22,22 @@ from llmops.production_log.record import (
     moment_of,
     parse_time,
 )
-from llmops.production_log.replies import ClaimedKey, IdempotentReplies, KeyInUse, ReplyRow, StoredReply
+from llmops.production_log.replies import ClaimedKey, ReplyRow, StoredReply
 from llmops.production_log.tables import make_tables
 
 __all__ = [
-    "MOST_USER_CHARACTERS",
     "PREDICT",
     "SHADOW",
-    "VOTES",
     "Belongings",
-    "BudgetState",
     "ClaimedKey",
-    "Erased",
     "Feedback",
-    "IdempotentReplies",
-    "KeyInUse",
     "LogRecord",
     "PredictionBatch",
     "ProductionLog",
     "RecordRefused",
     "ReplyRow",
-    "Reservation",
     "StoredReply",
-    "TokenBudgets",
     "VoteCounts",
-    "database_url",
     "hidden_if_redacted",
     "hidden_user",
     "in_batches",

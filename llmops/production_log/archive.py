@@ -140,8 +140,11 @@ class Archive:
 
     def request_ids(self, beginning: str, *, limit: int) -> list[str]:
         """Ids of requests that begin so, at most so many; the id alone that is just so."""
+
+        def begins(table: pa.Table) -> Any:
+            return pc.starts_with(table["request_id"], beginning)
+
         paths = (path for stored in self.partitions() for path in stored.files)
-        begins: Choose = lambda table: pc.starts_with(table["request_id"], beginning)  # noqa: E731
         tables = (table for path in paths for table in self._tables(path, ["request_id"], begins))
         found = {name for table in tables for name in table["request_id"].to_pylist()}
         return [beginning] if beginning in found else sorted(found)[:limit]

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from llmops.errors import CannotRun
 from llmops.production_log.database import LogDatabase
 from llmops.production_log.record import SHADOW, hidden_user, identity_in, in_batches
-from llmops.production_log.tables import feedback, idempotent_replies, log_records, moment_of
+from llmops.production_log.tables import feedback, idempotent_replies, log_records, stored_time
 
 _CHUNK = 1 << 23
 _WAIT_SECONDS = 60.0
@@ -173,7 +173,7 @@ def belongings_of(
     places: set[Place] = set()
     for part in _parts({record_key for _, record_key in opinions} - own):
         found = connection.execute(sa.select(table.app, table.at).where(table.key.in_(part)))
-        places.update((app, moment_of(at).timestamp()) for app, at in found)
+        places.update((app, stored_time(at).timestamp()) for app, at in found)
     ids = {row["request_id"] for row in rows}
     shared: set[str] = set()  # clients may give several requests one id
     for part in _parts(ids):

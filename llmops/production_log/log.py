@@ -167,12 +167,10 @@ class ProductionLog:
         with self._database.writing() as connection:
             known = sa.select(feedback_table).where(feedback_table.c.key == feedback.key)
             self._database.hold_sequence(connection)
-            new = (
-                connection.execute(self._insert_feedback, {**asdict(feedback), "at": feedback.at.timestamp()}).rowcount
-                == 1
-            )
-            row = None if new else connection.execute(known).mappings().one()
-        return feedback if row is None else feedback_of_row(row)
+            values = {**asdict(feedback), "at": feedback.at.timestamp()}
+            if connection.execute(self._insert_feedback, values).rowcount == 1:
+                return feedback
+            return feedback_of_row(connection.execute(known).mappings().one())
 
     def with_feedback(self, records: Sequence[LogRecord]) -> list[LogRecord]:
         """The records, each with what users said of its answer, oldest first."""

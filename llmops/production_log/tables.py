@@ -210,19 +210,19 @@ def record_of_row(row: Mapping[Any, Any]) -> LogRecord:
         value = values[name]
         if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
             values[name] = None
-    values["at"] = moment_of(values["at"])
+    values["at"] = stored_time(values["at"])
     if values["text_deleted_at"] is not None:
-        values["text_deleted_at"] = moment_of(values["text_deleted_at"])
+        values["text_deleted_at"] = stored_time(values["text_deleted_at"])
     return LogRecord(**values)
 
 
 def feedback_of_row(row: sa.RowMapping) -> Feedback:
     values = {field.name: row[field.name] for field in dataclasses.fields(Feedback)}
     truth = None if row["truth"] is None else tuple(row["truth"])
-    return Feedback(**{**values, "truth": truth, "at": moment_of(row["at"])})
+    return Feedback(**{**values, "truth": truth, "at": stored_time(row["at"])})
 
 
-def moment_of(seconds: Any) -> datetime:
+def stored_time(seconds: Any) -> datetime:
     """The time that a row holds as seconds since the epoch."""
     try:
         return min(max(datetime.fromtimestamp(seconds, UTC), _EARLIEST), _LATEST)

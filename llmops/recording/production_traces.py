@@ -15,7 +15,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from llmops.errors import CannotRun, LlmopsError, StoreUnavailable, UnknownVersion, UsageError
-from llmops.production_log import VOTES, Feedback, LogRecord, ProductionLog, in_batches
+from llmops.production_log import Feedback, LogRecord, ProductionLog, in_batches
+from llmops.production_log.record import VOTES
 from llmops.recording.trace_writing import TraceWriter
 from llmops.recording.traces import RowTrace, TextCleaner, make_trace, traces_in
 from llmops.registry.store import Store, translated

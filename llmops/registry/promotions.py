@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any, ClassVar, Literal, TypeVar
 
-from llmops.audit import AliasState, AuditEntry, AuditLog, Draft, Move, os_user
+from llmops.audit import AliasState, AuditEntry, AuditLog, Move, os_user
 from llmops.errors import CannotRun, GateRefused, StoreUnavailable, UnknownVersion, UsageError
 from llmops.evaluation.gate_rules import GateRules, loosened
 from llmops.hashing import canonical_json, content_hash
@@ -258,7 +258,7 @@ class Promotions(VersionRegistry[V]):
         with self.audit.turn():
             name = Ref.parse(subject).name
             self.audit.open(name, self._standing(name))
-            self.audit.append(Draft(action, subject, details))
+            self.audit.append(action, subject, details)
 
     def history(self, name: str) -> list[dict[str, Any]]:
         """The last moves: `at`, `what`, `from`, `to`, `why`, oldest first. Raises StoreUnavailable."""

@@ -42,7 +42,7 @@ def command(
     """
     from llmops.keys import KeyStore
     from llmops.pipelines.database import database_url, ensure_tables, has_tables
-    from llmops.production_log import database_url as log_database_url
+    from llmops.production_log.database import database_url as log_database_url
 
     settings = Settings.from_environment()
     log_from, pipelines_from = log_from or settings.resolved_log_url, pipelines_from or settings.resolved_pipelines_url

@@ -190,12 +190,7 @@ def _whole_choice(answer: Answer) -> dict[str, Any]:
     message = {"role": "assistant", "content": answer.content, "refusal": None, **answer.fields}
     if answer.tool_calls:
         message["tool_calls"] = answer.tool_calls
-    choice = {
-        "index": answer.index,
-        "message": message,
-        "finish_reason": answer.finish_reason,
-        **answer.choice,
-    }
+    choice = {"index": answer.index, "message": message, "finish_reason": answer.finish_reason, **answer.choice}
     choice["logprobs"] = _logprobs(answer.logprobs, answer.choice)
     return choice
 

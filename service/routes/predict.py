@@ -75,12 +75,7 @@ def typed_paths(document: dict[str, Any], versions: Iterable[TabularVersion]) ->
         except Corrupted:
             continue
         rows = {"type": "array", "minItems": 1, "maxItems": MOST_ROWS, "items": row_schema(schema)}
-        shape = {
-            "type": "object",
-            "properties": {"rows": rows},
-            "required": ["rows"],
-            "additionalProperties": False,
-        }
+        shape = {"type": "object", "properties": {"rows": rows}, "required": ["rows"], "additionalProperties": False}
         body = {"schema": shape, "example": {"rows": [example_row(schema)]}}
         operation = {
             **{name: value for name, value in general.items() if name != "parameters"},

@@ -18,6 +18,7 @@ from service.schemas import (
     TextOrList,
     field_fault,
     only,
+    type_of,
 )
 
 LOGPROBS = "message.output_text.logprobs"
@@ -39,14 +40,12 @@ class Refusal(StrictBody):
     refusal: Text
 
 
-def _part_kind(value: object) -> str:
-    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return "<refusal>" if kind == "refusal" else "<text_part>"
-
-
 Parts = TextOrList[Part]
 TurnParts = TextOrList[
-    Annotated[Annotated[Part, Tag("<text_part>")] | Annotated[Refusal, Tag("<refusal>")], Discriminator(_part_kind)]
+    Annotated[
+        Annotated[Part, Tag("<text_part>")] | Annotated[Refusal, Tag("<refusal>")],
+        Discriminator(lambda value: "<refusal>" if type_of(value) == "refusal" else "<text_part>"),
+    ]
 ]
 
 
@@ -158,7 +157,7 @@ class Reasoning(_Item):
 
 
 def _item_kind(value: object) -> str:
-    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    kind = type_of(value)
     if kind == "custom_tool_call_output":
         return "<function_call_output>"
     named = kind in ("function_call", "custom_tool_call", "function_call_output", "reasoning")

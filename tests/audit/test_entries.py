@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmops.audit import AuditEntry, AuditLog, Draft, Move, check_chain, verify
+from llmops.audit import AuditEntry, AuditLog, Move, check_chain, verify
 from llmops.audit.entries import NO_ENTRY, Difference, Replay
 from llmops.errors import Corrupted
 
@@ -22,20 +22,20 @@ JSON_VALUES = st.recursive(
 
 
 def test_an_entry_is_hashed_with_all_its_fields_and_names_the_hash_of_the_one_before():
-    first = AuditEntry.chained(None, "2026-01-01T00:00:00", "anna", Draft("promote", "assistant@1", {"why": "größer"}))
+    first = AuditEntry.chained(None, "2026-01-01T00:00:00", "anna", "promote", "assistant@1", {"why": "größer"})
     shown = dataclasses.asdict(first)
     claimed = shown.pop("hash")
     text = json.dumps(shown, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     assert claimed == hashlib.sha256(text.encode()).hexdigest()
     assert (first.seq, first.previous, first.name) == (1, NO_ENTRY, "assistant")
-    second = AuditEntry.chained(first, first.at, "anna", Draft("promote", "assistant@1", {"why": "größer"}))
+    second = AuditEntry.chained(first, first.at, "anna", "promote", "assistant@1", {"why": "größer"})
     assert (second.seq, second.previous) == (2, first.hash)
     assert second.hash != first.hash
 
 
 @given(st.dictionaries(st.text(), JSON_VALUES, max_size=4), st.text(st.characters(codec=None), max_size=9))
 def test_whatever_the_details_are_an_entry_comes_back_from_its_row(details, subject):
-    entry = AuditEntry.chained(None, "now", subject, Draft("note", subject, details))
+    entry = AuditEntry.chained(None, "now", subject, "note", subject, details)
     row = entry.to_row()
     assert AuditEntry.from_row(row) == entry
     assert entry.hash == entry.expected_hash()
@@ -44,7 +44,7 @@ def test_whatever_the_details_are_an_entry_comes_back_from_its_row(details, subj
 
 
 def test_details_in_another_writing_are_no_entry():
-    row = AuditEntry.chained(None, "now", "anna", Draft("note", "a", {"a": 1})).to_row()
+    row = AuditEntry.chained(None, "now", "anna", "note", "a", {"a": 1}).to_row()
     for text in ("", "[]", "{", '{"a": 1}', '{"a":1,"a":1}'):
         with pytest.raises(Corrupted, match="audit entry 1: its details"):
             AuditEntry.from_row({**row, "details": text})
@@ -107,7 +107,8 @@ def test_what_was_moved_around_the_log_is_put_on_record_before_the_next_move(sma
 def test_while_a_move_is_unfinished_each_alias_may_stand_at_either_place(small_audit):
     small_audit.open("a", ONE)
     intent = small_audit.intend(promotion(), ONE)
-    small_audit.append(Draft("gate", "a@2", {"verdict": "pass"}), Draft("promote", "a@2", {"phase": "done", "of": 99}))
+    small_audit.append("gate", "a@2", {"verdict": "pass"})
+    small_audit.append("promote", "a@2", {"phase": "done", "of": 99})
     replay = small_audit.replay("a")
     assert replay.unfinished == intent  # entries that move nothing change nothing
     assert small_audit.replay("b") == Replay()
@@ -125,7 +126,7 @@ def chain(count: int) -> list[dict[str, Any]]:
     """Rows of a whole chain, as they are stored."""
     last, rows = None, []
     for number in range(count):
-        last = AuditEntry.chained(last, f"2026-01-01T00:00:{number:02}", "anna", Draft("note", f"app@{number}"))
+        last = AuditEntry.chained(last, f"2026-01-01T00:00:{number:02}", "anna", "note", f"app@{number}", {})
         rows.append(last.to_row())
     return rows
 
@@ -179,7 +180,7 @@ def test_an_entry_that_was_removed_or_inserted_is_named(place, copied):
 
 
 def test_a_forged_entry_that_follows_well_shows_where_the_old_one_goes_on():
-    forged = AuditEntry.chained(AuditEntry.from_row(ROWS[1]), "now", "nobody", Draft("promote", "app@9")).to_row()
+    forged = AuditEntry.chained(AuditEntry.from_row(ROWS[1]), "now", "nobody", "promote", "app@9", {}).to_row()
     broken_at(4, renumbered([*ROWS[:2], forged, *ROWS[2:]]))
 
 

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 import sqlalchemy as sa
 
-from llmops.audit import AuditLog, Draft, check_chain
+from llmops.audit import AuditLog, check_chain
 from llmops.audit.log import os_user
 from llmops.errors import StoreUnavailable
 from llmops.production_log import ProductionLog, open_engine
@@ -24,8 +24,8 @@ def test_entries_come_back_in_order_and_reading_makes_no_table(audit):
     assert audit.entries() == list(audit.rows()) == []
     assert not sa.inspect(engine).has_table("audit_log")
     engine.dispose()
-    made = audit.append(Draft("promote", "a@1", {"why": "gate passed"}), Draft("traffic", "a"))
-    made += audit.append(Draft("promote", "b@1"))
+    entries = [("promote", "a@1", {"why": "gate passed"}), ("traffic", "a"), ("promote", "b@1")]
+    made = [audit.append(*entry) for entry in entries]
     assert AuditLog(audit.url).entries() == made
     assert [(entry.seq, entry.action, entry.subject, entry.actor) for entry in made] == [
         (1, "promote", "a@1", "anna"),
@@ -38,15 +38,16 @@ def test_entries_come_back_in_order_and_reading_makes_no_table(audit):
 
 def test_entries_of_one_name_are_those_of_its_versions_too(audit):
     subjects = ["a", "a@1", "a_", "ab@1", "A@1", "a%", "a_@2"]
-    audit.append(*(Draft("note", subject) for subject in subjects))
+    for subject in subjects:
+        audit.append("note", subject)
     assert [entry.subject for entry in audit.entries("a")] == ["a", "a@1"]
     assert [entry.subject for entry in audit.entries("a_")] == ["a_", "a_@2"]
     assert audit.entries("absent") == []
 
 
 def test_the_actor_is_the_user_unless_named_and_what_no_database_takes_is_replaced(audit):
-    assert AuditLog(audit.url).append(Draft("note", "b"))[0].actor == os_user() != ""
-    audit.append(Draft("note", "a\0@1\udc80", {"why": "tell\0 \ud800 me"}))
+    assert AuditLog(audit.url).append("note", "b").actor == os_user() != ""
+    audit.append("note", "a\0@1\udc80", {"why": "tell\0 \ud800 me"})
     (entry,) = audit.entries("a")
     assert entry.subject == "a@1?"
     assert check_chain(audit.rows()).broken is None
@@ -61,7 +62,7 @@ def test_the_actor_is_the_user_unless_named_and_what_no_database_takes_is_replac
     ],
 )
 def test_the_database_refuses_to_alter_or_remove(audit, statement):
-    made = audit.append(Draft("note", "a"), Draft("note", "b"))
+    made = [audit.append("note", subject) for subject in "ab"]
     engine = open_engine(audit.url)
     # SQLite deletes what it replaces without asking the trigger of deletion.
     columns = "seq, at, actor, action, subject, details, previous, hash"
@@ -77,7 +78,7 @@ def test_writers_at_once_make_one_chain(log_url):
     def write(number: int) -> None:
         log = AuditLog(log_url, actor=f"writer {number}")
         for position in range(EACH):
-            log.append(Draft("note", f"app{number}@{position}"))
+            log.append("note", f"app{number}@{position}")
 
     at_once(*(partial(write, number) for number in range(WRITERS)))
     chain = check_chain(AuditLog(log_url).rows())
@@ -88,7 +89,7 @@ def test_writers_at_once_make_one_chain(log_url):
 
 
 def test_deleting_texts_from_the_production_log_leaves_the_audit_log_alone(audit):
-    made = audit.append(Draft("promote", "assistant@1"), Draft("note", "anna"))
+    made = [audit.append("promote", "assistant@1"), audit.append("note", "anna")]
     with closing(ProductionLog(audit.url)) as log:
         log.append([record(user="anna")])
         with log.forgetting(log.belongings(user="anna")) as (_, deleted):
@@ -102,7 +103,7 @@ def test_deleting_texts_from_the_production_log_leaves_the_audit_log_alone(audit
 def test_a_database_that_is_away_is_said(tmp_path):
     (tmp_path / "file").write_text("no folder")
     audit = AuditLog(f"sqlite:///{tmp_path}/file/log.db")
-    for act in (lambda: audit.append(Draft("note", "a")), audit.entries, lambda: audit.turn().__enter__()):
+    for act in (lambda: audit.append("note", "a"), audit.entries, lambda: audit.turn().__enter__()):
         with pytest.raises(StoreUnavailable):
             act()
 

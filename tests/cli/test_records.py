@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llmops.audit import AuditLog, Draft
+from llmops.audit import AuditLog
 from llmops.production_log import open_engine
 from llmops.registry import Registry
 from llmops.settings import Settings
@@ -23,12 +23,10 @@ from tests.registry.conftest import model, template
 def audit(home: Path) -> AuditLog:
     """The home's audit log with four entries of two apps."""
     log = AuditLog(Settings(home=home).resolved_log_url, actor="anna")
-    log.append(
-        Draft("gate", "assistant@1", {"suite": "qa", "verdict": "pass", "against": None, "sha256": "a" * 64}),
-        Draft("register", "bike@1", {"sha256": "b" * 64}),
-        Draft("opening", "old", {"standing": {"champion": "old@3"}}),
-        Draft("note", "assistant", {"said": "[/] [red]"}),
-    )
+    log.append("gate", "assistant@1", {"suite": "qa", "verdict": "pass", "against": None, "sha256": "a" * 64})
+    log.append("register", "bike@1", {"sha256": "b" * 64})
+    log.append("opening", "old", {"standing": {"champion": "old@3"}})
+    log.append("note", "assistant", {"said": "[/] [red]"})
     return log
 
 

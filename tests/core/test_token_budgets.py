@@ -7,8 +7,8 @@ from functools import partial
 
 import pytest
 
-from llmops.production_log import BudgetState, ProductionLog, Reservation
-from llmops.production_log.budgets import Moment, TokenBudgets
+from llmops.production_log import ProductionLog
+from llmops.production_log.budgets import BudgetState, Moment, Reservation, TokenBudgets
 from tests.at_once import at_once
 
 NOON = 20_000 * 86400.0 + 43200.0

@@ -338,7 +338,8 @@ async def test_a_failed_load_is_tried_again_by_the_next_request(opener, failure)
 @pytest.mark.anyio
 async def test_preloading_tells_when_it_ended_and_pauses_after_a_failure(opener):
     ended = asyncio.Event()
-    pool = EnginePool(opener, on_load=ended.set)
+    pool = EnginePool(opener)
+    pool.on_load = ended.set
     opener.failure = EngineUnavailable("no weights")
     pool.preload(model_version())
     pool.preload(model_version())

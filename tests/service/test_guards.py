@@ -131,8 +131,8 @@ def test_guards_that_cannot_be_applied_refuse_the_release_and_one_without_logs_a
 
 def test_rules_are_compiled_once_for_a_release_and_again_when_they_differ(release):
     first = guarded(release, block=["a"])
-    assert guards_for(first)._rules is guards_for(dataclasses.replace(first))._rules
-    assert guards_for(guarded(release, block=["b"]))._rules is not guards_for(first)._rules
+    assert guards_for(first).rules is guards_for(dataclasses.replace(first)).rules
+    assert guards_for(guarded(release, block=["b"])).rules is not guards_for(first).rules
     assert not guards_for(None).active
 
 

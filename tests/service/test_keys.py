@@ -15,7 +15,8 @@ from llmops.engines.fake import FakeEngine
 from llmops.errors import EngineUnavailable
 from llmops.generation import UNKNOWN_USAGE, Chunk
 from llmops.keys import KeyStore
-from llmops.production_log import BudgetState, ProductionLog
+from llmops.production_log import ProductionLog
+from llmops.production_log.budgets import BudgetState
 from llmops.production_log.tables import token_reservations
 from service.error_map import ApiError
 from service.key_limits import Budgets

@@ -122,12 +122,7 @@ async function answer(of, side) {
   const place = $(`${side}-text`);
   const start = performance.now();
   try {
-    const response = await ask("/v1/chat/completions", {
-      method: "POST",
-      headers: { "content-type": "application/json" },
-      body: JSON.stringify(requestBody(of, part.release)),
-      signal: of.abort.signal,
-    });
+    const response = await post("/v1/chat/completions", requestBody(of, part.release), { signal: of.abort.signal });
     if (!response.ok) throw new Error(await problemOf(response));
     part.requestId = response.headers.get("x-request-id");
     for await (const data of eventsOf(response.body)) {
@@ -187,11 +182,8 @@ $("votes").addEventListener("click", async (event) => {
   say("Keeping your vote …");
   let problem = null;
   try {
-    const response = await ask("/v1/feedback", {
-      method: "POST",
-      headers: { "content-type": "application/json" },
-      body: JSON.stringify({ request_id: round.left.requestId, label, compared_to: round.right.requestId }),
-    });
+    const said = { request_id: round.left.requestId, label, compared_to: round.right.requestId };
+    const response = await post("/v1/feedback", said);
     if (!response.ok) problem = await problemOf(response);
   } catch (error) {
     problem = error.message;

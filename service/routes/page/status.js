@@ -28,6 +28,11 @@ function ask(path, options = {}) {
   return fetch(path, { ...options, headers });
 }
 
+/** Posts JSON, with the key. */
+function post(path, body, options = {}) {
+  return ask(path, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body), ...options });
+}
+
 async function problemOf(response) {
   try {
     return (await response.json()).error.message;
@@ -176,13 +181,21 @@ function rank(release) {
   return place < 0 ? 3 : place;
 }
 
-function appCard(app, recent, open) {
+function cardOf(name, hint) {
   const card = make("div", "", { class: "card" });
   const head = make("div", "", { class: "app-head" });
-  head.append(make("h3", app.app), make("p", policyText(app.policy), { class: "hint" }));
+  head.append(make("h3", name), make("p", hint, { class: "hint" }));
+  card.append(head);
+  return card;
+}
+
+const aliasTags = (aliases) => [...aliases].sort().map((alias) => make("span", alias, { class: `alias ${alias}` }));
+
+function appCard(app, recent, open) {
+  const card = cardOf(app.app, policyText(app.policy));
   const named = app.releases.filter((release) => release.aliases.length || release.recent).sort((a, b) => rank(a) - rank(b));
   const rest = app.releases.filter((release) => !named.includes(release));
-  card.append(head, releaseTable(named, recent, `Releases of ${app.app} in use`));
+  card.append(releaseTable(named, recent, `Releases of ${app.app} in use`));
   if (rest.length) {
     const details = make("details", "", { "data-app": app.app });
     details.open = open;
@@ -197,14 +210,11 @@ function appCard(app, recent, open) {
 }
 
 function modelCard({ model, versions }) {
-  const card = make("div", "", { class: "card" });
-  const head = make("div", "", { class: "app-head" });
-  head.append(make("h3", model), make("p", "a tabular model", { class: "hint" }));
+  const card = cardOf(model, "a tabular model");
   const named = versions.filter(({ aliases }) => aliases.length).sort((a, b) => rank(a) - rank(b));
-  card.append(head);
   for (const { version, aliases } of named) {
     const line = make("div", `${version} `);
-    line.append(...[...aliases].sort().map((alias) => make("span", alias, { class: `alias ${alias}` })));
+    line.append(...aliasTags(aliases));
     card.append(line);
   }
   if (versions.length > named.length) card.append(make("p", `${versions.length - named.length} more`, { class: "hint" }));
@@ -220,7 +230,7 @@ function releaseTable(releases, recent, caption) {
   for (const release of releases) {
     const row = body.insertRow();
     const aliases = make("td");
-    aliases.append(...[...release.aliases].sort().map((alias) => make("span", alias, { class: `alias ${alias}` })));
+    aliases.append(...aliasTags(release.aliases));
     row.append(make("td", release.release, { class: "name" }), aliases, make("td", release.prompt), make("td", release.model));
     const own = release.recent;
     const shares = own

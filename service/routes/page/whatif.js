@@ -166,11 +166,7 @@ async function predict() {
 /** What a version says of the rows. Never throws: what went wrong is `problem`. */
 async function score(version, title, rows) {
   try {
-    const response = await ask(`/v1/predict/${encodeURIComponent(version)}`, {
-      method: "POST",
-      headers: { "content-type": "application/json" },
-      body: JSON.stringify({ rows }),
-    });
+    const response = await post(`/v1/predict/${encodeURIComponent(version)}`, { rows });
     return response.ok ? { title, ...(await response.json()) } : { title, problem: await problemOf(response) };
   } catch (error) {
     return { title, problem: error.message };

@@ -13,7 +13,6 @@ import sqlalchemy as sa
 
 from llmops import keys
 from llmops.audit import AuditLog
-from llmops.audit.entries import Draft
 from llmops.errors import CannotRun
 from llmops.keys import KeyStore
 from llmops.migration import content, opened_alone, refuse_others
@@ -68,7 +67,8 @@ def filled(home: Path) -> Iterator[str]:
     engine.dispose()
     with closing(KeyStore(url)) as store_of_keys:
         store_of_keys.create("website", apps=["assistant"])
-    AuditLog(url).append(Draft("gate", "assistant@1", {"why": "\u0000"}), Draft("gate", "assistant@2", {}))
+    AuditLog(url).append("gate", "assistant@1", {"why": "\u0000"})
+    AuditLog(url).append("gate", "assistant@2")
     pipeline = Pipeline("sums", lambda steps, inputs: {"sum": steps.do("add", sum, [inputs["number"], 1])}, "adds up")
     with Pipelines(Settings(home=home)) as pipelines:
         pipelines.run(pipeline, {"number": 2}, cycle="1")
@@ -131,7 +131,7 @@ def test_the_copy_goes_on_where_the_source_stopped(llmops, home, filled, target,
                 given[table.name] = connection.execute(sa.insert(light).values(values).returning(number)).scalar_one()
     engine.dispose()
     assert given == dict.fromkeys(given, 4)
-    AuditLog(target).append(Draft("gate", "assistant@3", {}))
+    AuditLog(target).append("gate", "assistant@3")
     monkeypatch.setenv("LLMOPS_LOG_URL", target)
     monkeypatch.setenv("LLMOPS_PIPELINES_URL", target)
     assert llmops("audit", "verify", "--chain-only", "--json").json["entries"] == 3
