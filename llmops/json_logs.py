@@ -82,7 +82,6 @@ class LineHandler(logging.Handler):
             self._left_out += 1
 
     def close(self) -> None:
-        """Writes what is queued."""
         if not self._closed:
             self._closed = True
             self._closing.set()

@@ -226,7 +226,6 @@ class KeyStore:
         return any(key.live(now) for key in self.read())
 
     def close(self) -> None:
-        """Lets the connections go."""
         self._engine.dispose()
 
     def _was_marked(self) -> bool:

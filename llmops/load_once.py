@@ -17,8 +17,6 @@ RETRY_PAUSE_SECONDS = 5.0
 
 
 class Named(Protocol):
-    """A version of a model."""
-
     @property
     def ref(self) -> str: ...
 
@@ -28,7 +26,7 @@ Model = TypeVar("Model")
 
 
 @dataclass(eq=False, slots=True)
-class Entry(Generic[Version, Model]):
+class CachedModel(Generic[Version, Model]):
     """One model of the cache: perhaps loading, perhaps loaded. users: who holds it now."""
 
     version: Version
@@ -60,7 +58,7 @@ class ModelCache(Generic[Version, Model]):
     ) -> None:
         self._open, self._key_of, self._most_idle = open_model, key_of, most_idle
         self.on_load: Callable[[], object] = lambda: None
-        self._entries: OrderedDict[Hashable, Entry[Version, Model]] = OrderedDict()  # least recently used first
+        self._entries: OrderedDict[Hashable, CachedModel[Version, Model]] = OrderedDict()  # least recently used first
         self._pinned: frozenset[Hashable] = frozenset()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -115,13 +113,13 @@ class ModelCache(Generic[Version, Model]):
     async def dispose(self, model: Model, ref: str) -> None:
         """Frees a model that left the cache."""
 
-    def _entry(self, version: Version) -> Entry[Version, Model]:
+    def _entry(self, version: Version) -> CachedModel[Version, Model]:
         key = self._key_of(version)
-        entry = self._entries.setdefault(key, Entry(version))
+        entry = self._entries.setdefault(key, CachedModel(version))
         self._entries.move_to_end(key)
         return entry
 
-    async def _loaded(self, entry: Entry[Version, Model], *, retry: bool = True) -> Model:
+    async def _loaded(self, entry: CachedModel[Version, Model], *, retry: bool = True) -> Model:
         """The entry's model, once its load has ended. retry: at once, where the last load failed a moment ago. Raises
         EngineUnavailable: it cannot be loaded."""
         if entry.model is None and (retry or not entry.failed_lately):
@@ -131,11 +129,11 @@ class ModelCache(Generic[Version, Model]):
             raise EngineUnavailable(f"model {entry.version.ref}: {entry.failure}", retry_after=RETRY_PAUSE_SECONDS)
         return entry.model
 
-    def _begin_load(self, entry: Entry[Version, Model]) -> asyncio.Task[None]:
+    def _begin_load(self, entry: CachedModel[Version, Model]) -> asyncio.Task[None]:
         entry.loading = self._begin(self._load(entry))
         return entry.loading
 
-    async def _load(self, entry: Entry[Version, Model]) -> None:
+    async def _load(self, entry: CachedModel[Version, Model]) -> None:
         """Ends with `model` or `failure` set; raises nothing, since nobody may be waiting any more."""
         version = entry.version
         try:

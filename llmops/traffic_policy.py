@@ -62,7 +62,6 @@ class TrafficPolicy:
         return {"canary": float(self.canary), "shadow": float(self.shadow), "sticky": self.sticky}
 
     def to_text(self) -> str:
-        """What the registry keeps."""
         return json.dumps(self.to_mapping())
 
     def held_to(self, user: str | None, key: str | None, request_id: str) -> str:

@@ -59,7 +59,6 @@ class EngineWatch:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def look(self) -> None:
-        """One look."""
         try:
             self._last, self.problem = await self._ping(), None
         except EngineError as error:

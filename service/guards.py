@@ -174,7 +174,6 @@ class Guards:
 
     @property
     def blocked_answers(self) -> int:
-        """How many answers were cut."""
         return sum(screen.found is not None for screen in self._screens.values())
 
     def redacted_for_log(self, values: dict[str, Any]) -> dict[str, Any]:

@@ -145,7 +145,6 @@ class IdempotentReply:
         self.settled = False
 
     async def send(self, message: Message) -> None:
-        """What the reply sends with."""
         if message["type"] == "http.response.start":
             self._headers = list(message["headers"])
         else:
@@ -174,7 +173,6 @@ class IdempotentReply:
         return ReplyRow(self._claim, reply, time.time() + KEEP_SECONDS)
 
     async def send_held(self) -> None:
-        """Ends the reply."""
         held, self._held = self._held or [], None
         for message in held:
             await self._send(message)

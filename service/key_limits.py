@@ -97,7 +97,6 @@ class RateLimits:
         return self._own.count(key_id, most)
 
     async def close(self) -> None:
-        """Lets the connections to Redis go."""
         if self._redis is not None:
             await self._redis.close()
 
@@ -119,7 +118,6 @@ class _Windows:
         self._times: dict[str, deque[float]] = {}  # of the requests let in, oldest first
 
     def count(self, key_id: str, most: int) -> tuple[int, float]:
-        """As `RateLimits._count`."""
         now, times = time.monotonic(), self._times.setdefault(key_id, deque())
         while times and times[0] <= now - MINUTE_SECONDS:
             times.popleft()

@@ -79,7 +79,6 @@ class PredictionBatches:
         self._closed = False
 
     def start(self) -> None:
-        """Starts the thread."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 

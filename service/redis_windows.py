@@ -51,5 +51,4 @@ class RedisWindows:
         return -1, min(MINUTE_SECONDS, max(0.0, reset_at - time.time()))
 
     async def close(self) -> None:
-        """Lets the connections go."""
         await self._storage.bridge.storage.aclose()

@@ -75,7 +75,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
+class TrafficSplit:
     """An app whose plain traffic is not its champion's alone."""
 
     champion: Target
@@ -133,12 +133,12 @@ class Snapshot:
         tabular = {**self.registered.tabular, **{name: before[name] for name in names & before.keys()}}
         return Snapshot(dataclasses.replace(self.registered, releases=releases, tabular=tabular))
 
-    def _split_apps(self) -> Iterator[tuple[str, Split]]:
+    def _split_apps(self) -> Iterator[tuple[str, TrafficSplit]]:
         for app, policy in self.registered.policies.items():
             champion, challenger = self.targets.get(app), self.targets.get(f"{app}@{CHALLENGER}")
             if policy.rests or champion is None or challenger is None or champion.ref == challenger.ref:
                 continue
-            yield app, Split(champion, challenger, policy)
+            yield app, TrafficSplit(champion, challenger, policy)
 
 
 def unknown_model(model: str, names: Sequence[str]) -> ApiError:

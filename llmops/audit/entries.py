@@ -119,7 +119,7 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class AliasDifference:
     """Something that stands elsewhere than the log says. logged: the places it may stand at."""
 
     name: str
@@ -129,7 +129,7 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
-class Replay:
+class AliasReplay:
     """One app or model after some entries. known: there are any. unfinished: the intent that no entry has ended."""
 
     name: str = ""
@@ -137,7 +137,7 @@ class Replay:
     expected: AliasState = field(default_factory=dict)
     unfinished: AuditEntry | None = None
 
-    def followed_by(self, entry: AuditEntry) -> Replay:
+    def followed_by(self, entry: AuditEntry) -> AliasReplay:
         """The replay after one more entry."""
         expected, unfinished = self.expected, self.unfinished
         details, phase = entry.details, entry.details.get("phase")
@@ -147,16 +147,16 @@ class Replay:
             expected, unfinished = details.get("before", {}), entry
         elif phase == "done" and unfinished is not None and details.get("of") == unfinished.seq:
             expected, unfinished = unfinished.details.get("after", {}), None
-        return Replay(self.name, True, expected, unfinished)
+        return AliasReplay(self.name, True, expected, unfinished)
 
-    def differences(self, found: AliasState) -> list[Difference]:
+    def differences(self, found: AliasState) -> list[AliasDifference]:
         """What of `found` the log does not explain."""
         after: AliasState = self.expected if self.unfinished is None else self.unfinished.details.get("after", {})
         differences = []
         for place in sorted({*self.expected, *after, *found}):
             logged = dict.fromkeys((self.expected.get(place), after.get(place)))
             if found.get(place) not in logged:
-                differences.append(Difference(self.name, place, list(logged), found.get(place)))
+                differences.append(AliasDifference(self.name, place, list(logged), found.get(place)))
         return differences
 
     def is_carried_out(self, found: AliasState) -> bool:
@@ -184,8 +184,8 @@ class Verification:
     entries: int
     head: str | None
     broken: Broken | None
-    replays: Mapping[str, Replay]
-    differences: tuple[Difference, ...] = ()
+    replays: Mapping[str, AliasReplay]
+    differences: tuple[AliasDifference, ...] = ()
     unaudited: tuple[str, ...] = ()
 
     @property
@@ -218,7 +218,7 @@ def check_chain(rows: Iterable[Mapping[str, Any]], head: str | None = None) -> V
     head: a hash that was the chain's last one before; the chain must still hold it.
     """
     count, last, why = 0, NO_ENTRY, None
-    replays: dict[str, Replay] = {}
+    replays: dict[str, AliasReplay] = {}
     for row in rows:
         try:
             entry: AuditEntry | None = AuditEntry.from_row(row)
@@ -235,7 +235,7 @@ def check_chain(rows: Iterable[Mapping[str, Any]], head: str | None = None) -> V
         else:
             count, last = entry.seq, entry.hash
             head = None if entry.hash == head else head
-            replays[entry.name] = replays.get(entry.name, Replay(entry.name)).followed_by(entry)
+            replays[entry.name] = replays.get(entry.name, AliasReplay(entry.name)).followed_by(entry)
             continue
         break
     if why is None and head is not None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from llmops.audit.entries import AliasState, AuditEntry, Move, Replay, Verification, check_chain
+from llmops.audit.entries import AliasReplay, AliasState, AuditEntry, Move, Verification, check_chain
 from llmops.errors import StoreUnavailable
 from llmops.processes import ProcessLock
 from llmops.production_log.database import database_url, open_engine, translated
@@ -173,14 +173,14 @@ class AuditLog:
         # SQLite's LIKE takes upper case for lower case.
         return [entry for entry in entries if name is None or entry.name == name]
 
-    def replay(self, name: str) -> Replay:
+    def replay(self, name: str) -> AliasReplay:
         """How the aliases of one app or model stand by its entries. Raises Corrupted."""
-        replay = Replay()
+        replay = AliasReplay()
         for entry in self.entries(name):
-            replay = (replay if replay.known else Replay(name)).followed_by(entry)
+            replay = (replay if replay.known else AliasReplay(name)).followed_by(entry)
         return replay
 
-    def open(self, name: str, found: AliasState) -> Replay:
+    def open(self, name: str, found: AliasState) -> AliasReplay:
         """Begins the record of an app or model with the aliases that it was found with, if it has none yet; returns how
         they stood by it until now. Call in `turn`. Raises Corrupted."""
         replay = self.replay(name)

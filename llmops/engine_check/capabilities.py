@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from llmops.engine_check.session import Observation, Reply, Session, shown
+from llmops.engine_check.session import Observation, ProbeReply, Session, shown
 from llmops.engines.answer import is_cut_off
 from llmops.engines.openai_errors import error_message, refusal
 from llmops.errors import ContextTooLong, EngineError
@@ -32,7 +32,6 @@ _PROMPT_WORDS = (2_000, 16_000, 128_000)
 
 
 async def whole_answer(session: Session) -> Observation:
-    """An answer that is not streamed."""
     reply = await session.ask(_COUNT, whole=True)
     if not reply.pieces:
         raise EngineError("the answer is empty")
@@ -174,7 +173,7 @@ async def single_call(session: Session) -> Observation:
     return Observation("ignored" if made[0] > 1 else "yes" if made[0] == 1 < made[1] else "unknown", seen)
 
 
-def _calls_of(reply: Reply, without: Observation) -> Observation:
+def _calls_of(reply: ProbeReply, without: Observation) -> Observation:
     """Whether the calls name tools that were offered, and their arguments follow the schema; `without` any call."""
     schema, faults = AnswerSchema(_PLACE), []
     calls = [call["function"] for call in reply.answer.tool_calls]

@@ -7,7 +7,8 @@ from typing import Any
 
 import httpx
 
-from llmops.engine_check import cancellation, capabilities, keywords, speed
+from llmops.engine_check import capabilities, keywords
+from llmops.engine_check.concurrency import CANCELLED, CONCURRENCY, LoadLevel, cancellation, load, retry_after
 from llmops.engine_check.session import Observation, Session, shown
 from llmops.engines.openai_errors import check_reachable, read_key
 from llmops.errors import EngineError, EngineRejected, UsageError
@@ -53,7 +54,7 @@ async def check(
     *,
     key_variable: str | None = None,
     seconds: float = 300.0,
-    concurrency: Sequence[int] = speed.CONCURRENCY,
+    concurrency: Sequence[int] = CONCURRENCY,
     progress: Progress = lambda _what, _done, _total: None,
 ) -> dict[str, Any]:
     """What a server was seen to do, in the shape that docs/upstreams.md describes: whatever a request leads to is an
@@ -81,7 +82,7 @@ async def check(
 
     found: dict[str, Observation] = {}
     enforced: dict[str, Observation] = {}
-    loads: list[speed.Load] = []
+    loads: list[LoadLevel] = []
     try:
         found["whole answer"] = await observed(capabilities.whole_answer(session))
         found["streaming"] = await observed(capabilities.streaming(session))
@@ -94,17 +95,17 @@ async def check(
             session.deadline = start + seconds
             show()
             try:
-                found |= await cancellation.cancellation(session, _LONG_SECONDS)
+                found |= await cancellation(session, _LONG_SECONDS)
             except EngineError as error:
-                found |= dict.fromkeys(cancellation.NAMES, _failed(error))
+                found |= dict.fromkeys(CANCELLED, _failed(error))
             # At last: a server that goes on with what clients have left would slow the probes down.
             for level in concurrency:
                 show()
                 # Short of the deadline, so that what is open then is unfinished and no failure.
                 left = 0.9 * (session.deadline - time.monotonic())
                 if left > 0:
-                    loads.append(await speed.load(session, level, min(left, _LEVEL_SHARE * seconds)))
-            found["Retry-After"] = speed.retry_after(loads)
+                    loads.append(await load(session, level, min(left, _LEVEL_SHARE * seconds)))
+            found["Retry-After"] = retry_after(loads)
         progress("checking", total, total)
     finally:
         await session.close()
@@ -140,7 +141,11 @@ def _reason(found: Mapping[str, Observation]) -> str | None:
 
 
 def _settings(
-    base_url: str, model: str, key_variable: str | None, found: Mapping[str, Observation], loads: Sequence[speed.Load]
+    base_url: str,
+    model: str,
+    key_variable: str | None,
+    found: Mapping[str, Observation],
+    loads: Sequence[LoadLevel],
 ) -> dict[str, Any]:
     """What to write to use the server: the model's source, and the settings that what was seen asks for."""
     environment = {}

@@ -33,7 +33,7 @@ class Observation:
 
 
 @dataclass(slots=True)
-class Reply:
+class ProbeReply:
     """The answers to one request, by index, as far as they have come.
 
     pieces: chunks that said something. first_s, seconds: from the request to the first of them, None before it came,
@@ -86,9 +86,9 @@ class Session:
         stop: tuple[str, ...] = (),
         response_format: Mapping[str, Any] | None = None,
         whole: bool = False,
-        reply: Reply | None = None,
+        reply: ProbeReply | None = None,
         **extras: Any,
-    ) -> Reply:
+    ) -> ProbeReply:
         """One request, streamed unless `whole`.
 
         messages: of the conversation, or the user's only one.
@@ -102,7 +102,7 @@ class Session:
             messages = [{"role": "user", "content": messages}]
         parameters = GenerationParameters(max_tokens, temperature, 1.0, stop, seed, response_format)
         request = GenerationRequest(tuple(messages), parameters, extras, whole=whole)
-        reply = Reply() if reply is None else reply
+        reply = ProbeReply() if reply is None else reply
         left = self.deadline - time.monotonic()
         if left <= 0:
             raise EngineTimeout("the time for the check is up")
@@ -114,7 +114,7 @@ class Session:
             raise EngineTimeout(f"no whole answer within {min(REQUEST_SECONDS, left):.0f} s") from error
         return reply
 
-    async def _take(self, request: GenerationRequest, reply: Reply) -> None:
+    async def _take(self, request: GenerationRequest, reply: ProbeReply) -> None:
         start = time.perf_counter()
         async with aclosing(self.engine.stream(request)) as chunks:
             async for chunk in chunks:

@@ -10,7 +10,7 @@ from contextlib import aclosing
 from pathlib import Path
 
 from llmops.engine_host import frames
-from llmops.engine_host.frames import Answer, BadFrame, FrameSplitter, Loaded, Pong, pack
+from llmops.engine_host.frames import BadFrame, FrameSplitter, HostAnswer, Loaded, Pong, pack
 from llmops.errors import EngineError, EngineRejected, EngineUnavailable
 from llmops.generation import Chunk, GenerationRequest
 from llmops.processes import run_blocking
@@ -58,7 +58,7 @@ class RemoteEngine:
         self.identity, self.slots, self.honours = loaded.identity, loaded.slots, loaded.honours
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
-        async with aclosing(_ask(self._path, frames.Stream(self._model, request))) as answers:
+        async with aclosing(_ask(self._path, frames.StreamAnswer(self._model, request))) as answers:
             async for said in answers:
                 if isinstance(said, Chunk):
                     yield said
@@ -95,7 +95,7 @@ class RemoteEngine:
             try:
                 if self._released.is_set():
                     return
-                connection.sendall(pack(frames.Load(self._model)))
+                connection.sendall(pack(frames.LoadModel(self._model)))
                 splitter = FrameSplitter(frames.answer)
                 while data := connection.recv(_PIECE):
                     for said in splitter.feed(data):
@@ -139,7 +139,7 @@ async def ping(socket_path: Path) -> Pong:
     raise EngineError("the engine process did not answer a ping")
 
 
-async def _ask(socket_path: Path, asked: frames.Operation) -> AsyncGenerator[Answer, None]:
+async def _ask(socket_path: Path, asked: frames.Operation) -> AsyncGenerator[HostAnswer, None]:
     """The answers to one operation. Closing it cancels the operation. Raises EngineError."""
     try:
         message = pack(asked)

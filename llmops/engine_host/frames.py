@@ -39,14 +39,14 @@ class BadFrame(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class LoadModel:
     """Load the model, say what its engine is, and keep it loaded until the connection closes."""
 
     model: ModelVersion
 
 
 @dataclass(frozen=True, slots=True)
-class Stream:
+class StreamAnswer:
     """Answer the request with the model, loading it when need be."""
 
     model: ModelVersion
@@ -65,7 +65,7 @@ class Ping:
     """Say what is loaded, and how much is waiting."""
 
 
-Operation = Load | Stream | Embed | Ping
+Operation = LoadModel | StreamAnswer | Embed | Ping
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class End:
     """The operation is done; a connection that closes without it has failed."""
 
 
-Answer = Loaded | Chunk | Vectors | Pong | End | EngineError
+HostAnswer = Loaded | Chunk | Vectors | Pong | End | EngineError
 
 
 class FrameSplitter(Generic[T]):
@@ -122,7 +122,7 @@ class FrameSplitter(Generic[T]):
             raise BadFrame(f"not JSON: {error}") from error
 
 
-def pack(item: Operation | Answer) -> bytes:
+def pack(item: Operation | HostAnswer) -> bytes:
     """The frame of an operation or an answer: its fields by the name of its class. Raises BadFrame: it holds what JSON
     cannot, or is too large."""
     name: str = type(item).__name__
@@ -161,7 +161,7 @@ def operation(frame: Frame) -> Operation:
     return _read(frame, _OPERATIONS, "an operation")
 
 
-def answer(frame: Frame) -> Answer:
+def answer(frame: Frame) -> HostAnswer:
     """What the engine process's frame says. Raises BadFrame."""
     return _read(frame, _ANSWERS, "an answer")
 
@@ -206,12 +206,12 @@ _RARE = {each.name: each.default for each in dataclasses.fields(Chunk) if each.n
 _rare = attrgetter(*_RARE)
 
 _OPERATIONS: Mapping[str, Callable[..., Operation]] = {
-    "Load": lambda model: Load(_model(**model)),
-    "Stream": lambda model, request: Stream(_model(**model), _request(**request)),
+    "LoadModel": lambda model: LoadModel(_model(**model)),
+    "StreamAnswer": lambda model, request: StreamAnswer(_model(**model), _request(**request)),
     "Embed": lambda texts: Embed(tuple(texts)),
     "Ping": Ping,
 }
-_ANSWERS: Mapping[str, Callable[..., Answer]] = {
+_ANSWERS: Mapping[str, Callable[..., HostAnswer]] = {
     "Chunk": _chunk,
     "End": End,
     "Loaded": _loaded,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmops.engine_host import frames
-from llmops.engine_host.frames import Answer, BadFrame, End, FrameSplitter, Operation, pack
+from llmops.engine_host.frames import BadFrame, End, FrameSplitter, HostAnswer, Operation, pack
 from llmops.engine_host.request_queue import STALL_SECONDS, Heartbeat, RequestQueue, end_process, lives
 from llmops.engines.opening import EngineKey, EnginePool, engine_key, open_engine
 from llmops.engines.protocol import Engine
@@ -48,7 +48,7 @@ class Connection(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
 
-    def send(self, answer: Answer, *, within: float = 0.0) -> None:
+    def send(self, answer: HostAnswer, *, within: float = 0.0) -> None:
         """Sends the answer, at the latest after `within` seconds, together with others that come until then."""
         self._unsent.append(pack(answer))
         if self._flushing is None:
@@ -197,14 +197,14 @@ class EngineHost:
         }
 
     async def _serve(self, asked: Operation, connection: Connection) -> None:
-        group, task = self._holding if isinstance(asked, frames.Load) else self._answering, asyncio.current_task()
+        group, task = self._holding if isinstance(asked, frames.LoadModel) else self._answering, asyncio.current_task()
         if task is not None:
             group.add(task)
             task.add_done_callback(group.discard)
         match asked:
-            case frames.Stream():
+            case frames.StreamAnswer():
                 await self._stream(asked, connection)
-            case frames.Load():
+            case frames.LoadModel():
                 async with self._engine(asked.model) as engine:
                     connection.send(frames.Loaded(engine.identity, engine.slots, engine.honours))
                     # Until the worker closes the connection, or dies.
@@ -215,7 +215,7 @@ class EngineHost:
                 connection.send(frames.Pong(self.report(), self._restarts))
         connection.send(End())
 
-    async def _stream(self, asked: frames.Stream, connection: Connection) -> None:
+    async def _stream(self, asked: frames.StreamAnswer, connection: Connection) -> None:
         served = self._served_for(asked.model)
         # Each of `n` answers is decoded in a slot of its own.
         with served.queue.place(width=asked.request.extras.get("n") or 1) as place:

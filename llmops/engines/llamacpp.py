@@ -132,7 +132,6 @@ class LlamaCppEngine:
     async def loglikelihoods(
         self, messages: Sequence[Message], continuations: Sequence[str]
     ) -> tuple[list[float], Usage]:
-        """As `ScoringEngine`."""
         work = self._threads.submit(loglikelihoods, self._port, self._complete, messages, continuations)
         sums, tokens_in, tokens_out = await asyncio.wrap_future(work)
         return sums, Usage(tokens_in, tokens_out)

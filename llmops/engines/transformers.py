@@ -88,14 +88,12 @@ class TransformersEngine:
         self._thread.start()
 
     def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
-        """As `Engine`."""
         refuse_response_format(request.parameters.response_format)
         return from_thread(lambda send, cancelled: self._waiting.put(_Row(request, send, cancelled)))
 
     async def loglikelihoods(
         self, messages: Sequence[Message], continuations: Sequence[str]
     ) -> tuple[list[float], Usage]:
-        """As `ScoringEngine`."""
         return await asyncio.to_thread(self._loglikelihoods, GenerationRequest(tuple(messages)), continuations)
 
     async def close(self) -> None:

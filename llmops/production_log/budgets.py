@@ -37,7 +37,7 @@ HELD_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class ClockReading:
     """Now: `seconds` of a clock named `clock`, and the time of day as seconds since the epoch."""
 
     clock: str
@@ -70,7 +70,7 @@ class Reservation:
 class TokenBudgets:
     """Counts and reservations. Blocking; several processes may use them at once. Raises StoreUnavailable."""
 
-    def __init__(self, database: LogDatabase, now: Callable[[], Moment] | None = None) -> None:
+    def __init__(self, database: LogDatabase, now: Callable[[], ClockReading] | None = None) -> None:
         self._database = database
         self._now = now or (_wall_clock if database.is_postgresql else _machine_clock)
 
@@ -118,7 +118,7 @@ class TokenBudgets:
                     _count(connection, reservation.key_id, window, tokens, now)
 
     @contextmanager
-    def _writing(self, key_id: str) -> Iterator[tuple[sa.Connection, Moment]]:
+    def _writing(self, key_id: str) -> Iterator[tuple[sa.Connection, ClockReading]]:
         """A transaction that alone counts the key's tokens, and when it has begun: in the order of transactions."""
         with self._database.writing() as connection:
             now = self._now()
@@ -138,7 +138,7 @@ def _set_aside(connection: sa.Connection, key_id: str, epoch: float) -> int:
     return sum(row["tokens"] for row in rows if row["id"] not in gone)
 
 
-def _used(connection: sa.Connection, key_id: str, window: str, now: Moment) -> tuple[int, float]:
+def _used(connection: sa.Connection, key_id: str, window: str, now: ClockReading) -> tuple[int, float]:
     """Tokens used in the window, and the seconds until it ends."""
     table = token_counts.c
     query = sa.select(token_counts).where(table.key_id == key_id, table.window == window)
@@ -156,7 +156,7 @@ def _used(connection: sa.Connection, key_id: str, window: str, now: Moment) -> t
     return row["used"], MINUTE_SECONDS - max(0.0, elapsed)
 
 
-def _count(connection: sa.Connection, key_id: str, window: str, tokens: int, now: Moment) -> None:
+def _count(connection: sa.Connection, key_id: str, window: str, tokens: int, now: ClockReading) -> None:
     table = token_counts.c
     this = (table.key_id == key_id, table.window == window)
     used, _ = _used(connection, key_id, window, now)
@@ -168,21 +168,21 @@ def _count(connection: sa.Connection, key_id: str, window: str, tokens: int, now
     connection.execute(sa.insert(token_counts).values(key_id=key_id, window=window, **values))
 
 
-def _today(now: Moment) -> int:
+def _today(now: ClockReading) -> int:
     """The day of UTC, as a number."""
     return datetime.fromtimestamp(now.epoch, UTC).date().toordinal()
 
 
-def _machine_clock() -> Moment:
+def _machine_clock() -> ClockReading:
     """The clock that runs since the machine was started: the same for all its processes, and set by nobody."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return Moment(boot, time.clock_gettime(time.CLOCK_BOOTTIME), time.time())
+        return ClockReading(boot, time.clock_gettime(time.CLOCK_BOOTTIME), time.time())
     except (OSError, AttributeError):
         return _wall_clock()
 
 
-def _wall_clock() -> Moment:
+def _wall_clock() -> ClockReading:
     """For a database that machines share."""
     now = time.time()
-    return Moment("UTC", now, now)
+    return ClockReading("UTC", now, now)

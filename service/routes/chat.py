@@ -21,7 +21,7 @@ from service.exchange import AnswerRequest, Exchange
 from service.gateway import Gateway
 from service.json_route import JsonRoute
 from service.replies import EventStream, WholeReply, envelope, event, usage_counts
-from service.routes.chat_body import ChatRequest, ToolCall
+from service.routes.chat_body import ChatRequest, ToolCall, logprobs_asked
 from service.schemas import CompletionBody, Text, UsageCounts, only, replies
 
 _REST_OF_A_PIECE = b'"logprobs":null,"finish_reason":null}]}\n\n'
@@ -68,7 +68,6 @@ class ChatCompletion(BaseModel):
 
 
 def chat_router(gateway: Gateway) -> APIRouter:
-    """The chat route of one gateway."""
     router = APIRouter(tags=["chat"], route_class=JsonRoute)
 
     @router.post("/v1/chat/completions", response_class=Response, responses=replies(ChatCompletion, streams=True))
@@ -244,14 +243,13 @@ class CompletionRequest(CompletionBody):
         """What it asks, in the terms that all routes share."""
         text = self.prompt if isinstance(self.prompt, str) else self.prompt[0]
         # The older `logprobs` is a number, the newer one a switch with a number beside it.
-        logprobs = {} if self.logprobs is None else {"logprobs": True, "top_logprobs": self.logprobs}
-        extras = {name: value for name, value in logprobs.items() if value}
+        logprobs = logprobs_asked(self.logprobs is not None, self.logprobs)
         return AnswerRequest(
             route="completions",
             model=self.model,
             messages=(Message(role="user", content=text),),
             sent=self.given("temperature", "top_p", "max_tokens", "stop", "seed"),
-            extras=self.changed_odds | extras | self.given("user", "metadata"),
+            extras=self.changed_odds | logprobs | self.given("user", "metadata"),
             prompt_variables=self.prompt_variables,
             stream=bool(self.stream),
             include_usage=self.include_usage,
@@ -281,7 +279,6 @@ class Completion(BaseModel):
 
 
 def completions_router(gateway: Gateway) -> APIRouter:
-    """The completions route of one gateway."""
     router = APIRouter(tags=["completions"], route_class=JsonRoute)
 
     @router.post("/v1/completions", response_class=Response, responses=replies(Completion, streams=True))

@@ -300,21 +300,11 @@ class ChatRequest(CompletionBody):
     @property
     def extras(self) -> dict[str, Any]:
         """The fields of `llmops.engines.protocol.EXTRAS` sent with an effect, as the client sent them."""
-        found = self.changed_odds
-        if self.logprobs:
-            found["logprobs"] = True
-            if self.top_logprobs:
-                found["top_logprobs"] = self.top_logprobs
+        extras = self.changed_odds | logprobs_asked(bool(self.logprobs), self.top_logprobs) | self.given(*_PASSED_ON)
         if self.modalities and self.modalities != ["text"]:
-            found["modalities"] = self.modalities
-        found |= self.given(*_PASSED_ON)
-        if self.tools:
-            found["tools"] = [tool.model_dump(exclude_unset=True) for tool in self.tools]
-            if self.tool_choice is not None:
-                found["tool_choice"] = as_sent(self.tool_choice)
-            if self.parallel_tool_calls is not None:
-                found["parallel_tool_calls"] = self.parallel_tool_calls
-        return found
+            extras["modalities"] = self.modalities
+        tools = [tool.model_dump(exclude_unset=True) for tool in self.tools or ()]
+        return extras | tools_offered(tools, as_sent(self.tool_choice), self.parallel_tool_calls)
 
     @property
     def sent_parameters(self) -> dict[str, Any]:
@@ -334,6 +324,17 @@ def check_choice(name: str, offered: Sequence[str]) -> None:
     """Raises the error of a `tool_choice` whose tool is not among those of the request."""
     if name not in offered:
         raise field_fault("tool_choice", f"names {name[:60]!r}, which is none of the tools")
+
+
+def logprobs_asked(asked: bool, top: int | None) -> dict[str, Any]:
+    """The extras that ask for log-probabilities, of as many other tokens."""
+    return {"logprobs": True, **({"top_logprobs": top} if top else {})} if asked else {}
+
+
+def tools_offered(tools: Sequence[Mapping[str, Any]], choice: Any, parallel: bool | None) -> dict[str, Any]:
+    """The extras that offer tools; without tools the others mean nothing."""
+    offered = {"tools": tools, "tool_choice": choice, "parallel_tool_calls": parallel}
+    return {name: value for name, value in offered.items() if value is not None} if tools else {}
 
 
 def as_sent(value: Any) -> Any:

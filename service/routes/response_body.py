@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
 from llmops.generation import HINTS, Message
 from llmops.json_schema import MOST_NESTED, is_shallow
-from service.routes.chat_body import check_choice
+from service.routes.chat_body import check_choice, logprobs_asked, tools_offered
 from service.schemas import (
     MOST_MESSAGES,
     MOST_TOOLS,
@@ -327,19 +327,11 @@ class ResponseRequest(SamplingBody):
     @property
     def extras(self) -> dict[str, Any]:
         """What chat requests call `EXTRAS`, those sent with an effect, and what reaches an upstream as it is."""
-        extras: dict[str, Any] = {}
-        if self.tools:
-            extras["tools"] = [tool.to_tool() for tool in self.tools]
-            if isinstance(self.tool_choice, FunctionChoice):
-                extras["tool_choice"] = {"type": "function", "function": {"name": self.tool_choice.name}}
-            elif self.tool_choice is not None:
-                extras["tool_choice"] = self.tool_choice
-            if self.parallel_tool_calls is not None:
-                extras["parallel_tool_calls"] = self.parallel_tool_calls
-        if self.top_logprobs or (self.include and LOGPROBS in self.include):
-            extras["logprobs"] = True
-            if self.top_logprobs:
-                extras["top_logprobs"] = self.top_logprobs
+        choice: Any = self.tool_choice
+        if isinstance(choice, FunctionChoice):
+            choice = {"type": "function", "function": {"name": choice.name}}
+        extras = tools_offered([tool.to_tool() for tool in self.tools or ()], choice, self.parallel_tool_calls)
+        extras |= logprobs_asked(bool(self.top_logprobs) or LOGPROBS in (self.include or ()), self.top_logprobs)
         sent = {name: getattr(self, name) for name in sorted(HINTS) if name != "store" and hasattr(self, name)}
         sent["reasoning_effort"] = None if self.reasoning is None else self.reasoning.effort
         if self.text is not None and self.text.verbosity != "medium":

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmops.audit import AuditEntry, AuditLog, Move, check_chain, verify
-from llmops.audit.entries import NO_ENTRY, Difference, Replay
+from llmops.audit.entries import NO_ENTRY, AliasDifference, AliasReplay
 from llmops.errors import Corrupted
 
 JSON_VALUES = st.recursive(
@@ -111,7 +111,7 @@ def test_while_a_move_is_unfinished_each_alias_may_stand_at_either_place(small_a
     small_audit.append("promote", "a@2", {"phase": "done", "of": 99})
     replay = small_audit.replay("a")
     assert replay.unfinished == intent  # entries that move nothing change nothing
-    assert small_audit.replay("b") == Replay()
+    assert small_audit.replay("b") == AliasReplay()
     assert [replay.differences(found) for found in (ONE, TWO, HALF_WAY)] == [[], [], []]
     differing = replay.differences({"champion": "a@3", "challenger": "a@1"})
     assert [each.what for each in differing] == ["challenger", "champion"]
@@ -191,7 +191,7 @@ def test_an_alias_moved_around_the_log_or_gone_is_found(audit):
     assert (found.whole, found.broken) == (False, None)
     logged = {"a": ["a@1"], "c": ["c@1"]}
     assert found.differences == tuple(
-        Difference(name, "champion", logged[name], standing) for name, standing in (("a", "a@2"), ("c", None))
+        AliasDifference(name, "champion", logged[name], standing) for name, standing in (("a", "a@2"), ("c", None))
     )
     assert found.to_json()["moved"][0] == {"name": "a", "what": "champion", "logged": ["a@1"], "found": "a@2"}
 

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from llmops.production_log import ProductionLog
-from llmops.production_log.budgets import BudgetState, Moment, Reservation, TokenBudgets
+from llmops.production_log.budgets import BudgetState, ClockReading, Reservation, TokenBudgets
 from tests.at_once import at_once
 
 NOON = 20_000 * 86400.0 + 43200.0
@@ -18,7 +18,7 @@ class Clock:
     """A clock that tests set."""
 
     def __init__(self):
-        self.now = Moment("boot", 1000.0, NOON)
+        self.now = ClockReading("boot", 1000.0, NOON)
 
     def __call__(self):
         return self.now

@@ -10,11 +10,10 @@ from typing import Any, TypeVar
 import pytest
 
 from llmops.engine_check import check
-from llmops.engine_check.cancellation import NAMES, cancellation
 from llmops.engine_check.capabilities import PROBES
+from llmops.engine_check.concurrency import CANCELLED, cancellation, load, retry_after
 from llmops.engine_check.keywords import KEYWORDS, keyword_enforced
 from llmops.engine_check.session import Observation, Session
-from llmops.engine_check.speed import load, retry_after
 from llmops.errors import EngineRejected
 from llmops.json_schema import ENFORCEABLE
 from tests.engine_check.scripted_model import CONFORMING, ScriptedModel
@@ -60,7 +59,7 @@ def good() -> dict[str, Any]:
 
 def test_a_server_that_obeys_is_seen_to_obey(good):
     seen = verdicts(good["capabilities"])
-    for name in NAMES:  # its answers come too fast to see them end
+    for name in CANCELLED:  # its answers come too fast to see them end
         del seen[name]
     assert seen.pop("Retry-After") == "unknown"
     assert set(seen.values()) == {"yes"}, seen

@@ -36,8 +36,8 @@ REQUESTS = st.builds(
     GenerationRequest, MESSAGES, PARAMETERS, OBJECTS, st.booleans(), st.dictionaries(TEXT, TEXT, max_size=2)
 )
 OPERATIONS = (
-    st.builds(frames.Load, MODELS)
-    | st.builds(frames.Stream, MODELS, REQUESTS)
+    st.builds(frames.LoadModel, MODELS)
+    | st.builds(frames.StreamAnswer, MODELS, REQUESTS)
     | st.builds(frames.Embed, st.lists(TEXT, max_size=3).map(tuple))
     | st.just(frames.Ping())
 )
@@ -128,7 +128,7 @@ def test_what_is_too_large_or_no_json_object_is_a_bad_frame_and_what_json_cannot
             pack(frames.Embed((value,)))
 
 
-@given(st.sampled_from(["Load", "Stream", "Embed"]), OBJECTS)
+@given(st.sampled_from(["LoadModel", "StreamAnswer", "Embed"]), OBJECTS)
 def test_an_object_that_means_nothing_and_an_operation_without_its_parts_are_bad_frames(name, rest):
     for read, frame in ((operation, rest), (answer, rest), (operation, {name: rest})):
         with pytest.raises(BadFrame):

@@ -6,7 +6,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -192,8 +192,10 @@ def shared_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
+def key_store(tmp_path: Path) -> Iterator[KeyStore]:
+    """A store of keys beside the gateway's log, which has none yet."""
+    with closing(KeyStore(f"sqlite:///{tmp_path / 'log.db'}")) as store:
+        yield store
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from llmops.errors import StoreUnavailable
-from llmops.keys import KeyStore, parse_key
+from llmops.keys import parse_key
 from llmops.settings import Settings
 from service.access import ANONYMOUS, Access, AccessCheck, require
 from service.error_map import ApiError
@@ -35,32 +35,25 @@ class SwitchableKeys:
         return self._store.read()
 
 
-@pytest.fixture
-def store(tmp_path):
-    opened = KeyStore(f"sqlite:///{tmp_path / 'log.db'}")
-    yield opened
-    opened.close()
-
-
 def bearer(key):
     return [(b"authorization", f"Bearer {key}".encode())]
 
 
-def made(store, tmp_path):
-    return Access(store, Settings(home=tmp_path))
+def made(key_store, tmp_path):
+    return Access(key_store, Settings(home=tmp_path))
 
 
-async def looked(store, tmp_path):
+async def looked(key_store, tmp_path):
     """Access after one look at the store."""
-    access = made(store, tmp_path)
+    access = made(key_store, tmp_path)
     await access.look()
     return access
 
 
 @pytest.fixture
-def access(store, tmp_path):
+def access(key_store, tmp_path):
     """Access as it is after one look, whenever it is called."""
-    return lambda: asyncio.run(looked(store, tmp_path))
+    return lambda: asyncio.run(looked(key_store, tmp_path))
 
 
 def test_where_no_key_was_ever_made_everybody_local_gets_in_and_nobody_from_beyond_loopback(access):
@@ -71,7 +64,7 @@ def test_where_no_key_was_ever_made_everybody_local_gets_in_and_nobody_from_beyo
     assert caught.value.status == 401
 
 
-def test_without_keys_a_web_page_whose_name_was_pointed_here_gets_nothing(access, store):
+def test_without_keys_a_web_page_whose_name_was_pointed_here_gets_nothing(access, key_store):
     own = ("127.0.0.1:8000", "[::1]:8000", "localhost", "LOCALHOST.:8000", "gateway:8000", "app.localhost", "")
     of_others = (
         "evil.example:8000",
@@ -87,15 +80,15 @@ def test_without_keys_a_web_page_whose_name_was_pointed_here_gets_nothing(access
         with pytest.raises(ApiError) as refusal:
             opened.check([(b"host", host.encode("latin-1"))])
         assert (refusal.value.status, refusal.value.code) == (403, "host_not_allowed")
-    _, text = store.create()
+    _, text = key_store.create()
     opened = access()
     for host in of_others:
         assert opened.check([(b"host", host.encode("latin-1")), *bearer(text)]).name == ""
 
 
-def test_a_key_names_its_caller_and_its_limits(store, access):
-    key, text = store.create("website", apps=["a"], admin=True)
-    _, bound = store.create(tokens_per_minute=10)
+def test_a_key_names_its_caller_and_its_limits(key_store, access):
+    key, text = key_store.create("website", apps=["a"], admin=True)
+    _, bound = key_store.create(tokens_per_minute=10)
     opened = access()
     assert opened.check(bearer(text)) == opened.check([(b"authorization", f"bEARER  {text} ".encode())]) == key
     assert opened.check(bearer(bound)).token_limits == {"minute": 10}
@@ -108,21 +101,21 @@ def refused(access, headers):
     return caught.value.message
 
 
-def test_once_a_key_exists_one_is_needed(store, access):
-    _, text = store.create()
+def test_once_a_key_exists_one_is_needed(key_store, access):
+    _, text = key_store.create()
     opened = access()
     assert "API key is needed" in refused(opened, [])
     assert "API key is needed" in refused(opened, [(b"authorization", b"Basic " + text.encode())])
     assert "not valid" in refused(opened, bearer("sk-something"))
 
 
-def test_a_revoked_or_expired_key_opens_nothing_not_even_for_the_anonymous(store, access):
-    key, text = store.create(expires_at=datetime.now(UTC) + timedelta(seconds=0.2))
+def test_a_revoked_or_expired_key_opens_nothing_not_even_for_the_anonymous(key_store, access):
+    key, text = key_store.create(expires_at=datetime.now(UTC) + timedelta(seconds=0.2))
     opened = access()
     assert opened.check(bearer(text)) == key
     time.sleep(0.25)
     assert "expired" in refused(opened, bearer(text))
-    store.revoke(key.id)
+    key_store.revoke(key.id)
     opened = access()
     assert "revoked" in refused(opened, bearer(text))
     assert "not valid" in refused(opened, bearer(f"llmops_{key.id}_wrong"))  # only the right secret learns of it
@@ -131,24 +124,24 @@ def test_a_revoked_or_expired_key_opens_nothing_not_even_for_the_anonymous(store
 
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
 @given(st.data())
-def test_no_other_text_opens_the_door_or_comes_back_in_the_message(store, access, data):
-    if not hasattr(store, "made"):
-        store.made = store.create()[1]
-        store.opened = access()
-    key_id, secret = parse_key(store.made)
+def test_no_other_text_opens_the_door_or_comes_back_in_the_message(key_store, access, data):
+    if not hasattr(key_store, "made"):
+        key_store.made = key_store.create()[1]
+        key_store.opened = access()
+    key_id, secret = parse_key(key_store.made)
     near = st.sampled_from(
-        [f"llmops_{key_id}_", f"llmops__{secret}", store.made[:-1], store.made + "x", store.made.upper()]
+        [f"llmops_{key_id}_", f"llmops__{secret}", key_store.made[:-1], key_store.made + "x", key_store.made.upper()]
     )
     text = data.draw(near | st.binary(max_size=80).map(lambda b: b.decode("latin-1")))
-    message = refused(store.opened, [(b"authorization", b"Bearer " + text.encode("latin-1"))])
+    message = refused(key_store.opened, [(b"authorization", b"Bearer " + text.encode("latin-1"))])
     assert message in {
         "the API key is not valid",
         "an API key is needed: send the header `Authorization: Bearer <key>`",
     }
 
 
-def test_before_the_first_look_nobody_gets_in(store, tmp_path):
-    opened = made(store, tmp_path)
+def test_before_the_first_look_nobody_gets_in(key_store, tmp_path):
+    opened = made(key_store, tmp_path)
     with pytest.raises(ApiError) as caught:
         opened.check([])
     assert (caught.value.status, opened.problem) == (503, "keys not read yet")
@@ -160,10 +153,10 @@ def test_before_the_first_look_nobody_gets_in(store, tmp_path):
     ids=["down", "a bug", "hangs"],
 )
 async def test_while_the_store_cannot_be_read_the_last_known_keys_stay_good(
-    store, tmp_path, monkeypatch, failure, problem
+    key_store, tmp_path, monkeypatch, failure, problem
 ):
-    key, text = store.create()
-    keys = SwitchableKeys(store)
+    key, text = key_store.create()
+    keys = SwitchableKeys(key_store)
     opened = await looked(keys, tmp_path)
     assert opened.problem is None
     keys.failure = failure
@@ -191,23 +184,23 @@ def test_what_a_key_opens():
         assert (caught.value.status, caught.value.code, caught.value.param) == (403, "app_not_allowed", "model")
 
 
-def test_creating_and_revoking_reach_a_running_gateway_within_two_seconds(store, serve, wait_until):
-    with serve(keys=store, keys_poll=1.0) as gateway:
+def test_creating_and_revoking_reach_a_running_gateway_within_two_seconds(key_store, serve, wait_until):
+    with serve(keys=key_store, keys_poll=1.0) as gateway:
 
         def asked(key):
             return gateway.http.get("/v1/models", headers=bearer_header(key)).status_code
 
         assert asked("none") == 200
-        key, text = store.create()
+        key, text = key_store.create()
         wait_until(lambda: asked("none") == 401, 2.0)
         assert asked(text) == 200
-        store.revoke(key.id)
+        key_store.revoke(key.id)
         wait_until(lambda: asked(text) == 401, 2.0)
 
 
-def test_health_and_docs_need_no_key_and_everything_else_does(store, serve):
-    store.create()
-    with serve(keys=store) as gateway:
+def test_health_and_docs_need_no_key_and_everything_else_does(key_store, serve):
+    key_store.create()
+    with serve(keys=key_store) as gateway:
         for path in ("/livez", "/readyz", "/docs", "/openapi.json", "/"):
             assert gateway.http.get(path).status_code == 200, path
         for path in ("/v1/models", "/v1", "/v1/../livez/x", "//v1/models", "/V1/models", "/anything", "/livez/"):
@@ -218,11 +211,11 @@ def test_health_and_docs_need_no_key_and_everything_else_does(store, serve):
     assert reply.json() == {"error": {"message": "the API key is not valid", **error}}
 
 
-def test_metrics_need_an_admins_key_and_beyond_its_limit_a_key_is_told_when_to_come_back(store, serve, wait_until):
-    with serve(keys=store, keys_poll=0.02) as gateway:
+def test_metrics_need_an_admins_key_and_beyond_its_limit_a_key_is_told_when_to_come_back(key_store, serve, wait_until):
+    with serve(keys=key_store, keys_poll=0.02) as gateway:
         assert gateway.http.get("/metrics").status_code == 200
-        _, plain = store.create(requests_per_minute=2)
-        _, admin = store.create(admin=True)
+        _, plain = key_store.create(requests_per_minute=2)
+        _, admin = key_store.create(admin=True)
         wait_until(lambda: gateway.http.get("/metrics").status_code == 401)
         wait_until(lambda: gateway.http.get("/metrics", headers=bearer_header(admin)).status_code == 200)
         reply = gateway.http.get("/metrics", headers=bearer_header(plain))
@@ -236,9 +229,9 @@ def test_metrics_need_an_admins_key_and_beyond_its_limit_a_key_is_told_when_to_c
     assert replies[-1].json()["error"]["code"] == "rate_limit_exceeded"
 
 
-async def test_limits_survive_a_look_at_the_keys(store, tmp_path):
-    _, text = store.create(requests_per_minute=1)
-    opened = await looked(store, tmp_path)
+async def test_limits_survive_a_look_at_the_keys(key_store, tmp_path):
+    _, text = key_store.create(requests_per_minute=1)
+    opened = await looked(key_store, tmp_path)
     await opened.enter(bearer(text), True, [])
     await opened.look()
     with pytest.raises(ApiError):
@@ -252,7 +245,7 @@ async def test_limits_survive_a_look_at_the_keys(store, tmp_path):
         (("192.0.2.1", 1), 401),
     ],
 )
-async def test_whether_a_caller_is_local_is_told_by_the_address_it_came_to(store, tmp_path, server, status):
+async def test_whether_a_caller_is_local_is_told_by_the_address_it_came_to(key_store, tmp_path, server, status):
     sent = []
 
     async def send(message):
@@ -262,11 +255,11 @@ async def test_whether_a_caller_is_local_is_told_by_the_address_it_came_to(store
         await send({"status": 200})
 
     scope = {"type": "http", "path": "/v1/models", "headers": [], "server": server, "state": {"reply_headers": []}}
-    await AccessCheck(app, await looked(store, tmp_path))(scope, None, send)
+    await AccessCheck(app, await looked(key_store, tmp_path))(scope, None, send)
     assert sent[0]["status"] == status
 
 
-async def test_the_end_waits_for_a_look_that_is_under_way_so_that_the_source_can_be_closed(store, tmp_path):
+async def test_the_end_waits_for_a_look_that_is_under_way_so_that_the_source_can_be_closed(key_store, tmp_path):
     class SlowKeys:
         looks, under_way, goes_on = 0, threading.Event(), threading.Event()
 
@@ -276,7 +269,7 @@ async def test_the_end_waits_for_a_look_that_is_under_way_so_that_the_source_can
                 self.under_way.set()
                 assert self.goes_on.wait(10)
                 self.under_way.clear()
-            return store.read()
+            return key_store.read()
 
     keys = SlowKeys()
     async with Access(keys, Settings(home=tmp_path, keys_poll=0.01)).running():

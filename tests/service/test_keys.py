@@ -143,17 +143,10 @@ def test_repeated_embeddings_are_made_and_logged_once(ask):
     assert [record.input for record in ask.log.read()].count("once") == 1
 
 
-@pytest.fixture
-def own_store(tmp_path):
-    opened = KeyStore(f"sqlite:///{tmp_path / 'log.db'}")
-    yield opened
-    opened.close()
-
-
 @contextmanager
-def gateway_with(own_store, tmp_path, engine=FakeEngine):
+def gateway_with(key_store, tmp_path, engine=FakeEngine):
     """A gateway that serves `assistant@1` to holders of keys."""
-    with serving(tmp_path, engine=lambda model: engine(name=model.ref), keys=own_store) as gateway:
+    with serving(tmp_path, engine=lambda model: engine(name=model.ref), keys=key_store) as gateway:
         yield gateway.http, gateway.log
 
 
@@ -163,11 +156,11 @@ def chat(http, text, **fields):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_answers_tokens_use_up_the_budget_of_its_key_also_after_a_restart(own_store, tmp_path, stream):
-    _, text = own_store.create(tokens_per_day=1)
-    with gateway_with(own_store, tmp_path) as (http, _):
+def test_an_answers_tokens_use_up_the_budget_of_its_key_also_after_a_restart(key_store, tmp_path, stream):
+    _, text = key_store.create(tokens_per_day=1)
+    with gateway_with(key_store, tmp_path) as (http, _):
         assert chat(http, text, stream=stream).status_code == 200
-    with gateway_with(own_store, tmp_path) as (http, log):
+    with gateway_with(key_store, tmp_path) as (http, log):
         reply = chat(http, text, stream=stream)
         assert (reply.status_code, reply.json()["error"]["code"]) == (429, "rate_limit_exceeded")
         assert 0 < int(reply.headers["retry-after"]) <= 86_400
@@ -176,10 +169,10 @@ def test_an_answers_tokens_use_up_the_budget_of_its_key_also_after_a_restart(own
         assert [record.outcome for record in log.read()] == ["ok"]
 
 
-def test_streams_at_once_overdraw_a_budget_by_no_more_than_one_of_them(own_store, tmp_path):
-    _, text = own_store.create(tokens_per_minute=400)
+def test_streams_at_once_overdraw_a_budget_by_no_more_than_one_of_them(key_store, tmp_path):
+    _, text = key_store.create(tokens_per_minute=400)
     engine = functools.partial(FakeEngine, lambda _: "word " * 50, slots=100)
-    with gateway_with(own_store, tmp_path, engine) as (http, log), ThreadPoolExecutor(30) as threads:
+    with gateway_with(key_store, tmp_path, engine) as (http, log), ThreadPoolExecutor(30) as threads:
         statuses = list(threads.map(lambda _: chat(http, text, stream=True, max_tokens=50).status_code, range(60)))
         used = [record.tokens_in + record.tokens_out for record in log.read()]
     assert set(statuses) == {200, 429}
@@ -187,9 +180,9 @@ def test_streams_at_once_overdraw_a_budget_by_no_more_than_one_of_them(own_store
     assert 0 < sum(used) < 400 + max(used)
 
 
-def test_a_refusal_tells_what_is_used_from_what_requests_under_way_hold(own_store, tmp_path):
-    key, text = own_store.create(tokens_per_minute=400)
-    with gateway_with(own_store, tmp_path) as (http, log):
+def test_a_refusal_tells_what_is_used_from_what_requests_under_way_hold(key_store, tmp_path):
+    key, text = key_store.create(tokens_per_minute=400)
+    with gateway_with(key_store, tmp_path) as (http, log):
         log.budgets.reserve(key.id, {"minute": 400}, 400, 60.0)
         reply = chat(http, text)
     message = reply.json()["error"]["message"]
@@ -198,14 +191,14 @@ def test_a_refusal_tells_what_is_used_from_what_requests_under_way_hold(own_stor
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_answer_whose_tokens_nobody_counted_is_charged_by_an_estimate_that_says_so(own_store, tmp_path, stream):
-    _, text = own_store.create(tokens_per_minute=20)
+def test_an_answer_whose_tokens_nobody_counted_is_charged_by_an_estimate_that_says_so(key_store, tmp_path, stream):
+    _, text = key_store.create(tokens_per_minute=20)
 
     def uncounted(_):
         return [Chunk("It is a long answer of many words."), Chunk("", "stop", UNKNOWN_USAGE)]
 
     engine = functools.partial(FakeEngine, script=uncounted)
-    with gateway_with(own_store, tmp_path, engine) as (http, log):
+    with gateway_with(key_store, tmp_path, engine) as (http, log):
         statuses = [chat(http, text, stream=stream).status_code for _ in range(4)]
         records = log.read()
     assert statuses == [200, 429, 429, 429]
@@ -213,10 +206,10 @@ def test_an_answer_whose_tokens_nobody_counted_is_charged_by_an_estimate_that_sa
     assert records[0].details["estimated_tokens"] > 20
 
 
-def test_a_request_that_fails_before_anything_came_costs_nothing(own_store, tmp_path):
-    _, text = own_store.create(tokens_per_minute=1)
+def test_a_request_that_fails_before_anything_came_costs_nothing(key_store, tmp_path):
+    _, text = key_store.create(tokens_per_minute=1)
     engine = functools.partial(FakeEngine, failure=EngineUnavailable("away"))
-    with gateway_with(own_store, tmp_path, engine) as (http, _):
+    with gateway_with(key_store, tmp_path, engine) as (http, _):
         assert [chat(http, text).status_code for _ in range(3)] == [503, 503, 503]
 
 
@@ -246,12 +239,6 @@ async def spend(budgets: Budgets, tokens: int, limits: dict[str, int] = LARGE) -
     return dict(headers)
 
 
-async def happens(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 - a database tells nobody
-            await asyncio.sleep(0.01)  # the database tells nobody
-
-
 def run(work: Callable[[Budgets], Awaitable[None]], log: ProductionLog, lease_seconds: float = 60.0) -> None:
     async def main() -> None:
         budgets = Budgets(log.budgets, 60.0, lease_seconds)
@@ -274,14 +261,14 @@ def test_requests_share_a_lease_while_much_is_left_then_another_and_it_is_settle
     assert left(any_log) == LIMIT - 2500
 
 
-def test_after_its_time_a_lease_keeps_only_what_requests_under_way_hold(any_log):
+def test_after_its_time_a_lease_keeps_only_what_requests_under_way_hold(any_log, eventually):
     async def work(budgets):
         async with budgets.spending("k", LARGE, 100, []) as spending:
             spending.tokens = 40
             await spend(budgets, 30)
-            await happens(lambda: reserved(any_log) == [100])
+            await eventually(lambda: reserved(any_log) == [100])
             assert left(any_log) == LIMIT - 100 - 30
-        await happens(lambda: reserved(any_log) == [])
+        await eventually(lambda: reserved(any_log) == [])
 
     run(work, any_log, lease_seconds=0.05)
     assert left(any_log) == LIMIT - 70
