@@ -77,9 +77,9 @@ class FileStorage:
         """Sizes in bytes of the files below a folder, by path."""
         with self._translated():
             chosen = fs.FileSelector(self._full(folder), recursive=True, allow_not_found=True)
-            found = self.filesystem.get_file_info(chosen)
+            entries = self.filesystem.get_file_info(chosen)
         start = len(self.root) + 1
-        return {each.path[start:]: each.size for each in sorted(found, key=lambda each: each.path) if each.is_file}
+        return {each.path[start:]: each.size for each in sorted(entries, key=lambda each: each.path) if each.is_file}
 
     def open(self, path: str) -> Any:
         """The file for reading at any place, as pyarrow takes it. Raises FileNotFoundError."""

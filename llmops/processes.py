@@ -75,8 +75,8 @@ def is_frozen(number: int) -> bool:
 
 def _started(number: int) -> str | None:
     """When the process started, in the kernel's ticks; None when there is no such process, or it is a zombie."""
-    found = _stat(number)
-    return None if not found or found[0] in "ZX" else found[19]
+    fields = _stat(number)
+    return None if not fields or fields[0] in "ZX" else fields[19]
 
 
 def _stat(number: int) -> list[str]:
@@ -143,15 +143,15 @@ def folder_locked(folder: Path) -> Iterator[None]:
 def users_of_file(path: Path) -> list[str]:
     """Other processes that have a file open, as `name (pid N)`: those that this user may look at, where the system has
     a `/proc`. Raises OSError where there is no such file."""
-    wanted, found = path.stat(), {}
+    wanted, users = path.stat(), {}
     for handle in Path("/proc").glob("[0-9]*/fd/*"):
         pid = handle.parent.parent.name
         with suppress(OSError):  # the process has ended, or is another user's
             opened = handle.stat()
             if (opened.st_dev, opened.st_ino) == (wanted.st_dev, wanted.st_ino) and int(pid) != os.getpid():
                 name = (handle.parent.parent / "comm").read_text(encoding="utf-8", errors="replace").strip()
-                found[int(pid)] = f"{name} (pid {pid})"
-    return [found[pid] for pid in sorted(found)]
+                users[int(pid)] = f"{name} (pid {pid})"
+    return [users[pid] for pid in sorted(users)]
 
 
 def when_parent_ends(act: Callable[[], object]) -> None:

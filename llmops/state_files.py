@@ -49,9 +49,9 @@ def keep_private(path: Path) -> None:
     that is shared by its kind, as `/tmp` is.
     """
     with contextlib.suppress(OSError):
-        found = path.stat()
-        if found.st_uid == os.geteuid() and found.st_mode & _OTHERS and not found.st_mode & stat.S_ISVTX:
-            path.chmod(stat.S_IMODE(found.st_mode) & ~_OTHERS)
+        status = path.stat()
+        if status.st_uid == os.geteuid() and status.st_mode & _OTHERS and not status.st_mode & stat.S_ISVTX:
+            path.chmod(stat.S_IMODE(status.st_mode) & ~_OTHERS)
 
 
 def write_ahead(connection: Any, *, synchronous: str = "NORMAL") -> None:
@@ -127,10 +127,10 @@ def sqlite_path(url: str) -> Path | None:
 def identity_of(path: Path) -> FileIdentity | None:
     """None where there is no such file."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 @dataclass
@@ -171,16 +171,16 @@ class WatchedFile:
         if self.expected is None:
             return
         try:
-            found = self.path.stat()
+            status = self.path.stat()
         except OSError as error:
             raise StoreUnavailable(f"{self.path} was taken away ({error.strerror}) {_ADVICE}") from error
-        if (found.st_dev, found.st_ino) != self.expected:
+        if (status.st_dev, status.st_ino) != self.expected:
             raise StoreUnavailable(f"{self.path} was replaced {_ADVICE}")
         # VACUUM makes it smaller too, and the header says so.
-        if self._cut_short or (found.st_size < self._size and not _is_whole(self.path)):
+        if self._cut_short or (status.st_size < self._size and not _is_whole(self.path)):
             self._cut_short = True
             raise StoreUnavailable(f"{self.path} was cut short {_ADVICE}")
-        self._size = found.st_size
+        self._size = status.st_size
 
 
 def hold(path: Path) -> int:

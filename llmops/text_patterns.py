@@ -99,8 +99,8 @@ def refusal_phrase(text: str) -> str | None:
     found: no phrase tells them from an answer. The scorer, the monitor and the gate all read refusals by this function.
     """
     start = " ".join(text.lstrip(_MARKS_AROUND)[:REFUSAL_REACH].translate(_STRAIGHT).split())
-    found = _REFUSAL.search(start)
-    return found[0] if found else None
+    phrase = _REFUSAL.search(start)
+    return phrase[0] if phrase else None
 
 
 def personal_spans(kind: str, text: str) -> Iterator[tuple[int, int]]:

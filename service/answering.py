@@ -107,17 +107,17 @@ class RequestApp(ABC):
             else:
                 idempotency = self._gateway.idempotency
                 request_print = fingerprint(scope["path"], self._state["body"])
-                found = await idempotency.begin(self.arrival.caller, key, request_print)
-                if isinstance(found, StoredReply):
-                    end = partial(send_stored, found, send)
+                claimed = await idempotency.begin(self.arrival.caller, key, request_print)
+                if isinstance(claimed, StoredReply):
+                    end = partial(send_stored, claimed, send)
                 else:
-                    self._once = IdempotentReply(found, send)
+                    self._once = IdempotentReply(claimed, send)
                     self._send = self._once.send
                     try:
                         end = await self.run()
                     finally:
                         if not self._once.settled:
-                            await idempotency.release(found)
+                            await idempotency.release(claimed)
         # A client that has stopped reading is left: the server then closes the connection.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_SEND_SECONDS):

@@ -263,9 +263,9 @@ class Gateway:
 
     def problems(self) -> list[str]:
         """Why the gateway should get no traffic now; empty when it is ready."""
-        found = []
+        reasons = []
         if self.keeper.age is None:
-            found.append(f"registry not read yet: {self.keeper.last_error or 'first look is under way'}")
+            reasons.append(f"registry not read yet: {self.keeper.last_error or 'first look is under way'}")
         else:
             snapshot, failures = self.keeper.snapshot, self.pool.failures
             for app, model in snapshot.champions.items():
@@ -274,33 +274,33 @@ class Gateway:
                 if why is None and not self.pool.is_loaded(model):
                     why = failures.get(model.ref, "loading")
                 if why is not None:
-                    found.append(f"engine of {app}: {why}")
+                    reasons.append(f"engine of {app}: {why}")
             for name, version in snapshot.tabular_champions.items():
                 if not self.tabular.is_loaded(version):
-                    found.append(f"model {name}: {self.tabular.failure(version) or 'loading'}")
+                    reasons.append(f"model {name}: {self.tabular.failure(version) or 'loading'}")
         if self.predictions.problem is not None:
-            found.append(self.predictions.problem)
+            reasons.append(self.predictions.problem)
         if self.log.failure is not None:
-            found.append(f"production log cannot be written: {self.log.failure}")
-        found += [part.problem for part in (self.access, self.engines) if part is not None and part.problem is not None]
-        return found
+            reasons.append(f"production log cannot be written: {self.log.failure}")
+        reasons += [part.problem for part in (self.access, self.engines) if part is not None and part.problem]
+        return reasons
 
     def warnings(self) -> list[str]:
         """What is not as it should be while requests are still served well."""
-        found = []
-        age = self.keeper.age
-        if age is not None and self.keeper.last_error is not None:
-            found.append(f"registry not read for {age:.0f} s, serving the releases read last: {self.keeper.last_error}")
-        found += [
+        warnings = []
+        age, error = self.keeper.age, self.keeper.last_error
+        if age is not None and error is not None:
+            warnings.append(f"registry not read for {age:.0f} s, serving the releases read last: {error}")
+        warnings += [
             f"{name} is gone from the registry, its last champion serves on: restore it, or start the gateway again"
             for name in self.keeper.vanished
         ]
         if age is not None:
             callers = [] if self.access is None else self.access.callers()
-            found += self.router.notes(self.keeper.snapshot, callers)
+            warnings += self.router.notes(self.keeper.snapshot, callers)
         if self.access is not None and self.access.limits_problem is not None:
-            found.append(self.access.limits_problem)
+            warnings.append(self.access.limits_problem)
         # No reason to turn traffic away, not even when all of them rest: every gateway would leave at once, for an
         # outage that requests are told of with 503 and Retry-After.
-        found += [f"upstream {problem}" for problem in self.pool.problems]
-        return found
+        warnings += [f"upstream {problem}" for problem in self.pool.problems]
+        return warnings

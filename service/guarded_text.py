@@ -83,10 +83,10 @@ def _decoded(text: str) -> Any:
     if text.lstrip()[:1] not in ("{", "["):
         return None
     try:
-        found = orjson.loads(text)
+        value = orjson.loads(text)
     except orjson.JSONDecodeError:
         return None
-    return found if is_shallow(found) else None
+    return value if is_shallow(value) else None
 
 
 def _unescaped(text: str) -> str:

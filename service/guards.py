@@ -188,11 +188,11 @@ class Guards:
         give_up_at = time.thread_time() + SEARCH_ALL_SECONDS
         for name, part in parts.items():
             for text in dict.fromkeys(texts_in(part)):
-                found = _find(self.rules.block, text)
-                if found is None and time.thread_time() > give_up_at:
-                    found = _Found(failure="search took too long")
-                if found is not None:
-                    self.actions.append({"guard": "block", "where": "input", **found.described()})
+                match = _find(self.rules.block, text)
+                if match is None and time.thread_time() > give_up_at:
+                    match = _Found(failure="search took too long")
+                if match is not None:
+                    self.actions.append({"guard": "block", "where": "input", **match.described()})
                     message = "the request was refused by a content policy of this app"
                     raise ApiError(400, message, param=name, code=CONTENT_FILTER)
 
@@ -266,11 +266,11 @@ class _Screen:
         start = len(self._text)
         for pattern in self._block:
             try:
-                found = pattern.search(self._text, self._search_from, partial=True, timeout=SEARCH_SECONDS)
+                match = pattern.search(self._text, self._search_from, partial=True, timeout=SEARCH_SECONDS)
             except TimeoutError:
                 return self._search_from
-            if found is not None:
-                start = min(start, found.start())
+            if match is not None:
+                start = min(start, match.start())
         return start
 
     def _cut(self, start: int, found: _Found) -> Chunk:
@@ -286,12 +286,12 @@ def _find(block: Sequence[regex.Pattern[str]], text: str, start: int = 0) -> _Fo
     earliest: _Found | None = None
     for position, pattern in enumerate(block):
         try:
-            found = _search(pattern, text, start)
+            match = _search(pattern, text, start)
         except TimeoutError:
             return _Found(position, failure="search took too long")
         # A pattern that matches nothing at all would block everything.
-        if found is not None and found.end() > found.start() and (earliest is None or found.start() < earliest.start):
-            earliest = _Found(position, found.start(), found.end())
+        if match is not None and match.end() > match.start() and (earliest is None or match.start() < earliest.start):
+            earliest = _Found(position, match.start(), match.end())
     return earliest
 
 

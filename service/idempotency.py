@@ -84,7 +84,7 @@ class Idempotency:
             self._threads, self._replies.claim, owner, key, print_of_request, self._claim_seconds
         )
         try:
-            found = await asyncio.shield(work)
+            claimed = await asyncio.shield(work)
         except asyncio.CancelledError:
             # The claim may be made after its request has gone: it must not stand until its time is up.
             work.add_done_callback(self._release_unwanted)
@@ -92,15 +92,15 @@ class Idempotency:
         if time.monotonic() >= self._clean_next:
             self._clean_next = time.monotonic() + CLEANING_SECONDS
             self._threads.submit(self._clean)
-        if isinstance(found, ClaimedKey):
-            return found
-        if found.fingerprint != print_of_request:
+        if isinstance(claimed, ClaimedKey):
+            return claimed
+        if claimed.fingerprint != print_of_request:
             message = "Idempotency-Key: was used before, with another body or path; use a new key for a new request"
             raise ApiError(422, message, code="idempotency_key_reused")
-        if found.reply is None:
+        if claimed.reply is None:
             message = "the first request with this Idempotency-Key is still running"
             raise ApiError(409, message, code="idempotency_key_in_use", retry_after=1.0)
-        return found.reply
+        return claimed.reply
 
     async def release(self, claim: ClaimedKey) -> None:
         """Gives the claim up, so that a retry runs again; finishes also when the caller is cancelled.

@@ -169,11 +169,11 @@ class _SharedWindows:
                 os.posix_fallocate(lock.file, 0, size)
             else:  # macOS
                 os.ftruncate(lock.file, size)
-            found = self._open[key_id, most] = (lock, memoryview(mmap.mmap(lock.file, size)).cast("d"))
+            opened = self._open[key_id, most] = (lock, memoryview(mmap.mmap(lock.file, size)).cast("d"))
         except OSError:
             lock.close()
             raise
-        return found
+        return opened
 
 
 def refusal(message: str, seconds: float) -> ApiError:
@@ -291,19 +291,19 @@ class Budgets:
             reserve = functools.partial(self._store.reserve, key_id, limits, most, self._seconds, LEASED_SHARE)
             reserving = asyncio.ensure_future(run_blocking(reserve, name="reserve tokens"))
             try:
-                found = await asyncio.shield(reserving)
+                reserved = await asyncio.shield(reserving)
             except asyncio.CancelledError:
                 reserving.add_done_callback(self._give_back)
                 raise
-            if isinstance(found, BudgetState):
-                reply_headers += limit_headers(b"tokens", found.limit, found.left, found.seconds)
-                held = found.limit - found.used
-                what = f"this key's {found.limit} tokens per {found.window} are used up"
+            if isinstance(reserved, BudgetState):
+                reply_headers += limit_headers(b"tokens", reserved.limit, reserved.left, reserved.seconds)
+                held = reserved.limit - reserved.used
+                what = f"this key's {reserved.limit} tokens per {reserved.window} are used up"
                 if held > 0:
                     what += f", but for {held} that requests under way may still take"
-                raise refusal(what, found.seconds)
-            lease = _Lease(found)
-            if found.tokens > most:
+                raise refusal(what, reserved.seconds)
+            lease = _Lease(reserved)
+            if reserved.tokens > most:
                 self._open[key_id] = lease
                 asyncio.get_running_loop().call_later(self._lease_seconds, self._end, key_id, lease)
             return lease

@@ -62,7 +62,7 @@ class Metrics:
         def counter(name: str, meaning: str, *labels: str) -> Counter:
             return Counter(name, meaning, labels, registry=registry)
 
-        self.requests = counter("llmops_requests", "Requests that reached a model", "target", "outcome", "status")
+        self._requests = counter("llmops_requests", "Requests that reached a model", "target", "outcome", "status")
         self.latency = seconds("llmops_request_seconds", "From arrival to end of generation", _SECONDS)
         self.first_token = seconds("llmops_first_token_seconds", "From arrival to first text", _SECONDS)
         self.per_token = seconds("llmops_output_token_seconds", "For each token after the first text", _TOKEN_SECONDS)
@@ -89,7 +89,7 @@ class Metrics:
     def count(self, record: LogRecord) -> None:
         """Adds one finished request, under its release or, without one, its model."""
         target = self._target(record.release or record.model or "")
-        target.requests(record.outcome, record.status).inc()
+        self._requests.labels(target.name, record.outcome, str(record.status)).inc()
         if record.latency_ms is not None:
             target.latency.observe(record.latency_ms / 1000)
         if record.first_token_ms is not None:
@@ -170,33 +170,25 @@ class Metrics:
         return generate_latest(everything)
 
     def _target(self, name: str) -> _Target:
-        found = self._targets.get(name)
-        if found is None:
+        target = self._targets.get(name)
+        if target is None:
             shown = name if len(self._targets) < MOST_TARGETS else "other"
-            found = self._targets.get(shown) or _Target(self, shown)
-            self._targets[shown] = found
-        return found
+            target = self._targets.get(shown) or _Target(self, shown)
+            self._targets[shown] = target
+        return target
 
 
 class _Target:
-    """The counters of one target, looked up by label once and not at every request."""
+    """What is counted of one target, looked up by its label once and not at every request."""
 
     def __init__(self, metrics: Metrics, name: str) -> None:
         self.name = name
-        self._all_requests = metrics.requests
-        self._requests: dict[tuple[str, int], Counter] = {}
         self.latency = metrics.latency.labels(name)
         self.first_token = metrics.first_token.labels(name)
         self.per_token = metrics.per_token.labels(name)
         self.waits = metrics.waits.labels(name)
         self.tokens_in = metrics.tokens.labels(name, "in")
         self.tokens_out = metrics.tokens.labels(name, "out")
-
-    def requests(self, outcome: str, status: int) -> Counter:
-        found = self._requests.get((outcome, status))
-        if found is None:
-            found = self._requests[outcome, status] = self._all_requests.labels(self.name, outcome, str(status))
-        return found
 
 
 class _AllWorkers(MultiProcessCollector):

@@ -66,12 +66,12 @@ class Target:
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
         """The reply headers that name the versions."""
-        found = [(b"x-llmops-model", self.model.ref.encode())]
+        headers = [(b"x-llmops-model", self.model.ref.encode())]
         if self.release is not None:
-            found.append((b"x-llmops-release", self.release.ref.encode()))
+            headers.append((b"x-llmops-release", self.release.ref.encode()))
         if self.prompt is not None:
-            found.append((b"x-llmops-prompt", self.prompt.ref.encode()))
-        return found
+            headers.append((b"x-llmops-prompt", self.prompt.ref.encode()))
+        return headers
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,18 +210,18 @@ class Router:
         callers: the keys that are good now.
         """
         registered = snapshot.registered
-        found = [f"traffic policy of {app} cannot be read: {why}" for app, why in registered.policy_problems.items()]
+        notes = [f"traffic policy of {app} cannot be read: {why}" for app, why in registered.policy_problems.items()]
         for app, policy in registered.policies.items():
             split = snapshot.splits.get(app)
             if split is None and not policy.rests:
-                found.append(f"traffic policy of {app} rests: there is no challenger beside a champion")
+                notes.append(f"traffic policy of {app} rests: there is no challenger beside a champion")
             elif split is not None and not self._is_loaded(split.challenger.model):
-                found.append(f"traffic policy of {app} waits for the engine of {split.challenger.ref}")
+                notes.append(f"traffic policy of {app} waits for the engine of {split.challenger.ref}")
             elif split is not None:
                 keys = [caller.id for caller in callers if caller.may_use(app)]
                 if (why := policy.lopsided(app, keys)) is not None:
-                    found.append(f"traffic policy of {app}: {why}")
-        return found
+                    notes.append(f"traffic policy of {app}: {why}")
+        return notes
 
 
 class SnapshotKeeper:

@@ -130,9 +130,9 @@ def trace_context(scope_headers: Headers) -> dict[str, str]:
             states.append(value)
     if parent is None or not _TRACEPARENT.match(parent):
         return {}
-    found = {"traceparent": parent.decode("ascii")}
+    context = {"traceparent": parent.decode("ascii")}
     state = b",".join(states)
-    return {**found, "tracestate": state.decode("ascii")} if _TRACESTATE.match(state) else found
+    return {**context, "tracestate": state.decode("ascii")} if _TRACESTATE.match(state) else context
 
 
 def _attributes(record: LogRecord) -> dict[str, Any]:
@@ -140,12 +140,12 @@ def _attributes(record: LogRecord) -> dict[str, Any]:
     details = record.details
     parameters = details.get("parameters") or {}
     prompt, _, prompt_version = (record.prompt or "").partition("@")
-    found: dict[str, Any] = {"llmops.outcome": record.outcome, "llmops.request_id": record.request_id}
+    attributes: dict[str, Any] = {"llmops.outcome": record.outcome, "llmops.request_id": record.request_id}
     if record.route == PREDICT:  # nothing generative
-        found |= {"llmops.model": record.model, "llmops.rows": details.get("rows")}
-        return {name: value for name, value in found.items() if value is not None}
+        attributes |= {"llmops.model": record.model, "llmops.rows": details.get("rows")}
+        return {name: value for name, value in attributes.items() if value is not None}
     first_ms, reason = record.first_token_ms, details.get("finish_reason")
-    found |= {
+    attributes |= {
         "gen_ai.operation.name": _OPERATIONS.get(str(details.get("route")), "chat"),
         "gen_ai.provider.name": "llmops",
         "gen_ai.request.model": record.release or record.model,
@@ -163,4 +163,4 @@ def _attributes(record: LogRecord) -> dict[str, Any]:
         "llmops.prompt.version": prompt_version or None,
         "llmops.release": record.release,
     }
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in attributes.items() if value is not None}

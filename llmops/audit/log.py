@@ -239,10 +239,10 @@ def verify(
         chain = check_chain(log.rows(), head)
         if standings is None or chain.broken is not None:
             return chain
-        found = standings()
+        standing_now = standings()
     replays = sorted(chain.replays.items())
-    moved = (difference for name, replay in replays for difference in replay.differences(found.get(name, {})))
-    unaudited = sorted(name for name, standing in found.items() if standing and name not in chain.replays)
+    moved = (difference for name, replay in replays for difference in replay.differences(standing_now.get(name, {})))
+    unaudited = sorted(name for name, standing in standing_now.items() if standing and name not in chain.replays)
     return dataclasses.replace(chain, differences=tuple(moved), unaudited=tuple(unaudited))
 
 

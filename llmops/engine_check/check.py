@@ -80,24 +80,24 @@ async def check(
         except EngineError as error:
             return _failed(error)
 
-    found: dict[str, Observation] = {}
+    probed: dict[str, Observation] = {}
     enforced: dict[str, Observation] = {}
     loads: list[LoadLevel] = []
     try:
-        found["whole answer"] = await observed(capabilities.whole_answer(session))
-        found["streaming"] = await observed(capabilities.streaming(session))
-        if found["streaming"].verdict in _WORKED:
+        probed["whole answer"] = await observed(capabilities.whole_answer(session))
+        probed["streaming"] = await observed(capabilities.streaming(session))
+        if probed["streaming"].verdict in _WORKED:
             for name, probe in capabilities.PROBES.items():
-                found[name] = await observed(probe(session))
+                probed[name] = await observed(probe(session))
             enforced["json_object"] = await observed(keywords.json_object(session))
             for keyword in keywords.KEYWORDS:
                 enforced[keyword.name] = await observed(keywords.keyword_enforced(session, keyword))
             session.deadline = start + seconds
             show()
             try:
-                found |= await cancellation(session, _LONG_SECONDS)
+                probed |= await cancellation(session, _LONG_SECONDS)
             except EngineError as error:
-                found |= dict.fromkeys(CANCELLED, _failed(error))
+                probed |= dict.fromkeys(CANCELLED, _failed(error))
             # At last: a server that goes on with what clients have left would slow the probes down.
             for level in concurrency:
                 show()
@@ -105,20 +105,20 @@ async def check(
                 left = 0.9 * (session.deadline - time.monotonic())
                 if left > 0:
                     loads.append(await load(session, level, min(left, _LEVEL_SHARE * seconds)))
-            found["Retry-After"] = retry_after(loads)
+            probed["Retry-After"] = retry_after(loads)
         progress("checking", total, total)
     finally:
         await session.close()
     report = {
         "url": base_url,
         "model": model,
-        "ok": found["streaming"].verdict in _WORKED,
-        "reason": _reason(found),
-        "capabilities": {name: asdict(each) for name, each in found.items()},
+        "ok": probed["streaming"].verdict in _WORKED,
+        "reason": _reason(probed),
+        "capabilities": {name: asdict(each) for name, each in probed.items()},
         "schema_keywords": {name: asdict(each) for name, each in enforced.items()},
         "speed": [each.to_mapping() for each in loads],
         "fields": {place: sorted(names) for place, names in session.fields.items()},
-        "settings": _settings(base_url, model, key_variable, found, loads),
+        "settings": _settings(base_url, model, key_variable, probed, loads),
         "requests": session.requests,
         "seconds": round(time.monotonic() - start, 1),
     }

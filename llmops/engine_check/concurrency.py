@@ -173,12 +173,12 @@ async def _after_leaving(
     async with _long_requests(session, tokens, whole=whole):
         if whole:
             await asyncio.sleep(1.5 * first_s)  # until it has begun to generate, as far as can be known
-    found: list[float] = []
-    while len(found) < 3 and time.perf_counter() - start < _LATE * duration:
-        found.append((await _sample(session)).get(measure.name, measure.busy))
+    measured: list[float] = []
+    while len(measured) < 3 and time.perf_counter() - start < _LATE * duration:
+        measured.append((await _sample(session)).get(measure.name, measure.busy))
     in_time = time.perf_counter() - start < _LATE * duration
-    fallen = [each < (measure.quiet + measure.busy) / 2 for each in found]
-    seen = f"{measure}, {', '.join(f'{each:.3g}' for each in found)} after the clients left"
+    fallen = [each < (measure.quiet + measure.busy) / 2 for each in measured]
+    seen = f"{measure}, {', '.join(f'{each:.3g}' for each in measured)} after the clients left"
     if sum(fallen) >= 2 and in_time:
         return Observation("yes", seen)
     # One that has fallen in the end may have done so late for other reasons: a machine that was busy.

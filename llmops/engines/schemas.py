@@ -170,14 +170,14 @@ def _units(step: float) -> int:
 
 def _composed(schema: Mapping[str, Any]) -> set[int]:
     """The ids of parts that are put together with others to one: what one of them does not name, another may."""
-    found: set[int] = set()
+    composed: set[int] = set()
     for _, part in subschemas(schema):
         joined = [each for name in ("allOf", "anyOf", "oneOf") for each in part.get(name, ())]
         if len(part.get("allOf", ())) > 1 or ("properties" in part and (joined or "$ref" in part)):
             # Through a reference any part may be among them.
             refers = any("$ref" in each for _, each in subschemas(part))
-            found |= {id(each) for _, each in subschemas(schema if refers else part)}
-    return found
+            composed |= {id(each) for _, each in subschemas(schema if refers else part)}
+    return composed
 
 
 def _closed(part: dict[str, Any]) -> dict[str, Any]:

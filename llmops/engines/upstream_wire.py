@@ -224,12 +224,12 @@ class ToolCallReader:
         number, identity = whole_number(delta.get("index")), _id(delta)
         if number is not None and type(number) is not int:
             raise misshapen("a tool call whose index is no number")
-        found = [call for call in self._calls if number is None or call.number == number]
-        if not found:
+        of_number = [call for call in self._calls if number is None or call.number == number]
+        if not of_number:
             return self._begin(number)
-        last = found[-1]
+        last = of_number[-1]
         if identity:
-            same = [call for call in found if call.sent_id == identity]
+            same = [call for call in of_number if call.sent_id == identity]
             goes_on = not last.sent_id or (number is not None and last.goes_on(_name(delta)))
             return same[-1] if same else last if goes_on else self._begin(number)
         return self._begin(number) if _name(delta) and last.name and last.is_whole else last

@@ -26,13 +26,13 @@ def mapped() -> list[Range]:
     """This process's private memory that is no file's, by ascending address; empty on systems other than Linux."""
     if sys.platform != "linux":
         return []
-    found = []
+    ranges = []
     for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines():
         addresses, rights, _offset, _device, _inode, *name = line.split()
         if rights == "rw-p" and not name:
             first, _, end = addresses.partition("-")
-            found.append((int(first, 16), int(end, 16)))
-    return found
+            ranges.append((int(first, 16), int(end, 16)))
+    return ranges
 
 
 def release_zeros(before: Sequence[Range]) -> int:

@@ -125,13 +125,13 @@ class Archive:
         """Records of the window, oldest first; at most so many, from the start, or from the end with `newest`."""
         if not newest:
             return list(itertools.islice(self.iterate(feedback=feedback, **window), limit))
-        found: list[LogRecord] = []
+        records: list[LogRecord] = []
         for hour in reversed(self._hours(**window)):
-            missing = None if limit is None else limit - len(found)
-            found[:0] = deque(self._of_hour(hour, feedback, **window), maxlen=missing)
-            if len(found) == limit:
+            missing = None if limit is None else limit - len(records)
+            records[:0] = deque(self._of_hour(hour, feedback, **window), maxlen=missing)
+            if len(records) == limit:
                 break
-        return found
+        return records
 
     def iterate(self, *, feedback: bool = False, **window: Any) -> Iterator[LogRecord]:
         """Records of the window, oldest first, with bounded memory."""
@@ -146,8 +146,8 @@ class Archive:
 
         paths = (path for stored in self.partitions() for path in stored.files)
         tables = (table for path in paths for table in self._tables(path, ["request_id"], begins))
-        found = {name for table in tables for name in table["request_id"].to_pylist()}
-        return [beginning] if beginning in found else sorted(found)[:limit]
+        ids = {name for table in tables for name in table["request_id"].to_pylist()}
+        return [beginning] if beginning in ids else sorted(ids)[:limit]
 
     def dataset(self) -> Any:
         """The files that count as one `pyarrow.dataset.Dataset`, with the columns of SCHEMA and of PARTITIONING.
@@ -342,8 +342,8 @@ class Archive:
             for table in self._tables(path, ["record"], choose):
                 yield from map(record_of_text, table["record"].to_pylist())
 
-        found = [of_file(path) for path in stored.files]
-        yield from itertools.chain(*found) if stored.manifest is not None else _merged(*found)
+        by_file = [of_file(path) for path in stored.files]
+        yield from itertools.chain(*by_file) if stored.manifest is not None else _merged(*by_file)
 
     def _tables(self, path: str, columns: Sequence[str], choose: Choose | None = None) -> Iterator[pa.Table]:
         """A file's row groups, of the chosen rows. Of row groups without any, `record` is not read."""

@@ -65,8 +65,8 @@ class Partition:
             since = datetime.fromisoformat(f"{date}T{hour}:00:00+00:00")
         except ValueError:
             return None
-        found = cls(int(since.timestamp() // HOUR_SECONDS), "" if app == _NO_APP else unquote(app))
-        return found if found.folder == folder else None
+        partition = cls(int(since.timestamp() // HOUR_SECONDS), "" if app == _NO_APP else unquote(app))
+        return partition if partition.folder == folder else None
 
 
 def app_folder(app: str) -> str:

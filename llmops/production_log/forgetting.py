@@ -62,8 +62,8 @@ def erase_from_file(alone: Alone, file: Path, keys: Iterable[str], pieces: Itera
             connection.exec_driver_sql("VACUUM")
         _empty_wal(alone)
     unique = unique[:: len(unique) // MOST_SOUGHT + 1]
-    found = _found(file, unique)
-    return Erased(sum(path.stat().st_size for path in _files(file)), len(unique), len(found), rewritten)
+    remaining = _found(file, unique)
+    return Erased(sum(path.stat().st_size for path in _files(file)), len(unique), len(remaining), rewritten)
 
 
 def _empty_wal(alone: Alone) -> None:
@@ -172,8 +172,8 @@ def belongings_of(
     opinions = _opinions(connection, own, names)
     places: set[Place] = set()
     for part in _parts({record_key for _, record_key in opinions} - own):
-        found = connection.execute(sa.select(table.app, table.at).where(table.key.in_(part)))
-        places.update((app, stored_time(at).timestamp()) for app, at in found)
+        rated = connection.execute(sa.select(table.app, table.at).where(table.key.in_(part)))
+        places.update((app, stored_time(at).timestamp()) for app, at in rated)
     ids = {row["request_id"] for row in rows}
     shared: set[str] = set()  # clients may give several requests one id
     for part in _parts(ids):
@@ -333,9 +333,9 @@ def facts_of(details: Mapping[str, Any]) -> dict[str, Any]:
 
 def _facts(values: Mapping[str, Any], names: Iterable[str], most_characters: int = _MOST_CHARACTERS) -> dict[str, Any]:
     """Those of the values that are numbers, nothing, or texts of so few characters."""
-    found = ((name, values[name]) for name in names if name in values)
+    known = ((name, values[name]) for name in names if name in values)
     return {
         name: value
-        for name, value in found
+        for name, value in known
         if (len(value) <= most_characters if isinstance(value, str) else isinstance(value, (int, float, type(None))))
     }

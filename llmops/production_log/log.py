@@ -127,9 +127,9 @@ class ProductionLog:
         query = _within(sa.select(*columns), **window).order_by(*order).limit(limit)
         with self._database.reading() as connection:
             rows = connection.execute(query).mappings()
-            found = [record_of_row(row if texts else {**row, **_WITHOUT_TEXTS}) for row in rows]
-        found = self.with_feedback(found) if feedback else found
-        return found[::-1] if newest else found
+            records = [record_of_row(row if texts else {**row, **_WITHOUT_TEXTS}) for row in rows]
+        records = self.with_feedback(records) if feedback else records
+        return records[::-1] if newest else records
 
     def request_ids(self, beginning: str, *, limit: int) -> list[str]:
         """Ids of requests that begin so, at most so many. Reads every record's id unless one is just that."""
@@ -228,7 +228,7 @@ class ProductionLog:
         table, said = records_table.c, feedback_table.c
         since = max(since or datetime.min.replace(tzinfo=UTC), datetime.fromtimestamp(0, UTC))
         hour = sa.cast(sa.func.floor(table.at / HOUR_SECONDS), sa.BigInteger).label("hour")
-        found: dict[tuple[int, str], tuple[int, ...]] = {}
+        hours: dict[tuple[int, str], tuple[int, ...]] = {}
         of_feedback = records_table.join(feedback_table, said.record_key == table.key)
         for source, column in ((records_table, table.seq), (of_feedback, said.seq)):
             query = sa.select(hour, table.app, sa.func.count(), sa.func.sum(column)).select_from(source)
@@ -236,8 +236,8 @@ class ProductionLog:
             with self._database.reading() as connection:
                 for number, of_app, count, total in connection.execute(query):
                     place = (int(number), str(of_app))
-                    found[place] = (*found.get(place, ()), int(count), int(total))
-        return dict(sorted(found.items()))
+                    hours[place] = (*hours.get(place, ()), int(count), int(total))
+        return dict(sorted(hours.items()))
 
     def delete_archived(
         self,
@@ -301,7 +301,7 @@ class ProductionLog:
         with self._database.reading() as connection:
             return count(connection, found)
 
-    def erase(self, found: Belongings, tables: Iterable[str] = ()) -> Erased | None:
+    def erase(self, forgotten: Belongings, tables: Iterable[str] = ()) -> Erased | None:
         """Erases what was deleted from the database's files, and searches them. tables: others that were changed.
 
         None where the files are not ours to read: PostgreSQL is told to remove the rows from its own.
@@ -309,7 +309,7 @@ class ProductionLog:
         """
         database = self._database
         if database.file is not None:
-            return erase_from_file(database.alone, database.file, found.all_keys, found.pieces)
+            return erase_from_file(database.alone, database.file, forgotten.all_keys, forgotten.pieces)
         if database.is_postgresql:
             with database.alone() as connection:  # copies in its write-ahead log end with the log's segments
                 for table in sorted({"log_records", "feedback", "idempotent_replies", *tables}):

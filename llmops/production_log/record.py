@@ -258,8 +258,8 @@ def hidden_if_redacted(user: str | None, redacted: str | None) -> str | None:
 
 def identity_in(details: Mapping[str, Any]) -> dict[str, str]:
     """`route`, `caller` and `user` as records name them in their details that have no fields for them."""
-    found = {name: details.get(inside) for name, inside in _IN_DETAILS.items()}
-    texts = {name: str(value) if type(value) is int else value for name, value in found.items()}
+    named = {name: details.get(inside) for name, inside in _IN_DETAILS.items()}
+    texts = {name: str(value) if type(value) is int else value for name, value in named.items()}
     return {name: text for name, text in texts.items() if isinstance(text, str) and 0 < len(text) <= _LENGTHS[name]}
 
 

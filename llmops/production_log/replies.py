@@ -93,17 +93,17 @@ class IdempotentReplies:
             with self._database.writing() as connection:
                 if connection.exec_driver_sql(self._claim, values).rowcount == 1:
                     return claim
-                found = connection.execute(sa.select(table).where(*_named(caller, key))).mappings().one_or_none()
-            if found is None:
+                row = connection.execute(sa.select(table).where(*_named(caller, key))).mappings().one_or_none()
+            if row is None:
                 continue  # given up between the two statements
-            if found["status"] is None and found["process"] != ended and is_dead(found["process"]):
-                ended = found["process"]
+            if row["status"] is None and row["process"] != ended and is_dead(row["process"]):
+                ended = row["process"]
                 continue
             reply = None
-            if found["status"] is not None:
-                headers = tuple((name, value) for name, value in found["headers"])
-                reply = StoredReply(found["status"], headers, bytes(found["body"]), found["request_id"])
-            return KeyInUse(found["fingerprint"], reply)
+            if row["status"] is not None:
+                headers = tuple((name, value) for name, value in row["headers"])
+                reply = StoredReply(row["status"], headers, bytes(row["body"]), row["request_id"])
+            return KeyInUse(row["fingerprint"], reply)
 
     def settle(self, cursor: DBAPICursor, rows: Sequence[ReplyRow]) -> None:
         """Settles claims inside the transaction that writes their records.

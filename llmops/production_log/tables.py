@@ -283,8 +283,8 @@ def bring_up_to_date(connection: sa.Connection) -> None:
 
 def _columns(connection: sa.Connection, tables: sa.MetaData) -> dict[str, dict[str, bool]]:
     """Of those tables that are there, the columns, and whether each may be null."""
-    found = sa.inspect(connection).get_multi_columns(filter_names=list(tables.tables))
-    return {name: {each["name"]: each["nullable"] for each in columns} for (_, name), columns in found.items()}
+    by_table = sa.inspect(connection).get_multi_columns(filter_names=list(tables.tables))
+    return {name: {each["name"]: each["nullable"] for each in columns} for (_, name), columns in by_table.items()}
 
 
 def _outdated(there: Mapping[str, Mapping[str, bool]], table: sa.Table) -> tuple[set[str], set[str]]:

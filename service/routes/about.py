@@ -152,15 +152,15 @@ def add_reference(app: FastAPI, gateway: Gateway) -> None:
     @app.get("/openapi.json", include_in_schema=False)
     async def document(request: Request) -> JSONResponse:
         """The document for one caller; strangers get it too, but no names of models."""
-        found, caller = app.openapi(), gateway.caller_of(request.scope)
-        paths = dict(found["paths"])
+        openapi, caller = app.openapi(), gateway.caller_of(request.scope)
+        paths = dict(openapi["paths"])
         with contextlib.suppress(StoreUnavailable):
             champions = gateway.keeper.snapshot.tabular_champions.items()
-            paths |= typed_paths(found, [m for name, m in champions if caller is not None and caller.may_use(name)])
-        found = {**found, "paths": paths}
+            paths |= typed_paths(openapi, [m for name, m in champions if caller is not None and caller.may_use(name)])
+        openapi = {**openapi, "paths": paths}
         if gateway.access is not None and gateway.access.key_exists:
             for path, operations in paths.items():
                 if not is_open(path):
                     paths[path] = {method: {**each, "security": [{"key": []}]} for method, each in operations.items()}
-            found["components"] = {**found["components"], "securitySchemes": _SCHEMES}
-        return JSONResponse(found)
+            openapi["components"] = {**openapi["components"], "securitySchemes": _SCHEMES}
+        return JSONResponse(openapi)

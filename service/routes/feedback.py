@@ -150,8 +150,8 @@ class FeedbackAnswer:
 
     def _record(self, request_id: str, caller: Key, param: str) -> LogRecord:
         """The newest record of the request id that the caller may know of, its own ones first."""
-        found = self._log.read(request_id=request_id, limit=MOST_RECORDS, newest=True)
-        open_to_caller = [record for record in found if caller.may_use(record.app or None)]
+        records = self._log.read(request_id=request_id, limit=MOST_RECORDS, newest=True)
+        open_to_caller = [record for record in records if caller.may_use(record.app or None)]
         if not open_to_caller:
             message = f"{param}: no request {request_id!r} is in the production log"
             raise ApiError(404, message, param=param, code="not_found")

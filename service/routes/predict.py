@@ -68,7 +68,7 @@ def typed_paths(document: dict[str, Any], versions: Iterable[TabularVersion]) ->
     A version whose schema cannot be read is left out; what is wrong with it, readiness says.
     """
     general = document["paths"][_PATH]["post"]
-    found = {}
+    paths = {}
     for version in versions:
         try:
             schema = RowSchema.from_json(version.schema)
@@ -84,8 +84,8 @@ def typed_paths(document: dict[str, Any], versions: Iterable[TabularVersion]) ->
             "operationId": f"predict_{version.name}",
             "requestBody": {"required": True, "content": {"application/json": body}},
         }
-        found[_PATH.replace("{model}", version.name)] = {"post": operation}
-    return found
+        paths[_PATH.replace("{model}", version.name)] = {"post": operation}
+    return paths
 
 
 # What a row must hold depends on the model, which checks all rows at once: looking at each here would cost as much.

@@ -144,8 +144,8 @@ def _app_of_prompt(snapshot: Snapshot, choice: PromptChoice, caller: Key) -> str
         if caller.may_use(app) and (prompt := snapshot.targets[app].prompt) is not None and prompt.name == choice.id
     ]
     if len(apps) != 1:
-        found = f"the champions of {', '.join(apps)} use" if apps else "no champion uses"
-        raise ApiError(400, f"model: needed, because {found} prompt {choice.id[:100]!r}", param="model")
+        users = f"the champions of {', '.join(apps)} use" if apps else "no champion uses"
+        raise ApiError(400, f"model: needed, because {users} prompt {choice.id[:100]!r}", param="model")
     return apps[0]
 
 
