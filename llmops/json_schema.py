@@ -35,9 +35,8 @@ def schema_validator(schema: Mapping[str, Any], *, linear_patterns: bool = False
     """A `jsonschema_rs` validator that checks formats and fetches nothing. linear_patterns: patterns take linear time
     whatever the text, and know no look-arounds.
 
-    Raises:
-        UsageError: not a JSON schema, a reference to another address, or a format that nothing here can check; the text
-            starts with the place of the fault, `schema.properties.day.format: `, as far as it is known.
+    Raises UsageError: not a JSON schema, a reference to another address, or a format that nothing here can check; the
+    text starts with the place of the fault, `schema.properties.day.format: `, as far as it is known.
     """
     import jsonschema_rs
 
@@ -252,8 +251,7 @@ async def following(
 
     begins: whether a text that was cut off (finish reason `length`) can be the beginning of an answer; None: not known.
 
-    Raises:
-        SchemaNotFollowed: an answer does not follow the schema.
+    Raises SchemaNotFollowed: an answer does not follow the schema.
     """
     texts: dict[int, list[str]] = {}
     async with aclosing(chunks):

@@ -80,8 +80,7 @@ class ModelCache(Generic[Version, Model]):
     async def model(self, version: Version) -> Model:
         """The loaded model; loads it when it is not yet. It is nobody's: it may leave the cache while it is used.
 
-        Raises:
-            EngineUnavailable: it cannot be loaded, or could not a moment ago; a later call tries again.
+        Raises EngineUnavailable: it cannot be loaded, or could not a moment ago; a later call tries again.
         """
         return await self._loaded(self._entry(version), retry=False)
 

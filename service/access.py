@@ -129,9 +129,8 @@ class Access:
 
         local: whether the request came to a loopback address; no other lets anonymous callers in.
 
-        Raises:
-            ApiError: 401 no key, or not a live one; 403 no key exists, and the Host header names another machine; 503
-                the keys have not been read yet.
+        Raises ApiError: 401 no key, or not a live one; 403 no key exists, and the Host header names another machine;
+        503 the keys have not been read yet.
         """
         if self._known is None:
             message = "the gateway has not read its keys yet"

@@ -135,8 +135,7 @@ class Guards:
 
         sent_on: what the client wants to go there, by the name of its field. kept: what only the log gets.
 
-        Raises:
-            ApiError: 400 `content_filter`, naming the field, when a pattern finds something in either.
+        Raises ApiError: 400 `content_filter`, naming the field, when a pattern finds something in either.
         """
         self._refuse_if_blocked({**sent_on, **(kept or {})})
         if not self.rules.redact_engine:

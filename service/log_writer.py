@@ -16,6 +16,9 @@ from llmops.production_log import LogRecord, RecordRefused, ReplyRow
 logger = logging.getLogger("llmops.service")
 
 MOST_IN_A_GROUP = 500
+RETRY_SECONDS = 1.0
+"""After a failure, the pause between attempts to write when no request brings a record, so that readiness returns by
+itself."""
 CLOSE_SECONDS = 35.0  # a little more than SQLite waits for another writer
 
 
@@ -32,15 +35,12 @@ class LogWriter:
 
     append: writes records, and the replies that belong to some of them, in one transaction, and returns when all is
     durable; it is called without replies where there are none.
-    retry_seconds: after a failure, the pause between attempts to write when no request brings a record, so that
-    readiness returns by itself. serve_unlogged: requests whose record is lost are answered all the same.
+    serve_unlogged: requests whose record is lost are answered all the same.
     `failure`: why the log cannot be written now; `lost`: records lost since the start.
     """
 
-    def __init__(
-        self, append: Callable[..., None], *, retry_seconds: float = 1.0, serve_unlogged: bool = False
-    ) -> None:
-        self._append, self._retry_seconds, self._serve_unlogged = append, retry_seconds, serve_unlogged
+    def __init__(self, append: Callable[..., None], *, serve_unlogged: bool = False) -> None:
+        self._append, self._serve_unlogged = append, serve_unlogged
         self._queue: queue.SimpleQueue[_Waiting | asyncio.Future[None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="production log", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -59,8 +59,7 @@ class LogWriter:
 
         A waiter that is cancelled does not take its record back.
 
-        Raises:
-            StoreUnavailable: it could not be written; the loss is counted in `lost`.
+        Raises StoreUnavailable: it could not be written; the loss is counted in `lost`.
         """
         if self._loop is None or self._closed:
             raise StoreUnavailable("the production log is not open")
@@ -103,7 +102,7 @@ class LogWriter:
     def _take(self) -> tuple[list[_Waiting | asyncio.Future[None]], bool]:
         """What waits, at least one unless a retry is due, and whether the writer was closed."""
         group: list[_Waiting | asyncio.Future[None]] = []
-        wait = self._retry_seconds if self._unwritten is not None else None
+        wait = RETRY_SECONDS if self._unwritten is not None else None
         try:
             item = self._queue.get(timeout=wait)
             while item is not None:

@@ -69,8 +69,7 @@ _Outcome = Predictions | Exception
 class PredictionBatches:
     """Scores rows in its thread. `start` it in the event loop that will wait for it."""
 
-    def __init__(self, *, most_waiting_rows: int = MOST_WAITING_ROWS) -> None:
-        self._most_waiting_rows = most_waiting_rows
+    def __init__(self) -> None:
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="predictions", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -99,7 +98,7 @@ class PredictionBatches:
         """
         if self._loop is None or self._closed:
             raise EngineUnavailable("predictions are not open")
-        if self._waiting_rows and self._waiting_rows + len(rows) > self._most_waiting_rows:
+        if self._waiting_rows and self._waiting_rows + len(rows) > MOST_WAITING_ROWS:
             raise EngineBusy(f"{self._waiting_rows} rows wait to be scored already")
         future: asyncio.Future[Predictions] = self._loop.create_future()
         self._waiting_rows += len(rows)

@@ -50,9 +50,6 @@ of a busy worker's CPU time. Only cycles wait for it, and a request leaves few."
 LOAD_SECONDS = 600.0
 """How long a worker waits for the engine process to load a model."""
 
-HUNG_SECONDS = 30.0
-"""A worker beside busy engines may be slow to answer its parent; only one that hangs is to be killed."""
-
 
 def serve(
     *,
@@ -98,7 +95,6 @@ def serve(
         supervisor = Workers(
             uvicorn_config(make_app, settings, workers),
             [listener],
-            hung_seconds=HUNG_SECONDS,
             drain_seconds=settings.drain_seconds,
             on_serving=lambda: on_serving(_url(listener)),
         )

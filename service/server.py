@@ -38,6 +38,9 @@ FROZEN_SECONDS = 1.0
 STARTUP_SECONDS = 120.0
 """How long a worker may take until it answers at all."""
 
+HUNG_SECONDS = 30.0
+"""How long a worker may be busy without answering: beside busy engines it is slow; only one that hangs is killed."""
+
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
 """Pause after a worker that could not start, doubled each time."""
 
@@ -116,8 +119,8 @@ class Workers(Multiprocess):
     A worker that cannot start ends the gateway only when none ever could: later its log or registry may be away for a
     while, and it is tried again after a pause.
 
-    hung_seconds: how long a worker may be busy without answering. drain_seconds: how long requests may go on when all
-    are to end. on_serving: called once, when the first worker answers requests.
+    drain_seconds: how long requests may go on when all are to end. on_serving: called once, when the first worker
+    answers requests.
     """
 
     def __init__(
@@ -125,13 +128,11 @@ class Workers(Multiprocess):
         config: uvicorn.Config,
         sockets: list[socket.socket],
         *,
-        hung_seconds: float,
         drain_seconds: float,
         on_serving: Callable[[], None] = lambda: None,
     ):
         super().__init__(config, sockets)
-        self._hung_seconds, self._drain_seconds = hung_seconds, drain_seconds
-        self._on_serving = on_serving
+        self._drain_seconds, self._on_serving = drain_seconds, on_serving
         self._sights: dict[Process, _Sight] = {}
         self._served = False
         self._next_start, self._pause = 0.0, FIRST_PAUSE_SECONDS
@@ -191,7 +192,7 @@ class Workers(Multiprocess):
             self._listen(process, sight, now)
         except (OSError, EOFError, pickle.UnpicklingError):
             return "answers no more"
-        patience = STARTUP_SECONDS if sight.heard_at is None else self._hung_seconds
+        patience = STARTUP_SECONDS if sight.heard_at is None else HUNG_SECONDS
         if sight.asked_at is not None and now - sight.asked_at > patience:
             return f"did not answer for {patience:g} s and is replaced"
         return None

@@ -26,15 +26,13 @@ class PatientProtocol(HttpToolsProtocol):
     The deadline runs from the connection, and on a kept-alive one from the first byte after the last reply. Past it the
     client gets 408, past MAX_HEADER_BYTES 431, and the connection is closed. `with_header_timeout` sets it.
 
-    A client that has stopped reading is cut off after `stalled_seconds`. Offers to upgrade the protocol are not taken.
+    A client that has stopped reading is cut off after STALLED_SECONDS. Offers to upgrade the protocol are not taken.
     A client of HTTP/1.0 knows no chunks: what has no length ends with the connection.
     """
 
-    def __init__(
-        self, *arguments: Any, header_timeout: float, stalled_seconds: float = STALLED_SECONDS, **options: Any
-    ) -> None:
+    def __init__(self, *arguments: Any, header_timeout: float, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.header_timeout, self.stalled_seconds = header_timeout, stalled_seconds
+        self.header_timeout = header_timeout
         self._stalled: asyncio.TimerHandle | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._idle_bytes = 0  # received since the last that a request could use: a body, or the end of its headers
@@ -50,7 +48,7 @@ class PatientProtocol(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._stalled = self.loop.call_later(self.stalled_seconds, self.transport.abort)
+        self._stalled = self.loop.call_later(STALLED_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
         self._forget_stall()

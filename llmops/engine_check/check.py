@@ -62,8 +62,7 @@ async def check(
 
     seconds: after which nothing more is asked. concurrency: requests at a time, for each level of the load.
 
-    Raises:
-        EngineUnavailable: the environment variable holds no key.
+    Raises EngineUnavailable: the environment variable holds no key.
     """
     session, start = Session(base_url, model, key_variable, _PROBES_SHARE * seconds), time.monotonic()
     total, done = 4 + len(concurrency) + len(capabilities.PROBES) + len(keywords.KEYWORDS), 0

@@ -95,8 +95,7 @@ class Session:
         reply: filled as the answer comes, for who may leave before its end.
         extras: further fields of OpenAI's request (`n`, `tools` …).
 
-        Raises:
-            EngineError: as the engine does; EngineTimeout when the time for the request or for the check is up.
+        Raises EngineError: as the engine does; EngineTimeout when the time for the request or for the check is up.
         """
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]

@@ -136,7 +136,6 @@ class EngineHost:
     open_engine: opens one model.
     embed: what answers embedding requests; None: nothing does.
     restarts: lives the process had before this one, told to whoever pings.
-    on_stuck: told the ref of a model whose engine gave no sign of life for `stall_seconds`, nor when asked for one.
     """
 
     def __init__(
@@ -145,11 +144,7 @@ class EngineHost:
         open_engine: Callable[[ModelVersion, Settings], Engine] = open_engine,
         embed: Embedding | None = None,
         restarts: int = 0,
-        *,
-        stall_seconds: float = STALL_SECONDS,
-        on_stuck: Callable[[str], None] = end_process,
     ) -> None:
-        self._stall_seconds, self._on_stuck = stall_seconds, on_stuck
         self._settings, self._open_engine, self._embed, self._restarts = settings, open_engine, embed, restarts
         self._pool = EnginePool(self._open, most_idle=MOST_IDLE)
         self._served: dict[EngineKey, Served] = {}
@@ -279,17 +274,18 @@ class EngineHost:
         return engine
 
     async def _watch(self) -> None:
-        """For ever: asks engines that are silent although they have work for a sign of life."""
+        """For ever: asks engines that are silent although they have work for a sign of life, and ends the process where
+        one gives none."""
         while True:
-            await asyncio.sleep(self._stall_seconds / 10)
+            await asyncio.sleep(STALL_SECONDS / 10)
             for served in list(self._served.values()):
-                if served.heartbeat.stalled(self._stall_seconds, served.queue.running):
+                if served.heartbeat.stalled(STALL_SECONDS, served.queue.running):
                     async with self._pool.lease(served.model) as engine:
-                        alive = await lives(engine, self._stall_seconds)
+                        alive = await lives(engine, STALL_SECONDS)
                     if alive:
                         served.heartbeat.beats()
                     else:
-                        self._on_stuck(served.model.ref)
+                        end_process(served.model.ref)
 
 
 @contextmanager

@@ -39,18 +39,15 @@ class EngineProcess:
     The child gets the environment as it is, and with it the same settings. Its standard input is a pipe from here, so
     that it ends when this process dies, however that happens.
 
-    socket_path: where it listens; None: in a private folder of its own, which `stop` removes.
+    socket_path: where it listens, in a private folder of its own, which `stop` removes.
     command: starts it; `--socket` and `--restarts` are added.
     restarts: how often it was started again. last_exit: why it ended last; None before the first time.
     """
 
-    def __init__(
-        self, settings: Settings, socket_path: Path | None = None, *, command: Sequence[str] = COMMAND
-    ) -> None:
+    def __init__(self, settings: Settings, *, command: Sequence[str] = COMMAND) -> None:
         """Raises UsageError: the socket's path is longer than systems take."""
         self._settings, self._command = settings, tuple(command)
-        self._folder = None if socket_path is not None else make_scratch_folder("engine")
-        self.socket_path = socket_path or Path(f"{self._folder}/engine.sock")
+        self.socket_path = make_scratch_folder("engine") / "engine.sock"
         if len(str(self.socket_path).encode()) > LONGEST_SOCKET_PATH:
             raise UsageError(f"{self.socket_path}: too long for a socket; at most {LONGEST_SOCKET_PATH} bytes")
         self._stopping = threading.Event()
@@ -74,8 +71,7 @@ class EngineProcess:
         self._stopping.set()
         if self._thread is not None:
             self._thread.join()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.socket_path.parent, ignore_errors=True)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         command = [*self._command, "--socket", str(self.socket_path), "--restarts", str(self.restarts)]

@@ -73,8 +73,7 @@ def loglikelihoods(
 
     complete: sends one completion request to the engine and gives its reply; raises EngineError.
 
-    Raises:
-        EngineRejected: a continuation has no token. EngineError.
+    Raises EngineRejected: a continuation has no token. EngineError.
     """
     prompt = port.prompt(messages)
     context = port.tokens(prompt)

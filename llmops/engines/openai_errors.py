@@ -185,8 +185,7 @@ def check_reachable(what: str, base_url: str, key: str | None = None) -> None:
 
     what: how the error calls it. key: sent as a bearer token.
 
-    Raises:
-        EngineUnavailable: naming the address, and why it cannot be reached.
+    Raises EngineUnavailable: naming the address, and why it cannot be reached.
     """
     import httpx
 
@@ -213,8 +212,7 @@ def read_key(variable: str, what: str) -> str:
 
     what: the server, as the error calls it.
 
-    Raises:
-        EngineUnavailable: it holds no key, or one that no header can: the HTTP client's own error would show it.
+    Raises EngineUnavailable: it holds no key, or one that no header can: the HTTP client's own error would show it.
     """
     key = os.environ.get(variable, "").strip()
     if not key or not key.isascii() or not key.isprintable():

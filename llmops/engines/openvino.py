@@ -68,8 +68,7 @@ class OpenVinoEngine:
         OpenVINO rounds the offsets of Q4_1 to whole steps, which costs SmolLM2 a third of its right answers: a file of
         that kind should be held wide.
 
-        Raises:
-            Corrupted: it is no GGUF file that OpenVINO reads. EngineUnavailable: openvino-genai is missing.
+        Raises Corrupted: it is no GGUF file that OpenVINO reads. EngineUnavailable: openvino-genai is missing.
         """
         try:
             import openvino_genai

@@ -54,9 +54,8 @@ class Engine(Protocol):
 def fitting(request: GenerationRequest, engine: Engine, *, of: str | None = None) -> GenerationRequest:
     """The request without the hints that the engine does not obey. of: the model it serves, for errors to name.
 
-    Raises:
-        EngineRejected: naming an extra field which changes the answer and which the engine cannot obey, or what of an
-            earlier turn it cannot read: only another server takes a turn as it is.
+    Raises EngineRejected: naming an extra field which changes the answer and which the engine cannot obey, or what of
+    an earlier turn it cannot read: only another server takes a turn as it is.
     """
     named = "the engine" if of is None else f"the engine of {of}"
     if not engine.honours >= EXTRAS and (unread := _unread(request.messages)) is not None:

@@ -35,8 +35,7 @@ def load_pretrained(folder: Path, kind: str, no_packages: str, *, gguf_file: str
 
     kind: transformers' class of the model. no_packages: what to say where torch or transformers is missing.
 
-    Raises:
-        Corrupted: they cannot be loaded. EngineUnavailable: with `no_packages`.
+    Raises Corrupted: they cannot be loaded. EngineUnavailable: with `no_packages`.
     """
     try:
         import transformers

@@ -267,9 +267,7 @@ _UNSAID: Mapping[str, Any] = {"comment": None, "truth": None}
 _ERROR_KIND = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,63}\Z")
 
 
-def delete_texts(
-    database: LogDatabase, before: datetime, *, described_up_to: int | None, batch: int, dry_run: bool
-) -> int:
+def delete_texts(database: LogDatabase, before: datetime, *, described_up_to: int | None, dry_run: bool) -> int:
     """See `ProductionLog.delete_texts`."""
     table = log_records.c
     due = [table.at < before.timestamp(), table.text_deleted_at.is_(None)]
@@ -279,7 +277,7 @@ def delete_texts(
         with database.reading() as connection:
             return int(connection.execute(query).scalar_one())
     columns = (table.seq, table.at, table.key, table.request_id, table.caller, table.details)
-    oldest = sa.select(*columns).where(*due).order_by(table.at, table.seq).limit(batch)
+    oldest = sa.select(*columns).where(*due).order_by(table.at, table.seq).limit(BATCH)
     some, deleted = oldest, 0
     while True:
         with database.reading() as connection:

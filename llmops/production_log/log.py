@@ -13,7 +13,6 @@ from sqlalchemy.dialects import postgresql, sqlite
 from llmops.production_log.budgets import TokenBudgets
 from llmops.production_log.database import LogDatabase
 from llmops.production_log.forgetting import (
-    BATCH,
     Belongings,
     Erased,
     belongings_of,
@@ -206,17 +205,15 @@ class ProductionLog:
         with self._database.reading() as connection:
             return count_votes(iter(connection.execute(query).mappings()))
 
-    def delete_texts(
-        self, before: datetime, *, described_up_to: int | None = None, batch: int = BATCH, dry_run: bool = False
-    ) -> int:
-        """Deletes the texts of records from before that time, `batch` records at a time; returns of how many.
+    def delete_texts(self, before: datetime, *, described_up_to: int | None = None, dry_run: bool = False) -> int:
+        """Deletes the texts of records from before that time; returns of how many.
 
         Input, output, comments and stored replies go, and of the details all that may be a text; the record stays, with
         `text_deleted_at`.
 
         described_up_to: only records written up to this cursor, as far as the monitor has come. dry_run: only counts.
         """
-        return delete_texts(self._database, before, described_up_to=described_up_to, batch=batch, dry_run=dry_run)
+        return delete_texts(self._database, before, described_up_to=described_up_to, dry_run=dry_run)
 
     def hours(
         self, *, app: str | None = None, since: datetime | None = None, until: datetime | None = None
@@ -339,21 +336,13 @@ class ProductionLog:
         return rows, int(rows[-1]["seq"]) if len(rows) == limit else end
 
 
-def read_predictions(
-    log: ProductionLog,
-    name: str,
-    since: datetime | None = None,
-    until: datetime | None = None,
-    *,
-    request_id: str | None = None,
-) -> Iterator[PredictionBatch]:
-    """The predictions of a tabular model, all versions, with `since <= at < until`, oldest first; with a request_id,
-    only those of that request. Those whose rows retention has taken are left out. Memory is bounded.
+def read_predictions(log: ProductionLog, name: str, *, request_id: str | None = None) -> Iterator[PredictionBatch]:
+    """The predictions of a tabular model, all versions, oldest first; with a request_id, only those of that request.
+    Those whose rows retention has taken are left out. Memory is bounded.
 
     Raises StoreUnavailable. Corrupted: a record says that it is a prediction, and holds none; names the record.
     """
-    window = {"app": name, "since": since, "until": until, "request_id": request_id}
-    for record in log.iterate(batch=_PREDICTIONS_AT_ONCE, feedback=True, **window):
+    for record in log.iterate(batch=_PREDICTIONS_AT_ONCE, feedback=True, app=name, request_id=request_id):
         if is_prediction(record) and record.text_deleted_at is None:
             yield prediction_of(record)
 

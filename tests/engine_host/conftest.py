@@ -64,7 +64,6 @@ def hosting(folder: Path) -> Callable[..., Any]:
         engine: Callable[[ModelVersion], FakeEngine] | None = None, *, embed: Any = None, slots: int = 4, **options: Any
     ) -> AsyncIterator[Running]:
         fake = {name: options.pop(name) for name in ("answer", "word_seconds", "failure", "honours") if name in options}
-        watched = {name: options.pop(name) for name in ("stall_seconds", "on_stuck") if name in options}
         engines: dict[str, FakeEngine] = {}
 
         def open_engine(model: ModelVersion, settings: Settings) -> FakeEngine:
@@ -72,7 +71,7 @@ def hosting(folder: Path) -> Callable[..., Any]:
             engines[model.ref] = opened = make(model)
             return opened
 
-        host = EngineHost(Settings(home=folder, **options), open_engine, embed, **watched)
+        host = EngineHost(Settings(home=folder, **options), open_engine, embed)
         async with host.listening(folder / "engine.sock"):
             running = Running(host, folder / "engine.sock", engines)
             yield running

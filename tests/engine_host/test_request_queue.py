@@ -65,9 +65,17 @@ async def test_a_wide_one_waits_for_all_its_slots_and_is_not_overtaken():
 FOREVER = 3600.0
 
 
-async def test_an_engine_that_gives_no_sign_of_life_is_named_also_when_its_client_has_left(hosting, eventually):
-    stuck = []
-    async with hosting(word_seconds=FOREVER, stall_seconds=0.1, on_stuck=stuck.append) as running:
+@pytest.fixture
+def stuck(monkeypatch):
+    """The models whose engines gave no sign of life for a moment: for them the process would end."""
+    models = []
+    monkeypatch.setattr("llmops.engine_host.host.STALL_SECONDS", 0.2)
+    monkeypatch.setattr("llmops.engine_host.host.end_process", models.append)
+    return models
+
+
+async def test_an_engine_that_gives_no_sign_of_life_is_named_also_when_its_client_has_left(hosting, eventually, stuck):
+    async with hosting(word_seconds=FOREVER) as running:
         engine = await running.open()
         async with aclosing(engine.stream(ask())) as chunks:
             waiting = asyncio.ensure_future(anext(chunks))
@@ -78,18 +86,16 @@ async def test_an_engine_that_gives_no_sign_of_life_is_named_also_when_its_clien
         assert set(stuck) == {"tiny@1"}
 
 
-async def test_a_slow_engine_that_answers_is_left_alone(hosting):
-    stuck = []
-    async with hosting(word_seconds=0.05, stall_seconds=0.2, on_stuck=stuck.append) as running:
+async def test_a_slow_engine_that_answers_is_left_alone(hosting, stuck):
+    async with hosting(word_seconds=0.05) as running:
         engine = await running.open()
         await generate(engine, ask("one two three four five six seven eight"))
         await asyncio.sleep(0.5)
         assert stuck == []
 
 
-async def test_a_request_given_up_on_a_sound_engine_costs_one_question(hosting, eventually):
-    stuck = []
-    async with hosting(word_seconds=0.0, stall_seconds=0.1, on_stuck=stuck.append) as running:
+async def test_a_request_given_up_on_a_sound_engine_costs_one_question(hosting, eventually, stuck):
+    async with hosting(word_seconds=0.0) as running:
         engine = await running.open()
         await generate(engine, ask())
         running.host._served_for(engine._model).heartbeat.left()

@@ -107,11 +107,10 @@ async def test_its_socket_is_this_users_alone_and_stopping_lets_a_stream_finish(
 
 PARENT = """
 import sys, time
-from pathlib import Path
 from llmops.engine_host.supervisor import EngineProcess
 from llmops.settings import Settings
 
-running = EngineProcess(Settings(), Path(sys.argv[1]), command=(sys.executable, sys.argv[2]))
+running = EngineProcess(Settings(), command=(sys.executable, sys.argv[1]))
 running.start()
 print(running.pid, flush=True)
 time.sleep(60)
@@ -119,10 +118,10 @@ time.sleep(60)
 
 
 async def test_it_dies_with_its_parent(folder, eventually):
-    arguments = (sys.executable, "-c", PARENT, str(folder / "engine.sock"), str(SLOW_HOST))
-    parent = await asyncio.create_subprocess_exec(*arguments, stdout=asyncio.subprocess.PIPE)
+    arguments, own = (sys.executable, "-c", PARENT, str(SLOW_HOST)), {**os.environ, "TMPDIR": str(folder)}
+    parent = await asyncio.create_subprocess_exec(*arguments, env=own, stdout=asyncio.subprocess.PIPE)
     child = int(await parent.stdout.readline())
-    await eventually(lambda: (folder / "engine.sock").exists())
+    await eventually(lambda: any(folder.glob("*/engine.sock")))
     assert psutil.pid_exists(child)
     parent.kill()
     await parent.wait()
@@ -143,6 +142,8 @@ async def test_the_real_program_serves_the_engine_that_settings_name(folder, mon
         await asyncio.to_thread(running.stop)
 
 
-def test_a_path_too_long_for_a_socket_is_refused(tmp_path):
+def test_a_path_too_long_for_a_socket_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("x" * 100)))
+    (tmp_path / ("x" * 100)).mkdir()
     with pytest.raises(UsageError, match="too long for a socket"):
-        EngineProcess(Settings(), tmp_path / ("x" * 100))
+        EngineProcess(Settings())

@@ -169,7 +169,7 @@ def full(number: int) -> LogRecord:
     return record(number, input=SECRET, output=SECRET, details=DETAILS, route="chat", user="anna", tokens_in=3)
 
 
-def test_texts_from_before_go_in_batches_and_the_rest_stays(log):
+def test_texts_from_before_go_in_batches_and_the_rest_stays(log, monkeypatch):
     log.append([full(number) for number in range(4)])
     assert log.delete_texts(START + 2 * HOUR, dry_run=True) == 2
     assert [item.input for item in log.read()] == [SECRET] * 4
@@ -185,7 +185,8 @@ def test_texts_from_before_go_in_batches_and_the_rest_stays(log):
     }  # fmt: skip
     assert [item.input for item in new] == [SECRET, SECRET]
     log.append([record(number, at=START, input=SECRET) for number in range(11)])  # of one moment
-    assert [log.delete_texts(START + 2 * HOUR, batch=3) for _ in range(2)] == [11, 0]
+    monkeypatch.setattr("llmops.production_log.forgetting.BATCH", 3)
+    assert [log.delete_texts(START + 2 * HOUR) for _ in range(2)] == [11, 0]
     assert log.read()[-3:] == [old[1], *new]  # what had gone stays as it was
 
 

@@ -47,7 +47,7 @@ def log():
 
 @pytest.fixture
 async def writer(log):
-    writer = LogWriter(log.append, retry_seconds=0.02)
+    writer = LogWriter(log.append)
     writer.start()
     yield writer
     await writer.close()
@@ -82,9 +82,10 @@ async def test_a_record_that_cannot_be_stored_takes_no_others_with_it_and_leaves
 
 @pytest.mark.parametrize(("serve_unlogged", "was"), [(False, (503, "error")), (True, (200, "ok"))])
 async def test_a_log_that_is_down_fails_all_and_recovers_by_itself_with_what_was_told(
-    log, wait_until, serve_unlogged, was
+    log, wait_until, monkeypatch, serve_unlogged, was
 ):
-    writer = LogWriter(log.append, retry_seconds=0.02, serve_unlogged=serve_unlogged)
+    monkeypatch.setattr("service.log_writer.RETRY_SECONDS", 0.02)
+    writer = LogWriter(log.append, serve_unlogged=serve_unlogged)
     writer.start()
     log.down = True
     for _ in range(2):

@@ -281,7 +281,7 @@ def test_rows_beyond_what_may_wait_are_told_to_come_back(serve_bikes, monkeypatc
         reached.set()
         assert may_end.wait(30)
 
-    monkeypatch.setattr(predict_batching.PredictionBatches.__init__, "__kwdefaults__", {"most_waiting_rows": 2})
+    monkeypatch.setattr(predict_batching, "MOST_WAITING_ROWS", 2)
     with serve_bikes(wait) as gateway, ThreadPoolExecutor(1) as pool:
         held = pool.submit(ask, gateway, row(), row())
         wait_until(reached.is_set)

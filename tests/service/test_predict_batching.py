@@ -27,11 +27,9 @@ class Door:
         assert self.open.wait(30)
 
 
-def running(
-    work: Callable[[PredictionBatches], Coroutine[Any, Any, Any]], batches: PredictionBatches | None = None
-) -> Any:
+def running(work: Callable[[PredictionBatches], Coroutine[Any, Any, Any]]) -> Any:
     async def run() -> Any:
-        opened = batches or PredictionBatches()
+        opened = PredictionBatches()
         opened.start()
         try:
             return await work(opened)
@@ -121,7 +119,8 @@ def test_a_request_whose_client_has_gone_is_not_scored():
     assert model.calls == [1]
 
 
-def test_rows_that_wait_are_bounded_and_one_request_is_taken_whatever_its_size():
+def test_rows_that_wait_are_bounded_and_one_request_is_taken_whatever_its_size(monkeypatch):
+    monkeypatch.setattr(predict_batching, "MOST_WAITING_ROWS", 5)
     door = Door()
 
     async def ask(batches):
@@ -133,7 +132,7 @@ def test_rows_that_wait_are_bounded_and_one_request_is_taken_whatever_its_size()
         assert len((await held).values) == 8
         assert (await batches.predict(Hours(), [row(5)])).values == [5.0]
 
-    running(ask, PredictionBatches(most_waiting_rows=5))
+    running(ask)
 
 
 def test_a_call_has_a_bounded_number_of_rows(monkeypatch):

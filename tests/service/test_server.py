@@ -52,7 +52,7 @@ def supervised(name="app", lifespan="off", on_serving=lambda: None, refuses_firs
         if not refuses_first:
             listener.listen()
         config = uvicorn.Config(f"tests.service.test_server:{name}", workers=2, lifespan=lifespan, log_level="critical")
-        workers = Workers(config, [listener], hung_seconds=30.0, drain_seconds=DRAIN_SECONDS, on_serving=on_serving)
+        workers = Workers(config, [listener], drain_seconds=DRAIN_SECONDS, on_serving=on_serving)
         try:
             yield workers, f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:

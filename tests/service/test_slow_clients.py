@@ -1,6 +1,5 @@
 import asyncio
 import contextlib
-import functools
 import json
 import socket
 import threading
@@ -231,7 +230,7 @@ def test_a_stream_to_http_1_0_has_no_chunks_and_ends_with_the_connection():
     assert b"transfer-encoding: chunked" in replies[b"1.1"]
 
 
-def test_who_stops_reading_a_reply_is_cut_off():
+def test_who_stops_reading_a_reply_is_cut_off(monkeypatch):
     left = threading.Event()
 
     async def endless(scope, receive, send):
@@ -243,8 +242,8 @@ def test_who_stops_reading_a_reply_is_cut_off():
             await asyncio.sleep(0)
         left.set()
 
-    http = functools.partial(with_header_timeout(60.0), stalled_seconds=QUICK)
-    with running(endless, http=http, lifespan="off") as port, connected(port) as client:
+    monkeypatch.setattr("service.slow_clients.STALLED_SECONDS", QUICK)
+    with running(endless, http=with_header_timeout(60.0), lifespan="off") as port, connected(port) as client:
         client.sendall(GET)
         client.recv(1)
         assert left.wait(10)
