@@ -2,7 +2,6 @@
 
 import asyncio
 import dataclasses
-import os
 import sys
 import threading
 from contextlib import AsyncExitStack, aclosing
@@ -21,7 +20,6 @@ from llmops.generation import GenerationParameters, GenerationRequest, Message, 
 
 pytestmark = pytest.mark.anyio
 CONTEXT = 20_000
-REAL = sorted(Path(os.environ.get("LLMOPS_HOME", ".llmops"), "models").glob("*/SmolLM2-135M-Instruct.Q4_1.gguf"))
 CHOICES = ["yes", "no", "yesno", "no way", "é", "Z"]
 LONG = 15_000  # tokens: seconds of decoding
 
@@ -158,28 +156,6 @@ def test_a_file_that_is_no_gguf_or_cut_short_is_corrupted(tiny_gguf, tmp_path, p
         Corrupted, match=rf"cut\.gguf: {'llama.cpp cannot load this file' if part else 'not a GGUF file'}"
     ):
         LlamaCppEngine(tmp_path / "cut.gguf", slots=1, context=64, threads=1)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not REAL, reason="no SmolLM2 below $LLMOPS_HOME/models")
-async def test_a_real_model_obeys_each_extra_it_is_said_to_honour(ask):
-    engine = LlamaCppEngine(REAL[0], slots=2, context=1024, threads=1)
-
-    async def text(**extras) -> str:
-        return (await generate(engine, asking(ask, "Name two colours.", extras=extras, max_tokens=30))).text
-
-    try:
-        plain = await text()
-        first = await anext(engine.stream(asking(ask, "Name two colours.", extras={"logprobs": True})))
-        assert first.text == first.logprobs[0]["token"] == plain[: len(first.text)]
-        assert await text(presence_penalty=2.0) != plain
-        assert await text(frequency_penalty=2.0) != plain
-        token = engine._port.tokens(first.text)[0]
-        assert not (await text(logit_bias={str(token): -100})).startswith(first.text)
-        both = [chunk async for chunk in engine.stream(asking(ask, extras={"n": 2}, max_tokens=4))]
-        assert {chunk.index for chunk in both} == {0, 1}
-    finally:
-        await engine.close()
 
 
 # ---- log-likelihoods: forced tokens give what the model itself says of them

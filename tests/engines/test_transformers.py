@@ -95,13 +95,6 @@ async def test_a_short_row_ends_before_its_batch_does(engine, ask, together):
     assert ended < len(progress) / 2
 
 
-async def test_no_chunk_holds_a_piece_of_the_stop_string(engine, ask):
-    whole = (await generate(engine, ask(max_tokens=60))).text
-    stop = whole[20:23]
-    chunks = [chunk.text async for chunk in engine.stream(ask(max_tokens=60, stop=stop))]
-    assert "".join(chunks) == whole[: whole.index(stop)]
-
-
 async def test_the_models_end_token_ends_the_answer(engine, ask, monkeypatch):
     whole = await generate(engine, ask("ends", max_tokens=12))
     letter = whole.text[4]

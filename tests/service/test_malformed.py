@@ -190,11 +190,13 @@ def test_json_sent_as_something_else_is_refused(shared_gateway, posts, kind):
 
 
 def test_a_body_beyond_the_limit_is_413(shared_gateway, posts):
-    body = b'{"model": "' + b"a" * 1_000_000 + b'"}'
+    body, before = b'{"model": "' + b"a" * 1_000_000 + b'"}', shared_gateway.log.count()
     for path in posts:
-        assert shared_gateway.http.post(path, content=body).status_code == 413
-        chunks = iter([body[:500_000], body[500_000:]])
-        assert_refused(shared_gateway.http.post(path, content=chunks), path)
+        for content in (body, iter([body[:500_000], body[500_000:]])):  # the second one without its length
+            reply = shared_gateway.http.post(path, content=content)
+            assert_refused(reply, path)
+            assert (reply.status_code, reply.json()["error"]["code"]) == (413, "body_too_large")
+    assert shared_gateway.log.count() == before
     assert_serves(shared_gateway)
 
 
