@@ -62,7 +62,7 @@ def seen(verdict: Verdict, why: str, canary: Mapping[str, Any] | None = None) ->
 
 def too_few(stores: Stores, app: str, since: datetime, until: datetime, minimum_rows: int) -> str:
     """How many rows there are, and how many it takes. Raises StoreUnavailable."""
-    variants = stores.reader.summary(app, since, until, ARM)
+    variants = stores.reader.by_value(app, since, until, ARM)
     challenger, champion = (variants[name].rows if name in variants else 0 for name in ("challenger", "champion"))
     return (
         f"too few requests by the deadline: {challenger} of the challenger ({minimum_rows} needed), {champion} of the "

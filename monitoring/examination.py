@@ -70,7 +70,7 @@ def examine(
     Raises StoreUnavailable.
     """
     window = question.pair.current
-    whole = reader.summary(question.app, window.since, window.until).get(None, Summary())
+    whole = reader.whole(question.app, window.since, window.until)
     return _Examination(reader, config, question, whole).result(failures, watched)
 
 
@@ -94,7 +94,7 @@ class _Examination:
     def result(self, failures: Mapping[str, int], watched: Sequence[FlagFinding]) -> MonitorResult:
         reader, rules, config, question = self.reader, self.config.rules, self.config, self.question
         app, pair, window = question.app, question.pair, question.pair.current
-        slices = {name: reader.summary(app, window.since, window.until, name) for name in config.slices}
+        slices = {name: reader.by_value(app, window.since, window.until, name) for name in config.slices}
         note = self._too_few()
         places = []
         if not note and pair.reference is not None:

@@ -267,7 +267,7 @@ def prepare(
     # With so many rows in the window the promoted release is judged as a new one.
     begin, answered = max(pair.current.since, awaited.since), None
     if begin < pair.current.until:
-        answered = stores.reader.summary(app, begin, pair.current.until, "release").get(awaited.release)
+        answered = stores.reader.by_value(app, begin, pair.current.until, "release").get(awaited.release)
     first = awaited.release if answered is not None and answered.rows >= config.rules.minimum_rows else None
     return Question(app, pair, frozen, first, gathering=gathering)
 
@@ -316,13 +316,13 @@ def _settle(stores: Stores, gathering: ReferenceProgress | None, result: Monitor
             references.reject(app, window.until)
         return result
     if result.state == "ok":
-        by_release = stores.reader.summary(app, window.since, window.until, "release")
+        by_release = stores.reader.by_value(app, window.since, window.until, "release")
         most = max(by_release, key=lambda name: by_release[name].rows, default=None)
         references.accept(app, AcceptedWindow(window.since, window.until, most, window.rows))
     if gathering is None or gathering.release is None or not gathering.complete:
         return result
     since, until, release = gathering.since, gathering.until, gathering.release
-    alone = set(stores.reader.summary(app, since, until, "release")) == {release}
+    alone = set(stores.reader.by_value(app, since, until, "release")) == {release}
     frozen = stores.freeze(app, since, until, None if alone else release)
     why = f"first accepted window of {release}"
     pinned = references.pin(app, since, until, why, source="first-window", release=release, frozen=frozen)

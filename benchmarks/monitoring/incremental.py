@@ -29,7 +29,7 @@ from monitoring.store.database import open_database, writing
 from monitoring.store.hourly import add_to_stored, summarise_by_hour, write_summaries
 from monitoring.store.ingest import ingest, position_of
 from monitoring.store.rows import HOUR, ROW_DIMENSIONS, DescribedRows, objects
-from monitoring.store.segments import SEGMENT_ROWS, extended, open_segment, write_segments
+from monitoring.store.segments import SEGMENT_ROWS, extended, write_segments
 from monitoring.store.windows import WindowReader
 
 APP, DAYS = "assistant", 30
@@ -88,12 +88,11 @@ class _Stores:
         for rows in synthetic(count, self._set):
             new = summarise_by_hour(rows, self._set.descriptors, position.dimensions)
             with self._engine.connect() as connection:
-                last = open_segment(connection, position.version, APP)
-                segments = extended(last, APP, rows, self._set.descriptors, 0, 0)
+                segments = extended(connection, position.version, APP, rows, self._set.descriptors, 0, 0)
                 summaries = add_to_stored(connection, position.version, APP, new)
             with writing(self._engine) as connection:
-                write_segments(connection, position.version, segments)
-                write_summaries(connection, position.version, APP, summaries)
+                write_segments(connection, segments)
+                write_summaries(connection, summaries)
         with self._engine.connect() as connection:
             connection.execute(sa.text("PRAGMA wal_checkpoint(TRUNCATE)"))
         return time.perf_counter() - start
@@ -116,9 +115,9 @@ class _Stores:
         since, until = START + timedelta(minutes=20), START + timedelta(days=DAYS, minutes=-20)
         for _ in range(TIMES):
             start = time.perf_counter()
-            rows = reader.summary(APP, since, until)[None].rows
+            rows = reader.whole(APP, since, until).rows
             for dimension in SLICES:
-                parts = reader.summary(APP, since, until, dimension)
+                parts = reader.by_value(APP, since, until, dimension)
                 assert sum(part.rows for part in parts.values()) == rows
             taken.append(time.perf_counter() - start)
         return sorted(taken)[TIMES // 2], rows

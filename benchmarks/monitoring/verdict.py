@@ -66,11 +66,10 @@ def write_day(settings: Settings, config: MonitorConfig, rows: DescribedRows) ->
     for part in _parts(rows):
         position = position_of(engine, config.descriptors, config.slices)
         new = summarise_by_hour(part, descriptors, position.dimensions)
-        segments = extended(None, APP, part, descriptors, 0, 0)
         with writing(engine) as connection:
             advance(connection, position, caught_up=True)
-            write_segments(connection, position.version, segments)
-            write_summaries(connection, position.version, APP, add_to_stored(connection, position.version, APP, new))
+            write_segments(connection, extended(connection, position.version, APP, part, descriptors, 0, 0))
+            write_summaries(connection, add_to_stored(connection, position.version, APP, new))
     engine.dispose()
 
 

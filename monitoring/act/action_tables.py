@@ -7,20 +7,14 @@ not hold up work until they come (`is_due`, `was_noted`).
 """
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from llmops.production_log import make_tables
-from monitoring.store.database import writing_alone
+from monitoring.store.database import NUMBER, insert_into, writing_alone
 
 metadata = sa.MetaData()
-
-# Advisory locks of PostgreSQL are named by numbers; this one is ours. SQLite lets one writer at a time in anyway.
-_LOCK = 0x6C6C6D0B
-_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 TOLERANCE_SECONDS = 300.0
 """Clocks of two machines may differ by so much."""
@@ -35,7 +29,7 @@ _NOW = {
 alarm_book = sa.Table(
     "alarm_book",
     metadata,
-    sa.Column("id", _ID, primary_key=True),
+    sa.Column("id", NUMBER, primary_key=True),
     sa.Column("open_key", sa.String(64), unique=True),
     sa.Column("identity", sa.String(64), nullable=False, index=True),
     sa.Column("app", sa.String(255), nullable=False, index=True),
@@ -65,7 +59,7 @@ alarm_book = sa.Table(
 alert_outbox = sa.Table(
     "alert_outbox",
     metadata,
-    sa.Column("id", _ID, primary_key=True),
+    sa.Column("id", NUMBER, primary_key=True),
     sa.Column("alert_id", sa.String(255), nullable=False),
     sa.Column("channel", sa.String(255), nullable=False),
     sa.Column("payload", sa.JSON, nullable=False),
@@ -90,8 +84,8 @@ monitor_actions = sa.Table(
     sa.Column("action", sa.String(32), nullable=False),
     sa.Column("release", sa.String(255), nullable=False),
     sa.Column("dry_run", sa.Boolean, nullable=False),
-    sa.Column("first_alarm", _ID, nullable=False),
-    sa.Column("through", _ID, nullable=False),
+    sa.Column("first_alarm", NUMBER, nullable=False),
+    sa.Column("through", NUMBER, nullable=False),
     sa.Column("status", sa.String(16), nullable=False),
     sa.Column("why", sa.Text, nullable=False),
     sa.Column("evidence", sa.JSON, nullable=False),
@@ -157,13 +151,8 @@ ID_COLUMNS = {
 
 def ensure_tables(engine: sa.Engine) -> None:
     """Makes these tables when absent; several processes may do so at once. Raises StoreUnavailable."""
-    with alone(engine) as connection:
+    with writing_alone(engine) as connection:
         make_tables(connection, metadata)
-
-
-def alone(engine: sa.Engine) -> AbstractContextManager[sa.Connection]:
-    """A transaction that no other of these runs beside. Raises StoreUnavailable."""
-    return writing_alone(engine, _LOCK)
 
 
 def change(
@@ -204,13 +193,12 @@ class Lease:
     def take(self) -> bool:
         """Takes the lease, or renews it; False while another holds it."""
         table = monitor_leases
-        insert = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
-        with alone(self._engine) as connection:
+        with writing_alone(self._engine) as connection:
             now = float(connection.exec_driver_sql(_NOW[connection.dialect.name]).scalar_one())
             held = {"holder": self.holder, "until": now + self.seconds}
             mine_or_over = (table.c.holder == self.holder) | is_due(table.c.until, now, _LONGEST_LEASE * self.seconds)
             taken = (
-                insert(table)
+                insert_into(connection, table)
                 .values(name=self._name, **held)
                 .on_conflict_do_update(index_elements=["name"], set_=held, where=mine_or_over)
             )
@@ -218,6 +206,6 @@ class Lease:
 
     def give_back(self) -> None:
         """Lets another take it at once; nothing when this holder has it no more."""
-        with alone(self._engine) as connection:
+        with writing_alone(self._engine) as connection:
             mine = (monitor_leases.c.name == self._name, monitor_leases.c.holder == self.holder)
             connection.execute(sa.delete(monitor_leases).where(*mine))

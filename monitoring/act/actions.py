@@ -21,12 +21,12 @@ import sqlalchemy as sa
 from llmops.errors import EngineUnavailable, LlmopsError, StoreUnavailable
 from llmops.hashing import content_hash
 from llmops.text_io import json_fields
-from monitoring.act.action_tables import alone, change, ensure_tables, is_due, tested_windows
+from monitoring.act.action_tables import change, ensure_tables, is_due, tested_windows
 from monitoring.act.action_tables import monitor_actions as table
 from monitoring.act.alerts import AlertSettings
 from monitoring.act.outbox import Outbox
 from monitoring.act.policy import Action, Decision, Policy, Situation
-from monitoring.store.database import reading
+from monitoring.store.database import reading, writing_alone
 
 logger = logging.getLogger("llmops.monitoring")
 
@@ -118,7 +118,7 @@ class ActionQueue:
             return False
         first, last = decision.alarms[0].id, decision.alarms[-1].id
         same = {name: getattr(decision, name) for name in ("app", "action", "release", "dry_run")}
-        with alone(self._engine) as connection:
+        with writing_alone(self._engine) as connection:
             # An action answers the alarms that came while its own lasted, too.
             answered = sa.select(table.c.key).filter_by(**same).where(table.c.through >= first)
             known = connection.execute(answered.order_by(table.c.through.desc()).limit(1)).scalar()
@@ -182,7 +182,7 @@ class ActionQueue:
 
     def _claim_until(self, moment: float, *where: sa.ColumnElement[bool]) -> None:
         mine = (table.c.claimed_by == self._holder, table.c.finished_at.is_(None), *where)
-        with alone(self._engine) as connection:
+        with writing_alone(self._engine) as connection:
             connection.execute(sa.update(table).where(*mine).values(claimed_until=moment))
 
     def _claimable(self) -> sa.ColumnElement[bool]:
@@ -216,7 +216,7 @@ class ActionQueue:
             status, outcome = "failed", {"error": f"unexpected {type(error).__name__}: {error}"}
         # The end and the alert that tells of it are one transaction.
         end = {"status": status, "outcome": dict(outcome), "finished_at": self._now(), "run_id": run_id}
-        with alone(self._engine) as connection:
+        with writing_alone(self._engine) as connection:
             row = change(connection, table, end, table.c.key == action.key, table.c.finished_at.is_(None))
             if row is None:  # another process was first
                 return None
@@ -226,7 +226,7 @@ class ActionQueue:
 
     def _update(self, key: str, values: Mapping[str, Any], *where: sa.ColumnElement[bool]) -> sa.Row[Any] | None:
         """Changes an unfinished action; the new row, None where the conditions do not hold."""
-        with alone(self._engine) as connection:
+        with writing_alone(self._engine) as connection:
             return change(connection, table, values, table.c.key == key, table.c.finished_at.is_(None), *where)
 
     def _action(self, row: sa.Row[Any]) -> MonitorAction:

@@ -17,10 +17,10 @@ from llmops.errors import UsageError
 from llmops.hashing import content_hash
 from llmops.text_io import json_fields
 from monitoring.act.action_tables import alarm_book as table
-from monitoring.act.action_tables import alone, change, ensure_tables
+from monitoring.act.action_tables import change, ensure_tables
 from monitoring.act.alerts import AlertSettings
 from monitoring.act.outbox import Outbox
-from monitoring.store.database import reading
+from monitoring.store.database import reading, writing_alone
 
 if TYPE_CHECKING:  # loading it takes numpy, which lists of alarms can do without
     from monitoring.decide.result import Cure, MonitorResult
@@ -132,7 +132,7 @@ class AlarmBook:
         found = {finding.identity: finding for finding in findings}
         opened, lasting, resolved = list[Entry](), list[Entry](), list[Entry]()
         told: dict[str, list[Entry]] = {}  # by event
-        with alone(self._engine) as connection:
+        with writing_alone(self._engine) as connection:
             lasts = (table.c.app == app, table.c.resolved_at.is_(None))
             open_rows = connection.execute(sa.select(table).where(*lasts).order_by(table.c.id))
             known = {str(row.identity): row for row in open_rows}
@@ -172,7 +172,7 @@ class AlarmBook:
         Raises UsageError: there is no such entry, or it is over.
         """
         this = table.c.id == entry_id
-        with alone(self._engine) as connection:
+        with writing_alone(self._engine) as connection:
             row = connection.execute(sa.select(table).where(this)).one_or_none()
             if row is None:
                 raise UsageError(f"there is no alarm {entry_id}; see `llmops monitor alarms list --all`")

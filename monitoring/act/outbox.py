@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from llmops.errors import LlmopsError
 from monitoring.act.action_tables import alert_outbox as table
-from monitoring.act.action_tables import alone, change, is_due
+from monitoring.act.action_tables import change, is_due
 from monitoring.act.alerts import Channel, NotDelivered
-from monitoring.store.database import reading
+from monitoring.store.database import insert_into, reading, writing_alone
 
 FIRST_PAUSE_SECONDS, MOST_PAUSE_SECONDS = 10.0, 3600.0
 _LONGEST_SECONDS = 60.0
@@ -91,15 +90,15 @@ class Outbox:
             if not channel.apps or alert["app"] in channel.apps
         ]
         if rows:
-            insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-            connection.execute(insert(table).on_conflict_do_nothing(index_elements=["alert_id", "channel"]), rows)
+            insert = insert_into(connection, table)
+            connection.execute(insert.on_conflict_do_nothing(index_elements=["alert_id", "channel"]), rows)
 
     def add_decision(self, app: str, decision: Mapping[str, Any]) -> None:
         """Lets alerts of alarms say what the app's policy came to, as far as nobody has tried to deliver them yet.
 
         Raises StoreUnavailable.
         """
-        with alone(self._engine) as connection:
+        with writing_alone(self._engine) as connection:
             for row in self._waiting(connection, app, ["opened", "lasting"]):
                 payload = {**row.payload, "policy": dict(decision)}
                 change(connection, table, {"payload": payload}, table.c.id == row.id)
@@ -119,7 +118,7 @@ class Outbox:
                 continue
             # The attempt counts from here on: one that kills us counts too.
             claim = {"attempts": table.c.attempts + 1, "next_try_at": self._now() + _CLAIM_SECONDS}
-            with alone(self._engine) as connection:
+            with writing_alone(self._engine) as connection:
                 row = change(connection, table, claim, table.c.id == row_id, *self._due())
             if row is None:  # somebody else is at it
                 continue
@@ -131,7 +130,7 @@ class Outbox:
                 failed[channel] = str(error)
                 outcome = self._postponed(row, error)
                 given_up += outcome["given_up_at"] is not None
-            with alone(self._engine) as connection:
+            with writing_alone(self._engine) as connection:
                 change(connection, table, outcome, table.c.id == row_id)
         return Sent(delivered, given_up, tuple(failed.values()))
 

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from llmops.errors import CannotRun, LlmopsError
-from monitoring.act.action_tables import Lease, alone, change, daemon_stages, tested_windows, was_noted
+from monitoring.act.action_tables import Lease, daemon_stages, tested_windows, was_noted
 from monitoring.act.actions import ActionQueue, Actuator, MonitorAction, read_actions
 from monitoring.act.alarm_book import AlarmBook, Booked, Entry, findings_of
 from monitoring.act.outbox import Outbox
@@ -31,7 +31,7 @@ from monitoring.act.policy import Policy, decide
 from monitoring.act.prometheus import exposition, stage_counts, write_textfile
 from monitoring.daemon.work import LogWork
 from monitoring.decide.result import MonitorResult
-from monitoring.store.database import reading, upsert
+from monitoring.store.database import reading, upsert, writing_alone
 
 logger = logging.getLogger("llmops.monitoring")
 
@@ -194,7 +194,7 @@ class Daemon:
             "run_id": run_id,
             "result": result.to_json(),
         }
-        with alone(self._engine) as connection:
+        with writing_alone(self._engine) as connection:
             upsert(connection, tested_windows, [{**key, **verdict}], tuple(verdict))
         logger.info("%s: window until %s: %s", app, until.isoformat(), result.note or result.state)
 
@@ -301,14 +301,12 @@ class Stages:
 
     def keep(self) -> None:
         """Adds what was counted to the database; where that fails, it is logged and kept for the next time."""
-        table = daemon_stages
+        sums = ("runs", "failures")
         try:
-            with alone(self._engine) as connection:
+            with writing_alone(self._engine) as connection:
                 for name, count in sorted(self._counts.items()):
-                    values = {**count, "last_run_at": self._now()}
-                    sums = {column: table.c[column] + count[column] for column in ("runs", "failures")}
-                    if change(connection, table, {**values, **sums}, table.c.stage == name) is None:
-                        connection.execute(sa.insert(table).values(stage=name, **values))
+                    row = {"stage": name, **count, "last_run_at": self._now()}
+                    upsert(connection, daemon_stages, [row], row.keys() - {"stage", *sums}, sums)
         except LlmopsError as error:
             logger.warning("counts of the tick's parts not kept: %s", error)
             return

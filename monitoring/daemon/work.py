@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from llmops.errors import UsageError
 from llmops.settings import Settings
-from monitoring.act.action_tables import alone, ensure_tables, retention_clock, was_noted
+from monitoring.act.action_tables import ensure_tables, retention_clock, was_noted
 from monitoring.act.alarm_book import Finding
 from monitoring.config import MonitorConfig
 from monitoring.decide.alarms import EvidenceQuery, find_evidence
@@ -30,7 +30,7 @@ from monitoring.decide.watch import (
     findings,
 )
 from monitoring.run import run_monitor
-from monitoring.store.database import apps_in_log, newest_record_at, reading
+from monitoring.store.database import apps_in_log, newest_record_at, reading, writing_alone
 from monitoring.store.hourly import APP
 from monitoring.store.rows import HOUR
 from monitoring.stores import archive_cut, opened, retain, retain_archived
@@ -185,7 +185,7 @@ class LogWork(contextlib.AbstractContextManager["LogWork"]):
         since, at = at_moment(last.since), at_moment(last.at)
         label: Mapping[str, str] = found.label
         if APP in label:
-            releases = self._stores.reader.summary(app, since, at, RELEASE)
+            releases = self._stores.reader.by_value(app, since, at, RELEASE)
             names = [name for name, summary in releases.items() if name and summary.rows]
             label = {RELEASE: names[0]} if len(names) == 1 else label
         dimension, value = next(iter(found.label.items()))
@@ -217,7 +217,7 @@ def clock_is_believed(engine: sa.Engine, now: float) -> bool:
     only when it has gone on for a day. A daemon that was off for some days deletes a day late; a clock that leaps ahead
     and comes back deletes nothing. Raises StoreUnavailable.
     """
-    with alone(engine) as connection:
+    with writing_alone(engine) as connection:
         row = connection.execute(sa.select(retention_clock)).one_or_none()
         seen = newest_record_at(connection) if row is None else row.seen_at
         doubted = None if row is None or (row.doubted_at or now) > now else row.doubted_at

@@ -96,16 +96,16 @@ def look_at(
 
     Raises StoreUnavailable.
     """
-    now = reader.summary(app, window_since, pool.until, "release")
-    after = _answered_by(now, reader.summary(app, pool.since, pool.until, "release"))
+    now = reader.by_value(app, window_since, pool.until, "release")
+    after = _answered_by(now, reader.by_value(app, pool.since, pool.until, "release"))
     if after is None:
         return None
     between = None
     if pool.between is not None:
-        between = _answered_by(now, reader.summary(app, *pool.between, "release"))
+        between = _answered_by(now, reader.by_value(app, *pool.between, "release"))
     before = reference if between is None else Summary.merged([reference, between])
     drift = examine_together(app, before, after, descriptors, rules, rules.pooled_alpha(pool.number, pool.pins))
-    return PooledLook(pool, drift, tuple(sorted(str(name) for name in now)))
+    return PooledLook(pool, drift, tuple(sorted(now)))
 
 
 def examine_together(
@@ -156,7 +156,7 @@ class SincePin:
         self._rejected = len(self._windows)
 
 
-def _answered_by(now: Mapping[str | None, Summary], found: Mapping[str | None, Summary]) -> Summary | None:
+def _answered_by(now: Mapping[str, Summary], found: Mapping[str, Summary]) -> Summary | None:
     """All rows, where no other release than those of now answered any."""
     return Summary.merged(found.values()) if found.keys() <= now.keys() else None
 
@@ -210,7 +210,7 @@ def find_variants(
 ) -> list[Variants]:
     """The arms with enough rows on both sides. Raises StoreUnavailable."""
     found = []
-    whole = reader.summary(app, since, until, ARM)
+    whole = reader.by_value(app, since, until, ARM)
     for kind, arm in _ARM_OF.items():
         challenger = whole.get(arm)
         if challenger is None or challenger.rows < minimum_rows or challenger.first_at is None:
@@ -218,7 +218,7 @@ def find_variants(
         start = max(since, datetime.fromtimestamp(challenger.first_at, UTC))
         last = datetime.fromtimestamp(challenger.last_at or challenger.first_at, UTC)
         end = min(until, last + _A_MOMENT)
-        both = reader.summary(app, start, end, ARM)
+        both = reader.by_value(app, start, end, ARM)
         champion = both.get(CHAMPION_ARM, Summary())
         if champion.rows >= minimum_rows:
             names = (_release(reader, app, start, end, CHAMPION_ARM), _release(reader, app, start, end, arm))

@@ -181,15 +181,15 @@ def freeze(
     """What a window of the log is like. release: only its rows; slices other than strata are then left out, since
     hours are summarised by one dimension at a time. Raises StoreUnavailable."""
     if release is not None:
-        whole = reader.summary(app, since, until, "release").get(release, Summary())
+        whole = reader.by_value(app, since, until, "release").get(release, Summary())
     else:
-        whole = reader.summary(app, since, until).get(None, Summary())
+        whole = reader.whole(app, since, until)
     parts = {WHOLE: whole}
     for dimension in () if release is not None else dimensions:
         if dimension not in VERSIONED:
             parts |= {
                 (dimension, value): summary
-                for value, summary in largest(reader.summary(app, since, until, dimension)).items()
+                for value, summary in largest(reader.by_value(app, since, until, dimension)).items()
             }
     by_stratum = strata_of(reader, descriptors, whole, app, since, until, rows=whole.rows, release=release)
     return PinnedSummaries(parts | {(STRATUM, value): summary for value, summary in by_stratum.items()})
@@ -257,7 +257,7 @@ def _stratum_of(rows: DescribedRows, languages: Collection[str]) -> list[str]:
     ]
 
 
-def largest(by_value: Mapping[str | None, Summary]) -> dict[str, Summary]:
+def largest(by_value: Mapping[str, Summary]) -> dict[str, Summary]:
     """The MOST_SLICES slices with the most rows; rows without a value, or of no value in particular, are in none."""
     named = [(value, summary) for value, summary in by_value.items() if value and value != OTHER]
     return dict(sorted(named, key=lambda item: (-item[1].rows, item[0]))[:MOST_SLICES])
@@ -275,7 +275,7 @@ class TestedSlice:
 def slices_to_test(
     app: str,
     whole: Summary,
-    slices: Mapping[str, Mapping[str | None, Summary]],
+    slices: Mapping[str, Mapping[str, Summary]],
     reference: PinnedSummaries,
     minimum_rows: int,
 ) -> list[TestedSlice]:

@@ -15,7 +15,6 @@ An accepted window is one whose run ended `ok`. After a promotion the reference 
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -25,7 +24,7 @@ import sqlalchemy as sa
 from llmops.errors import UsageError
 from llmops.production_log import make_tables
 from monitoring.decide.pinned_summaries import PinnedSummaries
-from monitoring.store.database import Moment, translated, writing_alone
+from monitoring.store.database import NUMBER, Moment, translated, writing_alone
 from monitoring.store.summaries import Summary
 
 # The tables of references and accepted windows, in the production log's database, beside the monitor's others.
@@ -34,15 +33,11 @@ from monitoring.store.summaries import Summary
 
 metadata = sa.MetaData()
 
-# Advisory locks of PostgreSQL are named by numbers; this one is ours. SQLite lets one writer at a time in anyway.
-_LOCK = 0x6C6C6D0E
-_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-
 # Every pinning is kept. frozen: whether its summaries are stored.
 pinned_references = sa.Table(
     "pinned_references",
     metadata,
-    sa.Column("id", _ID, primary_key=True),
+    sa.Column("id", NUMBER, primary_key=True),
     sa.Column("app", sa.String(255), nullable=False, index=True),
     sa.Column("since", Moment, nullable=False),
     sa.Column("until", Moment, nullable=False),
@@ -58,7 +53,7 @@ pinned_references = sa.Table(
 reference_summaries = sa.Table(
     "reference_summaries",
     metadata,
-    sa.Column("reference", _ID, primary_key=True),
+    sa.Column("reference", NUMBER, primary_key=True),
     sa.Column("dimension", sa.String(32), primary_key=True),
     sa.Column("value", sa.String(255), primary_key=True),
     sa.Column("summary", sa.LargeBinary, nullable=False),
@@ -68,7 +63,7 @@ reference_summaries = sa.Table(
 awaited_references = sa.Table(
     "awaited_references",
     metadata,
-    sa.Column("id", _ID, primary_key=True),
+    sa.Column("id", NUMBER, primary_key=True),
     sa.Column("app", sa.String(255), nullable=False, index=True),
     sa.Column("release", sa.String(255), nullable=False),
     sa.Column("since", Moment, nullable=False),
@@ -100,7 +95,7 @@ _BEFORE = "reference_windows"  # where references stood before they were frozen
 
 def ensure_tables(engine: sa.Engine) -> None:
     """Makes these tables when absent, and takes over references of an older database. Raises StoreUnavailable."""
-    with alone(engine) as connection:
+    with writing_alone(engine) as connection:
         make_tables(connection, metadata)
         if sa.inspect(connection).has_table(_BEFORE):
             names = ("app", "since", "until", "pinned_at", "why")
@@ -109,11 +104,6 @@ def ensure_tables(engine: sa.Engine) -> None:
             taken_over = sa.insert(pinned_references).from_select([*names, "source", "frozen"], kept)
             connection.execute(taken_over)
             connection.exec_driver_sql(f"DROP TABLE {_BEFORE}")
-
-
-def alone(engine: sa.Engine) -> AbstractContextManager[sa.Connection]:
-    """A transaction that no other of these runs beside. Raises StoreUnavailable."""
-    return writing_alone(engine, _LOCK)
 
 
 _FIVE_WEEKS = timedelta(days=35)
@@ -228,7 +218,7 @@ class References:
             raise UsageError(f"a reference window must end after it starts ({since.isoformat()})")
         pinned = PinnedReference(0, app, since, until, datetime.now(UTC), why, source, release, frozen is not None)
         values = {name: value for name, value in asdict(pinned).items() if name != "id"}
-        with alone(self._engine) as connection:
+        with writing_alone(self._engine) as connection:
             insert = sa.insert(pinned_references).values(values).returning(pinned_references.c.id)
             pinned = replace(pinned, id=connection.execute(insert).scalar_one())
             if frozen is not None:
@@ -238,7 +228,7 @@ class References:
     def freeze(self, reference: PinnedReference, frozen: PinnedSummaries) -> None:
         """Stores what a reference is like, unless it is stored already."""
         table = pinned_references.c
-        with alone(self._engine) as connection:
+        with writing_alone(self._engine) as connection:
             mine = sa.update(pinned_references).where(table.id == reference.id, table.frozen.is_(False))
             if connection.execute(mine.values(frozen=True)).rowcount == 1:
                 _store(connection, reference.id, frozen)
@@ -251,7 +241,7 @@ class References:
 
     def await_first_window(self, app: str, release: str, since: datetime) -> None:
         """From now on, the release's first accepted window from `since` on becomes the reference."""
-        with alone(self._engine) as connection:
+        with writing_alone(self._engine) as connection:
             connection.execute(sa.insert(awaited_references).values(app=app, release=release, since=since))
 
     def awaited(self, app: str, champion: str | None = None) -> Awaited | None:
@@ -293,7 +283,7 @@ class References:
             return connection.execute(query).all()
 
     def _settle(self, table: sa.Table, app: str, **values: Any) -> None:
-        with alone(self._engine) as connection:
+        with writing_alone(self._engine) as connection:
             for other in (accepted_windows, rejected_windows):
                 same = (other.c.app == app, other.c.until == values["until"])
                 connection.execute(sa.delete(other).where(*same))

@@ -148,7 +148,7 @@ def replay(reader: WindowReader, request: ReplayRequest, progress: Progress | No
     alarms, untested = [], 0
     for number in range(count):
         since = begin + number * length * HOUR
-        slices = {each: reader.summary(request.app, since, since + length * HOUR, each) for each in request.dimensions}
+        slices = {each: reader.by_value(request.app, since, since + length * HOUR, each) for each in request.dimensions}
         parts = [(since + step * HOUR, hours.get(since + step * HOUR, Summary())) for step in range(length)]
         found, tested = judge.window(since, length, parts, slices)
         alarms += found
@@ -194,7 +194,7 @@ class _Judge:
         since: datetime,
         length: int,
         parts: Sequence[Past],
-        slices: Mapping[str, Mapping[str | None, Summary]],
+        slices: Mapping[str, Mapping[str, Summary]],
     ) -> tuple[list[ReplayedAlarm], bool]:
         """The alarms of one window, and whether it had rows enough to be tested for drift."""
         whole = Summary.merged(part for _, part in parts)

@@ -285,8 +285,8 @@ def advance_detectors(store: DetectorStore, reader: WindowReader, spec: Detector
     while since < end:  # cut at the ends of days: each day has a start of its own
         next_day = min(end, (since // DAY + 1) * DAY)
         between = at_moment(since), at_moment(next_day)
-        releases = reader.summary(spec.app, *between, RELEASE)
-        whole = reader.summary(spec.app, *between).get(None, Summary())
+        releases = reader.by_value(spec.app, *between, RELEASE)
+        whole = reader.whole(spec.app, *between)
         found += _count(spec, progress, (since, next_day), whole, releases)
         since = next_day
     return store.save(spec.app, progress, found)
@@ -297,7 +297,7 @@ def _count(
     progress: Progress,
     span: tuple[float, float],
     whole: Summary,
-    releases: Mapping[str | None, Summary],
+    releases: Mapping[str, Summary],
 ) -> Iterator[tuple[Key, Crossing]]:
     """Takes the detectors over the rows of one span of time, within one day; the alarms on the way."""
     month = at_moment(span[0]).strftime("%Y-%m")

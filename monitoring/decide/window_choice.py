@@ -146,5 +146,5 @@ def reference_progress(
     if until <= awaited.since:
         return None
     since = references.last_rejected(app, awaited.since, until) or awaited.since
-    found = reader.summary(app, since, until, "release").get(awaited.release) if since < until else None
+    found = reader.by_value(app, since, until, "release").get(awaited.release) if since < until else None
     return ReferenceProgress(awaited.release, since, until, found.rows if found else 0, needed)

@@ -77,10 +77,10 @@ def means(summary: Summary) -> dict[str, float]:
 
 def _levels(reader: WindowReader, app: str, since: datetime, length: timedelta, now: datetime) -> Levels | None:
     until = since + length
-    whole = reader.summary(app, since, until).get(None)
-    if whole is None or not whole.rows:
+    whole = reader.whole(app, since, until)
+    if not whole.rows:
         return None
-    return Levels(since, until, whole, largest(reader.summary(app, since, until, "release")), until <= now)
+    return Levels(since, until, whole, largest(reader.by_value(app, since, until, "release")), until <= now)
 
 
 def _start_of_day(moment: datetime) -> datetime:

@@ -66,7 +66,7 @@ def save_report(
     page = PageContents(
         verdict=verdict,
         before=reference,
-        after=reader.summary(result.app, window.since, window.until).get(None, Summary()),
+        after=reader.whole(result.app, window.since, window.until),
         units={name: each.unit for name, each in descriptors.descriptors.items()},
         texts=texts,
         history=strip(reader, result.app, window.until - HISTORY, window.until) if verdict["alarms"] else (),
@@ -107,7 +107,7 @@ def _sample(reader: WindowReader, app: str, since: datetime, until: datetime) ->
     # All hours, or so many, evenly spread, that reading them is cheap and each still gives a sample.
     step = max(1, min(len(hours) // 48, total // (4 * SAMPLE_ROWS)))
     for hour, rows in hours[::step]:
-        part = reader.rows(app, max(hour, since), min(hour + HOUR, until))
+        part = DescribedRows.concat(reader.parts(app, max(hour, since), min(hour + HOUR, until)))
         wanted = len(part) if share >= 1 else min(len(part), max(1, round(rows * share)))
         parts.append(part.select(np.sort(chance.choice(len(part), wanted, replace=False))))
     return DescribedRows.concat(parts)

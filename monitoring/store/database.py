@@ -1,6 +1,6 @@
 """What the monitor keeps of the log, in the log's database: segments, hourly summaries, how far it has come."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -12,7 +12,9 @@ from llmops.errors import StoreUnavailable, first_line
 from llmops.production_log import PREDICT, make_tables, open_engine
 
 metadata = sa.MetaData()
-_NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+"""Of rows that the database numbers."""
+_LOCK = 0x6C6C6D0B  # advisory locks of PostgreSQL are named by numbers; this one is the monitor's
 
 
 class Moment(sa.TypeDecorator[datetime]):
@@ -33,7 +35,7 @@ class Moment(sa.TypeDecorator[datetime]):
 descriptor_segments = sa.Table(
     "descriptor_segments",
     metadata,
-    sa.Column("id", _NUMBER, primary_key=True),
+    sa.Column("id", NUMBER, primary_key=True),
     sa.Column("app", sa.String(255), nullable=False),
     sa.Column("version", sa.String(16), nullable=False),
     sa.Column("after_seq", sa.BigInteger, nullable=False),
@@ -66,7 +68,7 @@ hourly_summaries = sa.Table(
 ingest_cursors = sa.Table(
     "ingest_cursors",
     metadata,
-    sa.Column("id", _NUMBER, primary_key=True),
+    sa.Column("id", NUMBER, primary_key=True),
     sa.Column("version", sa.String(16), nullable=False, unique=True),
     sa.Column("descriptors", sa.String(16), nullable=False),
     sa.Column("slices", sa.JSON, nullable=False),
@@ -124,15 +126,12 @@ def writing(engine: sa.Engine) -> AbstractContextManager[sa.Connection]:
 
 
 @contextmanager
-def writing_alone(engine: sa.Engine, lock: int) -> Iterator[sa.Connection]:
-    """A transaction that no other with the same lock runs beside: what it reads stays so until it has written.
-
-    lock: a number of our own, which names PostgreSQL's advisory lock; SQLite lets one writer at a time in anyway.
-    Raises StoreUnavailable.
-    """
+def writing_alone(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A transaction that no other of these runs beside: what it reads stays so until it has written. SQLite lets one
+    writer at a time in anyway. Raises StoreUnavailable."""
     with translated("write"), writing(engine) as connection:
         if connection.dialect.name == "postgresql":
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({lock})")
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
         yield connection
 
 
@@ -151,13 +150,26 @@ def forestall_ingest(connection: sa.Connection) -> None:
     connection.execute(sa.update(ingest_cursors).values(revision=ingest_cursors.c.revision + 1))
 
 
-def upsert(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
-    """Inserts rows; where one with the same primary key stands, its columns `names` are replaced."""
+def insert_into(connection: sa.Connection, table: sa.Table) -> Any:
+    """An insert that can say what to do where a row stands already."""
+    return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
+
+
+def upsert(
+    connection: sa.Connection,
+    table: sa.Table,
+    rows: Sequence[Mapping[str, Any]],
+    replaced: Iterable[str],
+    added: Iterable[str] = (),
+) -> None:
+    """Inserts rows; where one with the same primary key stands, its columns `replaced` are, and the numbers of its
+    columns `added` grow by those of the new row."""
     if not rows:
         return
-    insert: Any = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
-    replaced = {name: insert.excluded[name] for name in names}
-    statement = insert.on_conflict_do_update(index_elements=list(table.primary_key.columns), set_=replaced)
+    insert = insert_into(connection, table)
+    changed = {name: insert.excluded[name] for name in replaced}
+    changed |= {name: table.c[name] + insert.excluded[name] for name in added}
+    statement = insert.on_conflict_do_update(index_elements=list(table.primary_key.columns), set_=changed)
     connection.execute(statement, list(rows))
 
 

@@ -6,7 +6,7 @@ shadow requests were returned to nobody: they count only under the arm `shadow` 
 
 from collections import Counter
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
@@ -34,17 +34,6 @@ MOST_VALUES = 200
 VALUE_CHARACTERS = 512
 SummaryKey = tuple[str, int, str]
 """Dimension, hour, value."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredSummary:
-    """A row of the table. rows: of the log, as in data."""
-
-    dimension: str
-    hour: int
-    value: str
-    rows: int
-    data: bytes
 
 
 def values_in(rows: DescribedRows, dimension: str) -> list[str | None]:
@@ -85,8 +74,8 @@ def group(pairs: Iterable[tuple[int, str | None]], length: int) -> tuple[list[tu
 
 def add_to_stored(
     connection: sa.Connection, version: str, app: str, new: Mapping[SummaryKey, Summary]
-) -> list[StoredSummary]:
-    """What is to be stored so that `new` is counted too. Only reads.
+) -> list[dict[str, Any]]:
+    """The rows of the table that are to be written so that `new` is counted too. Only reads.
 
     Each is counted in its own place, or in OTHER when the hour has MOST_VALUES values without it.
     """
@@ -109,13 +98,13 @@ def add_to_stored(
                 merge.add(summary)
             total = merge.result()
         total = total.limited()
-        merged.append(StoredSummary(*place, total.rows, total.to_bytes()))
+        names = dict(zip(("dimension", "hour", "value"), place, strict=True))
+        merged.append({"version": version, "app": app, **names, "rows": total.rows, "data": total.to_bytes()})
     return merged
 
 
-def write_summaries(connection: sa.Connection, version: str, app: str, summaries: Sequence[StoredSummary]) -> None:
+def write_summaries(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Stores them in the place of those with the same dimension, hour and value."""
-    rows = [{"version": version, "app": app, **asdict(summary)} for summary in summaries]
     upsert(connection, table, rows, ("rows", "data"))
 
 
@@ -134,16 +123,15 @@ def read_hours(
     first: int,
     end: int,
     values: Collection[str] | None = None,
-) -> Generator[StoredSummary]:
-    """Stored summaries of the hours first … end - 1, by hour and value. values: only of these."""
-    columns = [table.c[name] for name in StoredSummary.__slots__]
+) -> Generator[tuple[int, str, bytes]]:
+    """Hour, value and data of the summaries of the hours first … end - 1, in this order. values: only of these."""
+    columns = (table.c.hour, table.c.value, table.c.data)
     query = sa.select(*columns).where(*_within(version, app, dimension, first, end))
     if values is not None:
         query = query.where(table.c.value.in_(list(values)))
     query = query.order_by(table.c.hour, table.c.value)
     with connection.execute(query, execution_options={"yield_per": 100}) as rows:
-        for row in rows:
-            yield StoredSummary(*row)
+        yield from rows
 
 
 def rows_by_value(

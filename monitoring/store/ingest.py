@@ -32,6 +32,7 @@ from monitoring.store.database import (
     ingest_failures,
     reading,
     translated,
+    upsert,
     writing,
 )
 from monitoring.store.rows import ARM, DIMENSIONS, HOUR, SHADOW_OF, Column, DescribedRows, Objects, objects
@@ -131,8 +132,7 @@ def rebuild_hours(connection: sa.Connection, app: str, hours: Collection[int]) -
                 descriptors = segments.descriptors_in(segment.data)
                 new = hourly.summarise_by_hour(rows, descriptors, position.dimensions)
                 for part in (new, hourly.summarise_feedback(rows, said, position.dimensions)):
-                    summaries = hourly.add_to_stored(connection, position.version, app, part)
-                    hourly.write_summaries(connection, position.version, app, summaries)
+                    hourly.write_summaries(connection, hourly.add_to_stored(connection, position.version, app, part))
 
 
 def positions(connection: sa.Connection) -> list[Position]:
@@ -189,23 +189,21 @@ def write(
         for place, summary in hourly.summarise_feedback(part.rows, part.said, position.dimensions).items():
             new[place] = Summary.merged([new[place], summary])
         with reading(engine) as connection:
-            last = segments.open_segment(connection, position.version, part.app)
-            extended = segments.extended(last, part.app, part.rows, descriptor_set.descriptors, *span)
-            added.append((part, extended, hourly.add_to_stored(connection, position.version, part.app, new)))
+            of_app = connection, position.version, part.app
+            extended = segments.extended(*of_app, part.rows, descriptor_set.descriptors, *span)
+            added.append((part, extended, hourly.add_to_stored(*of_app, new)))
     with translated("write"), writing(engine) as connection:
         if not advance(connection, position, described=ingest_cursors.c.described + described, **changes):
             return False
         for part, extended, summaries in added:
-            segments.write_segments(connection, position.version, extended)
-            hourly.write_summaries(connection, position.version, part.app, summaries)
-            hour = int(part.rows.at.max() // HOUR)
-            for name, (times, reason) in part.failures.items():
-                of = {"version": position.version, "app": part.app, "hour": hour, "descriptor": name}
-                same = (ingest_failures.c[column] == value for column, value in of.items())
-                more = sa.update(ingest_failures).where(*same).values(rows=ingest_failures.c.rows + times)
-                if connection.execute(more).rowcount == 0:
-                    values = {**of, "rows": times, "reason": stored_label(reason)}
-                    connection.execute(sa.insert(ingest_failures).values(values))
+            segments.write_segments(connection, extended)
+            hourly.write_summaries(connection, summaries)
+            of = {"version": position.version, "app": part.app, "hour": int(part.rows.at.max() // HOUR)}
+            failures = [
+                {**of, "descriptor": name, "rows": times, "reason": stored_label(reason)}
+                for name, (times, reason) in part.failures.items()
+            ]
+            upsert(connection, ingest_failures, failures, replaced=(), added=("rows",))
         if archived:
             connection.execute(sa.insert(archived_files), [{"version": position.version, **each} for each in archived])
     return True

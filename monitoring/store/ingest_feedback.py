@@ -1,6 +1,7 @@
 """Joins feedback in the log with the described answers that it is about."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -39,17 +40,16 @@ def ingest_feedback(
         for each in given:
             if each.record_key in numbers:
                 said.setdefault(each.app, {}).setdefault(each.record_key, []).append((each.score, each.label))
-        fit, summaries = 0, {}
+        fit, summaries = 0, list[dict[str, Any]]()
         with reading(engine) as connection:
             for app, by_key in said.items():
                 found, new = _of_app(connection, position, app, by_key, numbers)
                 fit += found
-                summaries[app] = hourly.add_to_stored(connection, position.version, app, new)
+                summaries += hourly.add_to_stored(connection, position.version, app, new)
         with translated("write"), writing(engine) as connection:
             changes = {"feedback_cursor": after, "unfit": ingest_cursors.c.unfit + len(given) - fit}
             if advance(connection, position, **changes):
-                for app, stored in summaries.items():
-                    hourly.write_summaries(connection, position.version, app, stored)
+                hourly.write_summaries(connection, summaries)
                 added += fit
 
 

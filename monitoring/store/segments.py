@@ -6,8 +6,7 @@ be used again, when the configuration has become another.
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
@@ -25,33 +24,6 @@ FORMAT = 1
 LANGUAGE = "input.language"
 _STORED = tuple(name for name in ROW_DIMENSIONS if name != "language")
 _OF_ROW = ("key", "request_id", "at")
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """One row of the table. id: None while it is not stored yet."""
-
-    id: int | None
-    app: str
-    after_seq: int
-    through_seq: int
-    rows: int
-    at_min: float
-    at_max: float
-    data: bytes
-
-    @classmethod
-    def of(
-        cls,
-        app: str,
-        rows: DescribedRows,
-        descriptors: Mapping[str, Descriptor],
-        place: tuple[int, int],
-        number: int | None = None,
-    ) -> Self:
-        """The rows, of which there is at least one, as they are stored. place: after_seq and through_seq."""
-        span = float(rows.at.min()), float(rows.at.max())
-        return cls(number, app, *place, len(rows), *span, encode(rows, descriptors))
 
 
 def encode(rows: DescribedRows, descriptors: Mapping[str, Descriptor]) -> bytes:
@@ -126,7 +98,7 @@ def read_segments(
 
 def stored(
     connection: sa.Connection, version: str, app: str, *, since: float = -np.inf, until: float = np.inf
-) -> Iterator[Segment]:
+) -> Iterator[sa.Row[Any]]:
     """The app's segments that may have rows with `since <= at < until`, one after another."""
     chosen = [table.c.version == version, table.c.app == app]
     if since > -np.inf:
@@ -138,19 +110,19 @@ def stored(
 
 def between(
     connection: sa.Connection, versions: Sequence[str], app: str, after_seq: int, through_seq: int
-) -> Iterator[Segment]:
+) -> Iterator[sa.Row[Any]]:
     """The app's segments that may have rows which the log numbers after_seq < seq <= through_seq, the oldest first."""
     chosen = (table.c.version.in_(versions), table.c.app == app)
     overlapping = (table.c.through_seq > after_seq, table.c.after_seq < through_seq)
     yield from _one_by_one(connection, *chosen, *overlapping)
 
 
-def _one_by_one(connection: sa.Connection, *chosen: sa.ColumnElement[bool]) -> Iterator[Segment]:
+def _one_by_one(connection: sa.Connection, *chosen: sa.ColumnElement[bool]) -> Iterator[sa.Row[Any]]:
     """In the order of their ids. By these, since the driver would hold all of a result, or the connection meanwhile."""
     for number in connection.execute(sa.select(table.c.id).where(*chosen).order_by(table.c.id)).scalars().all():
-        row = connection.execute(_segment_query().where(table.c.id == number)).one_or_none()
+        row = connection.execute(sa.select(table).where(table.c.id == number)).one_or_none()
         if row is not None:
-            yield Segment(*row)
+            yield row
 
 
 def keys_between(connection: sa.Connection, version: str, app: str, since: float, until: float) -> set[str]:
@@ -159,42 +131,40 @@ def keys_between(connection: sa.Connection, version: str, app: str, since: float
     return {key for segment in found for key in _keys_of(segment.data)}
 
 
-def open_segment(connection: sa.Connection, version: str, app: str) -> Segment | None:
-    """The app's newest segment when it has room."""
-    query = _segment_query().where(table.c.version == version, table.c.app == app)
-    row = connection.execute(query.order_by(table.c.id.desc()).limit(1)).one_or_none()
-    return Segment(*row) if row is not None and row.rows < SEGMENT_ROWS else None
-
-
 def extended(
-    last: Segment | None,
+    connection: sa.Connection,
+    version: str,
     app: str,
     rows: DescribedRows,
     descriptors: Mapping[str, Descriptor],
     after_seq: int,
     through_seq: int,
-) -> list[Segment]:
-    """The segments to write for new rows: the open one, filled up, and new ones."""
-    begins, number = after_seq, None
-    if last is not None:
-        begins, number = last.after_seq, last.id
+) -> list[dict[str, Any]]:
+    """The segments to write for new rows, as rows of the table: the app's newest where it has room, filled up, and new
+    ones, which have no id. Only reads."""
+    newest = sa.select(table).where(table.c.version == version, table.c.app == app).order_by(table.c.id.desc()).limit(1)
+    last = connection.execute(newest).one_or_none()
+    same: dict[str, Any] = {"after_seq": after_seq}
+    if last is not None and last.rows < SEGMENT_ROWS:
+        same = {"after_seq": last.after_seq, "id": last.id}
         rows = DescribedRows.concat([decode(last.data), rows])
     segments = []
     for start in range(0, len(rows), SEGMENT_ROWS):
         part = rows.select(np.arange(start, min(start + SEGMENT_ROWS, len(rows))))
-        segments.append(Segment.of(app, part, descriptors, (begins, through_seq), number))
-        begins, number = after_seq, None
+        segments.append(
+            {"version": version, "app": app, **same, "through_seq": through_seq, **_columns(part, descriptors)}
+        )
+        same = {"after_seq": after_seq}
     return segments
 
 
-def write_segments(connection: sa.Connection, version: str, segments: Sequence[Segment]) -> None:
+def write_segments(connection: sa.Connection, segments: Sequence[Mapping[str, Any]]) -> None:
     """Stores new ones, and those that have an id in their place."""
     for segment in segments:
-        values = {name: getattr(segment, name) for name in table.c.keys() if name not in ("id", "version")}  # noqa: SIM118
-        if segment.id is None:
-            connection.execute(sa.insert(table).values(version=version, **values))
+        if "id" in segment:
+            connection.execute(sa.update(table).where(table.c.id == segment["id"]).values(**segment))
         else:
-            connection.execute(sa.update(table).where(table.c.id == segment.id).values(values))
+            connection.execute(sa.insert(table).values(**segment))
 
 
 def rewrite_without(connection: sa.Connection, app: str, keys: Collection[str]) -> list[int]:
@@ -215,9 +185,8 @@ def rewrite_without(connection: sa.Connection, app: str, keys: Collection[str]) 
         if leaves.all():
             connection.execute(sa.delete(table).where(table.c.id == segment.id))
             continue
-        place = segment.after_seq, segment.through_seq
-        rest = Segment.of(app, rows.select(~leaves), descriptors_in(segment.data), place, segment.id)
-        write_segments(connection, "", [rest])
+        rest = _columns(rows.select(~leaves), descriptors_in(segment.data))
+        connection.execute(sa.update(table).where(table.c.id == segment.id).values(rest))
     return sorted(hours)
 
 
@@ -230,9 +199,10 @@ def holds(connection: sa.Connection, keys: Collection[str]) -> set[str]:
     return found
 
 
-def _segment_query() -> sa.Select[Any]:
-    names = ("id", "app", "after_seq", "through_seq", "rows", "at_min", "at_max", "data")
-    return sa.select(*(table.c[name] for name in names))
+def _columns(rows: DescribedRows, descriptors: Mapping[str, Descriptor]) -> dict[str, Any]:
+    """The columns of a segment that depend on its rows, of which there is at least one."""
+    span = {"at_min": float(rows.at.min()), "at_max": float(rows.at.max())}
+    return {"rows": len(rows), **span, "data": encode(rows, descriptors)}
 
 
 def _keys_of(data: bytes) -> list[str]:

@@ -54,20 +54,19 @@ class WindowReader:
             found = connection.execute(sa.select(sa.func.min(table.at_min)).where(*chosen)).scalar()
         return None if found is None else datetime.fromtimestamp(found, UTC)
 
-    def summary(
-        self, app: str, since: datetime | None, until: datetime | None, dimension: str | None = None
-    ) -> dict[str | None, Summary]:
-        """The whole app's summary under None; with a dimension, those of its values.
+    def whole(self, app: str, since: datetime | None, until: datetime | None) -> Summary:
+        """Of all the app's rows."""
+        return self.by_value(app, since, until, APP).get("", Summary())
+
+    def by_value(self, app: str, since: datetime | None, until: datetime | None, dimension: str) -> dict[str, Summary]:
+        """A summary for each value of the dimension.
 
         Of more than MOST_VALUES values those with the most rows have summaries; under OTHER the rows of the rest are
         counted. A dimension that hours are not summarised by is counted row by row: as exact, and slower.
         """
         with self._reading() as (connection, position):
             window = _Window(connection, position, self._set, app, _seconds(since), _seconds(until, math.inf))
-            found = window.by_value(dimension or APP)
-        if dimension is None:
-            return {None: found.get("", Summary())}
-        return {value: summary for value, summary in found.items()}  # noqa: C416 (None may be a key of the result)
+            return window.by_value(dimension)
 
     def hours(self, app: str, since: datetime | None, until: datetime | None) -> list[tuple[datetime, Summary]]:
         """A summary for each hour that has rows or feedback, by its beginning; the first and the last may be parts."""
@@ -75,20 +74,6 @@ class WindowReader:
             window = _Window(connection, position, self._set, app, _seconds(since), _seconds(until, math.inf))
             found = window.by_hour()
         return [(datetime.fromtimestamp(hour * HOUR, UTC), summary) for hour, summary in sorted(found.items())]
-
-    def rows(
-        self,
-        app: str,
-        since: datetime | None,
-        until: datetime | None,
-        columns: Collection[str] | None = None,
-        where: Mapping[str, str | None] | None = None,
-        *,
-        shadow: bool = False,
-    ) -> DescribedRows:
-        """The window's rows, oldest first; all in memory. Arguments as `parts`."""
-        found = DescribedRows.concat(self.parts(app, since, until, columns, where, shadow=shadow))
-        return found.select(np.argsort(found.at, kind="stable"))
 
     def parts(
         self,
@@ -207,15 +192,15 @@ class _Window:
         damaged."""
         place = self.connection, self.position.version, self.app, dimension, *hours
         with closing(read_hours(*place, values)) as found:
-            for stored in found:
+            for hour, value, data in found:
                 try:
-                    packed = from_bytes(stored.data)
+                    packed = from_bytes(data)
                 except ValueError as error:
-                    at = datetime.fromtimestamp(stored.hour * HOUR, UTC).isoformat()
+                    at = datetime.fromtimestamp(hour * HOUR, UTC).isoformat()
                     raise StoreUnavailable(
                         f"production log: the monitor's summary of the hour {at} is damaged: {error}"
                     ) from error
-                yield stored.hour, stored.value, packed
+                yield hour, value, packed
 
     def _at_edges(self, edges: Sequence[Span], dimension: str) -> Iterator[tuple[int, str, Summary]]:
         """Hour, value and summary of the rows of spans, and of the feedback on them."""

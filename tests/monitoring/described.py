@@ -91,23 +91,28 @@ FLAG_SHARE = 0.05
 Change = Callable[[Any, Any], Any]
 
 
+def rows_in(reader: WindowReader, app: str, since: datetime | None, until: datetime | None, **of: Any) -> DescribedRows:
+    """The window's rows, oldest first. of: as `WindowReader.parts` takes it."""
+    rows = DescribedRows.concat(reader.parts(app, since, until, **of))
+    return rows.select(np.argsort(rows.at, kind="stable"))
+
+
 class InMemoryWindows(WindowReader):
     """A reader of rows that no database holds; shadow rows count under their arm only."""
 
     def __init__(self, config: MonitorConfig, *rows: DescribedRows) -> None:
         self._set, self._rows = config.descriptors, DescribedRows.concat(rows)
 
-    def summary(
-        self, app: str, since: datetime | None, until: datetime | None, dimension: str | None = None
-    ) -> dict[str | None, Summary]:
-        rows = self.rows(app, since, until, shadow=dimension == ARM)
-        if dimension is None:
-            return {None: Summary.of(rows, self._set)}
+    def whole(self, app: str, since: datetime | None, until: datetime | None) -> Summary:
+        return Summary.of(rows_in(self, app, since, until), self._set)
+
+    def by_value(self, app: str, since: datetime | None, until: datetime | None, dimension: str) -> dict[str, Summary]:
+        rows = rows_in(self, app, since, until, shadow=dimension == ARM)
         values = {value for value in rows.dimensions.get(dimension, ()) if value}
         return {value: Summary.of(rows.select(rows.dimensions[dimension] == value), self._set) for value in values}
 
     def hours(self, app: str, since: datetime | None, until: datetime | None) -> list[tuple[datetime, Summary]]:
-        rows = self.rows(app, since, until)
+        rows = rows_in(self, app, since, until)
         hours = sorted(set((rows.at // 3600).tolist()))
         return [
             (datetime.fromtimestamp(hour * 3600, UTC), Summary.of(rows.select(rows.at // 3600 == hour), self._set))

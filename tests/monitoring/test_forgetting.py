@@ -19,7 +19,7 @@ from monitoring.store.summaries import Summary
 from monitoring.store.windows import WindowReader
 from monitoring.stores import described_up_to, retain
 from tests.monitoring.conftest import slow_on_postgresql
-from tests.monitoring.described import APP, START, cheap_set, record, records
+from tests.monitoring.described import APP, START, cheap_set, record, records, rows_in
 
 SLICES = ("release", "user", "language")
 SET = cheap_set()
@@ -80,8 +80,8 @@ def rows(engine):
 
     def rows():
         reader = WindowReader(engine, SET)
-        found = reader.rows(APP, None, None)
-        assert reader.summary(APP, None, None)[None] == Summary.of(found, SET)
+        found = rows_in(reader, APP, None, None)
+        assert reader.whole(APP, None, None) == Summary.of(found, SET)
         return found
 
     return rows
@@ -95,7 +95,7 @@ def test_rows_and_summaries_are_as_if_the_user_had_never_been(described, engine,
     assert not any(left(described.belongings(user="nobody")).values())
     assert forget(user="user1")["descriptor_segments"] == 25
     assert sorted(rows().keys) == [record(number).key for number in range(100) if number % 4 != 1]
-    assert set(WindowReader(engine, SET).summary(APP, None, None, "user")) == {"user0", "user2", "user3"}
+    assert set(WindowReader(engine, SET).by_value(APP, None, None, "user")) == {"user0", "user2", "user3"}
 
 
 @slow_on_postgresql

@@ -10,11 +10,12 @@ from datetime import UTC, datetime
 import pytest
 import sqlalchemy as sa
 
-from monitoring.act.action_tables import alert_outbox, alone
+from monitoring.act.action_tables import alert_outbox
 from monitoring.act.alarm_book import AlarmBook
 from monitoring.act.alerts import AlertSettings, Slack, Webhook
 from monitoring.act.outbox import Outbox, Sent
 from monitoring.act.prometheus import StageCount, exposition, write_textfile
+from monitoring.store.database import writing_alone
 from tests.monitoring.act.test_alerts import ALERT, SECRET
 from tests.monitoring.acting import Clock, dribbling_receiver, finding
 from tests.monitoring.conftest import slow_on_postgresql
@@ -131,7 +132,7 @@ def test_no_alert_is_lost_when_the_process_is_killed(engine, receiver, log_url, 
 def test_an_alert_is_put_once_for_each_id(engine):
     outbox = Outbox(engine, [Webhook("ops", url="http://127.0.0.1:9/")])
     for _ in range(2):
-        with alone(engine) as connection:
+        with writing_alone(engine) as connection:
             outbox.put(connection, ALERT)
     assert [item.waiting for item in outbox.deliveries()] == [1]
 

@@ -40,7 +40,7 @@ class Past:
     def hours(self, app, since, until):
         return [(hour, summary) for hour, summary in self._hours if since <= hour < until]
 
-    def summary(self, app, since, until, dimension=None):
+    def by_value(self, app, since, until, dimension):
         return {"assistant@1": Summary.merged(summary for _, summary in self.hours(app, since, until))}
 
 

@@ -27,15 +27,16 @@ class Traffic:
         self.releases = {name.replace("_", "@"): told for name, told in releases.items()}
         self.reads = []
 
-    def summary(self, app, since, until, dimension=None):
+    def by_value(self, app, since, until, dimension):
         by_release = {}
         for name, (first, share) in self.releases.items():
             hours = max((until - max(since, BEGIN + first * HOUR)) // HOUR, 0)
             by_release[name] = refusals(40 * hours, round(40 * hours * share))
-        if dimension == "release":
-            return {name: summary for name, summary in by_release.items() if summary.rows}
+        return {name: summary for name, summary in by_release.items() if summary.rows}
+
+    def whole(self, app, since, until):
         self.reads.append((since, until))
-        return {None: Summary.merged(by_release.values())}
+        return Summary.merged(self.by_value(app, since, until, "release").values())
 
 
 def spec(**given):

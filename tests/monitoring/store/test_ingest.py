@@ -23,18 +23,18 @@ from monitoring.store.summaries import OTHER, Summary
 from monitoring.store.windows import WindowReader
 from tests.at_once import at_once
 from tests.monitoring.conftest import slow_on_postgresql
-from tests.monitoring.described import APP, START, cheap_set, declare, record, records
+from tests.monitoring.described import APP, START, cheap_set, declare, record, records, rows_in
 
 SLICES = ("release", "user", "language")
 SET = cheap_set()
 
 
 def everything(engine, descriptors=SET, **given):
-    return WindowReader(engine, descriptors).rows(APP, None, None, **given)
+    return rows_in(WindowReader(engine, descriptors), APP, None, None, **given)
 
 
 def whole(engine, descriptors=SET):
-    return WindowReader(engine, descriptors).summary(APP, None, None)[None]
+    return WindowReader(engine, descriptors).whole(APP, None, None)
 
 
 def assert_complete(engine, descriptors, count):
@@ -47,7 +47,7 @@ def assert_complete(engine, descriptors, count):
         by_value = {
             value: Summary.of(rows.select(rows.dimensions[dimension] == value), descriptors) for value in values
         }
-        assert WindowReader(engine, descriptors).summary(APP, None, None, dimension) == by_value
+        assert WindowReader(engine, descriptors).by_value(APP, None, None, dimension) == by_value
 
 
 def opinion(number, **given):
@@ -61,7 +61,7 @@ def test_rows_are_described_once_and_kept(any_log, engine):
     descriptors = cheap_set(calls=calls)
     assert ingest(any_log, engine, descriptors) == 0
     assert isinstance(everything(engine, descriptors), DescribedRows)
-    assert WindowReader(engine, descriptors).summary(APP, None, None) == {None: Summary()}
+    assert WindowReader(engine, descriptors).whole(APP, None, None) == Summary()
     any_log.append(records(range(30)))
     assert ingest(any_log, engine, descriptors, slices=SLICES) == 30
     any_log.append(records(range(30, 50)))
@@ -92,10 +92,10 @@ def test_raw_models_and_predictions_are_passed_over_and_apps_kept_apart(any_log,
     any_log.append([*records(range(2, 6)), record(6, release=None), record(7, release="other@1"), *predicted])
     assert ingest(any_log, engine, descriptors) == 5
     assert everything(engine, descriptors).keys == [record(number).key for number in range(2, 6)]
-    assert WindowReader(engine, descriptors).summary("other", None, None)[None].rows == 1
+    assert WindowReader(engine, descriptors).whole("other", None, None).rows == 1
     any_log.append([replace(record(9), release="bike@1", model="bike@1", route="predict")])
     assert ingest(any_log, engine, descriptors) == 0
-    assert (calls, WindowReader(engine, descriptors).rows("bike", None, None).keys) == ([4, 1], [])
+    assert (calls, rows_in(WindowReader(engine, descriptors), "bike", None, None).keys) == ([4, 1], [])
     assert apps_in_log(engine) == [APP, "other"]
 
 
@@ -113,8 +113,8 @@ def test_hostile_rows_stop_nothing_and_failures_are_counted(any_log, engine):
     assert (reader.failures(APP, None, None), reader.failures("another", None, None)) == ({"input.fussy": 3}, {})
     with engine.connect() as connection:
         assert "ZeroDivisionError" in connection.execute(sa.text("SELECT reason FROM ingest_failures")).scalar_one()
-    assert reader.summary(APP, None, None)[None].numbers["input.fussy"].n == 3
-    assert len(reader.summary(APP, None, None, "user")) == 5
+    assert reader.whole(APP, None, None).numbers["input.fussy"].n == 3
+    assert len(reader.by_value(APP, None, None, "user")) == 5
 
 
 @slow_on_postgresql
@@ -124,11 +124,11 @@ def test_shadow_rows_stay_out_of_every_window_but_their_own(any_log, engine):
     ingest(any_log, engine, SET, slices=SLICES)
     reader = WindowReader(engine, SET)
     assert whole(engine).rows == 10
-    assert set(reader.summary(APP, None, None, "release")) == {f"{APP}@1", f"{APP}@2"}
-    variants = reader.summary(APP, None, None, "arm")
+    assert set(reader.by_value(APP, None, None, "release")) == {f"{APP}@1", f"{APP}@2"}
+    variants = reader.by_value(APP, None, None, "arm")
     assert {arm: summary.rows for arm, summary in variants.items()} == {"champion": 10, "shadow": 5}
     assert variants["shadow"].numbers["output.length"].n == 5
-    assert reader.summary(APP, None, None, "shadow_release")[f"{APP}@9"].rows == 5
+    assert reader.by_value(APP, None, None, "shadow_release")[f"{APP}@9"].rows == 5
     assert (len(everything(engine)), len(everything(engine, shadow=True))) == (10, 15)
     assert set(everything(engine, where={"arm": "shadow"}).dimensions["shadow_of"]) == {"r1"}
 
@@ -235,7 +235,7 @@ def test_values_beyond_the_most_frequent_are_counted_together(any_log, engine):
         query = "SELECT value, rows FROM hourly_summaries WHERE dimension = 'user'"
         stored = dict(connection.execute(sa.text(query)).all())
     assert (len(stored), stored[OTHER]) == (MOST_VALUES + 1, 100)
-    found = WindowReader(engine, SET).summary(APP, None, None, "user")
+    found = WindowReader(engine, SET).by_value(APP, None, None, "user")
     assert sum(summary.rows for summary in found.values()) == 2 * users
 
 
@@ -254,7 +254,7 @@ def test_forgotten_rows_are_in_no_summary_any_more(any_log, engine):
     rows = everything(engine)
     assert len(rows) == 75
     assert whole(engine) == Summary.of(rows, SET)
-    assert set(WindowReader(engine, SET).summary(APP, None, None, "user")) == {"user0", "user1", "user2"}
+    assert set(WindowReader(engine, SET).by_value(APP, None, None, "user")) == {"user0", "user1", "user2"}
 
 
 def test_rows_deleted_while_they_are_being_described_do_not_come_back(any_log, engine):
@@ -297,7 +297,7 @@ def test_feedback_is_added_once_to_the_hour_and_slices_of_its_answer(any_log, en
     assert found.rows == 200
     assert (found.numbers["feedback.score"].n, found.numbers["feedback.score"].mean) == (3, 0.5)
     assert found.labels["feedback.label"].counts == {"good": 2, "bad": 1, "late": 1}
-    by_release = reader.summary(APP, None, None, "release")
+    by_release = reader.by_value(APP, None, None, "release")
     assert by_release[f"{APP}@1"].labels["feedback.label"].counts == {"good": 2, "bad": 1, "late": 1}
     assert by_release[f"{APP}@2"].numbers["feedback.score"].mean == 0.0
     hours = reader.hours(APP, None, START + timedelta(hours=2))

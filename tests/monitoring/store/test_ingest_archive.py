@@ -20,7 +20,7 @@ from monitoring.store.ingest import ingest
 from monitoring.store.ingest_archive import ingest_archive
 from monitoring.store.windows import WindowReader
 from tests.moments import HOUR, START
-from tests.monitoring.described import APP, cheap_set, record, records
+from tests.monitoring.described import APP, cheap_set, record, records, rows_in
 
 
 def travelling(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
@@ -47,8 +47,8 @@ def archive(tmp_path) -> Archive:
 def keys_of(engine: sa.Engine, descriptors: Any) -> list[str]:
     """Of every described row, which the summaries must count alike."""
     reader = WindowReader(engine, descriptors)
-    keys = sorted(reader.rows(APP, None, None).keys)
-    assert reader.summary(APP, None, None)[None].rows == len(keys)
+    keys = sorted(rows_in(reader, APP, None, None).keys)
+    assert reader.whole(APP, None, None).rows == len(keys)
     return keys
 
 

@@ -11,7 +11,6 @@ from monitoring.store.segments import (
     encode,
     extended,
     holds,
-    open_segment,
     read_segments,
     rewrite_without,
     write_segments,
@@ -52,8 +51,7 @@ def assert_same(found, wanted):
 def append(engine):
     def write(rows, after, through, version="v"):
         with writing(engine) as connection:
-            last = open_segment(connection, version, "a")
-            write_segments(connection, version, extended(last, "a", rows, KINDS, after, through))
+            write_segments(connection, extended(connection, version, "a", rows, KINDS, after, through))
 
     return write
 
@@ -102,4 +100,3 @@ def test_forgotten_rows_are_in_no_version_any_more_and_a_segment_without_rows_is
     with writing(engine) as connection:
         rewrite_without(connection, "a", [f"k{n}" for n in range(100)])
         assert list(read_segments(connection, "v", "a")) == []
-        assert open_segment(connection, "v", "a") is None

@@ -16,7 +16,7 @@ from monitoring.store.rows import HOUR
 from monitoring.store.summaries import OTHER, NumberSummary, Summary
 from monitoring.store.windows import WindowReader
 from tests.monitoring.conftest import slow_on_postgresql
-from tests.monitoring.described import APP, START, STEP, cheap_set, record, records
+from tests.monitoring.described import APP, START, STEP, cheap_set, record, records, rows_in
 
 SLICES = ("release", "user")
 ROWS = 700
@@ -54,7 +54,7 @@ def reader(url):
 
 def scanned(reader, since, until, chosen=lambda rows, place: True):
     """The summary by going through all rows, with the feedback on them."""
-    rows = reader.rows(APP, since, until)
+    rows = rows_in(reader, APP, since, until)
     rows = rows.select(np.array([chosen(rows, place) for place in range(len(rows))], dtype=bool))
     numbers = [int(request_id[1:]) for request_id in rows.request_ids]
     scores = [float(number % 2) for number in numbers if number % 9 == 0]
@@ -69,11 +69,11 @@ WINDOWS = st.tuples(*[st.integers(-HOUR, SPAN + HOUR) | st.integers(-1, 9).map(l
 @given(WINDOWS, st.sampled_from(["release", "user", "route"]))
 def test_a_window_equals_the_scan_of_its_rows(reader, bounds, dimension):
     since, until = (START + timedelta(seconds=bound) for bound in sorted(bounds))
-    whole = reader.summary(APP, since, until)
-    if whole[None].rows:
-        assert whole == {None: scanned(reader, since, until)}
-    by_value = reader.summary(APP, since, until, dimension)  # hours are not summarised by route
-    assert sum(summary.rows for summary in by_value.values()) == whole[None].rows
+    whole = reader.whole(APP, since, until)
+    if whole.rows:
+        assert whole == scanned(reader, since, until)
+    by_value = reader.by_value(APP, since, until, dimension)  # hours are not summarised by route
+    assert sum(summary.rows for summary in by_value.values()) == whole.rows
     for value, summary in by_value.items():
         assert summary == scanned(reader, since, until, lambda r, p, v=value: r.dimensions[dimension][p] == v)
 
@@ -87,14 +87,14 @@ def test_hours_are_cut_at_the_ends_of_the_window(reader, bounds):
     for hour, summary in hours:
         start, end = max(hour, since), min(hour + timedelta(seconds=HOUR), until)
         assert summary == scanned(reader, start, end)
-    assert sum(summary.rows for _, summary in hours) == reader.summary(APP, since, until)[None].rows
+    assert sum(summary.rows for _, summary in hours) == reader.whole(APP, since, until).rows
 
 
 def test_rows_are_read_oldest_first_and_chosen(reader):
-    rows = reader.rows(APP, START, START + 100 * STEP, ["latency_ms"], {"user": "user1"})
+    rows = rows_in(reader, APP, START, START + 100 * STEP, columns=["latency_ms"], where={"user": "user1"})
     assert list(rows.request_ids) == [f"r{number}" for number in range(1, 100, 4)]
     assert list(rows.columns) == ["latency_ms"]
-    assert len(reader.rows(APP, START, None, where={"user": None})) == 0
+    assert len(rows_in(reader, APP, START, None, where={"user": None})) == 0
     assert sum(len(part) for part in reader.parts(APP, None, None)) == ROWS
 
 
@@ -102,7 +102,7 @@ def test_rows_are_read_oldest_first_and_chosen(reader):
 def test_values_beyond_the_most_frequent_are_counted_over_a_window_too(any_log, engine):
     any_log.append([record(number, user=f"u{number // 2}") for number in range(2 * MOST_VALUES + 100)])
     ingest(any_log, engine, SET, slices=SLICES)
-    found = WindowReader(engine, SET).summary(APP, None, None, "user")
+    found = WindowReader(engine, SET).by_value(APP, None, None, "user")
     assert len(found) == MOST_VALUES + 1
     assert found[OTHER].rows == 100
     assert sum(summary.rows for summary in found.values()) == 2 * MOST_VALUES + 100
@@ -110,7 +110,7 @@ def test_values_beyond_the_most_frequent_are_counted_over_a_window_too(any_log, 
 
 def test_a_log_that_was_never_described_is_told_apart_from_an_empty_one(engine):
     with pytest.raises(CannotRun, match="not described"):
-        WindowReader(engine, SET).summary(APP, None, None)
+        WindowReader(engine, SET).whole(APP, None, None)
 
 
 def test_a_damaged_summary_is_named(any_log, engine):
@@ -119,4 +119,4 @@ def test_a_damaged_summary_is_named(any_log, engine):
     with engine.begin() as connection:
         connection.execute(sa.update(hourly_summaries).values(data=b"\x01\x02"))
     with pytest.raises(StoreUnavailable, match="hour 2026-01-01T00:00:00"):
-        WindowReader(engine, SET).summary(APP, None, None)
+        WindowReader(engine, SET).whole(APP, None, None)
