@@ -223,16 +223,6 @@ def list_references(settings: Settings, app: str | None = None) -> list[PinnedRe
         return stores.references.all(app)
 
 
-def reference_in_force(
-    settings: Settings, app: str, champion: str | None = None
-) -> tuple[PinnedReference | None, PinnedSummaries | None, Awaited | None]:
-    """The app's reference, what it was like, and the release whose first window is awaited. Raises StoreUnavailable."""
-    with opened(settings) as stores:
-        pinned = stores.references.pinned(app, champion)
-        frozen = stores.references.frozen(pinned) if pinned is not None else None
-        return pinned, frozen, stores.references.awaited(app, champion)
-
-
 def prepare(
     stores: Stores,
     app: str,

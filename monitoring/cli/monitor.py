@@ -110,25 +110,20 @@ def show(app: str, as_json: bool) -> None:
     \b
     Example: llmops monitor reference show assistant
     """
-    from monitoring.run import reference_in_force
+    from monitoring.decide.drift import level
+    from monitoring.stores import opened
 
     settings = Settings.from_environment()
-    pinned, frozen, awaited = reference_in_force(settings, app, _champion_of(settings, app))
-    levels: dict[str, dict[str, Any]] = {}
-    if frozen is not None:
-        whole = frozen.whole
-        for name, numbers in whole.numbers.items():
-            levels[name] = {"n": numbers.n, "level": numbers.mean if numbers.n else None}
-        for name, flags in whole.flags.items():
-            levels[name] = {"n": flags.n, "level": flags.share if flags.n else None}
-        for name, labels in whole.labels.items():
-            commonest = max(sorted(labels.counts), key=labels.counts.__getitem__, default=None)
-            levels[name] = {"n": labels.n, "level": commonest}
+    champion = _champion_of(settings, app)
+    with opened(settings) as stores:
+        pinned, awaited = stores.references.pinned(app, champion), stores.references.awaited(app, champion)
+        frozen = stores.references.frozen(pinned) if pinned is not None else None
+    parts = {**frozen.whole.numbers, **frozen.whole.flags, **frozen.whole.labels} if frozen is not None else {}
     value: dict[str, Any] = {
         "app": app,
         "reference": pinned.to_json() if pinned is not None else None,
         "rows": frozen.whole.rows if frozen is not None else None,
-        "descriptors": dict(sorted(levels.items())),
+        "descriptors": {name: {"n": part.n, "level": level(part)} for name, part in sorted(parts.items())},
         "awaited": {"release": awaited.release, "since": awaited.since.isoformat()} if awaited is not None else None,
     }
 

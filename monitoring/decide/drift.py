@@ -38,7 +38,7 @@ CHI_SQUARE_FROM = 100.0
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class DriftTest:
     """Outcome of one test.
 
     effect: share of rows, see the module; signed for flags (above 0: rose). direction: for numbers, +1 when current
@@ -53,16 +53,27 @@ class Comparison:
     direction: int = 0
     testable: bool = True
 
-    def to_json(self, p_adjusted: float) -> dict[str, Any]:
-        """With the p-value after the correction for the others of its family."""
-        named = {name: getattr(self, name) for name in ("test", "statistic", "p_value", "effect")}
-        return {**named, "p_adjusted": p_adjusted}
+
+NOT_TESTED = DriftTest(test="none", statistic=0.0, p_value=1.0, effect=0.0, testable=False)
 
 
-NOT_TESTED = Comparison(test="none", statistic=0.0, p_value=1.0, effect=0.0, testable=False)
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """A test in its family. before, after: mean of a number, share of a flag, commonest label; None without values."""
+
+    result: DriftTest
+    p_adjusted: float
+    drifted: bool
+    before: float | str | None
+    after: float | str | None
+
+    def to_json(self) -> dict[str, Any]:
+        told = {name: getattr(self.result, name) for name in ("test", "statistic", "p_value", "effect")}
+        own = {name: getattr(self, name) for name in ("p_adjusted", "drifted", "before", "after")}
+        return {**told, **own}
 
 
-def compare_numbers(reference: NumberSummary, current: NumberSummary) -> Comparison:
+def compare_numbers(reference: NumberSummary, current: NumberSummary) -> DriftTest:
     """Kolmogorov-Smirnov and, where there are rows enough, Wilcoxon's rank sum, on the bins: the smaller p, doubled.
 
     Kolmogorov-Smirnov sees any change of a distribution, the rank sum a shift of a bell-shaped one from half as many
@@ -81,7 +92,7 @@ def compare_numbers(reference: NumberSummary, current: NumberSummary) -> Compari
     return replace(surer, p_value=min(2 * surer.p_value, 1.0))
 
 
-def compare_flags(reference: FlagSummary, current: FlagSummary, *, only_rise: bool) -> Comparison:
+def compare_flags(reference: FlagSummary, current: FlagSummary, *, only_rise: bool) -> DriftTest:
     """Fisher's exact test; one-sided, for a rise, with `only_rise`. The statistic is the odds ratio (Haldane's, +½)."""
     pooled = reference.hits + current.hits
     if min(reference.n, current.n) == 0 or pooled in (0, reference.n + current.n):
@@ -97,10 +108,10 @@ def compare_flags(reference: FlagSummary, current: FlagSummary, *, only_rise: bo
     odds = hit * missed_before / (hit_before * missed)
     effect = current.share - reference.share
     test = "fisher-exact-greater" if only_rise else "fisher-exact"
-    return Comparison(test, odds, min(p_value, 1.0), effect, int(np.sign(effect)))
+    return DriftTest(test, odds, min(p_value, 1.0), effect, int(np.sign(effect)))
 
 
-def compare_labels(reference: LabelSummary, current: LabelSummary) -> Comparison:
+def compare_labels(reference: LabelSummary, current: LabelSummary) -> DriftTest:
     """Chi-square of homogeneity where all labels are frequent; else Fisher's exact test of each, the smallest p times
     their number (Bonferroni), which is valid at every size.
 
@@ -115,18 +126,18 @@ def compare_labels(reference: LabelSummary, current: LabelSummary) -> Comparison
     effect = float(np.abs(counts[0] / counts[0].sum() - counts[1] / counts[1].sum()).sum() / 2)
     table = _without_rare(counts)
     if table.shape[1] == 1:
-        return Comparison("chi-square", 0.0, 1.0, effect, testable=False)
+        return DriftTest("chi-square", 0.0, 1.0, effect, testable=False)
     chi2, p, _, expected = chi2_contingency(table, correction=False)
     if table.shape[1] == 2:
-        return Comparison("fisher-exact", float(chi2), min(float(fisher_exact(table).pvalue), 1.0), effect)
+        return DriftTest("fisher-exact", float(chi2), min(float(fisher_exact(table).pvalue), 1.0), effect)
     if expected.min() < CHI_SQUARE_FROM:
         # The smaller tail of each label against all others, doubled, times the number of labels.
         before, after = (int(total) for total in table.sum(axis=1))
         urn = before + after, table.sum(axis=0), after
         tails = np.minimum(hypergeom.sf(table[1] - 1, *urn), hypergeom.cdf(table[1], *urn))
         p_value = float(min(2 * tails.min() * table.shape[1], 1.0))
-        return Comparison("fisher-exact-each", float(chi2), p_value, effect)
-    return Comparison("chi-square", float(chi2), float(p), effect)
+        return DriftTest("fisher-exact-each", float(chi2), p_value, effect)
+    return DriftTest("chi-square", float(chi2), float(p), effect)
 
 
 def aligned_counts(reference: NumberSummary, current: NumberSummary) -> Counts:
@@ -145,7 +156,7 @@ def label_counts(reference: LabelSummary, current: LabelSummary) -> Counts:
     return np.array(rows, dtype=np.int64).reshape(2, len(labels))
 
 
-def _kolmogorov_smirnov(counts: Counts) -> Comparison:
+def _kolmogorov_smirnov(counts: Counts) -> DriftTest:
     from scipy.special import kolmogorov
     from scipy.stats import ks_2samp
 
@@ -161,10 +172,10 @@ def _kolmogorov_smirnov(counts: Counts) -> Comparison:
         values = np.arange(counts.shape[1])
         p_value = float(ks_2samp(*(np.repeat(values, row) for row in counts), method="exact").pvalue)
     # Where the reference's distribution function lies above, the current values are larger.
-    return Comparison("ks", distance, p_value, distance, int(np.sign(differences[place])))
+    return DriftTest("ks", distance, p_value, distance, int(np.sign(differences[place])))
 
 
-def _rank_sum(counts: Counts, distance: Comparison) -> Comparison:
+def _rank_sum(counts: Counts, distance: DriftTest) -> DriftTest:
     """Wilcoxon's, with the variance that it has with these ties. The statistic: how often a current number is the
     larger one of a pair."""
     from scipy.special import ndtr
@@ -179,7 +190,7 @@ def _rank_sum(counts: Counts, distance: Comparison) -> Comparison:
     half_step = float(np.gcd.reduce(np.diff(doubled))) / 4  # sums of few different ranks lie far apart
     p_value = float(2 * ndtr(-max(abs(excess) - half_step, 0.0) / np.sqrt(variance)))
     larger = 0.5 + excess / (before * after)
-    return Comparison("rank-sum", larger, min(p_value, 1.0), distance.effect, distance.direction)
+    return DriftTest("rank-sum", larger, min(p_value, 1.0), distance.effect, distance.direction)
 
 
 def _without_rare(counts: Counts) -> Counts:
@@ -197,7 +208,7 @@ def _without_rare(counts: Counts) -> Counts:
     return np.hstack([counts[:, order[rare:]], together])
 
 
-def adjusted_in_family(results: Mapping[str, Comparison]) -> dict[str, float]:
+def adjusted_in_family(results: Mapping[str, DriftTest]) -> dict[str, float]:
     """Benjamini & Hochberg's (1995) step-up adjusted p of those of `results` that are testable; of the others it is
     1."""
     from scipy.stats import false_discovery_control
@@ -208,29 +219,15 @@ def adjusted_in_family(results: Mapping[str, Comparison]) -> dict[str, float]:
 
 
 @dataclass(frozen=True, slots=True)
-class DescriptorDrift:
-    """One descriptor in one slice.
-
-    before, after: mean of a number, share of a flag, commonest label; None without rows. known: rows of the reference
-    and of the window that have a value; the others are passed over.
-    """
+class DescriptorDrift(Drift):
+    """One descriptor in one slice. known: rows of the reference and of the window that have a value; the others are
+    passed over."""
 
     descriptor: Descriptor
-    result: Comparison
-    p_adjusted: float
-    drifted: bool
-    before: float | str | None
-    after: float | str | None
     known: tuple[int, int]
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            **self.result.to_json(self.p_adjusted),
-            "drifted": self.drifted,
-            "before": self.before,
-            "after": self.after,
-            "known": {"before": self.known[0], "after": self.known[1]},
-        }
+        return {**Drift.to_json(self), "known": {"before": self.known[0], "after": self.known[1]}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,12 +277,12 @@ def examine_slice(
     for name, result in results.items():
         descriptor, p_adjusted = descriptors[name], adjusted[name]
         drifted = p_adjusted <= alpha and abs(result.effect) >= rules.floor(descriptor)
-        levels = level(descriptor, reference), level(descriptor, current)
-        drifts[name] = DescriptorDrift(descriptor, result, p_adjusted, drifted, *levels, known[name])
+        levels = (level(summary_of(descriptor, side)) for side in (reference, current))
+        drifts[name] = DescriptorDrift(result, p_adjusted, drifted, *levels, descriptor, known[name])
     return SliceDrift(label, reference, current, alpha, drifts)
 
 
-def compare(descriptor: Descriptor, reference: Summary, current: Summary) -> Comparison:
+def compare(descriptor: Descriptor, reference: Summary, current: Summary) -> DriftTest:
     """The test of the descriptor's kind; NOT_TESTED where a summary does not have it."""
     before, after = summary_of(descriptor, reference), summary_of(descriptor, current)
     if isinstance(before, NumberSummary) and isinstance(after, NumberSummary):
@@ -297,7 +294,11 @@ def compare(descriptor: Descriptor, reference: Summary, current: Summary) -> Com
     return NOT_TESTED
 
 
-def summary_of(descriptor: Descriptor, summary: Summary) -> NumberSummary | FlagSummary | LabelSummary | None:
+Part = NumberSummary | FlagSummary | LabelSummary
+"""What a summary has of one descriptor."""
+
+
+def summary_of(descriptor: Descriptor, summary: Summary) -> Part | None:
     """The descriptor's part of a summary; None where it has none."""
     if descriptor.kind == "numeric":
         return summary.numbers.get(descriptor.name)
@@ -312,16 +313,15 @@ def values_of(descriptor: Descriptor, summary: Summary) -> int:
     return 0 if found is None else found.n
 
 
-def level(descriptor: Descriptor, summary: Summary) -> float | str | None:
-    """What the descriptor is like, in one value; of equally frequent labels the first."""
-    found = summary_of(descriptor, summary)
-    if found is None or not found.n:
+def level(part: Part | None) -> float | str | None:
+    """A descriptor's mean, share or commonest label (of equally frequent ones the first); None without values."""
+    if part is None or not part.n:
         return None
-    if isinstance(found, NumberSummary):
-        return found.mean
-    if isinstance(found, FlagSummary):
-        return found.share
-    return max(sorted(found.counts), key=found.counts.__getitem__)
+    if isinstance(part, NumberSummary):
+        return part.mean
+    if isinstance(part, FlagSummary):
+        return part.share
+    return max(sorted(part.counts), key=part.counts.__getitem__)
 
 
 # What users said of the answers, as descriptors of the output.

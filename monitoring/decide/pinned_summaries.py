@@ -8,11 +8,12 @@ from datetime import datetime
 import numpy as np
 
 from llmops.production_log import LogRecord
-from monitoring.decide.drift import Comparison, compare, summary_of, values_of
+from monitoring.decide.drift import DriftTest, compare, summary_of, values_of
 from monitoring.decide.rules import DriftRules
 from monitoring.descriptors import Descriptor, DescriptorSet
 from monitoring.store.hourly import APP
-from monitoring.store.rows import DescribedRows, objects
+from monitoring.store.ingest import describe
+from monitoring.store.rows import DescribedRows
 from monitoring.store.summaries import (
     OTHER,
     FlagSummary,
@@ -67,7 +68,7 @@ class AmongLikeQuestions:
     p_value: float
     effect: float
 
-    def explains(self, before: Comparison, floor: float, alpha: float) -> bool | None:
+    def explains(self, before: DriftTest, floor: float, alpha: float) -> bool | None:
         """Whether the questions explain the change `before`; None when that cannot be told: too few like questions
         were asked before, or what remains among them may be chance."""
         if self.share < LIKE_QUESTIONS:
@@ -197,16 +198,9 @@ def freeze(
 
 def freeze_records(descriptors: DescriptorSet, records: Sequence[LogRecord]) -> PinnedSummaries:
     """What answers from outside the log are like, such as the gate's: of their output alone."""
-    described = descriptors.describe(records)
-    none = objects([None] * len(records))
-    rows = DescribedRows(
-        [record.key for record in records],
-        [record.request_id for record in records],
-        np.array([record.at.timestamp() for record in records], dtype=np.float64),
-        {"release": none},
-        {name: each for name, each in described.columns.items() if descriptors.descriptors[name].side == "output"},
-    )
-    return PinnedSummaries({WHOLE: Summary.of(rows, descriptors)})
+    of_output = descriptors.only([name for name, each in descriptors.descriptors.items() if each.side == "output"])
+    rows, _ = describe(records, of_output)
+    return PinnedSummaries({WHOLE: Summary.of(rows, of_output)})
 
 
 def strata_of(

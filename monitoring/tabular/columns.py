@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from llmops.evaluation.statistics import cluster_sums, estimate_mean, independent_rows
-from monitoring.decide.drift import NOT_TESTED, Comparison, adjusted_in_family, compare_labels, compare_numbers
+from monitoring.decide.drift import NOT_TESTED, Drift, DriftTest, adjusted_in_family, compare_labels, compare_numbers
 from monitoring.decide.limits import lower_bound
 from monitoring.store.summaries import LabelSummary, NumberSummary
 from monitoring.tabular.error import widened
@@ -49,24 +49,13 @@ _FEWEST_DRAWS, _MOST_DRAWS = 999, 29_999
 
 
 @dataclass(frozen=True, slots=True)
-class ColumnDrift:
-    """One column. before, after: mean of numbers, commonest label; None without values."""
+class ColumnDrift(Drift):
+    """One column."""
 
     role: Role
-    result: Comparison
-    p_adjusted: float
-    drifted: bool
-    before: float | str | None
-    after: float | str | None
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "role": self.role,
-            **self.result.to_json(self.p_adjusted),
-            "drifted": self.drifted,
-            "before": self.before,
-            "after": self.after,
-        }
+        return {"role": self.role, **Drift.to_json(self)}
 
 
 def drift_of(
@@ -106,7 +95,7 @@ def drift_of(
     found = {}
     for name, (role, before, after) in pairs.items():
         drifted = adjusted[name] <= alpha and abs(results[name].effect) >= settings.effect_floor
-        found[name] = ColumnDrift(role, results[name], adjusted[name], drifted, level(before), level(after))
+        found[name] = ColumnDrift(results[name], adjusted[name], drifted, level(before), level(after), role)
     return found
 
 
@@ -127,7 +116,7 @@ def _compare(
     blocks: tuple[Array | None, Array | None],
     draws: BlockDraws | None,
     minimum_rows: int,
-) -> Comparison:
+) -> DriftTest:
     values = [each.data[each.present] for each in (before, after)]
     if min(map(len, values)) < minimum_rows or (blocks[0] is not None and draws is None):
         return NOT_TESTED
@@ -157,7 +146,7 @@ def _coded(values: list[Array], numeric: bool, most: int) -> tuple[list[Array], 
 
 def _compare_in_blocks(
     codes: list[Array], cells: int, blocks: list[Array], draws: BlockDraws, *, numeric: bool
-) -> Comparison:
+) -> DriftTest:
     counts = [
         np.bincount(block * cells + code, minlength=number * cells).reshape(number, cells).astype(np.float32)
         for code, block, number in zip(codes, blocks, (draws.reference, draws.current), strict=True)
@@ -174,11 +163,11 @@ def _compare_in_blocks(
         tested = compare_blocks(table, kolmogorov_smirnov, draws)
         # Where the reference's distribution function lies above, the current values are larger.
         direction = int(np.sign((before - after)[np.abs(before - after).argmax()]))
-        return Comparison("ks-blocks", tested.statistic, tested.p_value, tested.statistic, direction)
+        return DriftTest("ks-blocks", tested.statistic, tested.p_value, tested.statistic, direction)
     tested = compare_blocks(table, root_chi_square((totals[0] + totals[1]) / sum(rows)), draws)
     chi_square = tested.statistic**2 * rows[0] * rows[1] / sum(rows)
     effect = float(np.abs(after - before).sum() / 2)
-    return Comparison("chi-square-blocks", chi_square, tested.p_value, effect)
+    return DriftTest("chi-square-blocks", chi_square, tested.p_value, effect)
 
 
 Fault = Literal["missing", "unseen", "outside", "duplicate"]

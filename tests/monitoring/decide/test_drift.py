@@ -7,7 +7,7 @@ from scipy import stats
 from monitoring.config import read_config
 from monitoring.decide.drift import (
     NOT_TESTED,
-    Comparison,
+    DriftTest,
     adjusted_in_family,
     compare,
     compare_flags,
@@ -16,9 +16,9 @@ from monitoring.decide.drift import (
     examine_slice,
     label_counts,
     level,
+    summary_of,
 )
 from monitoring.decide.rules import DriftRules
-from monitoring.descriptors import Descriptor
 from monitoring.store.summaries import FlagSummary, LabelSummary, NumberSummary, Summary
 from tests.monitoring.described import share, shifted, window
 
@@ -207,7 +207,7 @@ def test_columns_that_never_vary_or_have_no_rows_have_p_one_and_leave_the_family
 
 def test_adjusted_p_values_are_benjamini_and_hochbergs_of_what_could_be_tested():
     p = {"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005, "e": 0.9}
-    results = {name: Comparison("ks", 0.0, value, 0.0) for name, value in p.items()}
+    results = {name: DriftTest("ks", 0.0, value, 0.0) for name, value in p.items()}
     adjusted = adjusted_in_family({"constant": NOT_TESTED, **results})
     assert adjusted.pop("constant") == 1
     assert list(adjusted.values()) == pytest.approx(stats.false_discovery_control(list(p.values())).tolist())
@@ -283,13 +283,11 @@ def test_a_descriptor_with_too_few_values_is_not_tested(name):
 def test_levels_are_mean_share_and_commonest_label_and_a_summary_without_the_descriptor_has_none():
     for descriptor in DESCRIPTORS.values():
         assert not compare(descriptor, Summary(), summary(30, 1)).testable
-        assert level(descriptor, Summary()) is None
+        assert level(summary_of(descriptor, Summary())) is None
     found = Summary(
         rows=4,
         numbers={"n": NumberSummary.of([1, 2, 3, 6])},
         flags={"f": FlagSummary(4, 1)},
         labels={"l": LabelSummary({"en": 2, "de": 2})},
     )
-    kinds = {"n": "numeric", "f": "flag", "l": "label"}
-    levels = [level(Descriptor(name, kind, "output"), found) for name, kind in kinds.items()]
-    assert levels == [3.0, 0.25, "de"]
+    assert [level(part) for part in (found.numbers["n"], found.flags["f"], found.labels["l"])] == [3.0, 0.25, "de"]
