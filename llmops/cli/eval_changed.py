@@ -62,9 +62,7 @@ def changed(base: str, inconclusive: str, markdown: Path | None, as_json: bool) 
         from llmops.evaluation.reports.markdown import markdown as as_markdown
 
         none = "" if gates else "No prompt with a suite has changed.\n"
-        write_file(
-            markdown, "# llmops evals\n\n" + none + "\n".join(as_markdown(gated.report) for _, gated in gates)
-        )
+        write_file(markdown, "# llmops evals\n\n" + none + "\n".join(as_markdown(gated.report) for _, gated in gates))
     emit(
         as_json,
         {

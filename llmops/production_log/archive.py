@@ -100,10 +100,8 @@ class Archive:
         return self._rewrite(stored, _merged(self.records(stored), live), seen), True
 
     def delete_from(self, log: ProductionLog, partition: Partition, manifest: Manifest, **up_to: int | None) -> int:
-        """Deletes from the log what the partition holds, once it is read back; returns how many records.
-
-        up_to: as `ProductionLog.delete_archived`.
-        """
+        """Deletes from the log what the partition holds, once it is read back; returns how many records. up_to: as
+        `ProductionLog.delete_archived`."""
         deleted = 0
         for entry in manifest.files:
             self._check_file(partition, entry)
@@ -116,8 +114,8 @@ class Archive:
 
     def count(self, **window: Any) -> int:
         """Number of records in the window."""
-        paths = (path for stored in self.partitions(**window) for path in stored.files)
-        return sum(table.num_rows for path in paths for table in self._tables(path, ["key"], _in_window(**window)))
+        paths, chosen = (path for stored in self.partitions(**window) for path in stored.files), _in_window(**window)
+        return sum(table.num_rows for path in paths for table in self._tables(path, ["key"], chosen))
 
     def read(
         self, *, limit: int | None = None, newest: bool = False, feedback: bool = False, **window: Any

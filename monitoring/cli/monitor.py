@@ -110,7 +110,7 @@ def show(app: str, as_json: bool) -> None:
     \b
     Example: llmops monitor reference show assistant
     """
-    from monitoring.decide.drift import level
+    from monitoring.decide.drift import Part, level
     from monitoring.stores import opened
 
     settings = Settings.from_environment()
@@ -118,7 +118,9 @@ def show(app: str, as_json: bool) -> None:
     with opened(settings) as stores:
         pinned, awaited = stores.references.pinned(app, champion), stores.references.awaited(app, champion)
         frozen = stores.references.frozen(pinned) if pinned is not None else None
-    parts = {**frozen.whole.numbers, **frozen.whole.flags, **frozen.whole.labels} if frozen is not None else {}
+    parts: dict[str, Part] = {}
+    if frozen is not None:
+        parts |= {**frozen.whole.numbers, **frozen.whole.flags, **frozen.whole.labels}
     value: dict[str, Any] = {
         "app": app,
         "reference": pinned.to_json() if pinned is not None else None,

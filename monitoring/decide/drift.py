@@ -277,8 +277,8 @@ def examine_slice(
     for name, result in results.items():
         descriptor, p_adjusted = descriptors[name], adjusted[name]
         drifted = p_adjusted <= alpha and abs(result.effect) >= rules.floor(descriptor)
-        levels = (level(summary_of(descriptor, side)) for side in (reference, current))
-        drifts[name] = DescriptorDrift(result, p_adjusted, drifted, *levels, descriptor, known[name])
+        before, after = (level(summary_of(descriptor, side)) for side in (reference, current))
+        drifts[name] = DescriptorDrift(result, p_adjusted, drifted, before, after, descriptor, known[name])
     return SliceDrift(label, reference, current, alpha, drifts)
 
 
