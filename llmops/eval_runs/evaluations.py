@@ -10,6 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 from llmops import __version__
+from llmops.engines.opening import engine_name
 from llmops.engines.python import CallableModel
 from llmops.errors import CannotRun, UnknownVersion, UsageError
 from llmops.eval_runs.early_stopping import EarlyStop, run_until_decided
@@ -191,7 +192,11 @@ class Evaluations:
             identity = cell_identity(suite, cell, self.settings, options, RowChoice())
             if (found := self._recorder.find(suite.name, identity.hash)) is not None:
                 return found
-        raise UnknownVersion(f"{text} was not run on {suite.name} yet; run `llmops eval run {suite.name} {option}`")
+        engine = engine_name(cell.model, self.settings)
+        raise UnknownVersion(
+            f"{text} was not run on {suite.name} yet (as the suite is now, with the engine {engine}); "
+            f"run `llmops eval run {suite.name} {option}`"
+        )
 
     def compare(self, a: str, b: str, suite_name: str | None = None) -> Comparison:
         """Two runs row by row, as `resolve` reads them. Raises UnknownVersion, CannotRun."""

@@ -232,7 +232,10 @@ class Matrix:
         before the first row is answered.
         """
         for cell in cells:
-            check_parameters(cell.model, self._settings, cell.parameters, self.options.engine)
+            try:
+                check_parameters(cell.model, self._settings, cell.parameters, self.options.engine)
+            except UsageError as error:
+                raise UsageError(f"{cell.name}: {error}") from error
         identities = [cell_identity(self._suite, cell, self._settings, self.options, chosen) for cell in cells]
         done, failed = ({}, {}) if self.options.force else self._recorded(cells, identities)
         left = [position for position in range(len(cells)) if position not in done]

@@ -228,7 +228,8 @@ def test_a_format_that_the_engine_cannot_enforce_is_refused_before_anything_is_a
     form = '{"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {"type": "null"}}}}'
     text = f"---\ninput_variable: question\nresponse_format: {form}\n---\n# user\n{{{{ question }}}}\n"
     prompt, _ = workshop.registry.prompts.register("formed", parse_prompt(text))
-    with pytest.raises(UsageError, match=r"^response_format\.json_schema\.schema\.not: the llamacpp engine cannot"):
+    where = r"^formed@1 on tiny@1: response_format\.json_schema\.schema\.not: the llamacpp engine cannot"
+    with pytest.raises(UsageError, match=where):
         workshop.with_settings(engine="llamacpp").run(prompts=[prompt.ref])
 
 
