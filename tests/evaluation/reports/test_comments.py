@@ -13,7 +13,7 @@ from llmops.evaluation.reports import wording
 from llmops.evaluation.reports.junit import junit
 from llmops.evaluation.reports.markdown import escaped, leaderboard_markdown, markdown
 from llmops.evaluation.reports.wording import Effect, effect, most_changed, select, worst_first
-from tests.evaluation.reports.conftest import ROWS_TOLD, Check, difference, report, row, verdict
+from tests.evaluation.reports.conftest import ROWS_TOLD, GateCheck, difference, report, row, verdict
 
 quick = settings(max_examples=60, deadline=None)
 
@@ -27,7 +27,7 @@ def test_the_verdict_is_the_first_line_and_checks_reasons_noise_and_power_are_to
     assert text.splitlines()[0] == "**✓ pass**: qa&#64;2 against qa&#64;1"
     assert "noise alone would change about 0.4" in text
     assert "20 rows show a difference of 0.3" in text
-    check = Check("rows", "rows", "correct", "inconclusive", "40 failed")
+    check = GateCheck("rows", "rows", "correct", "inconclusive", "40 failed")
     found_wanting = verdict("inconclusive", "40 failed", "looser than an earlier gate", checks=[check])
     assert "- ? rows: 40 failed\n- looser than an earlier gate\n" in markdown(report(verdict=found_wanting))
     assert "- too few rows" in markdown(report(verdict=verdict("fail", "too few rows")))
@@ -117,7 +117,7 @@ def cases(root, suite):
 
 @pytest.mark.parametrize(("outcome", "failures"), [("pass", 0), ("fail", 1), ("inconclusive", 1)])
 def test_a_check_that_is_not_passed_is_a_failure_of_its_kind(outcome, failures):
-    check = Check("floor of correct", "floor", "correct", outcome, "0.4 < 0.5")
+    check = GateCheck("floor of correct", "floor", "correct", outcome, "0.4 < 0.5")
     (case,) = cases(parsed(report(verdict=verdict(outcome, checks=[check]))), "gate")
     assert case.get("name") == "floor of correct (floor)"
     found = case.findall("failure")
@@ -133,7 +133,7 @@ def test_a_verdict_without_checks_is_one_case_and_without_a_gate_there_are_only_
 
 
 def test_what_became_of_the_rows_stands_in_the_case_that_checks_them():
-    check = Check("rows", "rows", "correct", "inconclusive", ROWS_TOLD)
+    check = GateCheck("rows", "rows", "correct", "inconclusive", ROWS_TOLD)
     root = parsed(report(verdict=verdict("inconclusive", ROWS_TOLD, checks=[check])))
     (case,) = cases(root, "gate")
     assert (case.get("name"), case.find("failure").get("message")) == ("rows (rows)", ROWS_TOLD)
@@ -171,7 +171,7 @@ def test_rows_beyond_the_limit_are_left_out_the_greatest_losses_are_kept_and_it_
 @quick
 @given(text=st.text(st.characters(codec=None), max_size=40))
 def test_any_text_gives_a_document_that_parses_with_the_same_cases(text):
-    check = Check(text, "floor", text, "fail", text)
+    check = GateCheck(text, "floor", text, "fail", text)
     root = parsed(report(
         title=text, rows=[row(1, -1.0, id=text, output_a=text, output_b=text), row(2, error_b=text or "x")],
         verdict=verdict("fail", text, checks=[check]),
