@@ -123,7 +123,6 @@ class EvalRecorder:
     """Eval runs in one store; each suite has an experiment of its own name."""
 
     store: Store
-    max_traced_rows: int = MAX_TRACED_ROWS
 
     def find(self, suite: str, cell_hash: str) -> EvalRun | None:
         """The newest complete run of that cell whose rows are still there. Raises StoreUnavailable."""
@@ -183,7 +182,7 @@ class EvalRecorder:
         if recorder == "auto":
             recorder = "evaluate" if len(report.results) <= EVALUATE_UP_TO else "bulk"
         with translated(f"recording {cell.title} on {cell.suite}"):
-            writing = _Writing(self.store, cell, report, recorder, self.max_traced_rows, progress)
+            writing = _Writing(self.store, cell, report, recorder, progress)
             run_id = writing.write(extra_params or {}, extra_metrics or {})
         run = self.get(run_id)
         send_results(self.store, cell, run)
@@ -198,12 +197,11 @@ class _Writing:
     cell: CellIdentity
     report: EvalReport
     recorder: str
-    max_traced_rows: int
     tell: Progress | None
 
     @property
     def _traced_rows(self) -> int:
-        return min(len(self.report.results), self.max_traced_rows)
+        return min(len(self.report.results), MAX_TRACED_ROWS)
 
     @property
     def _shards(self) -> ShardedResults | None:
@@ -277,7 +275,7 @@ class _Writing:
         expected: Counter[tuple[str, str]] = Counter()
 
         def traces() -> Iterator[RowTrace]:
-            for number, result in traced(self.report.results, self.max_traced_rows):
+            for number, result in traced(self.report.results, MAX_TRACED_ROWS):
                 expected.update(parts_of(result))
                 trace = maker.make(number, result)
                 if not in_bulk:

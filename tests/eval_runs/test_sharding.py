@@ -145,14 +145,15 @@ def test_a_node_whose_engine_would_answer_otherwise_is_refused(cell):
 
 
 @pytest.mark.parametrize("most_traced", [10, MAX_TRACED_ROWS], ids=["rows in Parquet", "rows in MLflow"])
-def test_comparisons_and_reports_read_either(workshop, tmp_path, most_traced):
+def test_comparisons_and_reports_read_either(workshop, tmp_path, most_traced, monkeypatch):
+    monkeypatch.setattr("llmops.recording.runs.MAX_TRACED_ROWS", most_traced)
     cell = ShardedCell(workshop, tmp_path, seed=most_traced)
     store = workshop.registry.store
     suite = workshop.evaluations.suite("sums")
     [found] = workshop.evaluations.cells(suite, ["qa@1"])
     identity = cell_identity(suite, found, workshop.settings, RunOptions(seed=most_traced), RowChoice())
     with closing(cell.cache):
-        run = EvalRecorder(store, most_traced).record(identity, cell.report(cell.run()), "bulk")
+        run = EvalRecorder(store).record(identity, cell.report(cell.run()), "bulk")
     files = {item.path for item in store.client.list_artifacts(run.run_id)}
     assert ("shards.json" in files, "rows.jsonl" in files) == ((True, False) if most_traced == 10 else (False, True))
     assert run.params["traced_rows"] == str(min(N, most_traced))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmops.evaluation.eval_set import EvalRow
-from llmops.recording import EvalRecorder, register_eval_set
+from llmops.recording import register_eval_set
 from llmops.recording.datasets import sampled, traced
 
 _hashes = (f"{number:064x}" for number in itertools.count(1))
@@ -104,10 +104,11 @@ def test_up_to_the_limit_every_row_is_traced_and_above_those_with_the_smallest_s
 
 
 @pytest.mark.parametrize("recorder", ["bulk", "evaluate"])
-def test_a_sampled_run_keeps_all_rows_and_says_what_it_shows(desk, report, recorder):
+def test_a_sampled_run_keeps_all_rows_and_says_what_it_shows(desk, report, recorder, monkeypatch):
+    monkeypatch.setattr("llmops.recording.runs.MAX_TRACED_ROWS", 3)
     made = report(9)
     chosen = {result.row.id for _, result in traced(made.results, 3)}
-    run = EvalRecorder(desk.store, max_traced_rows=3).record(desk.cell(), made, recorder)
+    run = desk.recorder.record(desk.cell(), made, recorder)
     assert desk.traces(run.run_id).keys() == chosen
     assert (run.params["traced_rows"], run.params["traced_rule"]) == ("3", "smallest sha256 of the row id")
     assert list(desk.recorder.rows(run)) == list(made.results)

@@ -24,7 +24,7 @@ from llmops.generation import Message
 from llmops.pages.numbers import NOTHING, count, counted, number, printable, probability, shortened, signed
 from llmops.pages.rendering import Axis, page, stream_page
 
-MOST_ROWS = 2_000
+_MOST_ROWS = 2_000
 LONGEST_TEXT = 20_000
 _FOLDER = "llmops/evaluation/reports"
 Parts = tuple[tuple[str, bool], ...]
@@ -38,12 +38,11 @@ Table = tuple[str, Axis | None, list[Difference]]
 """Caption, the axis that all lines share, None where each has its own, and the lines."""
 
 
-def report_html(report: Judged, *, most_rows: int = MOST_ROWS) -> Iterator[str]:
-    """The page piece by piece. most_rows: of a comparison, rows shown; those that changed most come first, and the page
-    says what is cut."""
+def report_html(report: Judged) -> Iterator[str]:
+    """The page piece by piece; of a comparison's rows, those that changed most, and how many were left out."""
     if not isinstance(report, Report):
         return stream_page(f"{_FOLDER}/judged.html", title=report.title, report=report, wording=wording)
-    selection, metrics = select(report.rows, most_rows, most_changed), report.comparison.metrics
+    selection, metrics = select(report.rows, _MOST_ROWS, most_changed), report.comparison.metrics
     a, b = report.a, report.b
     directions = {name: metric.higher_is_better for name, metric in metrics.items()}
     diff = None if a.prompt_text is None or b.prompt_text is None else prompt_diff(a.prompt_text, b.prompt_text)

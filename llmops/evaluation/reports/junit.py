@@ -12,16 +12,15 @@ from llmops.evaluation.reports.contents import Judged, Report, Row
 from llmops.evaluation.reports.wording import Selection, further_reasons, gain, select, worst_first
 from llmops.pages.numbers import printable, shortened, signed
 
-MOST_ROWS = 1_000
+_MOST_ROWS = 1_000
 _LONGEST_TEXT = 2_000
 
 
-def junit(report: Judged, *, most_rows: int = MOST_ROWS) -> str:
-    """The XML document; of a run that was compared with none, the gate's checks alone. most_rows: rows shown; the
-    suite's properties say how many there are."""
+def junit(report: Judged) -> str:
+    """The XML document; of a run that was compared with none, the gate's checks alone."""
     root = _gate(report)
     if isinstance(report, Report):
-        _add_rows(root, report, select(report.rows, most_rows, worst_first(report.primary_direction)))
+        _add_rows(root, report, select(report.rows, _MOST_ROWS, worst_first(report.primary_direction)))
     # The numbers that CI systems read first, from the cases that are there.
     for suite in root:
         counts = {"tests": "testcase", "failures": "testcase/failure", "errors": "testcase/error"}

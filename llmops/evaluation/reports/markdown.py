@@ -12,7 +12,7 @@ from llmops.pages.numbers import printable, shortened
 from llmops.pages.rendering import render_blocks
 from llmops.pages.tables import Block
 
-MOST_ROWS = 10
+_MOST_ROWS = 10
 _MOST_SLICES = 20
 _LONGEST_TEXT = 200
 # What has a meaning in Markdown, HTML or GitHub's additions (mentions, issues, links, emoji), wherever it stands or at
@@ -40,7 +40,7 @@ def markdown(report: Judged) -> str:
         metrics=[(name, metric, name == report.primary) for name, metric in comparison.metrics.items()],
         moved=sorted(moved, key=lambda line: wording.gain(line[1].difference, line[1].higher_is_better) or 0.0),
         most_slices=_MOST_SLICES,
-        worse=select(worse, MOST_ROWS, worst_first(higher)),
+        worse=select(worse, _MOST_ROWS, worst_first(higher)),
     )
 
 

@@ -77,8 +77,8 @@ def report(**changed: Any) -> Report:
     return Report(**{**known, **changed})
 
 
-def html(report: Report, **options: Any) -> str:
-    return "".join(report_html(report, **options))
+def html(report: Report) -> str:
+    return "".join(report_html(report))
 
 
 @pytest.fixture

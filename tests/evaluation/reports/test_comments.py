@@ -107,8 +107,8 @@ def test_the_leaderboard_gives_rank_ranges_and_only_the_differences_that_are_rea
 # JUnit XML, which CI systems show as tests
 
 
-def parsed(report, **options):
-    return ElementTree.fromstring(junit(report, **options).encode())  # noqa: S314 - ours
+def parsed(report):
+    return ElementTree.fromstring(junit(report).encode())  # noqa: S314 - ours
 
 
 def cases(root, suite):
@@ -157,9 +157,10 @@ def test_a_row_fails_when_the_deciding_metric_got_worse_and_is_an_error_without_
         assert int(suite.get("tests")) == len(suite.findall("testcase"))
 
 
-def test_rows_beyond_the_limit_are_left_out_the_greatest_losses_are_kept_and_it_is_said():
+def test_rows_beyond_the_limit_are_left_out_the_greatest_losses_are_kept_and_it_is_said(monkeypatch):
+    monkeypatch.setattr("llmops.evaluation.reports.junit._MOST_ROWS", 3)
     rows = [row(number, -number / 100) for number in range(50)]
-    root = parsed(report(rows=rows), most_rows=3)
+    root = parsed(report(rows=rows))
     assert [case.get("name") for case in cases(root, "rows")] == ["row-49", "row-48", "row-47"]
     properties = {found.get("name"): found.get("value") for found in root.iter("property")}
     assert properties == {"rows": "50", "rows_shown": "3", "metric": "correct", "answers": ROWS_TOLD}

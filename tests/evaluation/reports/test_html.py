@@ -125,8 +125,9 @@ def test_the_prompts_are_compared_when_both_texts_are_known():
     assert "The prompt’s text" not in Reading(html(report())).texts["h2"]
 
 
-def test_rows_beyond_the_limit_are_left_out_and_the_page_says_so():
-    page = html(report(), most_rows=3)
+def test_rows_beyond_the_limit_are_left_out_and_the_page_says_so(monkeypatch):
+    monkeypatch.setattr("llmops.evaluation.reports.html._MOST_ROWS", 3)
+    page = html(report())
     assert [row["change"] for row in json.loads(block(page))["rows"]] == [-1.0, 1.0, -1.0]
     sentence = "3 of 20 rows are shown, those that changed most first; 7 changed rows are left out."
     assert sentence in Reading(page).texts["p"]
