@@ -62,7 +62,7 @@ def measured(part: str, builds: Sequence[Build], rounds: int) -> Iterator[Compar
     mine, others = found.values()
     for name in mine[0]:
         series = [round_[name] for round_ in mine], [round_[name] for round_ in others]
-        yield Compared(name, *map(statistics.median, series), *ratio(*series))
+        yield Compared(name, statistics.median(series[0]), statistics.median(series[1]), *ratio(*series))
 
 
 def compare(part: str, builds: Sequence[Build], rounds: int) -> list[str]:

@@ -34,7 +34,7 @@ async def tokens_per_second(engine: Engine) -> float:
     ]
     start = time.perf_counter()
     made = await asyncio.gather(*(generate(engine, request) for request in requests))
-    return sum(generation.usage.tokens_out for generation in made) / (time.perf_counter() - start)
+    return sum(generation.usage.tokens_out or 0 for generation in made) / (time.perf_counter() - start)
 
 
 async def measure() -> dict[str, list[float]]:

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from labs.llm.training_rows import ROWS
 from llmops.evaluation.eval_set import load_eval_set
+from llmops.evaluation.scorers.protocol import right_answer
 from llmops.finetuning import lora
 from llmops.finetuning.recipe import make_recipe
-from llmops.finetuning.training_rows import rendered, target_of
+from llmops.finetuning.training_rows import rendered
 from llmops.models.sources import DEFAULT_MODEL
 from llmops.models.weights import verified_path
 from llmops.prompt_file import load_prompt_folder
@@ -32,7 +33,9 @@ def main() -> int:
     model = model_registration.pull(settings, registry, DEFAULT_MODEL, print)[0]
     base = lora.BaseModel(verified_path(model, settings))
     template = load_prompt_folder(data_folder(settings, "prompts") / "extract")[-1][1]
-    rows = [base.encode(rendered(row, template, target_of(row))) for row in list(load_eval_set(ROWS.parent).rows)[:8]]
+    rows = [
+        base.encode(rendered(row, template, right_answer(row))) for row in list(load_eval_set(ROWS.parent).rows)[:8]
+    ]
     recipe = make_recipe({"model": model.ref, "suite": "extract", "train": ["extract_training"]})
     ratios = []
     with tempfile.TemporaryDirectory() as folder, lora.quiet():

@@ -106,9 +106,8 @@ def measured(
 def cpu_seconds(processes: Sequence[psutil.Process]) -> float:
     """Of each with its children, also those that have ended."""
     times = [one.cpu_times() for each in processes for one in (each, *each.children(recursive=True))]
-    return time.process_time() + sum(
-        each.user + each.system + each.children_user + each.children_system for each in times
-    )
+    spent = sum(each.user + each.system + each.children_user + each.children_system for each in times)
+    return time.process_time() + float(spent)
 
 
 def rounds(options: argparse.Namespace) -> Iterator[tuple[Measured, Measured]]:

@@ -74,8 +74,14 @@ def take_turns(gguf: Path, engine: str, rounds: int, seconds: float) -> Rates:
     """The gateway with this engine and llama.cpp's port, one after the other at every number of clients."""
     rates: Rates = {}
     with tempfile.TemporaryDirectory(prefix="llmops-bench-") as name, ExitStack() as stack:
-        settings = {"engine": engine, "engine_slots": str(SLOTS), "engine_threads": str(threads())}
-        home = Home(Path(name), f"file:{gguf}", **settings, engine_weights=WEIGHTS[engine])
+        home = Home(
+            Path(name),
+            f"file:{gguf}",
+            engine=engine,
+            engine_slots=str(SLOTS),
+            engine_threads=str(threads()),
+            engine_weights=WEIGHTS[engine],
+        )
         gateway = stack.enter_context(home.serving(home.create_key()))
         # Its key for bare model versions: an app's key may not ask them.
         key = str(home.llmops("keys", "create")["key"])

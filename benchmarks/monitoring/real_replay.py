@@ -80,7 +80,9 @@ async def answer_all(settings: Settings, times: int) -> list[Answered]:
         async with free:
             made = await generate(engine, GenerationRequest(template.render({"question": question}), parameters))
         usage = made.usage
-        return Answered(version, question, made.text, usage.tokens_in, usage.tokens_out, 1000 * made.latency_s)
+        return Answered(
+            version, question, made.text, usage.tokens_in or 0, usage.tokens_out or 0, 1000 * made.latency_s
+        )
 
     work = [
         answer(version, template, question, seed)

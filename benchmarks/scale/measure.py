@@ -194,15 +194,17 @@ def archive_bytes(folder: str, records: Sequence[LogRecord], rows: int = 20_000)
     log, archive = ProductionLog(f"sqlite:///{folder}/archived.db"), Archive(f"{folder}/archive")
     for first in range(0, rows, GROUPS[-1]):
         log.append(
-            dataclasses.replace(
-                each,
-                key=new_key(),
-                request_id=f"req_{new_key()}",
-                at=start + timedelta(seconds=0.1 * (first + number)),
-                input=texts[first + number],
-                output=texts[rows + first + number],
-            )
-            for number, each in enumerate(records[: rows - first])
+            [
+                dataclasses.replace(
+                    each,
+                    key=new_key(),
+                    request_id=f"req_{new_key()}",
+                    at=start + timedelta(seconds=0.1 * (first + number)),
+                    input=texts[first + number],
+                    output=texts[rows + first + number],
+                )
+                for number, each in enumerate(records[: rows - first])
+            ]
         )
     hours = log.hours().items()
     manifests = [archive.archive(log, Partition(*place), seen)[0] for place, seen in hours]
