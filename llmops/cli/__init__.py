@@ -1,6 +1,6 @@
 """The `llmops` command. The module of a command group is loaded only when used, so that `--help` answers at once.
 
-Each room defines its own commands. The table here is the one place of `llmops` that names modules of the rooms above.
+Each package defines its own commands. The table here is the one place of `llmops` that names modules of higher layers.
 
 Exit codes: 0 done or verdict good; 1 verdict negative; 2 usage; 3 could not run. With `--json`, stdout is exactly one
 JSON object; progress and logs always go to stderr.

@@ -17,10 +17,10 @@ from llmops.evaluation.statistics import UNLIMITED
 from llmops.factsheet.contents import (
     Data,
     Factsheet,
-    Gate,
     JudgeAgreement,
     Model,
     RecordedEvaluation,
+    RecordedGate,
     RecordedMetric,
     RecordedPrompt,
     Registered,
@@ -43,7 +43,7 @@ from llmops.versions import Ref, Release, TabularVersion, shown_guards
 
 MOST_SLICES = 20
 """Of one tag: beyond, it names rows rather than slices."""
-_TOLD_ELSEWHERE = ("prompt", "model", "parameters.", NOISE_PARAM, "cleaned_texts")
+_NO_SETTINGS = ("prompt", "model", "parameters.", NOISE_PARAM, "cleaned_texts")
 _ALGORITHM = ("algorithm", "candidate")
 _HELD_OUT = ("test", "validation", "evaluation")
 _NO_NUMBERS = ("example_count",)  # MLflow's own evaluation counts its rows among its metrics
@@ -127,11 +127,11 @@ def _of_release(store: Store, release: Release, gates: Gates, trail: AuditTrail)
     }
 
 
-Shown = tuple[EvalRun, tuple[Verdict, ...]]
+RunWithVerdicts = tuple[EvalRun, tuple[Verdict, ...]]
 """An eval run, and the verdicts on record with it."""
 
 
-def _shown_runs(store: Store, release: Release, gates: Gates) -> tuple[list[Shown], int, int]:
+def _shown_runs(store: Store, release: Release, gates: Gates) -> tuple[list[RunWithVerdicts], int, int]:
     """The release's eval runs that its sheet shows; how many it does not; and how many had its prompt and model, and
     other parameters.
 
@@ -190,7 +190,7 @@ def _evaluation(store: Store, run: EvalRun, verdicts: Sequence[Verdict], gates: 
         settings={
             name: value
             for name, value in run.params.items()
-            if not name.startswith(_TOLD_ELSEWHERE) and value not in ("null", "None", "[]")
+            if not name.startswith(_NO_SETTINGS) and value not in ("null", "None", "[]")
         },
         data=tuple(used.name for used in run.datasets),
         judges=judges,
@@ -340,7 +340,7 @@ def _training_data(version: TabularVersion, datasets: Sequence[DatasetUse]) -> t
 
 
 def _held_out_evaluation(
-    run: Any, experiment: str, datasets: Sequence[DatasetUse], gates: Sequence[Gate]
+    run: Any, experiment: str, datasets: Sequence[DatasetUse], gates: Sequence[RecordedGate]
 ) -> tuple[RecordedEvaluation, ...]:
     """The training run's own numbers, of the rows that it held out; none where it has none."""
     if not run.data.metrics:

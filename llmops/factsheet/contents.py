@@ -179,7 +179,7 @@ class MetricDifference:
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
+class RecordedGate:
     """One verdict.
 
     against: who was champion; None for nobody. compared_with: what the differences are to, where that is another.
@@ -351,7 +351,7 @@ class Factsheet:
     parameters: Mapping[str, Any]
     data: tuple[Data, ...]
     evaluations: tuple[RecordedEvaluation, ...]
-    gates: tuple[Gate, ...]
+    gates: tuple[RecordedGate, ...]
     history: History
     monitoring: Monitoring | None
     prompt: RecordedPrompt | None = None

@@ -10,12 +10,12 @@ from llmops.audit import AuditEntry, Verification, verify
 from llmops.errors import Corrupted, StoreUnavailable
 from llmops.factsheet.contents import (
     Action,
-    Gate,
     History,
     MetricDifference,
     Monitoring,
     Period,
     RecordedAlarm,
+    RecordedGate,
     RecordedMove,
     RecordedWindow,
     Registered,
@@ -74,7 +74,7 @@ def registered(store: Store, trail: AuditTrail, what: str, ref: str) -> Register
     return Registered(what, ref, iso((found.creation_timestamp or 0) / 1000), by[0] if by else found.user_id or None)
 
 
-def gates_of(gates: Gates, filed: Sequence[Verdict], trail: AuditTrail, ref: str) -> tuple[Gate, ...]:
+def gates_of(gates: Gates, filed: Sequence[Verdict], trail: AuditTrail, ref: str) -> tuple[RecordedGate, ...]:
     """The verdicts on the version, which promotions read, with their comparisons; then others on its runs.
 
     filed: verdicts that were kept with the runs.
@@ -101,12 +101,12 @@ def gates_of(gates: Gates, filed: Sequence[Verdict], trail: AuditTrail, ref: str
     return (*sorted(current, key=lambda gate: gate.at or "", reverse=True), *others)
 
 
-def _gate(gate: Verdict, file: Verdict, *, current: bool = True) -> Gate:
+def _gate(gate: Verdict, file: Verdict, *, current: bool = True) -> RecordedGate:
     """A verdict with what was written beside it."""
     comparison: Mapping[str, Any] = file.get("comparison") or {"metrics": {}, "slices": {}}
     checks, other = file.get("checks") or (), file.get("compared_with")
     parts = [(None, comparison["metrics"]), *comparison["slices"].items()]
-    return Gate(
+    return RecordedGate(
         suite=str(gate.get("suite", "")),
         verdict=gate["verdict"],
         against=gate.get("against"),

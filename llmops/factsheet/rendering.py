@@ -10,9 +10,9 @@ from llmops.evaluation.gate_rules import GateRules
 from llmops.factsheet.contents import (
     UNKNOWN,
     Factsheet,
-    Gate,
     Monitoring,
     RecordedEvaluation,
+    RecordedGate,
     RecordedMetric,
     Tabular,
     when,
@@ -24,7 +24,7 @@ _SHEET = "llmops/factsheet/sheet.jinja"
 _MOST_MOVES = 60
 _ATTESTED = {True: "yes", False: "no: it was changed since", None: "the log has no such gate"}
 _BEFORE_WINDOWS = "first"  # how a lab names what its first model was trained on: later ones name a window
-_TOLD_ELSEWHERE = {"data_sha256", "data_source", "licence", "parameters"}
+_PROVENANCE_ELSEWHERE = {"data_sha256", "data_source", "licence", "parameters"}
 # What means something to Markdown wherever it stands; at the beginning of a line; and between characters that are no
 # part of a word. Whatever else stays as it is, so that `rouge_l` and `qa@2` can be read.
 _EVERYWHERE = re.compile(r"""[\\`*<>\[\]|~$]|&(?=#|\w)|(?<![^\W_])_|_(?![^\W_])|(?<!\w)@""")
@@ -130,7 +130,7 @@ def _registered_with(model: Tabular) -> tuple[str, dict[str, Any]]:
     labels may be late: the training data, which the sheet lists, can end before it.
     """
     cycle, trained_on = model.cycle or "", str(model.provenance.get("trained_on", ""))
-    elsewhere, run = set(_TOLD_ELSEWHERE), f"cycle {cycle}" if cycle else "none: registered by hand"
+    elsewhere, run = set(_PROVENANCE_ELSEWHERE), f"cycle {cycle}" if cycle else "none: registered by hand"
     if trained_on and cycle.endswith(f"/{trained_on}"):
         elsewhere.add("trained_on")
         trained = "before the first window" if trained_on == _BEFORE_WINDOWS else f"after {trained_on}"
@@ -199,7 +199,7 @@ def limits_of(sheet: Factsheet) -> tuple[str, ...]:
     return tuple(dict.fromkeys(sentence for holds, sentence in cases if holds))
 
 
-def _of_gate(gate: Gate) -> list[Case]:
+def _of_gate(gate: RecordedGate) -> list[Case]:
     no_champion = f"The gate of {gate.suite} had no champion to compare with: "
     instead = f"it was compared with {gate.other}" if gate.other else "only floors and ceilings were checked"
     return [

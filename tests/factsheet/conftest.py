@@ -7,7 +7,6 @@ from llmops.factsheet.contents import (
     Action,
     Data,
     Factsheet,
-    Gate,
     History,
     JudgeAgreement,
     MetricDifference,
@@ -16,6 +15,7 @@ from llmops.factsheet.contents import (
     Period,
     RecordedAlarm,
     RecordedEvaluation,
+    RecordedGate,
     RecordedMetric,
     RecordedMove,
     RecordedPrompt,
@@ -52,8 +52,8 @@ def evaluation(**changed: Any) -> RecordedEvaluation:
     return dataclasses.replace(made, **changed)
 
 
-def gate(**changed: Any) -> Gate:
-    made = Gate(
+def gate(**changed: Any) -> RecordedGate:
+    made = RecordedGate(
         suite="qa",
         verdict="pass",
         against="assistant@1",
