@@ -13,6 +13,7 @@ from llmops.hashing import content_hash
 from llmops.registry import Registry
 from llmops.traffic_policy import TrafficPolicy
 from llmops.versions import Release
+from tests.registry.test_releases import aliases
 
 CANARY = TrafficPolicy(canary=0.1)
 WRITES = ("set_registered_model_tag", "set_registered_model_alias", "delete_registered_model_alias")
@@ -31,10 +32,6 @@ def book(own):
 
 def verified(registry: Registry) -> Verification:
     return verify(registry.audit, registry.standings)
-
-
-def aliases(registry: Registry, app: str) -> dict[str, int]:
-    return {alias: int(version) for alias, version in registry.store.client.get_registered_model(app).aliases.items()}
 
 
 def test_every_act_is_on_the_audit_log_and_what_changes_nothing_or_is_refused_is_not(own, book, name, releases):
