@@ -58,22 +58,10 @@ def template(
     return parse_prompt(f"---\n{head}\n---\n# system\n{text}\n\n# user\n{{{{ question }}}}\n")
 
 
-@pytest.fixture(name="template")
-def template_fixture():
-    """Makes a prompt template with that system text."""
-    return template
-
-
 def model(name: str, sha256: str = "a" * 64, format: str = "gguf") -> ModelVersion:  # noqa: A002
     path = None if format == "openai" else Path(sha256[:16]) / "tiny.gguf"
     source = "openai:http://127.0.0.1:9/v1#tiny" if format == "openai" else "file:/tiny.gguf"
     return ModelVersion(name, 0, source, format, sha256, path, "MIT", 123, {"parent": "other@1", "tool": "made up"})
-
-
-@pytest.fixture(name="model")
-def model_fixture():
-    """Makes an unregistered model version."""
-    return model
 
 
 @pytest.fixture

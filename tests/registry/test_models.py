@@ -7,10 +7,11 @@ import pytest
 from llmops.errors import UnknownVersion, UsageError
 from llmops.prompt_file import parse_prompt
 from llmops.registry import Registry
+from tests.registry.conftest import model, template
 
 
 @pytest.mark.parametrize("form", ["gguf", "hf", "openai"])
-def test_a_model_comes_back_as_it_was_registered(registry, name, model, settings, form):
+def test_a_model_comes_back_as_it_was_registered(registry, name, settings, form):
     given = model(name + form, format=form)
     registered, is_new = registry.models.register(given)
     read = Registry(settings).models.get(f"{name}{form}@1")
@@ -22,14 +23,14 @@ def test_a_model_comes_back_as_it_was_registered(registry, name, model, settings
     assert read.name not in registry.release_versions.names()
 
 
-def test_weights_are_a_version_once_wherever_they_come_from(registry, name, model):
+def test_weights_are_a_version_once_wherever_they_come_from(registry, name):
     first, _ = registry.models.register(model(name))
     assert registry.models.register(dataclasses.replace(model(name), source="file:/elsewhere")) == (first, False)
     assert registry.models.register(model(name, "b" * 64))[0].version == 2
     assert registry.models.register(model(name, "b" * 64, "openai"))[0].version == 3
 
 
-def test_a_model_is_got_by_version_by_alias_or_as_the_newest(registry, name, model):
+def test_a_model_is_got_by_version_by_alias_or_as_the_newest(registry, name):
     assert registry.models.versions(name) == []
     with pytest.raises(UnknownVersion, match="llmops models pull"):
         registry.models.get(name)
@@ -58,7 +59,7 @@ def test_a_template_comes_back_as_it_was_registered(registry, name, settings):
     assert (read.ref, read.uri) == (f"{name}@1", f"prompts:/{name}/1")
 
 
-def test_a_template_is_a_version_once_whatever_its_description(registry, name, template):
+def test_a_template_is_a_version_once_whatever_its_description(registry, name):
     texts = [
         template("One."),
         template("One.", description="Told otherwise."),
@@ -72,7 +73,7 @@ def test_a_template_is_a_version_once_whatever_its_description(registry, name, t
     assert [item.version for item in registry.prompts.versions(name)] == [1, 2, 3]
 
 
-def test_a_prompt_is_got_by_version_by_alias_or_as_the_newest(registry, name, template):
+def test_a_prompt_is_got_by_version_by_alias_or_as_the_newest(registry, name):
     assert registry.prompts.versions(name) == []
     with pytest.raises(UnknownVersion, match="llmops prompts register"):
         registry.prompts.get(name)
@@ -101,7 +102,7 @@ def test_a_prompt_of_another_tool_is_left_out_and_a_malformed_ref_refused(regist
         registry.prompts.version(f"{name}@1")
 
 
-def test_show_in_experiment_adds_each_experiment_once(registry, name, template):
+def test_show_in_experiment_adds_each_experiment_once(registry, name):
     registry.prompts.register(name, template())
     for experiment_id in ("71", "72", "71"):
         registry.prompts.show_in_experiment(name, experiment_id)

@@ -5,6 +5,7 @@ import pytest
 from llmops.registry import Registry
 from llmops.traffic_policy import TrafficPolicy
 from tests.at_once import at_once
+from tests.registry.conftest import model
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_a_look_sees_what_the_books_see(registry, name, releases):
     assert len(seen.releases[name]) == 2
 
 
-def test_every_kind_of_change_made_elsewhere_is_seen_at_the_next_look(registry, other, name, releases, model, searches):
+def test_every_kind_of_change_made_elsewhere_is_seen_at_the_next_look(registry, other, name, releases, searches):
     first, _ = releases(2)
     registry.registered()
     client = other.store.client

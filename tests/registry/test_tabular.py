@@ -12,7 +12,7 @@ from llmops.errors import CannotRun, Corrupted, GateRefused, UnknownVersion, Usa
 from llmops.registry import Registry
 from llmops.versions import ModelVersion, TabularVersion
 from tests.at_once import at_once
-from tests.registry.conftest import SCHEMA
+from tests.registry.conftest import SCHEMA, model
 
 DATA = {"data_sha256": "d" * 64, "licence": "CC BY 4.0", "rows": 17379}
 
@@ -39,7 +39,7 @@ def test_a_version_comes_back_as_it_was_registered_and_mlflow_shows_it(tabular, 
 def test_the_same_content_is_the_same_version_and_a_cycle_registers_one(tabular, name, logged):
     first, _ = tabular.register(name, logged(), provenance=DATA)
     assert tabular.register(name, logged(), provenance={**DATA, "rows": 1}) == (first, False)
-    for place, (model, given) in enumerate(
+    for position, (estimator, given) in enumerate(
         (
             (logged(b"other"), {"provenance": DATA}),
             (logged(schema={**SCHEMA, "task": "x"}), {"provenance": DATA}),
@@ -49,8 +49,8 @@ def test_the_same_content_is_the_same_version_and_a_cycle_registers_one(tabular,
         ),
         2,
     ):
-        version, is_new = tabular.register(name, model, **given)
-        assert (version.version, is_new) == (place, True)
+        version, is_new = tabular.register(name, estimator, **given)
+        assert (version.version, is_new) == (position, True)
     trained_again, is_new = tabular.register(name, logged(b"three"), cycle="c1")
     assert (trained_again.version, is_new) == (5, False)
 
@@ -105,7 +105,7 @@ def test_two_at_once_make_one_version(tabular, registry, name, logged, settings)
     assert len(tabular.versions(name)) == 1
 
 
-def test_a_name_belongs_to_one_kind(tabular, registry, name, logged, releases, model):
+def test_a_name_belongs_to_one_kind(tabular, registry, name, logged, releases):
     releases(1)
     registry.models.register(model(f"{name}-model"))
     tabular.register(f"{name}-tabular", logged())
