@@ -35,14 +35,11 @@ def requantise(parent: Path, target: Path, type_name: str) -> None:
         UsageError: `type_name` is none of TYPES, or does not fit a matrix's shape.
         Corrupted: the parent is not a readable GGUF file.
     """
-    if type_name not in TYPES:
-        raise UsageError(f"unknown quantisation {type_name!r}; known: {', '.join(TYPES)}")
-    _requantise(read_gguf(parent), target, type_name)
-
-
-def _requantise(reader: Any, target: Path, type_name: str) -> None:
     import gguf
 
+    if type_name not in TYPES:
+        raise UsageError(f"unknown quantisation {type_name!r}; known: {', '.join(TYPES)}")
+    reader = read_gguf(parent)
     quant, source_type = gguf.GGMLQuantizationType[type_name], _main_type(reader)
 
     def change(tensor: Any) -> tuple[Any, Any]:
@@ -133,15 +130,14 @@ def wide_path(stored: Path, sha256: str, folder: Path) -> Path:
         if copy.exists() and file_sha256(copy) == made_sha256:
             return copy
     folder.mkdir(parents=True, exist_ok=True)
-    reader = read_gguf(stored)
-    kind = _main_type(reader)
+    kind = _main_type(read_gguf(stored))
     if kind is None or kind.name not in SLOW_TYPES:
         replace_text(note, json.dumps({"sha256": None}))
         return stored
     logger.info("holding %s as %s, once", stored.name, WIDE_TYPE)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".making-") as making:
         made = Path(making) / copy.name
-        _requantise(reader, made, WIDE_TYPE)
+        requantise(stored, made, WIDE_TYPE)
         made_sha256 = file_sha256(made)
         made.replace(copy)
     replace_text(note, json.dumps({"sha256": made_sha256}))  # two processes may make the same copy at once
