@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -146,15 +145,14 @@ class Study:
     progress: ShowProgress = lambda *_: None
     spent: Spent = field(default_factory=Spent, init=False)
 
-    @cached_property
-    def deciding(self) -> Scorer:
-        """The gate's scorer. Raises UsageError: it cannot choose."""
+    def __post_init__(self) -> None:
+        """Raises UsageError: the gate's scorer cannot choose."""
         scorer, name = primary_scorer(self.suite), self.suite.name
         if scorer is None:
             raise UsageError(f"{self.suite.gate.primary} decides in suite {name}, and no judge is configured")
         if scorer.higher_is_better is None:
             raise UsageError(f"{scorer.name} decides in suite {name}, and neither direction of it is better")
-        return scorer
+        self.deciding: Scorer = scorer
 
     def identity(self, engine: Mapping[str, Any]) -> dict[str, Any]:
         """All that makes two optimisations the same. engine: what answers."""
@@ -178,7 +176,6 @@ class Study:
     async def run(self) -> Optimization:
         """Does what is not done yet. Raises CannotRun, UsageError, StoreUnavailable: what is finished is kept."""
         store, suite = self.evaluations.registry.store, self.suite
-        self.deciding  # noqa: B018 - refused before an engine is opened
         async with aclosing(Answers(self.evaluations, suite, self.model, self.spent, self.progress)) as answers:
             identity = self.identity(answers.engine(self.current.template))
             identity_hash = content_hash(identity)
