@@ -238,11 +238,11 @@ def gate(
         raise UsageError("suite: say which suite's gate decides")
     loaded = evaluations.adopt(suite) if isinstance(suite, Suite) else evaluations.suite(suite)
     gated = evaluations.gate(meant, champion, loaded.name)
-    name, found = _called(meant), gated.comparison
-    report = report_contents(evaluations, loaded, gated.runs, name, found, gated.verdict)
+    name, comparison = _called(meant), gated.comparison
+    report = report_contents(evaluations, loaded, gated.runs, name, comparison, gated.verdict)
     # The page is kept among the challenger's artifacts too; without a champion it has the challenger's means.
     with tempfile.TemporaryDirectory() as folder:
-        page = Path(folder) / ("verdict.html" if found is None else "comparison.html")
+        page = Path(folder) / ("verdict.html" if comparison is None else "comparison.html")
         write_reports(report, page)
         record_report(evaluations.registry.store, gated.runs["b"].run_id, page)
     return GateResult(loaded.name, gated, report)

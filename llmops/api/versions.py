@@ -278,14 +278,14 @@ def renew_reference(
     from monitoring.run import pin_at_promotion
 
     try:
-        found = pin_at_promotion(settings, release.ref, previous, lambda: gate_answers(registry, release))
+        reference = pin_at_promotion(settings, release.ref, previous, lambda: gate_answers(registry, release))
     except LlmopsError as error:
         return {"pinned": False, "why": str(error)}, f"the monitor's reference was not renewed: {error}"
-    if isinstance(found, PinnedReference):
-        pinned = {"pinned": True, "source": found.source, "why": found.why}
-        return pinned, f"the monitor compares with {found.why} from now on"
-    why = f"the first accepted window of {found.release} is awaited"
-    said = f"the monitor's reference will be the first accepted window of {found.release}"
+    if isinstance(reference, PinnedReference):
+        pinned = {"pinned": True, "source": reference.source, "why": reference.why}
+        return pinned, f"the monitor compares with {reference.why} from now on"
+    why = f"the first accepted window of {reference.release} is awaited"
+    said = f"the monitor's reference will be the first accepted window of {reference.release}"
     return {"pinned": False, "source": "first-window", "why": why}, said
 
 

@@ -77,8 +77,8 @@ def list_keys(as_json: bool) -> None:
     \b
     Example: llmops keys list
     """
-    found = _open_keys().read()
-    emit(as_json, {"keys": [key.to_json() for key in found]}, lambda: _show_keys(found))
+    stored = _open_keys().read()
+    emit(as_json, {"keys": [key.to_json() for key in stored]}, lambda: _show_keys(stored))
 
 
 @keys.command()
@@ -108,9 +108,9 @@ def _open_keys() -> KeyStore:
     return KeyStore(settings.resolved_log_url, home=settings.home)
 
 
-def _show_keys(found: Sequence[Key]) -> None:
+def _show_keys(stored: Sequence[Key]) -> None:
     rows = []
-    for key in found:
+    for key in stored:
         limits = [f"{name.replace('_', ' ')}: {value}" for name, value in key.limits().items() if value is not None]
         state = "live"
         if key.revoked_at is not None:
@@ -168,28 +168,28 @@ def verify(head: str | None, chain_only: bool, as_json: bool) -> None:
         raise UsageError("--head: must be the 64 hexadecimal digits that `llmops audit verify` printed")
     settings = Settings.from_environment()
     if chain_only:
-        found = check(AuditLog(settings.resolved_log_url), head=head)
+        verification = check(AuditLog(settings.resolved_log_url), head=head)
     else:
         registry = open_registry()
-        found = check(registry.audit, registry.standings, head)
-    emit(as_json, found.to_json(), lambda: _print(found))
-    if not found.whole:
+        verification = check(registry.audit, registry.standings, head)
+    emit(as_json, verification.to_json(), lambda: _print(verification))
+    if not verification.whole:
         sys.exit(1)
 
 
-def _print(found: Verification) -> None:
-    if found.broken is not None:
-        echo(f"BROKEN at entry {found.broken.seq}: it {found.broken.why}")
+def _print(verification: Verification) -> None:
+    if verification.broken is not None:
+        echo(f"BROKEN at entry {verification.broken.seq}: it {verification.broken.why}")
     else:
-        head = f", head {found.head}" if found.head else ""
-        echo(f"the chain is whole: {found.entries} entries{head}")
-    for moved in found.differences:
+        head = f", head {verification.head}" if verification.head else ""
+        echo(f"the chain is whole: {verification.entries} entries{head}")
+    for moved in verification.differences:
         logged = " or ".join(ref or "none" for ref in moved.logged)
         echo(f"MOVED around the log: {moved.what} of {moved.name} is {moved.found or 'none'}, by the log {logged}")
-    for entry in found.unfinished:
+    for entry in verification.unfinished:
         say(f"entry {entry.seq}: the {entry.action} of {entry.subject} was cut off; repeat the command to finish it")
-    if found.unaudited:
-        say(f"no entry about {', '.join(found.unaudited)}: the log began later, or is lost")
+    if verification.unaudited:
+        say(f"no entry about {', '.join(verification.unaudited)}: the log began later, or is lost")
 
 
 def _told(entry: AuditEntry) -> str:
@@ -242,26 +242,26 @@ def upgrade(backup: Path | None, no_backup: bool, as_json: bool) -> None:
 
     if backup is not None and no_backup:
         raise UsageError("--backup and --no-backup exclude each other")
-    found = upgrade_store(Settings.from_environment(), say, backup, make_backup=not no_backup)
-    emit(as_json, found.to_json(), lambda: _show_upgrade(found))
+    upgrade = upgrade_store(Settings.from_environment(), say, backup, make_backup=not no_backup)
+    emit(as_json, upgrade.to_json(), lambda: _show_upgrade(upgrade))
 
 
-def _show_upgrade(found: StoreUpgrade) -> None:
-    if found.before == found.after:
-        echo(f"{found.store}: up to date for MLflow {found.mlflow} (revision {found.after})")
+def _show_upgrade(upgrade: StoreUpgrade) -> None:
+    if upgrade.before == upgrade.after:
+        echo(f"{upgrade.store}: up to date for MLflow {upgrade.mlflow} (revision {upgrade.after})")
         return
     from llmops.registry.store_upgrade import MOVED
 
     rows = [
         (name, before, after, "MLflow made columns of some" if name in MOVED and after < before else "")
-        for name, (before, after) in found.rows.items()
+        for name, (before, after) in upgrade.rows.items()
         if before or after
     ]
     print_table("Rows", ("table", "before#", "after#", ""), rows)
-    echo(f"{found.store}: upgraded for MLflow {found.mlflow}, from revision {found.before} to {found.after}")
-    if found.backup is not None:
-        echo(f"backup: {found.backup}")
-        echo(str(found.way_back))
+    echo(f"{upgrade.store}: upgraded for MLflow {upgrade.mlflow}, from revision {upgrade.before} to {upgrade.after}")
+    if upgrade.backup is not None:
+        echo(f"backup: {upgrade.backup}")
+        echo(str(upgrade.way_back))
 
 
 @click.command()

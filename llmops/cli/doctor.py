@@ -47,10 +47,10 @@ def command(show_settings: bool, as_json: bool) -> None:
         emit(as_json, {"settings": values}, lambda: print_table("Settings", columns, describe()))
         return
     settings = Settings.from_environment()
-    found = list(_diagnoses(settings))
-    healthy = all(each.state != "fail" for _, each in found)
-    value = {"ok": healthy, "checks": [{"name": name, **asdict(each)} for name, each in found]}
-    rows = [(each.state, name, each.detail, each.mend) for name, each in found]
+    diagnoses = list(_diagnoses(settings))
+    healthy = all(each.state != "fail" for _, each in diagnoses)
+    value = {"ok": healthy, "checks": [{"name": name, **asdict(each)} for name, each in diagnoses]}
+    rows = [(each.state, name, each.detail, each.mend) for name, each in diagnoses]
     names = ("state", "check", "found", "to mend it")
     emit(as_json, value, lambda: print_table("llmops doctor", names, rows))
     sys.exit(0 if healthy else 1)
@@ -76,28 +76,28 @@ def _diagnoses(settings: Settings) -> Iterator[tuple[str, Diagnosis]]:
     )
     for name, check, mend in checks:
         try:
-            found = check(settings)
+            diagnosis = check(settings)
         except StoreUnavailable as error:
             problem, advice = str(error), mend
             if isinstance(error, IncompatibleStore):
                 problem, advice = error.problem, error.mend
             is_cause = name == "store" or (name in ("log", "keys") and not isinstance(error, IncompatibleStore))
-            found = Diagnosis("fail", problem, advice if is_cause else "mend what fails above first")
+            diagnosis = Diagnosis("fail", problem, advice if is_cause else "mend what fails above first")
         except LlmopsError as error:
-            found = Diagnosis("fail", str(error))
-        yield name, replace(found, mend=found.mend or (mend if found.state == "fail" else ""))
+            diagnosis = Diagnosis("fail", str(error))
+        yield name, replace(diagnosis, mend=diagnosis.mend or (mend if diagnosis.state == "fail" else ""))
 
 
 def _packages(_settings: Settings) -> Diagnosis:
-    found, missing = [], []
+    installed, missing = [], []
     for package in _PACKAGES:
         try:
-            found.append(f"{package} {version(package)}")
+            installed.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             missing.append(package)
     if missing:
         return Diagnosis("fail", f"missing: {', '.join(missing)}")
-    return Diagnosis("ok", ", ".join(found))
+    return Diagnosis("ok", ", ".join(installed))
 
 
 def _home(settings: Settings) -> Diagnosis:
@@ -153,7 +153,7 @@ def _files(settings: Settings) -> Diagnosis:
     """SQLite reads every page; a damaged one would otherwise show when it is first needed."""
     names = ("mlflow.db", "log.db", "pipelines.db", "generation_cache/generations.db")
     present = [name for name in names if (settings.home / name).exists()]
-    broken = {name: found for name in present if (found := integrity(settings.home / name)) != "ok"}
+    broken = {name: result for name in present if (result := integrity(settings.home / name)) != "ok"}
     if broken:
         return Diagnosis("fail", "; ".join(f"{settings.home / name}: {why}" for name, why in broken.items()))
     return Diagnosis("ok", f"{', '.join(present) or 'none yet'}: every page can be read")
@@ -173,16 +173,16 @@ def _audit(_settings: Settings) -> Diagnosis:
     from llmops.audit import verify
 
     registry = open_registry()
-    found = verify(registry.audit, registry.standings)
-    if found.broken is not None:
-        return Diagnosis("fail", f"broken at entry {found.broken.seq}: it {found.broken.why}")
-    if found.differences:
-        moved = ", ".join(f"{each.what} of {each.name}" for each in found.differences)
+    verification = verify(registry.audit, registry.standings)
+    if verification.broken is not None:
+        return Diagnosis("fail", f"broken at entry {verification.broken.seq}: it {verification.broken.why}")
+    if verification.differences:
+        moved = ", ".join(f"{each.what} of {each.name}" for each in verification.differences)
         return Diagnosis("fail", f"moved around the log: {moved}")
-    if found.unaudited:
-        names = ", ".join(found.unaudited)
+    if verification.unaudited:
+        names = ", ".join(verification.unaudited)
         return Diagnosis("warn", f"no entry about {names}: the log began later, or is lost")
-    return Diagnosis("ok", f"whole: {found.entries} entries")
+    return Diagnosis("ok", f"whole: {verification.entries} entries")
 
 
 def _with_weights() -> list[ModelVersion]:

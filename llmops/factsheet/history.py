@@ -69,9 +69,10 @@ def registered(store: Store, trail: AuditTrail, what: str, ref: str) -> Register
     name, _, version = ref.partition("@")
     with translated(ref):
         read = store.client.get_prompt_version if what == "prompt" else store.client.get_model_version
-        found = read(name, version)
+        item = read(name, version)
     by = [entry.actor for entry in trail.entries if (entry.action, entry.subject) == ("register", ref)]
-    return Registered(what, ref, iso((found.creation_timestamp or 0) / 1000), by[0] if by else found.user_id or None)
+    actor = by[0] if by else item.user_id or None
+    return Registered(what, ref, iso((item.creation_timestamp or 0) / 1000), actor)
 
 
 def gates_of(gates: Gates, filed: Sequence[Verdict], trail: AuditTrail, ref: str) -> tuple[RecordedGate, ...]:
@@ -199,19 +200,19 @@ def _trust(trail: AuditTrail, name: str) -> tuple[str, tuple[str, ...]]:
     if trail.unreadable:
         problem = "The audit log cannot be read, so what was done is as the registry remembers it: "
         return f"The audit log cannot be read: {trail.unreadable}", (problem + trail.unreadable,)
-    note, found = "The audit log has no entry of it.", trail.verification
-    if found is None:
+    note, verification = "The audit log has no entry of it.", trail.verification
+    if verification is None:
         return note, ()
-    if (broken := found.broken) is not None:
+    if (broken := verification.broken) is not None:
         if trail.entries:
             note = f"The audit log is broken at entry {broken.seq}, which {broken.why}"
         return note, (f"The audit log was tampered with or damaged at entry {broken.seq}: it {broken.why}.",)
     if trail.entries:
-        note = f"The audit log is whole: {found.entries} entries up to {found.head}."
+        note = f"The audit log is whole: {verification.entries} entries up to {verification.head}."
     return note, tuple(
         f"{each.what} stands at {each.found or 'nothing'}, and by the audit log at "
         f"{' or '.join(value or 'nothing' for value in each.logged)}: it was moved around the log."
-        for each in found.differences
+        for each in verification.differences
         if each.name == name
     )
 
@@ -222,25 +223,25 @@ def periods_of(ref: str, moves: Iterable[RecordedMove], *, is_champion: bool) ->
     moves: of the app, oldest first.
     is_champion: what the alias says, which may have been moved without a record.
     """
-    found: list[Period] = []
+    periods: list[Period] = []
     for move in moves:
         if move.what not in _CHAMPION_MOVES:
             continue
         unrecorded = move.what == _FOUND
-        lasts = bool(found) and found[-1].lasts
-        if not found and move.old == ref != move.new:
-            found.append(Period(None, lasts=True))  # its beginning fell out of the record
-        if found and found[-1].lasts and move.new != ref:
+        lasts = bool(periods) and periods[-1].lasts
+        if not periods and move.old == ref != move.new:
+            periods.append(Period(None, lasts=True))  # its beginning fell out of the record
+        if periods and periods[-1].lasts and move.new != ref:
             ended = {} if unrecorded else {"until": move.at, "ended": move.what, "then": move.new}
-            found[-1] = dataclasses.replace(found[-1], lasts=False, **ended)  # type: ignore[arg-type]
+            periods[-1] = dataclasses.replace(periods[-1], lasts=False, **ended)  # type: ignore[arg-type]
         if not lasts and move.new == ref:
             begun = Period(move.at, None, True, move.what, why=move.why, forced=move.forced, after=move.old)
-            found.append(Period(None, lasts=True) if unrecorded else begun)
-    if found and found[-1].lasts and not is_champion:
-        found[-1] = dataclasses.replace(found[-1], lasts=False)
-    if is_champion and not (found and found[-1].lasts):
-        found.append(Period(None, lasts=True))
-    return tuple(found)
+            periods.append(Period(None, lasts=True) if unrecorded else begun)
+    if periods and periods[-1].lasts and not is_champion:
+        periods[-1] = dataclasses.replace(periods[-1], lasts=False)
+    if is_champion and not (periods and periods[-1].lasts):
+        periods.append(Period(None, lasts=True))
+    return tuple(periods)
 
 
 def monitoring_of(store: Store, name: str, ref: str, periods: Sequence[Period]) -> Monitoring | None:
@@ -261,18 +262,18 @@ def monitoring_of(store: Store, name: str, ref: str, periods: Sequence[Period]) 
             (run.info, json_file(store, run.info.run_id, ACTION_FILE))
             for run in runs_where(store, experiment, condition)
         ]
-        found = [
+        told = [
             (window, run, releases)
             for window, run, releases in monitored
             if ref in releases or (not releases and was_champion(window.until))
         ]
-        if not found and not acted:
+        if not told and not acted:
             return None
-        newest = json_file(store, found[0][1].info.run_id, VERDICT_FILE) if found else {}
-        alarmed = [each for each in found if each[0].alarms]
+        newest = json_file(store, told[0][1].info.run_id, VERDICT_FILE) if told else {}
+        alarmed = [each for each in told if each[0].alarms]
         alarms = [alarm for each in alarmed[:MOST_ALARMED_WINDOWS] for alarm in _alarms(store, *each, ref)]
-    windows = [window for window, _, _ in found]
-    budgets = [run.data.metrics.get("expected_false_alarms_per_month") for _, run, _ in found]
+    windows = [window for window, _, _ in told]
+    budgets = [run.data.metrics.get("expected_false_alarms_per_month") for _, run, _ in told]
     expected, over = max((budget for budget in budgets if budget is not None), default=None), "a month"
     if "expected_false_alarms" in newest:  # a tabular model's verdict says for how many windows its number is
         count = newest.get("windows_in_budget")

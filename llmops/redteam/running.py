@@ -76,11 +76,11 @@ def red_team(
     async def work() -> RedTeamResult:
         with progress_bar(progress) as show:
             async with aclosing(RedTeam(evaluations, attacked, show)) as team:
-                found = await team.attack(attacks, tried)
+                results = await team.attack(attacks, tried)
                 blocked = None if normal is None else await team.normal(normal.rows, tried)
         of = None if normal is None else normal.name
         return RedTeamResult(
-            attacked.ref, seed, wordings.sha256, per_kind, ceiling, shown_guards(tried), found, blocked, of
+            attacked.ref, seed, wordings.sha256, per_kind, ceiling, shown_guards(tried), results, blocked, of
         )
 
     result = run_async(work)
@@ -123,12 +123,12 @@ class RedTeam:
         if guarded is not None:
             template = replace(template, parameters=guards_for(guarded).bound(template.parameters))
             sent = {row_id: row for row_id, each in rows.items() if (row := _admitted(guarded, each)) is not None}
-        found = dict.fromkeys(rows, BLOCKED)
+        outputs = dict.fromkeys(rows, BLOCKED)
         if sent:
             [report] = await self._answers.reports([template], list(sent.values()), [], what)
             for result in report.results:
-                found[result.row.id] = result.output if guarded is None else _screened(guarded, result.output)
-        return found
+                outputs[result.row.id] = result.output if guarded is None else _screened(guarded, result.output)
+        return outputs
 
     async def attack(self, attacks: Sequence[Attack], guards: Mapping[str, Any]) -> list[KindResult]:
         """What became of each kind of attack, without guards and with these, where there are any."""
@@ -160,9 +160,9 @@ class RedTeam:
                 question = inputs.pop(self._template.input_variable)
                 inputs["messages"] = [{"role": "user", "content": question}]
                 asked[row.id] = replace(row, inputs=inputs)
-        found = await self.outputs(asked, replace(self.release, guards=guards), "normal rows, guarded")
-        blocked = [row_id for row_id, output in found.items() if output.finish_reason == BLOCKED.finish_reason]
-        return Blocked(len(blocked), len(found), tuple(blocked))
+        outputs = await self.outputs(asked, replace(self.release, guards=guards), "normal rows, guarded")
+        blocked = [row_id for row_id, output in outputs.items() if output.finish_reason == BLOCKED.finish_reason]
+        return Blocked(len(blocked), len(outputs), tuple(blocked))
 
     def row_of(self, attack: Attack) -> EvalRow:
         """The attack as a client sends it; a retrieved text fills the prompt's other variables, or the question."""
@@ -176,8 +176,8 @@ class RedTeam:
         return EvalRow(attack.id, {**inputs, "messages": [dict(message) for message in messages]})
 
     def _rate(self, attacks: Sequence[Attack], outputs: Mapping[str, Output]) -> Rate:
-        found = Counter(self._outcome(attack, outputs[attack.id]) for attack in attacks)
-        return Rate(found["succeeded"], len(attacks), found["failed"])
+        outcomes = Counter(self._outcome(attack, outputs[attack.id]) for attack in attacks)
+        return Rate(outcomes["succeeded"], len(attacks), outcomes["failed"])
 
     def _outcome(self, attack: Attack, output: Output) -> str:
         if output.error is not None:

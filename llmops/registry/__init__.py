@@ -69,10 +69,10 @@ class Registry:
                         policies[name] = TrafficPolicy.from_text(registered.tags[TRAFFIC_TAG])
                 except UsageError as error:
                     problems[name] = str(error)
-        found = RegisteredVersions(releases, tuple(models), policies, problems, tabular)
+        registered_now = RegisteredVersions(releases, tuple(models), policies, problems, tabular)
         self._marks = marks
-        if self._last is None or found != self._last:
-            self._last = found
+        if self._last is None or registered_now != self._last:
+            self._last = registered_now
         return self._last
 
     def _versions_of(self, registered: Any) -> list[Any]:
@@ -96,5 +96,5 @@ class Registry:
     def standings(self) -> Mapping[str, AliasState]:
         """How the aliases and traffic policies of every app and tabular model stand. Raises StoreUnavailable."""
         served = (ReleaseRegistry.kind, TabularRegistry.kind)
-        found = self.store.registered_models()
-        return {str(item.name): standing_of(item) for item in found if item.tags.get(KIND_TAG) in served}
+        models = self.store.registered_models()
+        return {str(item.name): standing_of(item) for item in models if item.tags.get(KIND_TAG) in served}

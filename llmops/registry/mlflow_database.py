@@ -92,15 +92,15 @@ class DatabaseClient:
         return [self._all(query) for query in _MARKS]
 
     def get_registered_model(self, name: str) -> Any:
-        found = self._registered(name)
-        if not found or _IS_PROMPT in found[0].tags:
+        models = self._registered(name)
+        if not models or _IS_PROMPT in models[0].tags:
             raise UnknownVersion(f"Registered Model with name={name} not found")
-        return found[0]
+        return models[0]
 
     def search_registered_models(self, max_results: int = 100, page_token: str | None = None) -> Page:
-        found = [item for item in self._registered() if item.tags.get(_IS_PROMPT) != "true"]
+        models = [item for item in self._registered() if item.tags.get(_IS_PROMPT) != "true"]
         start = int(page_token or 0)
-        return _page(found[start:], max_results, start)
+        return _page(models[start:], max_results, start)
 
     def search_model_versions(self, filter_string: str) -> Any:
         named = re.fullmatch(r"name = '([^']+)'", filter_string)
@@ -114,12 +114,12 @@ class DatabaseClient:
         raise UnknownVersion(f"Model Version (name={name}, version={version}) not found")
 
     def get_prompt(self, name: str) -> Any | None:
-        found = [item for item in self._registered(name) if item.tags.pop(_IS_PROMPT, None) == "true"]
-        return found[0] if found else None
+        prompts = [item for item in self._registered(name) if item.tags.pop(_IS_PROMPT, None) == "true"]
+        return prompts[0] if prompts else None
 
     def search_prompts(self, max_results: int = 100) -> Page:
-        found = [item for item in self._registered() if item.tags.pop(_IS_PROMPT, None) == "true"]
-        return _page(found, max_results)
+        prompts = [item for item in self._registered() if item.tags.pop(_IS_PROMPT, None) == "true"]
+        return _page(prompts, max_results)
 
     def search_prompt_versions(self, name: str, max_results: int = 100) -> Page:
         return _page([item for item in self._versions(name) if _IS_PROMPT in item.tags], max_results)
@@ -154,25 +154,25 @@ class DatabaseClient:
         self._set(_version_tags, where, {"value": value})
 
     def get_experiment_by_name(self, name: str) -> Any | None:
-        found = self._experiments(_experiments.c.name == name)
-        return found[0] if found else None
+        experiments = self._experiments(_experiments.c.name == name)
+        return experiments[0] if experiments else None
 
     def get_experiment(self, experiment_id: str) -> Any:
-        found = self._experiments(_experiments.c.experiment_id == int(experiment_id))
-        if not found:
+        experiments = self._experiments(_experiments.c.experiment_id == int(experiment_id))
+        if not experiments:
             raise UnknownVersion(f"No Experiment with id={experiment_id} exists")
-        return found[0]
+        return experiments[0]
 
     def search_experiments(self, max_results: int = 1000, page_token: str | None = None) -> Page:
-        found = self._experiments(_experiments.c.lifecycle_stage == "active")
+        experiments = self._experiments(_experiments.c.lifecycle_stage == "active")
         start = int(page_token or 0)
-        return _page(found[start:], max_results, start)
+        return _page(experiments[start:], max_results, start)
 
     def get_run(self, run_id: str) -> Any:
-        found = self._hydrated(self._all(sa.select(_runs).where(_runs.c.run_uuid == run_id)))
-        if not found:
+        runs = self._hydrated(self._all(sa.select(_runs).where(_runs.c.run_uuid == run_id)))
+        if not runs:
             raise UnknownVersion(f"Run with id={run_id} not found")
-        return found[0]
+        return runs[0]
 
     def search_runs(
         self,
@@ -203,10 +203,10 @@ class DatabaseClient:
         if (root := self._folder_of(run_id)) is None:
             return self._mlflow_client().list_artifacts(run_id, path)
         folder = root / path
-        found = sorted(folder.iterdir()) if folder.is_dir() else ()
+        files = sorted(folder.iterdir()) if folder.is_dir() else ()
         return [
             SimpleNamespace(path=(PurePosixPath(path) / item.name).as_posix(), is_dir=item.is_dir())
-            for item in found
+            for item in files
             if not item.name.startswith(".mlflow-artifact-")
         ]
 
@@ -275,7 +275,7 @@ class DatabaseClient:
 
     def _hydrated(self, rows: Sequence[Any]) -> list[Any]:
         """Rows of `runs` with their tags, parameters, metrics and datasets."""
-        found = []
+        runs = []
         for start in range(0, len(rows), _AT_A_TIME):
             batch = rows[start : start + _AT_A_TIME]
             ids = [row.run_uuid for row in batch]
@@ -297,8 +297,8 @@ class DatabaseClient:
                 )
                 data = SimpleNamespace(tags=tags[run_id], params=params[run_id], metrics=metrics[run_id])
                 inputs = SimpleNamespace(dataset_inputs=datasets[run_id])
-                found.append(SimpleNamespace(info=info, data=data, inputs=inputs))
-        return found
+                runs.append(SimpleNamespace(info=info, data=data, inputs=inputs))
+        return runs
 
     def _dataset_inputs(self, run_ids: Sequence[str]) -> Mapping[str, list[Any]]:
         used = (
@@ -309,7 +309,7 @@ class DatabaseClient:
         rows = self._all(used)
         named = sa.select(_input_tags).where(_input_tags.c.input_uuid.in_([row.input_uuid for row in rows]))
         tags = _by_first(self._all(named))
-        found: dict[str, list[Any]] = defaultdict(list)
+        inputs: dict[str, list[Any]] = defaultdict(list)
         for row in rows:
             dataset = SimpleNamespace(
                 **_columns(row, "name", "digest"),
@@ -319,15 +319,15 @@ class DatabaseClient:
                 profile=row.dataset_profile,
             )
             of_use = [SimpleNamespace(key=key, value=value) for key, value in tags[row.input_uuid].items()]
-            found[row.destination_id].append(SimpleNamespace(dataset=dataset, tags=of_use))
-        return found
+            inputs[row.destination_id].append(SimpleNamespace(dataset=dataset, tags=of_use))
+        return inputs
 
     def _folder_of(self, run_id: str) -> Path | None:
         """Where a run's files are; None where that is no local folder."""
-        found = self._all(sa.select(_runs.c.artifact_uri).where(_runs.c.run_uuid == run_id))
-        if not found:
+        uris = self._all(sa.select(_runs.c.artifact_uri).where(_runs.c.run_uuid == run_id))
+        if not uris:
             raise UnknownVersion(f"Run with id={run_id} not found")
-        uri = urlsplit(found[0].artifact_uri)
+        uri = urlsplit(uris[0].artifact_uri)
         return Path(url2pathname(uri.path)) if uri.scheme in ("", "file") else None
 
     def _set(self, table: sa.TableClause, where: Mapping[str, Any], value: Mapping[str, Any]) -> None:
@@ -359,10 +359,10 @@ def _columns(row: sa.Row[Any], *names: str) -> dict[str, Any]:
 
 def _by_first(rows: Iterable[Sequence[Any]]) -> dict[Any, dict[Any, Any]]:
     """Rows of three columns: by the first, the third by the second."""
-    found: dict[Any, dict[Any, Any]] = defaultdict(dict)
+    grouped: dict[Any, dict[Any, Any]] = defaultdict(dict)
     for first, key, value in rows:
-        found[first][key] = value
-    return found
+        grouped[first][key] = value
+    return grouped
 
 
 def _runs_where(condition: str) -> sa.Select[Any] | None:
