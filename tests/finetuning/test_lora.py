@@ -1,4 +1,5 @@
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ def test_labels_are_the_answer_and_its_end_of_turn_and_padding_is_ignored_by_pos
     rows = encoded(base, "a", "much longer")
     # The very case in which masking by id takes the end out of the loss.
     assert base.tokenizer.pad_token_id == base.end_of_turn == base.tokenizer.eos_token_id
-    batch = trainer_of(base, rows, tmp_path).data_collator([lora._columns(row) for row in rows])
+    batch = trainer_of(base, rows, tmp_path).data_collator([asdict(row) for row in rows])
     for row, ids, labels in zip(rows, batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True):
         prompt, answer = row.labels.count(IGNORED), len(row.labels) - row.labels.count(IGNORED)
         assert labels[:prompt] == [IGNORED] * prompt
