@@ -211,7 +211,7 @@ def run_recipe(
             "weights": recipe.weights,
             "suite": suite.name,
             "prompt": prompt.ref,
-            "rows": counts.trained,
+            "rows": done.counts.trained,
             "rows_sha256": file_sha256(folder / _ROWS_FILE),
             "adapter_sha256": file_sha256(adapter / WEIGHTS),
             "recipe": recipe.to_toml(),
