@@ -86,10 +86,8 @@ class PromptTemplate:
         return self.render(dict.fromkeys(self.variables, _BLANK))
 
     def render(self, variables: Mapping[str, str]) -> tuple[Message, ...]:
-        """Fills every placeholder once; text that comes in through a variable is never expanded again.
-
-        Raises UsageError: a variable is missing, unknown, or not text; names it.
-        """
+        """Fills every placeholder once; text that comes in through a variable is never expanded again. Raises
+        UsageError: a variable is missing, unknown, or not text; names it."""
         needed = self.variables
         if missing := sorted(needed - variables.keys()):
             raise UsageError(f"{missing[0]}: the prompt needs this variable")
@@ -107,10 +105,8 @@ class PromptTemplate:
         self, conversation: Sequence[Message], variables: Mapping[str, str] | None = None
     ) -> tuple[Message, ...]:
         """Wraps a chat: the template's own leading turns (system text, examples) come first, then the conversation's
-        earlier turns, then the template's last turn, filled by the last user message.
-
-        Raises UsageError: as `render`; or the conversation does not end with a user message.
-        """
+        earlier turns, then the template's last turn, filled by the last user message. Raises UsageError: as `render`;
+        or the conversation does not end with a user message."""
         if not conversation or conversation[-1]["role"] != "user":
             raise UsageError("messages: the last message must be the user's")
         given = dict(variables or {})
@@ -177,11 +173,8 @@ def parse_prompt(text: str, path: Path | str = "<prompt>") -> PromptTemplate:
 
 
 def format_prompt(template: PromptTemplate) -> str:
-    """The text of a file that `parse_prompt` reads as this template.
-
-    Raises UsageError: there is none, because a turn begins or ends with white space, or holds a placeholder's braces or
-    a line that opens a turn.
-    """
+    """The text of a file that `parse_prompt` reads as this template. Raises UsageError: there is none, because a turn
+    begins or ends with white space, or holds a placeholder's braces or a line that opens a turn."""
     given = template.parameters.to_mapping()
     defaults = GenerationParameters().to_mapping()
     head: dict[str, Any] = {"description": template.description} if template.description else {}

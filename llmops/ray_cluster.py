@@ -52,12 +52,8 @@ class RayCluster:
 
     @cached_property
     def ray(self) -> Any:
-        """The module, connected.
-
-        Raises:
-            CannotRun: Ray is not installed, or the cluster cannot be reached, or has another version of Ray or Python,
-                or no CPU.
-        """
+        """The module, connected. Raises CannotRun: Ray is not installed, or the cluster cannot be reached, or has
+        another version of Ray or Python, or no CPU."""
         ray = self._connected.enter_context(_connected(self._on))
         if not _cpus(ray):
             raise CannotRun("no node of the Ray cluster has a CPU")
@@ -162,10 +158,8 @@ def _connected(on: str) -> Iterator[Any]:
 
 def started(start: Callable[[], Done], attempts: int) -> Done:
     """What `start`, which starts processes of Ray as children of this one, gives. Where it fails, they are ended and it
-    is tried again: a raylet gives up when its helpers take 15 s, as they do on a busy machine (ray#65983).
-
-    Raises CannotRun: it failed so many times.
-    """
+    is tried again: a raylet gives up when its helpers take 15 s, as they do on a busy machine (ray#65983). Raises
+    CannotRun: it failed so many times."""
     import psutil
 
     this = psutil.Process()

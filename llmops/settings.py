@@ -152,10 +152,8 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
-        """Reads `LLMOPS_<NAME>` for each setting.
-
-        Raises UsageError: an unknown `LLMOPS_*` variable (names the nearest one), or a value that does not parse.
-        """
+        """Reads `LLMOPS_<NAME>` for each setting. Raises UsageError: an unknown `LLMOPS_*` variable (names the nearest
+        one), or a value that does not parse."""
         environment = os.environ if environment is None else environment
         kinds = {PREFIX + name.upper(): kind for name, kind in get_type_hints(cls, include_extras=True).items()}
         values: dict[str, Any] = {}

@@ -100,9 +100,7 @@ def first_problem(error: ValidationError, *, show_value: bool = False) -> tuple[
 
 def checked(kind: type[Checked], values: Mapping[str, Any]) -> Checked:
     """The dataclass of that kind that `values` give, where pydantic finds each of its type and within its limits.
-
-    Raises UsageError: the text starts with the field at fault, such as `floors.correct: must be a number`.
-    """
+    Raises UsageError: the text starts with the field at fault, such as `floors.correct: must be a number`."""
     from pydantic import TypeAdapter, ValidationError
 
     try:

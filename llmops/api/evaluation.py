@@ -144,10 +144,8 @@ def _suite(
 
 def leaderboard(suite: str | Suite, **arguments: Any) -> Leaders:
     """The cells of a suite, best first, and which of their differences are real. arguments: as `evaluate` takes them;
-    runs that are complete are read, not made again.
-
-    Raises UsageError: there are not two cells, or the deciding scorer has no judge; else as `evaluate`.
-    """
+    runs that are complete are read, not made again. Raises UsageError: there are not two cells, or the deciding scorer
+    has no judge; else as `evaluate`."""
     done = evaluate(suite, **arguments)
     if done.leaderboard is None:
         raise UsageError("leaderboard: it takes two cells or more, and a deciding scorer that can score them")

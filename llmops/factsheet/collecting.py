@@ -51,13 +51,9 @@ _NO_PARAMETERS = (*_ALGORITHM, "rows_trained_on", "rows_held_out")
 
 
 def make_factsheet(registry: Registry, ref: str) -> Factsheet:
-    """The sheet of a release or a tabular model: `assistant@3`, `bike@champion`, or `assistant` (its champion).
-
-    Raises:
-        UnknownVersion: there is no such version, or the training run of a tabular model is gone.
-        UsageError: `ref` is no name of one.
-        StoreUnavailable, Corrupted.
-    """
+    """The sheet of a release or a tabular model: `assistant@3`, `bike@champion`, or `assistant` (its champion). Raises
+    UnknownVersion: there is no such version, or the training run of a tabular model is gone. UsageError: `ref` is no
+    name of one. StoreUnavailable, Corrupted."""
     name, books = Ref.parse(ref).name, (registry.release_versions, registry.tabular_versions)
     kinds = {str(item.name): item.tags.get(KIND_TAG) for item in registry.store.registered_models()}
     for book in books:

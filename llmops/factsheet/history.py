@@ -63,9 +63,7 @@ class AuditTrail:
 
 def registered(store: Store, trail: AuditTrail, what: str, ref: str) -> Registered:
     """When a version was registered and by whom, where the audit log or MLflow knows. what: `release`, `prompt` …
-
-    Raises UnknownVersion, StoreUnavailable.
-    """
+    Raises UnknownVersion, StoreUnavailable."""
     name, _, version = ref.partition("@")
     with translated(ref):
         read = store.client.get_prompt_version if what == "prompt" else store.client.get_model_version

@@ -146,10 +146,9 @@ def run_recipe(
 
     tell: gets lines for people. checkpoint_seconds: training is kept that often.
 
-    Raises:
-        UnknownVersion: of model, prompt, suite or eval set. UsageError: the model cannot be fine-tuned, or no row is
-            left. BadFile. EngineUnavailable: a package is missing. Corrupted: the merged file is not what was trained.
-        StoreUnavailable.
+    Raises UnknownVersion: of model, prompt, suite or eval set. UsageError: the model cannot be fine-tuned, or no row is
+    left. BadFile. EngineUnavailable: a package is missing. Corrupted: the merged file is not what was trained.
+    StoreUnavailable.
     """
     parent = registry.models.get(recipe.model)
     if parent.format not in ("gguf", "hf"):

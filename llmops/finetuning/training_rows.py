@@ -66,12 +66,8 @@ class RowCounts(JsonData):
 def training_rows(
     settings: Settings, recipe: Recipe, suite: Suite, template: PromptTemplate
 ) -> tuple[list[TrainingRow], RowCounts]:
-    """The rows to train on, in order, and what was left out.
-
-    Raises:
-        UnknownVersion: there is no such eval set. BadFile. UsageError: a row has no answer to train on, or does not
-            fill the prompt.
-    """
+    """The rows to train on, in order, and what was left out. Raises UnknownVersion: there is no such eval set. BadFile.
+    UsageError: a row has no answer to train on, or does not fill the prompt."""
     counts = RowCounts()
     found = list(_of_eval_sets(settings, recipe))  # each row with what is to be answered
     if recipe.from_log is not None:

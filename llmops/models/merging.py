@@ -45,10 +45,8 @@ def merge(parent: Path, adapter: Path, target: Path, type_name: str = AUTO) -> N
     adapter: a folder with WEIGHTS and SETTINGS.
     type_name: of a GGUF's adapted matrices; AUTO, PARENT, or `F32`, which every tensor then gets.
 
-    Raises:
-        UsageError: of another family than MERGED_ARCHITECTURES, or the type cannot be written.
-        BadFile: the adapter does not fit the parent.
-        Corrupted: the parent is not readable.
+    Raises UsageError: of another family than MERGED_ARCHITECTURES, or the type cannot be written. BadFile: the adapter
+    does not fit the parent. Corrupted: the parent is not readable.
     """
     updates = _updates(adapter)
     if parent.is_dir():

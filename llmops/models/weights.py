@@ -52,10 +52,8 @@ def store_weights(
 
 
 def stored_path(settings: Settings, sha256: str) -> Path | None:
-    """Where weights of that sha256 lie in the store, after checking every byte; None when they are not there.
-
-    Raises Corrupted: they are not what was stored.
-    """
+    """Where weights of that sha256 lie in the store, after checking every byte; None when they are not there. Raises
+    Corrupted: they are not what was stored."""
     for path in (settings.models_dir / sha256[:16]).glob("*"):
         if weights_sha256(path) != sha256:
             raise Corrupted(f"{path} is corrupted (its sha256 is not {sha256}); delete it and try again")
@@ -113,10 +111,8 @@ def refuse_lost_weights(model: ModelVersion, settings: Settings) -> None:
 
 
 def verified_path(model: ModelVersion, settings: Settings) -> Path:
-    """Where the weights of `model` lie, after checking every byte.
-
-    Raises CannotRun: they are not on this machine. Corrupted: they are not what was registered.
-    """
+    """Where the weights of `model` lie, after checking every byte. Raises CannotRun: they are not on this machine.
+    Corrupted: they are not what was registered."""
     if model.path is None:
         raise CannotRun(f"{model.ref} has no local weights; its source is {model.source}")
     path = _stored(model, model.path, settings)

@@ -28,8 +28,7 @@ class Steps(Protocol):
         none): the function's result comes back as it would be read from a file, so a tuple is a list. retries: how
         often a step that raises is tried again, with growing pauses from one second; not after a UsageError.
 
-        Raises:
-            CannotRun: the result is no JSON. Whatever the function raises.
+        Raises CannotRun: the result is no JSON. Whatever the function raises.
         """
         ...
 

@@ -51,10 +51,8 @@ class Pipelines:
         after its last finished step, with the inputs it began with. Where another process is at it, waits for that one
         to end first. inputs: None for those it began with, or the defaults.
 
-        Raises:
-            StepFailed: a step raised; run the same cycle again to go on from there.
-            UsageError: wrong inputs, other inputs than the run began with, a name or cycle that cannot be one.
-            StoreUnavailable.
+        Raises StepFailed: a step raised; run the same cycle again to go on from there. UsageError: wrong inputs, other
+        inputs than the run began with, a name or cycle that cannot be one. StoreUnavailable.
         """
         ref = reference(pipeline.name, cycle)
         given = None if inputs is None else as_json(dict(pipeline.complete(inputs)), "inputs")

@@ -158,10 +158,8 @@ def cronjob(schedule: CronSchedule, name: str, inputs: Sequence[str], job: JobEn
 
 def job_environment(settings: Settings) -> JobEnvironment:
     """PATH, this folder and every `LLMOPS_*` variable that is set; and, as secrets, those of them that hold a password,
-    and the variables with keys that settings, models and suites name.
-
-    Raises StoreUnavailable: the registry, whose models name the variables of their keys, cannot be read.
-    """
+    and the variables with keys that settings, models and suites name. Raises StoreUnavailable: the registry, whose
+    models name the variables of their keys, cannot be read."""
     given = {**given_variables(), "LLMOPS_HOME": str(settings.home)}
     # No line of a crontab can hold a line end; a file can.
     secret = {name: value for name, value in given.items() if _SECRET_ADDRESS.search(value) or "\n" in value}

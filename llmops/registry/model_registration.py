@@ -98,10 +98,8 @@ def register(
 
 
 def quantise(settings: Settings, registry: Registry, ref: str, type_name: str, say: Say) -> ModelVersion:
-    """A requantised version of a registered GGUF model, with its parent on record.
-
-    Raises UsageError: not a GGUF model, or an unknown type. CannotRun, Corrupted, StoreUnavailable.
-    """
+    """A requantised version of a registered GGUF model, with its parent on record. Raises UsageError: not a GGUF model,
+    or an unknown type. CannotRun, Corrupted, StoreUnavailable."""
     parent = registry.models.get(ref)
     if parent.format != "gguf":
         raise UsageError(f"{ref} is {parent.format}; only GGUF models can be requantised")

@@ -55,10 +55,8 @@ class VersionRegistry(ABC, Generic[V]):
         """MLflow's version as ours."""
 
     def _claim(self, name: str) -> None:
-        """Makes the registered model `name` when absent.
-
-        Raises UsageError: the name is taken by something of another kind. StoreUnavailable.
-        """
+        """Makes the registered model `name` when absent. Raises UsageError: the name is taken by something of another
+        kind. StoreUnavailable."""
         registered = self.store.registered_model(name)
         if registered is None:
             with translated(f"{self.kind} {name}"):
@@ -85,10 +83,8 @@ class ModelRegistry(VersionRegistry[ModelVersion]):
     kind, content_tag = "model", "llmops.model"
 
     def register(self, model: ModelVersion) -> tuple[ModelVersion, bool]:
-        """The version with this content (`model.version` is ignored), and whether it is new.
-
-        Raises UsageError: the name belongs to an app or a prompt. StoreUnavailable.
-        """
+        """The version with this content (`model.version` is ignored), and whether it is new. Raises UsageError: the
+        name belongs to an app or a prompt. StoreUnavailable."""
         for known in self.versions(model.name):
             if (known.sha256, known.format) == (model.sha256, model.format):
                 return known, False

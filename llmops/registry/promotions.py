@@ -112,10 +112,9 @@ class Promotions(VersionRegistry[V]):
 
         why: a reason to promote without a passing gate, or what was rolled back; it is recorded.
 
-        Raises:
-            GateRefused: no reason was given, and no passing gate against the present champion is on record, or the
-                version was rolled back, which no gate outweighs.
-            StoreUnavailable: then nothing was moved, or the same call goes on.
+        Raises GateRefused: no reason was given, and no passing gate against the present champion is on record, or the
+        version was rolled back, which no gate outweighs. StoreUnavailable: then nothing was moved, or the same call
+        goes on.
         """
         with self.audit.turn():
             settled = self.settle(version.name, "promote")
@@ -136,10 +135,8 @@ class Promotions(VersionRegistry[V]):
             return champion
 
     def challenge(self, version: V) -> V | None:
-        """Makes `version` the challenger, which a traffic policy sends its share; returns the old one.
-
-        Raises UsageError: it is the champion already. StoreUnavailable.
-        """
+        """Makes `version` the challenger, which a traffic policy sends its share; returns the old one. Raises
+        UsageError: it is the champion already. StoreUnavailable."""
         if CHAMPION in version.aliases:
             raise UsageError(f"{version.ref} is the champion; the challenger must be another {self.version_noun}")
         with self.audit.turn():
@@ -196,9 +193,7 @@ class Promotions(VersionRegistry[V]):
 
     def roll_back_from(self, name: str, ref: str) -> tuple[V, V] | None:
         """As `roll_back`, of this champion alone: None where another one serves, such as after the first such call.
-
-        Raises GateRefused, CannotRun, StoreUnavailable.
-        """
+        Raises GateRefused, CannotRun, StoreUnavailable."""
         with self.audit.turn():
             self.settle(name, "rollback")
             versions = self.versions(name)

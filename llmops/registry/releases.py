@@ -91,10 +91,8 @@ class ReleaseRegistry(Promotions[Release]):
         return release, True
 
     def policy(self, app: str) -> TrafficPolicy | None:
-        """The app's traffic policy; None when none is set.
-
-        Raises UnknownVersion: there is no such app. CannotRun: what is set cannot be read. StoreUnavailable.
-        """
+        """The app's traffic policy; None when none is set. Raises UnknownVersion: there is no such app. CannotRun: what
+        is set cannot be read. StoreUnavailable."""
         text = self._policy_text(app)
         try:
             return None if text is None else TrafficPolicy.from_text(text)

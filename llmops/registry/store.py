@@ -80,9 +80,8 @@ class Store:
     """An MLflow tracking and registry store, reached through `client`. Safe to share between threads."""
 
     def __init__(self, settings: Settings, file: FileIdentity | None = None) -> None:
-        """Opens the store, making its tables and folders when absent. file: the SQLite file that it must be.
-
-        Raises StoreUnavailable, which is IncompatibleStore where the tables are not the installed MLflow's."""
+        """Opens the store, making its tables and folders when absent. file: the SQLite file that it must be. Raises
+        StoreUnavailable, which is IncompatibleStore where the tables are not the installed MLflow's."""
         self.settings = settings
         self.uri = settings.resolved_tracking_uri
         for name, value in _MLFLOW_ENVIRONMENT.items():
@@ -242,10 +241,8 @@ class Store:
             return str(reply.text).strip()
 
     def marks(self) -> Sequence[Any] | None:
-        """As `DatabaseClient.marks`; None where the store is behind a server.
-
-        Raises StoreUnavailable, also for a SQLite file that was taken away, replaced or cut short.
-        """
+        """As `DatabaseClient.marks`; None where the store is behind a server. Raises StoreUnavailable, also for a
+        SQLite file that was taken away, replaced or cut short."""
         if self._file is not None:
             self._file.check()
         if not isinstance(self.client, DatabaseClient):

@@ -53,13 +53,9 @@ class StoreUpgrade(JsonData):
 
 def upgrade_store(settings: Settings, progress: Progress, backup: Path | None, *, make_backup: bool) -> StoreUpgrade:
     """Upgrades the store of the settings, unless it is up to date. backup: the file to make; None names one beside the
-    store.
-
-    Raises:
-        IncompatibleStore: it is newer than the installed MLflow.
-        CannotRun: it is behind a server, in use, or cannot be backed up; or rows would be lost.
-        StoreUnavailable: it is not there, or its database failed. In each case the store is as it was.
-    """
+    store. Raises IncompatibleStore: it is newer than the installed MLflow. CannotRun: it is behind a server, in use, or
+    cannot be backed up; or rows would be lost. StoreUnavailable: it is not there, or its database failed. In each case
+    the store is as it was."""
     uri, installed = settings.resolved_tracking_uri, installed_mlflow()
     path, where = sqlite_path(uri), shown(uri)
     database = database_of(uri)

@@ -50,11 +50,8 @@ class TabularModel:
 
     def __init__(self, estimator: Any, schema: RowSchema, *, example: Mapping[str, Any] | None = None) -> None:
         """estimator: fitted on a frame with the schema's inputs; it now belongs to this object. example: a row that the
-        schema takes, with values that mean something.
-
-        Raises:
-            CannotRun: it was fitted on other columns, or predicts something else than the schema's task.
-        """
+        schema takes, with values that mean something. Raises CannotRun: it was fitted on other columns, or predicts
+        something else than the schema's task."""
         from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
         check_fits(estimator, schema)

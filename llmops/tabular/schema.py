@@ -121,8 +121,7 @@ def columns_of(schema: RowSchema, rows: Sequence[Mapping[str, Any]]) -> dict[str
     Every column must be there, nullable ones too, and no other. A whole float (3.0) is an integer, an integer a number;
     true and false are neither. NaN and infinities are refused, null where the column is not nullable too.
 
-    Raises:
-        BadRow: of the first row that is wrong; within it, of the schema's first column.
+    Raises BadRow: of the first row that is wrong; within it, of the schema's first column.
     """
     names = schema.names
     if not rows:

@@ -53,12 +53,8 @@ _NO_TIME = (1980, 1, 1, 0, 0, 0)
 
 
 def read_estimator(path: Path) -> Any:
-    """The estimator in a skops file.
-
-    Raises:
-        CannotRun: it holds types outside of the list, which are named, or is too large.
-        Corrupted: it is no skops file, or trees in it are broken.
-    """
+    """The estimator in a skops file. Raises CannotRun: it holds types outside of the list, which are named, or is too
+    large. Corrupted: it is no skops file, or trees in it are broken."""
     from skops.io import load as load_skops
     from skops.io.exceptions import UntrustedTypesFoundException
 
@@ -77,13 +73,9 @@ def read_estimator(path: Path) -> Any:
 
 def load(folder: Path) -> TabularModel:
     """The model in a folder as MLflow writes it: `MLmodel` with the schema of its rows, and a skops file. Its example
-    is the first row of MLflow's input example, where there is one that the schema takes.
-
-    Raises:
-        CannotRun: the folder has no model, or one that is not skops (a pickle runs whatever code is in it), or types
-            outside of the list, which are named.
-        Corrupted: a file in it cannot be read, or is not what it should be.
-    """
+    is the first row of MLflow's input example, where there is one that the schema takes. Raises CannotRun: the folder
+    has no model, or one that is not skops (a pickle runs whatever code is in it), or types outside of the list, which
+    are named. Corrupted: a file in it cannot be read, or is not what it should be."""
     described = _described(folder)
     flavour = described.get("flavors", {}).get("sklearn")
     if not isinstance(flavour, dict):
