@@ -135,7 +135,12 @@ def add(
     say(describe_folder(eval_sets))
     folder = eval_sets / name
     if reviewed is not None:
-        _add_reviewed(name, folder, reviewed, as_json)
+        from llmops.eval_runs.eval_set_from_log import add_reviewed
+
+        added, refused, undecided = add_reviewed(reviewed, folder)
+        value = {"eval_set": name, "folder": str(folder), "added": added, "refused": refused, "undecided": undecided}
+        told = f"added {row_count(added)} to {folder} ({refused} refused, {undecided} undecided)"
+        emit(as_json, value, lambda: echo(told))
         return
     if out is None:
         raise UsageError("--from-log needs --out FILE, the review file to write")
@@ -149,15 +154,6 @@ def add(
     value = {"eval_set": name, "review": str(out), **counts.to_json()}
     passed = f"{counts.known} known already, {counts.not_chosen} not chosen, {counts.unusable} unusable"
     emit(as_json, value, lambda: echo(f"wrote {row_count(counts.written)} to review to {out} ({passed})"))
-
-
-def _add_reviewed(name: str, folder: Path, reviewed: Path, as_json: bool) -> None:
-    from llmops.eval_runs.eval_set_from_log import add_reviewed
-
-    added, refused, undecided = add_reviewed(reviewed, folder)
-    value = {"eval_set": name, "folder": str(folder), "added": added, "refused": refused, "undecided": undecided}
-    told = f"added {row_count(added)} to {folder} ({refused} refused, {undecided} undecided)"
-    emit(as_json, value, lambda: echo(told))
 
 
 def _find(text: str, settings: Settings) -> list[EvalSet]:

@@ -68,15 +68,18 @@ def training_rows(
 ) -> tuple[list[TrainingRow], RowCounts]:
     """The rows to train on, in order, and what was left out. Raises UnknownVersion: there is no such eval set. BadFile.
     UsageError: a row has no answer to train on, or does not fill the prompt."""
-    counts = RowCounts()
-    found = list(_of_eval_sets(settings, recipe))  # each row with what is to be answered
+    counts, answered = RowCounts(), list[tuple[EvalRow, str]]()  # each row with its right answer
+    for row in (row for name in recipe.train for row in named_eval_set(name, settings).rows):
+        try:
+            answered.append((row, right_answer(row)))
+        except MissingExpectation as error:
+            raise UsageError(f"train: {error}, and no expected_json; there is nothing to train on") from error
     if recipe.from_log is not None:
         log = ProductionLog(settings.resolved_log_url)
-        found += _of_log(log.iterate(app=recipe.from_log, feedback=True), template.input_variable, counts)
-    kept = _without_suite([row for row, _ in found], suite, recipe.near, counts)
-    return [
-        rendered(row, template, completion) for position, (row, completion) in enumerate(found) if position in kept
-    ], counts
+        answered += _of_log(log.iterate(app=recipe.from_log, feedback=True), template.input_variable, counts)
+    kept = _without_suite([row for row, _ in answered], suite, recipe.near, counts)
+    chosen = (answered[position] for position in sorted(kept))
+    return [rendered(row, template, completion) for row, completion in chosen], counts
 
 
 def rendered(row: EvalRow, template: PromptTemplate, completion: str) -> TrainingRow:
@@ -85,15 +88,6 @@ def rendered(row: EvalRow, template: PromptTemplate, completion: str) -> Trainin
         return TrainingRow(row.id, filled(template, row), completion)
     except UsageError as error:
         raise UsageError(f"row {row.id}: {error}") from error
-
-
-def _of_eval_sets(settings: Settings, recipe: Recipe) -> Iterator[tuple[EvalRow, str]]:
-    for name in recipe.train:
-        for row in named_eval_set(name, settings).rows:
-            try:
-                yield row, right_answer(row)
-            except MissingExpectation as error:
-                raise UsageError(f"train: {error}, and no expected_json; there is nothing to train on") from error
 
 
 def _of_log(records: Iterable[Any], input_variable: str, counts: RowCounts) -> Iterator[tuple[EvalRow, str]]:
