@@ -9,6 +9,7 @@ MLflow's artifacts, and all that is read of it without them in its tags.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import tempfile
 from collections.abc import Mapping
@@ -56,10 +57,11 @@ class ReleaseRegistry(Promotions[Release]):
     how_to_gate = "run `llmops eval gate {ref} --suite SUITE`"
     prompts: PromptRegistry
     models: ModelRegistry
-    # Versions never change; only aliases do, which are read anew.
     _known: dict[tuple[str, int], Release] = field(default_factory=dict, init=False)
-    _known_prompts: dict[str, PromptVersion] = field(default_factory=dict, init=False)
-    _known_models: dict[str, ModelVersion] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        # Versions never change; only aliases do, which are read anew.
+        self._prompt, self._model = functools.cache(self.prompts.version), functools.cache(self.models.get)
 
     def create(
         self,
@@ -127,15 +129,10 @@ class ReleaseRegistry(Promotions[Release]):
         key = (item.name, int(item.version))
         if key not in self._known:
             content = json.loads(item.tags[self.content_tag])
-            prompt, model = content["prompt"], content["model"]
-            if prompt not in self._known_prompts:
-                self._known_prompts[prompt] = self.prompts.version(prompt)
-            if model not in self._known_models:
-                self._known_models[model] = self.models.get(model)
             self._known[key] = Release(
                 *key,
-                prompt=self._known_prompts[prompt],
-                model=self._known_models[model],
+                prompt=self._prompt(content["prompt"]),
+                model=self._model(content["model"]),
                 parameters=GenerationParameters.from_mapping(content["parameters"]),
                 model_id=item.source.removeprefix("models:/"),
                 guards=content.get("guards", {}),
