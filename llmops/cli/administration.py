@@ -306,18 +306,17 @@ def _sigterm_exits() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _pages(store: Store, base: str) -> list[str]:
+def _pages(store: Store, base: str) -> Iterator[str]:
     """Where to look: for each suite, its newest two runs side by side."""
     from llmops.recording.cell import COMPLETE_TAG, find_runs
 
-    pages = [f"MLflow on {base}"]
+    yield f"MLflow on {base}"
     for experiment in sorted(store.client.search_experiments(), key=lambda item: str(item.name)):
         runs = find_runs(store, [experiment.experiment_id], {COMPLETE_TAG: "true"}, most=2)
         if len(runs) == 2:
             newer, older = (run.info.run_id for run in runs)
             page = f"{base}/#/experiments/{experiment.experiment_id}/runs/{newer}/traces"
-            pages.append(f"  suite {experiment.name}: {page}?compareToRunUuid={older}")
-    return pages
+            yield f"  suite {experiment.name}: {page}?compareToRunUuid={older}"
 
 
 def _check_free(host: str, port: int) -> None:

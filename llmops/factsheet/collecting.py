@@ -175,10 +175,7 @@ def _evaluation(store: Store, run: EvalRun, verdicts: Sequence[Verdict], gates: 
         at=iso(run.at),
         by=run.by,
         rows=run.rows,
-        metrics=tuple(
-            RecordedMetric(name, metric.mean, metric.ci95, metric.n_scored, metric.n_failed)
-            for name, metric in run.metrics.items()
-        ),
+        metrics=tuple(RecordedMetric.of(name, metric) for name, metric in run.metrics.items()),
         slices=slices_of(
             rows, scorers, content.get("cluster_by"), {name: run.metrics[name].limits for name in scorers}
         ),
@@ -254,11 +251,7 @@ def slices_of(
             for tally in (tallies.get((f"{tag}={value}", scorer)) for scorer in scorers):
                 if tally is not None:
                     tally.add(result)
-    slices = []
-    for (name, scorer), tally in tallies.items():
-        metric = tally.metric()
-        slices.append(Slice(name, RecordedMetric(scorer, metric.mean, metric.ci95, metric.n_scored, metric.n_failed)))
-    return tuple(slices)
+    return tuple(Slice(name, RecordedMetric.of(scorer, tally.metric())) for (name, scorer), tally in tallies.items())
 
 
 def _of_tabular_model(store: Store, version: TabularVersion, gates: Gates, trail: AuditTrail) -> dict[str, Any]:

@@ -6,11 +6,11 @@ Times are ISO 8601 in UTC. Texts may hold anything at all: whoever shows them es
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic_core import to_jsonable_python
 
-from llmops.evaluation.results import AnswerCounts
+from llmops.evaluation.results import AnswerCounts, Metric
 from llmops.tabular import Column
 
 UNKNOWN = "not on record"
@@ -115,6 +115,10 @@ class RecordedMetric:
     ci95: Interval | None = None
     n_scored: int | None = None
     n_failed: int = 0
+
+    @classmethod
+    def of(cls, name: str, metric: Metric) -> Self:
+        return cls(name, metric.mean, metric.ci95, metric.n_scored, metric.n_failed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 found of it."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -324,24 +324,22 @@ def _window(run: Any) -> tuple[RecordedWindow, Any, list[str]]:
     return window, run, [name for name in tags.get("llmops.release", "").split(", ") if name]
 
 
-def _alarms(store: Store, window: RecordedWindow, run: Any, releases: Sequence[str], ref: str) -> list[RecordedAlarm]:
+def _alarms(
+    store: Store, window: RecordedWindow, run: Any, releases: Sequence[str], ref: str
+) -> Iterator[RecordedAlarm]:
     """Alarms of the version and of all traffic; not those of other versions alone."""
-    told = []
     for alarm in json_file(store, run.info.run_id, VERDICT_FILE).get("alarms", ()):
         slices = alarm.get("slices") or [{"release": release} for release in releases]
         named = {label["release"] for label in slices if "release" in label}
         if named and ref not in named and len(named) == len(slices):
             continue
-        told.append(
-            RecordedAlarm(
-                since=window.since or "",
-                until=window.until or "",
-                what=str(alarm["what"]),
-                why=str(alarm["why"]),
-                severity=alarm.get("severity"),
-                of_version=ref in named and (bool(alarm.get("slices")) or len(named) == 1),
-                run_id=str(run.info.run_id),
-                window=window.name,
-            )
+        yield RecordedAlarm(
+            since=window.since or "",
+            until=window.until or "",
+            what=str(alarm["what"]),
+            why=str(alarm["why"]),
+            severity=alarm.get("severity"),
+            of_version=ref in named and (bool(alarm.get("slices")) or len(named) == 1),
+            run_id=str(run.info.run_id),
+            window=window.name,
         )
-    return told
