@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llmops.cli.output import echo, emit, json_option, print_table, say
+from llmops.cli.output import FILE, echo, emit, json_option, print_table, say
 from llmops.cli.registry import open_registry
 from llmops.errors import CannotRun, UsageError
 from llmops.processes import running
@@ -222,9 +222,7 @@ def store() -> None:
 
 @store.command()
 @click.option(
-    "--backup",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="File to back up into; default: a new one beside the SQLite file, or in the home.",
+    "--backup", type=FILE, help="File to back up into; default: a new one beside the SQLite file, or in the home."
 )
 @click.option("--no-backup", is_flag=True, help="Make no backup, because you have one.")
 @json_option

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmops.cli import CommandGroup
-from llmops.cli.output import emit, emit_result, json_option, on_option, print_table, row_count, say
+from llmops.cli.output import FILE, emit, emit_result, json_option, on_option, print_table, row_count, say
 from llmops.engines.opening import ENGINE_NAMES
 from llmops.settings import Settings, data_folder, describe_folder
 
@@ -211,11 +211,10 @@ def _answer_and_scores(row: ShownRow, primary: str | None) -> tuple[str, str]:
     return answer if row.before is None else f"{row.before.output.text}\n→ {answer}", "\n".join(lines)
 
 
-_FILE = click.Path(path_type=Path, dir_okay=False)
 _REPORTS = (
-    click.option("--html", type=_FILE, help="Also write a page: charts, and rows sorted by change."),
-    click.option("--junit", type=_FILE, help="Also write JUnit XML, for continuous integration."),
-    click.option("--markdown", type=_FILE, help="Also write Markdown, for a pull request."),
+    click.option("--html", type=FILE, help="Also write a page: charts, and rows sorted by change."),
+    click.option("--junit", type=FILE, help="Also write JUnit XML, for continuous integration."),
+    click.option("--markdown", type=FILE, help="Also write Markdown, for a pull request."),
 )
 
 

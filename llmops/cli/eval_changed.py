@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from llmops.cli.eval import open_evaluations
-from llmops.cli.output import echo, emit, json_option, print_table, say, write_file
+from llmops.cli.output import FILE, echo, emit, json_option, print_table, say, write_file
 from llmops.errors import BadFile, CannotRun
 from llmops.settings import Settings, data_folder, describe_folder
 
@@ -41,7 +41,7 @@ class ChangedPrompt:
     default="fail",
     help="What it means for the exit code that the rows cannot tell.",
 )
-@click.option("--markdown", type=click.Path(path_type=Path, dir_okay=False), help="Also write Markdown.")
+@click.option("--markdown", type=FILE, help="Also write Markdown.")
 @json_option
 def changed(base: str, inconclusive: str, markdown: Path | None, as_json: bool) -> None:
     """Run and gate the suites of the prompts that differ from a git commit's, as a pull request's check.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmops.cli.eval import open_evaluations
-from llmops.cli.output import echo, emit, json_option, print_table, row_count, say
+from llmops.cli.output import FILE, echo, emit, json_option, print_table, row_count, say
 from llmops.pages.numbers import interval, number
 from llmops.progress import progress_bar
 from llmops.settings import Settings, data_folder, describe_folder
@@ -37,7 +37,7 @@ input_option = click.option("--input-variable", metavar="NAME", help="The row in
 
 
 @click.command("calibrate-judge")
-@click.argument("labels", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("labels", type=FILE)
 @click.option("--suite", help="Calibrate a judge scorer of this suite, so that its gate may use it.")
 @click.option("--scorer", help="The suite's scorer; required if several use the judge.")
 @judge_option

@@ -17,6 +17,7 @@ from llmops.errors import UsageError
 from llmops.pages.tables import Block, Shown
 from llmops.text_io import printable, printable_json, write_text
 
+FILE = click.Path(path_type=Path, dir_okay=False)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object on stdout.")
 
 

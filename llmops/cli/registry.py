@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from llmops.api.versions import fact_sheet, prompt_json
-from llmops.cli.output import echo, emit, emit_result, json_option, print_table, say
+from llmops.cli.output import FILE, echo, emit, emit_result, json_option, print_table, say
 from llmops.errors import CannotRun, UsageError
 from llmops.models.sources import DEFAULT_MODEL
 from llmops.settings import Settings, data_folder, describe_folder
@@ -19,9 +19,6 @@ from llmops.versions import ModelVersion, PromptVersion
 
 if TYPE_CHECKING:
     from llmops.registry import Registry
-
-
-_FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 def open_registry() -> Registry:
@@ -224,12 +221,8 @@ def _prompt_text(version: PromptVersion) -> str:
 
 @click.command()
 @click.argument("version")
-@click.option(
-    "--markdown",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Write Markdown to this file instead of the terminal.",
-)
-@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write one page that works offline.")
+@click.option("--markdown", type=FILE, help="Write Markdown to this file instead of the terminal.")
+@click.option("--html", type=FILE, help="Write one page that works offline.")
 @json_option
 def factsheet(version: str, markdown: Path | None, html: Path | None, as_json: bool) -> None:
     """One page with the recorded facts about a release or a tabular model, from the registry and the audit log only.

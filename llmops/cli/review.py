@@ -12,7 +12,7 @@ import click
 
 from llmops.cli.eval import open_evaluations
 from llmops.cli.log import read_time
-from llmops.cli.output import echo, emit, json_option, print_table, row_count, say, write_file
+from llmops.cli.output import FILE, echo, emit, json_option, print_table, row_count, say, write_file
 from llmops.errors import UnknownVersion, UsageError
 from llmops.pages.numbers import counted
 from llmops.production_log import moment_of
@@ -21,8 +21,6 @@ from llmops.settings import data_folder
 if TYPE_CHECKING:
     from llmops.eval_runs.evaluations import Evaluations
     from llmops.production_log import ProductionLog
-
-_FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.group("review")
@@ -110,8 +108,8 @@ def open_queue(
 @command.command()
 @click.argument("name", metavar="SUITE|APP")
 @log_option
-@click.option("--labels", type=_FILE, help="Write the labels, for `eval calibrate-judge`.")
-@click.option("--expectations", type=_FILE, help="Write rows of an eval set with the answers that people expect.")
+@click.option("--labels", type=FILE, help="Write the labels, for `eval calibrate-judge`.")
+@click.option("--expectations", type=FILE, help="Write rows of an eval set with the answers that people expect.")
 @click.option(
     "--feedback",
     is_flag=True,

@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from llmops.cli.output import emit_result, json_option, say
+from llmops.cli.output import FILE, emit_result, json_option, say
 
 
 @click.command("finetune")
 @click.argument("model", required=False)
-@click.option("--recipe", type=click.Path(path_type=Path, dir_okay=False), help="TOML file of what is not set here.")
+@click.option("--recipe", type=FILE, help="TOML file of what is not set here.")
 @click.option("--suite", help="Suite whose rows stay held out.")
 @click.option("--train", multiple=True, help="Eval set to train on, by name or path; may be repeated.")
 @click.option("--from-log", metavar="APP", help="Train on this app's answers that users rated positively.")

@@ -8,9 +8,7 @@ from typing import Any
 
 import click
 
-from llmops.cli.output import emit_result, json_option, say
-
-_FILE = click.Path(path_type=Path, dir_okay=False)
+from llmops.cli.output import FILE, emit_result, json_option, say
 
 
 @click.command("redteam")
@@ -23,8 +21,8 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     "--guard", "guards", multiple=True, metavar="GUARD", help="Try it in place of the release's own (repeatable)."
 )
 @click.option("--suite", help="Whose rows are normal ones that guards must let pass.  [default: the prompt's suite]")
-@click.option("--html", type=_FILE, help="Also write a page, with attacks that succeeded.")
-@click.option("--markdown", type=_FILE, help="Also write Markdown, with attacks that succeeded.")
+@click.option("--html", type=FILE, help="Also write a page, with attacks that succeeded.")
+@click.option("--markdown", type=FILE, help="Also write Markdown, with attacks that succeeded.")
 @json_option
 def command(release: str, html: Path | None, markdown: Path | None, as_json: bool, **options: Any) -> None:
     """Attack a release: secrets, instructions in the question and in retrieved texts, roles, encodings, many examples,
