@@ -220,7 +220,7 @@ class ImproveSteps(LlmSteps):
     def _how(self, plan: Plan, file: Path | None) -> dict[str, Any]:
         """The way to improve, and its recipe, checked now: it may be needed only days later."""
         from llmops.finetuning.recipe import make_recipe
-        from llmops.optimizing.optimization import SearchOptions
+        from llmops.optimizing.candidates import SearchOptions
 
         if file is not None:
             values = read_toml(file)

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from llmops import recording
 from llmops.api import Names, names_of
@@ -28,10 +28,25 @@ from llmops.production_log import ProductionLog
 from llmops.progress import progress_bar
 from llmops.ray_cluster import LOCAL
 from llmops.recording import EvalRun, record_report
+from llmops.recording.runs import RecorderName
 from llmops.registry import Registry
 from llmops.settings import Settings
 
 Models = str | Callable[..., Any] | CallableModel | Sequence[str | Callable[..., Any] | CallableModel]
+
+
+class RunArguments(TypedDict, total=False):
+    """How a suite is run: as the fields of `RunOptions`, which editors and notebooks then complete."""
+
+    limit: int | None
+    engine: str | None
+    seed: int | None
+    repeatable: bool
+    force: bool
+    recorder: RecorderName
+    on: str
+    workers: int | None
+    shard_rows: int
 
 
 def evaluate(
@@ -47,7 +62,7 @@ def evaluate(
     stop_early: bool = False,
     progress: bool = True,
     settings: Settings | None = None,
-    **options: Any,
+    **options: Unpack[RunArguments],
 ) -> Evaluation:
     """Answers and scores every row with every cell, and records the runs in MLflow, as `llmops eval run`.
 

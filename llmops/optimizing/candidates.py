@@ -1,4 +1,4 @@
-"""PromptCandidate prompts: the current one with another instruction, other demonstrations, or both.
+"""Candidate prompts: the current one with another instruction, other demonstrations, or both.
 
 An instruction is a template's system turn. A demonstration is a row as a pair of turns: what the last turn asks of it,
 and its expected answer.
@@ -10,7 +10,9 @@ import random
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
 
 from llmops.errors import EngineRejected, UsageError
 from llmops.evaluation.contamination import Pieces
@@ -34,6 +36,33 @@ Demonstrations = Mapping[str, tuple[Message, Message]]
 
 _REPEATS = 100
 """Draws in a row that only gave what was drawn before; then there is little left to draw."""
+
+
+OptimizerName = Literal["examples", "instructions", "gepa", "metaprompt"]
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How candidates are made and chosen: the options of `llmops optimize`, and what a recipe file of the pipeline
+    `improve` holds.
+
+    instructions: files of other system turns; for `optimize` also texts by name.
+    proposer: a model version that writes instructions.
+    proposals: how many it is asked for by `instructions` and `examples`.
+    budget: the most answers to selection rows. `gepa` may ask for as many again, to the rows of demonstration.
+    most_examples: demonstrations of a candidate.
+    seed: of the split and of the candidates.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    optimizer: OptimizerName = "examples"
+    instructions: tuple[str, ...] = ()
+    proposer: str | None = None
+    proposals: Annotated[int, Field(ge=1)] = 8
+    budget: Annotated[int, Field(ge=1)] = 600
+    most_examples: Annotated[int, Field(ge=1)] = 6
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

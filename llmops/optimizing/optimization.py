@@ -11,9 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import ConfigDict, Field
+from typing import Any
 
 from llmops.errors import CannotRun, UsageError
 from llmops.eval_runs.answering import Answers, Spent
@@ -32,7 +30,14 @@ from llmops.evaluation.scorers.protocol import limits_of
 from llmops.evaluation.statistics import MeanEstimate
 from llmops.evaluation.suite import Suite, primary_scorer
 from llmops.hashing import content_hash
-from llmops.optimizing.candidates import CURRENT, Contamination, PromptCandidate, draw_candidates
+from llmops.optimizing.candidates import (
+    CURRENT,
+    Contamination,
+    OptimizerName,
+    PromptCandidate,
+    SearchOptions,
+    draw_candidates,
+)
 from llmops.optimizing.proposing import proposals, proposals_by_mlflow
 from llmops.optimizing.race import race, ranked, schedule
 from llmops.optimizing.result import Optimization, gain_of, optimism_of
@@ -46,36 +51,11 @@ from llmops.settings import Settings, data_folder
 from llmops.text_io import checked, read_text
 from llmops.versions import ModelVersion, PromptVersion
 
-OptimizerName = Literal["examples", "instructions", "gepa", "metaprompt"]
 _SHOWN = ("optimizer", "budget", "most_examples", "seed")
 _FORMAT = 1
 """Raised when a change makes an older optimisation another one than the same request is now."""
 _CHOSEN_FIELDS = ("best", "selection", "candidates", "rungs", "rejected", "in_current", "spent")
 NEAR_DUPLICATE = "demonstration is a near-duplicate of a row of the suite, or shares its cluster"
-
-
-@dataclass(frozen=True, slots=True)
-class SearchOptions:
-    """How candidates are made and chosen: the options of `llmops optimize`, and what a recipe file of the pipeline
-    `improve` holds.
-
-    instructions: files of other system turns; for `optimize` also texts by name.
-    proposer: a model version that writes instructions.
-    proposals: how many it is asked for by `instructions` and `examples`.
-    budget: the most answers to selection rows. `gepa` may ask for as many again, to the rows of demonstration.
-    most_examples: demonstrations of a candidate.
-    seed: of the split and of the candidates.
-    """
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
-    optimizer: OptimizerName = "examples"
-    instructions: tuple[str, ...] = ()
-    proposer: str | None = None
-    proposals: Annotated[int, Field(ge=1)] = 8
-    budget: Annotated[int, Field(ge=1)] = 600
-    most_examples: Annotated[int, Field(ge=1)] = 6
-    seed: int = 0
 
 
 def optimize(
@@ -84,9 +64,15 @@ def optimize(
     prompt: str | None = None,
     model: str | None = None,
     pool: Any = None,
+    optimizer: OptimizerName = SearchOptions.optimizer,
+    instructions: Sequence[Path | str] | Mapping[str, str] = (),
+    proposer: str | None = None,
+    proposals: int = SearchOptions.proposals,
+    budget: int = SearchOptions.budget,
+    most_examples: int = SearchOptions.most_examples,
+    seed: int = SearchOptions.seed,
     progress: bool = True,
     settings: Settings | None = None,
-    **options: Any,
 ) -> Optimization:
     """Looks for a prompt that is better by the suite's gate on rows that it was not chosen by.
 
@@ -96,32 +82,35 @@ def optimize(
         model: by default the suite's.
         pool: rows that may be shown as demonstrations: an eval set's name or path, or rows as `llmops.evaluate` takes
             them; by default a fifth of the suite's rows.
+        optimizer: `examples`, `instructions`, or MLflow's `gepa` or `metaprompt`.
+        instructions: other system turns: files, or texts by name.
+        proposer, proposals, budget, most_examples, seed: as `SearchOptions`.
         progress: shows bars, on a terminal and in a notebook.
         settings: by default those of the environment.
-        options: the fields of `SearchOptions`.
 
     Raises UsageError, UnknownVersion, BadFile; CannotRun: too few rows that were never held out are left; EngineError.
     """
     settings = settings or Settings.from_environment()
-    given = options.pop("instructions", ())
-    texts = given if isinstance(given, Mapping) else {Path(file).stem: read_text(Path(file)) for file in given}
-    chosen = checked(SearchOptions, {**options, "instructions": tuple(map(str, given))})
+    texts = instructions
+    if not isinstance(texts, Mapping):
+        texts = {Path(file).stem: read_text(Path(file)) for file in texts}
+    numbers = {"proposals": proposals, "budget": budget, "most_examples": most_examples, "seed": seed}
+    given = {"optimizer": optimizer, "instructions": tuple(texts), "proposer": proposer, **numbers}
+    chosen = checked(SearchOptions, given)
     evaluations = Evaluations(settings, Registry(settings))
     loaded = evaluations.adopt(suite) if isinstance(suite, Suite) else evaluations.suite(suite)
     registry = evaluations.registry
-    needs_proposer = chosen.optimizer in ("gepa", "metaprompt")
-    if chosen.proposer is None and (needs_proposer or (chosen.optimizer == "instructions" and not texts)):
+    needs_proposer = optimizer in ("gepa", "metaprompt")
+    if proposer is None and (needs_proposer or (optimizer == "instructions" and not texts)):
         also = "" if needs_proposer else ", or instructions in files (--instructions FILE)"
-        raise UsageError(
-            f"optimizer: {chosen.optimizer} needs a model that writes instructions (--proposer NAME@V){also}"
-        )
+        raise UsageError(f"optimizer: {optimizer} needs a model that writes instructions (--proposer NAME@V){also}")
     if pool is not None:
         by_name = isinstance(pool, str | Path)
         pool = named_eval_set(pool, settings) if by_name else eval_set_of_rows("pool", pool)
     current, asked = registry.prompts.get(prompt or loaded.prompt), registry.models.get(model or loaded.model)
-    proposer = None if chosen.proposer is None else registry.models.get(chosen.proposer)
+    writer = None if proposer is None else registry.models.get(proposer)
     with progress_bar(progress) as show:
-        study = Study(evaluations, loaded, current, asked, chosen, texts, proposer, pool, progress=show)
+        study = Study(evaluations, loaded, current, asked, chosen, texts, writer, pool, progress=show)
         return run_async(study.run)
 
 

@@ -19,7 +19,8 @@ import mlflow, mlflow.genai, scipy.special, scipy.stats
 from llmops.engines.fake import FakeEngine
 from llmops.eval_runs import matrix
 from llmops.eval_runs.evaluations import Evaluations
-from llmops.optimizing.optimization import SearchOptions, Study
+from llmops.optimizing.candidates import SearchOptions
+from llmops.optimizing.optimization import Study
 from llmops.processes import run_async
 from llmops.registry import Registry
 from tests.optimizing.conftest import code_of, codes_home
