@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -101,7 +102,7 @@ def _transformers(model: ModelVersion, settings: Settings) -> _Opening:
         folder, gguf_file = (path.parent, path.name) if model.format == "gguf" else (path, None)
         return transformers.TransformersEngine(folder, gguf_file=gguf_file, slots=slots, threads=_threads(settings))
 
-    return _Opening(opened, lambda: transformers.identity(slots), refuse_response_format)
+    return _Opening(opened, lambda: transformers.identity(slots), partial(refuse_response_format, "transformers"))
 
 
 def _openai(model: ModelVersion, settings: Settings) -> _Opening:

@@ -69,10 +69,10 @@ def fitting(request: GenerationRequest, engine: Engine, *, of: str | None = None
     return replace(request, extras={name: value for name, value in request.extras.items() if name not in foreign})
 
 
-def refuse_response_format(response_format: Mapping[str, Any] | None) -> None:
+def refuse_response_format(engine: str, response_format: Mapping[str, Any] | None) -> None:
     """For an engine that decodes freely. Raises EngineRejected: there is a response format, which it cannot enforce."""
     if response_format is not None:
-        problem = "response_format: this model's engine decodes freely and cannot enforce it"
+        problem = f"response_format: the {engine} engine decodes freely and cannot enforce it"
         raise EngineRejected(problem, param="response_format")
 
 

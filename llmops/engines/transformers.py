@@ -87,7 +87,7 @@ class TransformersEngine:
         self._thread.start()
 
     def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
-        refuse_response_format(request.parameters.response_format)
+        refuse_response_format("transformers", request.parameters.response_format)
         return from_thread(lambda send, cancelled: self._waiting.put(_Row(request, send, cancelled)))
 
     async def loglikelihoods(

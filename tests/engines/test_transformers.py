@@ -163,7 +163,7 @@ async def test_leaving_one_row_leaves_its_neighbours_alone(engine, ask, together
 @pytest.mark.parametrize("kind", ["json_object", "json_schema"])
 async def test_a_response_format_is_refused_by_name(engine, ask, kind):
     wanted = {"type": kind, "json_schema": {"name": "a", "schema": {}}}
-    with pytest.raises(EngineRejected, match=r"^response_format: this model's engine decodes freely") as caught:
+    with pytest.raises(EngineRejected, match=r"^response_format: the transformers engine") as caught:
         await generate(engine, ask(response_format=wanted))
     assert caught.value.param == "response_format"
 
