@@ -350,8 +350,7 @@ FAILURES: dict[str, Shape] = {
     "503: error of an overloaded server": Shape({"error": _ERROR}, status=529),
     "502: finish_reason 'network_error'": Shape(message("abc", "network_error"), _text(finish="network_error")),
     "502: an answer without a message": Shape(
-        {**message(), "choices": [_OLDER_CHOICE]},
-        (_object("text_completion", choices=[_OLDER_CHOICE]), DONE),
+        {**message(), "choices": [_OLDER_CHOICE]}, (_object("text_completion", choices=[_OLDER_CHOICE]), DONE)
     ),
     "502: a tool call without a name": Shape(
         message(None, "tool_calls", tool_calls=[{}]),

@@ -108,8 +108,7 @@ class OneKey:
 
 
 @pytest.mark.parametrize(
-    ("apps", "of_app", "of_model"),
-    [(None, 200, 200), (("assistant",), 200, 404), (("other",), 404, 404)],
+    ("apps", "of_app", "of_model"), [(None, 200, 200), (("assistant",), 200, 404), (("other",), 404, 404)]
 )
 def test_a_key_reaches_the_answers_of_its_apps_alone(serve, apps, of_app, of_model):
     with serve() as gateway:

@@ -252,8 +252,7 @@ def test_the_document_shows_each_models_typed_rows_where_its_schema_can_be_read(
 
 
 @pytest.mark.parametrize(
-    ("failure", "status", "logged"),
-    [(ZeroDivisionError("secret"), 500, [500]), (EngineBusy("secret"), 429, [])],
+    ("failure", "status", "logged"), [(ZeroDivisionError("secret"), 500, [500]), (EngineBusy("secret"), 429, [])]
 )
 def test_a_model_that_fails_gives_its_status(serve_bikes, failure, status, logged):
     def fail(_):

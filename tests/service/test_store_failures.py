@@ -176,10 +176,7 @@ def test_keys_read_last_stay_good_while_their_database_is_lost(postgres, name, t
 def test_two_gateways_on_one_log_take_one_idempotency_key_once(postgres, name, tmp_path):
     replies: list[Any] = []
     url = postgres.url(name)
-    with (
-        serving(tmp_path / "a", log_url=url) as first,
-        serving(tmp_path / "b", log_url=url) as second,
-    ):
+    with serving(tmp_path / "a", log_url=url) as first, serving(tmp_path / "b", log_url=url) as second:
         at_once(
             *(
                 lambda gateway=gateway: replies.append(gateway.chat(headers={"idempotency-key": "k"}))

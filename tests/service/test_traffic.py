@@ -214,10 +214,7 @@ def test_flips_of_the_champion_under_load_fail_nothing_and_mix_nothing(serve, re
             stop.set()
             seen = set().union(*(future.result() for future in hammers))
         outcomes = {record.outcome for record in gateway.log.iterate(shadow=True)}
-    assert seen == {
-        (200, "first 1.", "assistant@1 qa@1 tiny@1"),
-        (200, "second 2.", "assistant@2 qa@2 tiny@2"),
-    }
+    assert seen == {(200, "first 1.", "assistant@1 qa@1 tiny@1"), (200, "second 2.", "assistant@2 qa@2 tiny@2")}
     assert outcomes == {"ok", "shadow"}
 
 
