@@ -50,11 +50,7 @@ class ModelCache(Generic[Version, Model]):
     """
 
     def __init__(
-        self,
-        open_model: Callable[[Version], Model],
-        key_of: Callable[[Version], Hashable],
-        *,
-        most_idle: int = 3,
+        self, open_model: Callable[[Version], Model], key_of: Callable[[Version], Hashable], *, most_idle: int = 3
     ) -> None:
         self._open, self._key_of, self._most_idle = open_model, key_of, most_idle
         self.on_load: Callable[[], object] = lambda: None

@@ -129,9 +129,9 @@ def _failed(error: EngineError) -> Observation:
     return Observation("refused" if isinstance(error, EngineRejected) else "unknown", shown(error))
 
 
-def _reason(found: Mapping[str, Observation]) -> str | None:
+def _reason(probed: Mapping[str, Observation]) -> str | None:
     """Why the server cannot be an upstream; None where it can."""
-    streaming, whole = found["streaming"], found["whole answer"]
+    streaming, whole = probed["streaming"], probed["whole answer"]
     if streaming.verdict in _WORKED:
         return None
     if whole.verdict in _WORKED:
@@ -140,17 +140,13 @@ def _reason(found: Mapping[str, Observation]) -> str | None:
 
 
 def _settings(
-    base_url: str,
-    model: str,
-    key_variable: str | None,
-    found: Mapping[str, Observation],
-    loads: Sequence[LoadLevel],
+    base_url: str, model: str, key_variable: str | None, probed: Mapping[str, Observation], loads: Sequence[LoadLevel]
 ) -> dict[str, Any]:
     """What to write to use the server: the model's source, and the settings that what was seen asks for."""
     environment = {}
-    if found["whole answer"].verdict not in _WORKED:
+    if probed["whole answer"].verdict not in _WORKED:
         environment["LLMOPS_UPSTREAM_STREAM"] = "always", "answers that are not streamed fail"
-    elif found.get("cancel, whole", _NOTHING).verdict == "ignored" and found["cancel, streamed"].verdict == "yes":
+    elif probed.get("cancel, whole", _NOTHING).verdict == "ignored" and probed["cancel, streamed"].verdict == "yes":
         environment["LLMOPS_UPSTREAM_STREAM"] = "always", "it stops only when a stream is closed"
     good = [each for each in loads if each.replies and not each.errors]
     if good:

@@ -111,8 +111,8 @@ def _forced(complete: Complete, before: list[int], token: int, told: int) -> Map
     """What llama.cpp says of the token it was made to choose, and of the `told` likeliest; None when nothing."""
     body = {"prompt": before, "max_tokens": 1, "temperature": 0, "logprobs": told, "cache_prompt": True}
     logprobs = complete({**body, "logit_bias": [[token, _FORCE]]})["choices"][0]["logprobs"]
-    found: Mapping[str, Any] | None = logprobs["content"][0] if logprobs else None
-    return found
+    entry: Mapping[str, Any] | None = logprobs["content"][0] if logprobs else None
+    return entry
 
 
 class Quiet:

@@ -140,10 +140,10 @@ def _located(schema: Mapping[str, Any], problem: str) -> tuple[str, str]:
     shared = {name: schema[name] for name in ("$schema", "$defs", "definitions") if name in schema}
     parts = list(subschemas(schema))
     for place, part in reversed(parts):
-        if (found := _problem(_text({**part, **shared}))) is not None:
+        if (refusal := _problem(_text({**part, **shared}))) is not None:
             keywords = [name for name in ("pattern", "format", "multipleOf", "oneOf", "$ref") if name in part]
             named = [name for name in keywords if _problem(_text({**shared, name: part[name]})) is not None]
-            return f"{place}.{named[0]}" if named else place, found
+            return f"{place}.{named[0]}" if named else place, refusal
     return ROOT, problem
 
 

@@ -201,9 +201,9 @@ class Archive:
                         partitions.add(partition)
         return rows, Belongings(opinions=frozenset(opinions), places=frozenset(places)), partitions
 
-    def forget(self, found: Belongings, partitions: Iterable[Partition]) -> dict[str, int]:
+    def forget(self, belongings: Belongings, partitions: Iterable[Partition]) -> dict[str, int]:
         """Rewrites the partitions without it; returns how many records and opinions it deleted."""
-        keys, opinions = found.all_keys, {key for key, _ in found.opinions}
+        keys, opinions = belongings.all_keys, {key for key, _ in belongings.opinions}
         deleted = {"archived_records": 0, "archived_feedback": 0}
 
         def kept(records: Iterable[LogRecord]) -> Iterator[LogRecord]:

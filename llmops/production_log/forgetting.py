@@ -85,16 +85,16 @@ def _files(file: Path) -> list[Path]:
 
 def _found(file: Path, sought: list[bytes]) -> set[bytes]:
     """Which of them are anywhere in the files. Reads them once, some megabytes at a time."""
-    found: set[bytes] = set()
+    present: set[bytes] = set()
     overlap = max(map(len, sought), default=1)
     for path in _files(file):
         with path.open("rb") as opened:
             chunk = opened.read(_CHUNK)
             while chunk:
-                found.update(mark for mark in sought if mark not in found and mark in chunk)
+                present.update(mark for mark in sought if mark not in present and mark in chunk)
                 more = opened.read(_CHUNK)
                 chunk = chunk[-overlap:] + more if more else b""
-    return found
+    return present
 
 
 _MOST_NAMED = 500  # values in one query's list
@@ -191,31 +191,31 @@ def belongings_of(
     )
 
 
-def delete(connection: sa.Connection, found: Belongings) -> dict[str, int]:
+def delete(connection: sa.Connection, belongings: Belongings) -> dict[str, int]:
     """Deletes it in the caller's transaction; rows deleted, by table."""
     counts: Counter[str] = Counter({"log_records": 0, "feedback": 0, "idempotent_replies": 0})
-    for part in _parts(found.all_keys):
+    for part in _parts(belongings.all_keys):
         done = connection.execute(sa.delete(log_records).where(log_records.c.key.in_(part)))
         counts["log_records"] += done.rowcount
-    for part in _parts(key for key, _ in found.opinions):
+    for part in _parts(key for key, _ in belongings.opinions):
         counts["feedback"] += connection.execute(sa.delete(feedback).where(feedback.c.key.in_(part))).rowcount
     table = idempotent_replies.c
-    for caller, request_id in sorted(found.owned):
+    for caller, request_id in sorted(belongings.owned):
         own = sa.delete(idempotent_replies).where(table.caller == caller, table.request_id == request_id)
         counts["idempotent_replies"] += connection.execute(own).rowcount
     return dict(counts)
 
 
-def count(connection: sa.Connection, found: Belongings) -> dict[str, int]:
+def count(connection: sa.Connection, belongings: Belongings) -> dict[str, int]:
     """How many rows of the log's tables still belong to what was found, by table."""
     records, table = log_records.c, idempotent_replies.c
-    own = [records.key.in_(part) for part in _parts(found.all_keys)]
-    if found.names:
-        own.append(records.user.in_(found.names))
-    stored = [sa.and_(table.caller == caller, table.request_id == of) for caller, of in sorted(found.owned)]
+    own = [records.key.in_(part) for part in _parts(belongings.all_keys)]
+    if belongings.names:
+        own.append(records.user.in_(belongings.names))
+    stored = [sa.and_(table.caller == caller, table.request_id == of) for caller, of in sorted(belongings.owned)]
     return {
         "log_records": len(_any_of(connection, (records.key,), own)),
-        "feedback": len(_opinions(connection, found.all_keys, found.names)),
+        "feedback": len(_opinions(connection, belongings.all_keys, belongings.names)),
         "idempotent_replies": len(_any_of(connection, (table.caller, table.key), stored)),
     }
 

@@ -288,17 +288,17 @@ class ProductionLog:
             return belongings_of(connection, user, request_id, archived)
 
     @contextmanager
-    def forgetting(self, found: Belongings) -> Iterator[tuple[sa.Connection, dict[str, int]]]:
+    def forgetting(self, belongings: Belongings) -> Iterator[tuple[sa.Connection, dict[str, int]]]:
         """Deletes it; gives the transaction and the rows deleted by table. The caller may delete more in it."""
         with self._database.writing() as connection:
-            yield connection, delete(connection, found)
+            yield connection, delete(connection, belongings)
 
-    def still_holds(self, found: Belongings) -> dict[str, int]:
+    def still_holds(self, belongings: Belongings) -> dict[str, int]:
         """Rows that belong to it, by table: all 0 when it is forgotten."""
         with self._database.reading() as connection:
-            return count(connection, found)
+            return count(connection, belongings)
 
-    def erase(self, forgotten: Belongings, tables: Iterable[str] = ()) -> Erased | None:
+    def erase(self, belongings: Belongings, tables: Iterable[str] = ()) -> Erased | None:
         """Erases what was deleted from the database's files, and searches them. tables: others that were changed.
 
         None where the files are not ours to read: PostgreSQL is told to remove the rows from its own.
@@ -306,7 +306,7 @@ class ProductionLog:
         """
         database = self._database
         if database.file is not None:
-            return erase_from_file(database.alone, database.file, forgotten.all_keys, forgotten.pieces)
+            return erase_from_file(database.alone, database.file, belongings.all_keys, belongings.pieces)
         if database.is_postgresql:
             with database.alone() as connection:  # copies in its write-ahead log end with the log's segments
                 for table in sorted({"log_records", "feedback", "idempotent_replies", *tables}):
