@@ -73,11 +73,10 @@ class Archive:
     the windows of `ProductionLog.read`, and give equal records.
     """
 
-    def __init__(self, url: str, *, file_bytes: int = FILE_BYTES) -> None:
-        """url: a folder, or `s3://BUCKET/PREFIX`. file_bytes: as FILE_BYTES. Raises UsageError, CannotRun."""
+    def __init__(self, url: str) -> None:
+        """url: a folder, or `s3://BUCKET/PREFIX`. Raises UsageError, CannotRun."""
         self._storage = FileStorage(url, "archive")
         self.url = self._storage.url
-        self._file_bytes = file_bytes
 
     def check(self) -> None:
         """Raises StoreUnavailable where the archive's folder is gone, such as a disk that is not mounted."""
@@ -261,7 +260,7 @@ class Archive:
                         rows += table.num_rows
                         feedback += pc.sum(pc.list_value_length(table["feedback"])).as_py()
                         first, last = first or table["at"][0].as_py(), table["at"][-1].as_py()
-                        if local.stat().st_size >= self._file_bytes:
+                        if local.stat().st_size >= FILE_BYTES:
                             break
                 if not rows:
                     break

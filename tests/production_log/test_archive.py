@@ -78,8 +78,10 @@ def said(about, **fields):
 def test_whatever_the_log_holds_comes_back_the_same(records, file_bytes):
     with TemporaryDirectory() as folder, closing(ProductionLog(f"sqlite:///{folder}/log.db")) as log:
         log.append(records)
-        archive = Archive(f"{folder}/archive", file_bytes=file_bytes)
-        archive_all(log, archive)
+        archive = Archive(f"{folder}/archive")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("llmops.production_log.archive.FILE_BYTES", file_bytes)
+            archive_all(log, archive)
         assert list(archive.iterate(shadow=True)) == list(log.iterate(shadow=True))
         assert delete_archived(log, archive) == len(records)
         assert log.count() == 0
@@ -167,10 +169,10 @@ def test_what_was_archived_keeps_its_texts_when_retention_takes_the_logs(filled,
     assert [each for each in archive.read(feedback=True) if each.request_id != "r20"] == before
 
 
-def test_large_partitions_have_several_files_in_order(sqlite_log, tmp_path, monkeypatch):
+def test_large_partitions_have_several_files_in_order(sqlite_log, archive, monkeypatch):
     monkeypatch.setattr("llmops.production_log.archive_layout._GROUP_CHARACTERS", 2000)
     sqlite_log.append([record(n, at=START + timedelta(seconds=n % 7), key=f"{n:032}") for n in range(40)])
-    archive = Archive(str(tmp_path / "archive"), file_bytes=1)
+    monkeypatch.setattr("llmops.production_log.archive.FILE_BYTES", 1)
     archive_all(sqlite_log, archive)
     ((stored, found),) = archive.verify()
     assert (len(stored.files) > 3, found, stored.manifest.records) == (True, [], 40)

@@ -7,18 +7,20 @@ let apps = [];
 let round = null; // the question under way: { left: {...}, right: {...}, done, abort }
 const tally = new Map(); // "a|b" → { a, b, wins: {a: n, b: n}, ties }
 
-/** Fills the choices from the apps; keeps what a person has chosen while it still exists. */
+/** Fills the choices from the apps. */
 function offer(found) {
   apps = found.filter((app) => app.releases.length > 1);
   $("play-empty").hidden = apps.length > 0;
   $("play-form").hidden = apps.length === 0;
-  options($("play-app"), apps.map((app) => [app.app, app.app]), $("play-app").value || apps[0]?.app);
+  options($("play-app"), apps.map((app) => [app.app, app.app]), apps[0]?.app, true);
   offerReleases(true);
 }
 
-function options(select, items, chosen) {
+/** keep: what a person has chosen, while it still exists; else `chosen`. */
+function options(select, items, chosen, keep) {
+  const before = keep && select.options.length && items.some(([value]) => value === select.value) ? select.value : chosen;
   select.replaceChildren(...items.map(([value, text]) => make("option", text, { value })));
-  if (items.some(([value]) => value === chosen)) select.value = chosen;
+  if (items.some(([value]) => value === before)) select.value = before;
 }
 
 const chosenApp = () => apps.find((app) => app.app === $("play-app").value);
@@ -34,9 +36,8 @@ function offerReleases(keep) {
   const items = app.releases.map((release) => {
     return [release.release, `${withAliases(release.release, release.aliases)} · ${release.prompt} · ${release.model}`];
   });
-  const known = (select, otherwise) => (keep && items.some(([value]) => value === select.value) ? select.value : otherwise.release);
-  options($("play-first"), items, known($("play-first"), first));
-  options($("play-second"), items, known($("play-second"), second));
+  options($("play-first"), items, first.release, keep);
+  options($("play-second"), items, second.release, keep);
   offerVariables();
 }
 

@@ -13,12 +13,12 @@ let timer = 0;
 
 // --- What can be asked ---------------------------------------------------------------------------------------------
 
-/** Fills the choices from the models; keeps what a person has chosen while it still exists. */
+/** Fills the choices from the models. */
 function offerModels(found) {
   models = found;
   $("what-section").hidden = models.length === 0;
   if (models.length === 0) return;
-  options($("what-model"), models.map(({ model }) => [model, model]), $("what-model").value);
+  options($("what-model"), models.map(({ model }) => [model, model]), models[0].model, true);
   offerVersions(true);
 }
 
@@ -26,10 +26,8 @@ function offerVersions(keep) {
   const { versions } = models.find(({ model }) => model === $("what-model").value);
   const holding = (...aliases) => aliases.map((alias) => versions.find((each) => each.aliases.includes(alias))).find(Boolean)?.version;
   const items = versions.map((each) => [each.version, withAliases(each.version, each.aliases)]);
-  const known = (select, otherwise) => (keep && items.some(([value]) => value === select.value) ? select.value : otherwise);
-  const besideNone = keep && described && $("what-beside").value === "";
-  options($("what-version"), items, known($("what-version"), holding("champion")));
-  options($("what-beside"), [["", "no other"], ...items], besideNone ? "" : known($("what-beside"), holding("challenger", "previous")));
+  options($("what-version"), items, holding("champion"), keep);
+  options($("what-beside"), [["", "no other"], ...items], holding("challenger", "previous"), keep);
   describe();
 }
 
