@@ -54,7 +54,7 @@ class RateLimits:
 
     def __init__(self, redis_url: str | None = None, folder: Path | None = None) -> None:
         """Connects to nothing yet. Raises UsageError when `redis_url` cannot be read."""
-        self._own = _Windows()
+        self._own: dict[str, deque[float]] = {}  # by key, times of requests that this process let in, oldest first
         self._of_all_workers = None if folder is None else _SharedWindows(folder)
         self._redis: RedisWindows | None = None
         if redis_url is not None:
@@ -94,7 +94,13 @@ class RateLimits:
                 return self._of_all_workers.count(key_id, most)
             except OSError as error:
                 logger.warning("this worker counts a request of key %s for itself: %s", key_id, error)
-        return self._own.count(key_id, most)
+        now, times = time.monotonic(), self._own.setdefault(key_id, deque())
+        while times and times[0] <= now - MINUTE_SECONDS:
+            times.popleft()
+        left = most - len(times) - 1
+        if left >= 0:
+            times.append(now)
+        return max(left, -1), max(0.0, times[0] + MINUTE_SECONDS - now)
 
     async def close(self) -> None:
         if self._redis is not None:
@@ -109,22 +115,6 @@ class RateLimits:
         elif self.problem is not None:
             logger.warning("Redis answers again: rate limits are counted across machines")
             self.problem = None
-
-
-class _Windows:
-    """Moving windows in this process's memory."""
-
-    def __init__(self) -> None:
-        self._times: dict[str, deque[float]] = {}  # of the requests let in, oldest first
-
-    def count(self, key_id: str, most: int) -> tuple[int, float]:
-        now, times = time.monotonic(), self._times.setdefault(key_id, deque())
-        while times and times[0] <= now - MINUTE_SECONDS:
-            times.popleft()
-        left = most - len(times) - 1
-        if left >= 0:
-            times.append(now)
-        return max(left, -1), max(0.0, times[0] + MINUTE_SECONDS - now)
 
 
 class _SharedWindows:
