@@ -17,6 +17,8 @@ RETRY_PAUSE_SECONDS = 5.0
 
 
 class Named(Protocol):
+    """A version of a model."""
+
     @property
     def ref(self) -> str: ...
 

@@ -152,10 +152,12 @@ def usage_counts(exchange: Exchange) -> Mapping[str, Any] | None:
 
 
 def event(data: Mapping[str, Any]) -> bytes:
+    """One server-sent event."""
     return b"data: " + orjson.dumps(data) + b"\n\n"
 
 
 async def send_json(send: Send, body: bytes, *headers: tuple[bytes, bytes]) -> None:
+    """A whole good reply."""
     usual = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": 200, "headers": [*usual, *headers]})
     await send({"type": "http.response.body", "body": body})

@@ -32,6 +32,7 @@ _PROMPT_WORDS = (2_000, 16_000, 128_000)
 
 
 async def whole_answer(session: Session) -> Observation:
+    """An answer that is not streamed."""
     reply = await session.ask(_COUNT, whole=True)
     if not reply.pieces:
         raise EngineError("the answer is empty")

@@ -24,6 +24,7 @@ from service.snapshot import unknown_model
 
 
 def health_router(gateway: Gateway) -> APIRouter:
+    """The health routes of one gateway."""
     router = APIRouter(tags=["health"])
 
     @router.get("/livez")
@@ -86,6 +87,7 @@ class ModelCards(BaseModel):
 
 
 def model_list_router(gateway: Gateway) -> APIRouter:
+    """The model routes of one gateway."""
     router = APIRouter(tags=["models"], responses={"4XX": {"model": ErrorReply}, "5XX": {"model": ErrorReply}})
 
     @router.get("/v1/models")

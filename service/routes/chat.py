@@ -68,6 +68,7 @@ class ChatCompletion(BaseModel):
 
 
 def chat_router(gateway: Gateway) -> APIRouter:
+    """The chat route of one gateway."""
     router = APIRouter(tags=["chat"], route_class=JsonRoute)
 
     @router.post("/v1/chat/completions", response_class=Response, responses=replies(ChatCompletion, streams=True))
@@ -279,6 +280,7 @@ class Completion(BaseModel):
 
 
 def completions_router(gateway: Gateway) -> APIRouter:
+    """The completions route of one gateway."""
     router = APIRouter(tags=["completions"], route_class=JsonRoute)
 
     @router.post("/v1/completions", response_class=Response, responses=replies(Completion, streams=True))

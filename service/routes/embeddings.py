@@ -75,6 +75,7 @@ class Embeddings(BaseModel):
 
 
 def embeddings_router(gateway: Gateway) -> APIRouter:
+    """The embedding route of one gateway."""
     router = APIRouter(tags=["embeddings"], route_class=JsonRoute)
 
     @router.post("/v1/embeddings", response_class=Response, responses=replies(Embeddings))
@@ -86,6 +87,8 @@ def embeddings_router(gateway: Gateway) -> APIRouter:
 
 
 class Embedding(UnaryAnswering):
+    """An ASGI app that answers one request."""
+
     _embed: Embed
 
     def __init__(self, gateway: Gateway, body: EmbeddingRequest) -> None:

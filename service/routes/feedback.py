@@ -89,6 +89,7 @@ class FeedbackReply(BaseModel):
 
 
 def feedback_router(gateway: Gateway) -> APIRouter:
+    """The feedback route of one gateway."""
     router = APIRouter(tags=["feedback"], route_class=JsonRoute)
 
     @router.post("/v1/feedback", response_class=Response, responses=replies(FeedbackReply))

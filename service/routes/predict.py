@@ -121,6 +121,7 @@ class RowDescription(BaseModel):
 
 
 def predict_router(gateway: Gateway) -> APIRouter:
+    """The routes of one gateway's tabular models."""
     router = APIRouter(tags=["predict"], route_class=JsonRoute)
     plain = APIRouter(tags=["predict"], responses={"4XX": {"model": ErrorReply}, "5XX": {"model": ErrorReply}})
 

@@ -51,6 +51,7 @@ class ResponseReply(BaseModel):
 
 
 def responses_router(gateway: Gateway) -> APIRouter:
+    """The responses route of one gateway."""
     router = APIRouter(tags=["responses"], route_class=JsonRoute)
 
     @router.post("/v1/responses", response_class=Response, responses=replies(ResponseReply, streams=True))
