@@ -15,7 +15,7 @@ from llmops.settings import Settings
 from llmops.text_io import listed
 
 if TYPE_CHECKING:
-    from labs.checks import Check
+    from labs.checks import ModuleCheck
     from labs.lab import Lab
     from llmops.pipelines import PipelineRun
 
@@ -112,24 +112,26 @@ def check(ctx: click.Context, module: str, answers: Sequence[str], as_json: bool
     """
     from labs.checks import check_module
 
-    found = check_module(module, Settings.from_environment(), json_values("--answer", answers))
-    emit(as_json, found.to_json(), lambda: _show_check(found))
-    ctx.exit(0 if found.done else 1)
+    checked = check_module(module, Settings.from_environment(), json_values("--answer", answers))
+    emit(as_json, checked.to_json(), lambda: _show_check(checked))
+    ctx.exit(0 if checked.done else 1)
 
 
-def _show_check(found: Check) -> None:
-    rows = [("✓" if each.done else "·", each.what, each.found) for each in found.achievements]
-    print_table(f"Module {found.module}: what this home shows", ("", "achievement", "found"), rows)
-    asked = [(each.key, each.asks, "" if each.answer is None else each.answer, each.state) for each in found.questions]
+def _show_check(checked: ModuleCheck) -> None:
+    rows = [("✓" if each.done else "·", each.what, each.found) for each in checked.achievements]
+    print_table(f"Module {checked.module}: what this home shows", ("", "achievement", "found"), rows)
+    asked = [
+        (each.key, each.asks, "" if each.answer is None else each.answer, each.state) for each in checked.questions
+    ]
     print_table("Questions", ("key", "question", "your answer", ""), asked)
-    for each in found.achievements:
+    for each in checked.achievements:
         if not each.done:
             echo(f"missing    {each.what}: {each.next}")
-    waiting = [each.key for each in found.questions if each.state != "right"]
+    waiting = [each.key for each in checked.questions if each.state != "right"]
     if waiting:
-        echo(f"answers    {', '.join(waiting)}: llmops lab check {found.module} --answer {waiting[0]}=…")
-    if found.done:
-        echo(f"module {found.module} is done")
+        echo(f"answers    {', '.join(waiting)}: llmops lab check {checked.module} --answer {waiting[0]}=…")
+    if checked.done:
+        echo(f"module {checked.module} is done")
 
 
 def contract(done: PipelineRun) -> dict[str, Any]:
@@ -142,33 +144,33 @@ def _show_whole(done: PipelineRun) -> None:
     from labs.pipeline_cli import lab_kind
     from llmops.registry import Registry
 
-    found = done.result
-    _show_quality(found["data"], found["quality"])
-    _show_metric(found["metric"], found["gate"])
-    _show_findings(found["findings"])
-    if found["model"] is None:
-        echo(found["told"])
+    result = done.result
+    _show_quality(result["data"], result["quality"])
+    _show_metric(result["metric"], result["gate"])
+    _show_findings(result["findings"])
+    if result["model"] is None:
+        echo(result["told"])
         return
-    lab, app = found["lab"], found["model"].partition("@")[0]
+    lab, app = result["lab"], result["model"].partition("@")[0]
     kind = lab_kind(lab)
-    if found["monitoring"]:
-        _show_windows(kind, found["monitoring"])
+    if result["monitoring"]:
+        _show_windows(kind, result["monitoring"])
     else:
-        echo(f"monitored  no window: {found['model']} was trained on the last one")
-    for each in found["monitoring"]:
+        echo(f"monitored  no window: {result['model']} was trained on the last one")
+    for each in result["monitoring"]:
         if each["alarm"]:
             echo("\n".join(_alarm_lines(each)))
-    for each in found["retrained"]:
+    for each in result["retrained"]:
         gained = "no window follows"
         if each["error_before"] is not None:
             change = f"{number(each['error_before'])} → {number(each['error_after'])}"
             gained = f"{kind.error_name} in the {len(each['windows'])} windows it served since: {change}"
         echo(f"retrained  {each['at']}: {each['from']} → {each['to']}, {gained}")
     now = Registry(Settings.from_environment()).tabular_versions.champion(app)
-    later = "" if now is None or now.ref == found["model"] else f" when the run ended; the champion is now {now.ref}"
-    echo(f"served     {found['model']}{later}")
+    later = "" if now is None or now.ref == result["model"] else f" when the run ended; the champion is now {now.ref}"
+    echo(f"served     {result['model']}{later}")
     echo(f"took       {sum(step.seconds for step in done.steps):.0f} s in {len(done.steps)} steps")
-    echo(f"Look further: llmops ui · llmops factsheet {found['model']} · llmops pipeline show {done.ref}")
+    echo(f"Look further: llmops ui · llmops factsheet {result['model']} · llmops pipeline show {done.ref}")
     echo(f"              llmops audit list --app {app} · llmops lab {lab} serve · docs/labs/{lab}.md")
 
 

@@ -23,7 +23,7 @@ with what they must be, that agree."""
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class DataFinding:
     """One thing found. column: None where whole rows are meant. count: of rows or values. what: a sentence."""
 
     kind: Kind
@@ -58,7 +58,7 @@ class QualityReport:
     sha256: str
     rows_read: int
     rows_kept: int
-    findings: tuple[Finding, ...]
+    findings: tuple[DataFinding, ...]
     columns: tuple[ColumnProfile, ...]
 
     def count(self, kind: Kind, column: str | None = None) -> int:
@@ -105,7 +105,7 @@ class LabData:
 
 
 def load_data(
-    name: str, clean: Callable[[Path], tuple[Any, int, Sequence[Finding]]], settings: Settings, source: str | None
+    name: str, clean: Callable[[Path], tuple[Any, int, Sequence[DataFinding]]], settings: Settings, source: str | None
 ) -> LabData:
     """Fetches, checks and cleans the data of a lab.
 
@@ -119,7 +119,7 @@ def load_data(
     return checked_data(fetch_data(name, settings, source), clean)
 
 
-def checked_data(fetched: FetchedData, clean: Callable[[Path], tuple[Any, int, Sequence[Finding]]]) -> LabData:
+def checked_data(fetched: FetchedData, clean: Callable[[Path], tuple[Any, int, Sequence[DataFinding]]]) -> LabData:
     """Checks and cleans data that was fetched, as `load_data` does. Raises BadFile."""
     table, rows_read, findings = clean(fetched.path)
     columns = tuple(_profile(str(name), table[name]) for name in table.columns)
@@ -134,9 +134,9 @@ def _profile(name: str, column: Any) -> ColumnProfile:
     return ColumnProfile(name, str(column.dtype), missing, distinct, low, high, mean)
 
 
-def found(kind: Kind, column: str | None, count: int, what: str) -> Sequence[Finding]:
+def found(kind: Kind, column: str | None, count: int, what: str) -> Sequence[DataFinding]:
     """The finding, in a list; an empty one where nothing was found."""
-    return [Finding(kind, column, int(count), what)] if count else []
+    return [DataFinding(kind, column, int(count), what)] if count else []
 
 
 def read_columns(path: Path, names: Sequence[str] | None = None) -> Any:

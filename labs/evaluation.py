@@ -37,7 +37,7 @@ _CLUSTER_BY = f"inputs.{_CLUSTER}"
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class MetricEstimate:
     """A metric with its 95 % interval; None where the rows allow none (`statistics.no_interval`)."""
 
     value: float
@@ -47,13 +47,13 @@ class Estimate:
         return {"value": self.value, "ci95": list(self.ci95) if self.ci95 else None}
 
 
-def numbers(metrics: Mapping[str, Estimate]) -> dict[str, float]:
+def numbers(metrics: Mapping[str, MetricEstimate]) -> dict[str, float]:
     """Metrics as plain numbers, the ends of the intervals under names of their own: `rmse`, `rmse_low`, `rmse_high`."""
-    found: dict[str, float] = {}
+    values: dict[str, float] = {}
     for name, metric in metrics.items():
         ends = {f"{name}_low": metric.ci95[0], f"{name}_high": metric.ci95[1]} if metric.ci95 else {}
-        found |= {name: metric.value, **ends}
-    return found
+        values |= {name: metric.value, **ends}
+    return values
 
 
 def rmse(truth: Any, predictions: Any) -> float:
@@ -66,7 +66,7 @@ def error_rate(truth: Any, predictions: Any) -> float:
     return float((truth != predictions).mean())
 
 
-def regression_metrics(truth: Any, predictions: Any, clusters: Sequence[str]) -> dict[str, Estimate]:
+def regression_metrics(truth: Any, predictions: Any, clusters: Sequence[str]) -> dict[str, MetricEstimate]:
     """rmse and mae (in the truth's unit), relative_error (mae as a share of the mean truth, comparable between quiet
     and busy months) and r2.
 
@@ -77,7 +77,7 @@ def regression_metrics(truth: Any, predictions: Any, clusters: Sequence[str]) ->
     errors = np.asarray(truth, dtype=float) - predictions
     squared, absolute = _scale_interval(errors**2, clusters), _scale_interval(np.abs(errors), clusters)
     ends = (math.sqrt(squared.ci95[0]), math.sqrt(squared.ci95[1])) if squared.ci95 else None
-    root = Estimate(math.sqrt(squared.value), ends)
+    root = MetricEstimate(math.sqrt(squared.value), ends)
     relative, r2 = _of_resampled_clusters(np.asarray(truth, dtype=float), errors, clusters)
     return {"rmse": root, "mae": absolute, "relative_error": relative, "r2": r2}
 
@@ -89,7 +89,7 @@ def poisson_deviance(truth: Any, rate: Any) -> Any:
     return 2 * (excess - truth + rate)
 
 
-def poisson_metrics(truth: Any, predictions: Any, clusters: Sequence[str]) -> dict[str, Estimate]:
+def poisson_metrics(truth: Any, predictions: Any, clusters: Sequence[str]) -> dict[str, MetricEstimate]:
     """deviance (mean of a row; less is better), actual_over_expected (all counts over all expected ones: 1 where the
     level is right) and gini (of the counts, in order of the prediction: 0 where the order says nothing).
 
@@ -104,19 +104,19 @@ def poisson_metrics(truth: Any, predictions: Any, clusters: Sequence[str]) -> di
     return {
         "deviance": _scale_interval(poisson_deviance(truth, predictions), clusters),
         "actual_over_expected": actual_over_expected(truth, predictions, clusters),
-        "gini": Estimate(_gini(truth, np.ones(len(truth)), place), _middle(ginis)),
+        "gini": MetricEstimate(_gini(truth, np.ones(len(truth)), place), _middle(ginis)),
     }
 
 
-def actual_over_expected(truth: Any, predictions: Any, clusters: Sequence[str]) -> Estimate:
+def actual_over_expected(truth: Any, predictions: Any, clusters: Sequence[str]) -> MetricEstimate:
     """All counts over all expected ones; the interval is the delta method's on the logarithm, from sums of clusters."""
     counted, expected = _sums(np.stack([truth, predictions]), clusters)
     ratio = float(counted.sum() / expected.sum())
     if not ratio:
-        return Estimate(0.0, (0.0, _MOST_OF_NONE / float(expected.sum())))
+        return MetricEstimate(0.0, (0.0, _MOST_OF_NONE / float(expected.sum())))
     deviation = float(np.sqrt(((counted - ratio * expected) ** 2).sum()) / counted.sum())
     factor = math.exp(normal_quantile() * deviation * math.sqrt(len(counted) / max(len(counted) - 1, 1)))
-    return Estimate(ratio, (ratio / factor, ratio * factor))
+    return MetricEstimate(ratio, (ratio / factor, ratio * factor))
 
 
 def _gini(counts: Any, rows: Any, place: Any) -> float:
@@ -128,7 +128,9 @@ def _gini(counts: Any, rows: Any, place: Any) -> float:
     return float(1 - ((share[1:] + share[:-1]) * np.diff(of_rows)).sum())
 
 
-def classification_metrics(truth: Any, predictions: Any, clusters: Sequence[str] | None = None) -> dict[str, Estimate]:
+def classification_metrics(
+    truth: Any, predictions: Any, clusters: Sequence[str] | None = None
+) -> dict[str, MetricEstimate]:
     """accuracy, with Wilson's interval (cluster-robust where rows share clusters), and macro_f1, with the percentiles
     of a bootstrap of the rows; where rows share clusters, of the clusters. Where no resample differs from another, as
     when every prediction is right, macro_f1 has no interval: that they agree is no precision.
@@ -137,22 +139,22 @@ def classification_metrics(truth: Any, predictions: Any, clusters: Sequence[str]
     """
     right = [bool(a == b) for a, b in zip(truth, predictions, strict=True)]
     report = ClassificationReport.of(Counter(zip(map(str, truth), map(str, predictions), strict=True)))
-    macro_f1 = Estimate(report.macro_f1, _macro_f1_interval(truth, predictions, clusters))
-    return {"accuracy": Estimate(report.accuracy, mean_interval(right, clusters)), "macro_f1": macro_f1}
+    macro_f1 = MetricEstimate(report.macro_f1, _macro_f1_interval(truth, predictions, clusters))
+    return {"accuracy": MetricEstimate(report.accuracy, mean_interval(right, clusters)), "macro_f1": macro_f1}
 
 
-def _scale_interval(values: Any, clusters: Sequence[str]) -> Estimate:
+def _scale_interval(values: Any, clusters: Sequence[str]) -> MetricEstimate:
     """The mean of numbers that are 0 or more and skewed, with an interval as wide on a scale of ratios as the symmetric
     one is upwards: it covers better, and never falls below 0."""
     mean = float(values.mean())
     symmetric = mean_interval(values.tolist(), clusters, (0.0, math.inf))
     if symmetric is None or mean == 0:
-        return Estimate(mean, symmetric)
+        return MetricEstimate(mean, symmetric)
     factor = math.exp((symmetric[1] - mean) / mean)
-    return Estimate(mean, (mean / factor, mean * factor))
+    return MetricEstimate(mean, (mean / factor, mean * factor))
 
 
-def _of_resampled_clusters(truth: Any, errors: Any, clusters: Sequence[str]) -> tuple[Estimate, Estimate]:
+def _of_resampled_clusters(truth: Any, errors: Any, clusters: Sequence[str]) -> tuple[MetricEstimate, MetricEstimate]:
     """Relative error and R², with the percentiles of a bootstrap of whole clusters."""
     sums = _sums(np.stack([np.ones(len(truth)), truth, truth**2, errors**2, np.abs(errors)]), clusters)
 
@@ -166,7 +168,7 @@ def _of_resampled_clusters(truth: Any, errors: Any, clusters: Sequence[str]) -> 
 
     relative, r2 = metrics(sums.sum(axis=1))
     drawn_relative, drawn_r2 = metrics(sums @ _drawn(sums.shape[1]))
-    return Estimate(float(relative), _middle(drawn_relative)), Estimate(float(r2), _middle(drawn_r2))
+    return MetricEstimate(float(relative), _middle(drawn_relative)), MetricEstimate(float(r2), _middle(drawn_r2))
 
 
 def _macro_f1_interval(truth: Any, predictions: Any, clusters: Sequence[str] | None) -> tuple[float, float] | None:

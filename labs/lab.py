@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from labs.data import LabData, LabelledRows
-from labs.evaluation import Estimate, Judgement, PredictionScorer, judge
+from labs.evaluation import Judgement, MetricEstimate, PredictionScorer, judge
 from labs.training import Trained
 from llmops.errors import CannotRun
 from llmops.evaluation.gate_rules import GateRules
@@ -104,12 +104,12 @@ class Lab(ABC):
         """
 
     @abstractmethod
-    def evaluate_rows(self, rows: LabelledRows, predictions: Any) -> dict[str, Estimate]:
+    def evaluate_rows(self, rows: LabelledRows, predictions: Any) -> dict[str, MetricEstimate]:
         """Metrics with intervals."""
 
-    @abstractmethod
-    def error_of(self, metrics: Mapping[str, Estimate]) -> float:
-        """The error that windows are compared by: less is better."""
+    def error_of(self, metrics: Mapping[str, MetricEstimate]) -> float:
+        """The error that windows are compared by: less is better. Unless a lab says otherwise, `metric`."""
+        return metrics[self.metric].value
 
     def findings(self, models: Sequence[Trained], best: Trained) -> list[Json]:  # noqa: ARG002 - most have none
         """What there is to say of the first models beside metrics and gate: tables, each with `title`, `columns`,

@@ -25,7 +25,7 @@ BY_HAND = "by-hand"
 
 
 @dataclass
-class Watch:
+class WatchedChampion:
     """What the windows so far have shown of the champion, as plain JSON.
 
     model: the champion, as `LabSteps.register` gives it.
@@ -42,20 +42,20 @@ class Watch:
     quiet: list[str] = field(default_factory=list)
     promotions: list[Json] = field(default_factory=list)
 
-    def saw(self, found: Json) -> None:
+    def saw(self, verdict: Json) -> None:
         """Takes in what the monitor found in a window, which may be one that it looked at before."""
-        name = found["window"]
+        name = verdict["window"]
         others = [each for each in self.windows if each["window"] != name]
-        if found["past_estimate"] and len(others) == len(self.windows):
-            self.past.append(found["past_estimate"])
-        settled = found.get("settled")
-        if self.since is None and found["alarm"]:
+        if verdict["past_estimate"] and len(others) == len(self.windows):
+            self.past.append(verdict["past_estimate"])
+        settled = verdict.get("settled")
+        if self.since is None and verdict["alarm"]:
             self.since = name
             if settled and settled["alarm"]:  # it was quiet as long as nobody knew its labels
                 self.quiet = [each for each in self.quiet if each != settled["window"]]
         if self.since is None and name not in self.quiet:
             self.quiet.append(name)
-        self.windows = [*others, found]
+        self.windows = [*others, verdict]
 
     def tried(self, attempt: Json) -> None:
         """Takes in what came of retraining: a new champion is watched afresh."""
@@ -107,7 +107,7 @@ def run(work: LabSteps, steps: Steps) -> Json:
 
 def _replay(work: LabSteps, steps: Steps, model: Json) -> Json:
     """Every window after the model's training through gateway and monitor; after an alarm it is trained again."""
-    watch, attempts = Watch(model), []
+    watch, attempts = WatchedChampion(model), []
     windows = list(work.windows_of(model))
     for window in windows:
         watch.saw(steps.do(f"monitor {window}", work.monitor, window, watch.model, watch.past, watch.quiet))
@@ -158,15 +158,15 @@ class ByHand:
 
     def register(self) -> Json:
         """Part 3: a version, and the champion where the gate passed; else the champion there is goes on."""
-        found = self._of("train")
-        model = self._work.register(found["trained"], found["gate"])
+        first = self._of("train")
+        model = self._work.register(first["trained"], first["gate"])
         done: Json = {"model": model}
-        if found["gate"]["verdict"] == "pass":
+        if first["gate"]["verdict"] == "pass":
             done, serving = {**done, **self._work.deploy(model)}, model
         else:
             serving = self._work.kept()
-            done |= {"champion": None, "kept": serving.get("ref"), "reasons": found["gate"]["reasons"]}
-        self._keep(asdict(Watch(serving)))
+            done |= {"champion": None, "kept": serving.get("ref"), "reasons": first["gate"]["reasons"]}
+        self._keep(asdict(WatchedChampion(serving)))
         return done
 
     def monitor(self, window: str | None = None) -> Json:
@@ -178,10 +178,10 @@ class ByHand:
             raise CannotRun(f"every window up to {names[-1]} was looked at; begin again with `register`")
         if chosen not in names:
             raise UsageError(f"no window {chosen!r}; there are {names[0]} to {names[-1]}")
-        found = self._work.monitor(chosen, watch.model, watch.past, watch.quiet)
-        watch.saw(found)
+        verdict = self._work.monitor(chosen, watch.model, watch.past, watch.quiet)
+        watch.saw(verdict)
         self._keep(asdict(watch))
-        return found
+        return verdict
 
     def retrain(self) -> Json:
         """Part 5: a challenger on all that is known by the window last looked at; promoted where the gate passes."""
@@ -192,9 +192,9 @@ class ByHand:
         self._keep(asdict(watch))
         return attempt
 
-    def _watch(self) -> Watch:
+    def _watch(self) -> WatchedChampion:
         self._of("model", "register")
-        return Watch(**{each.name: self._state[each.name] for each in fields(Watch)})
+        return WatchedChampion(**{each.name: self._state[each.name] for each in fields(WatchedChampion)})
 
     def _of(self, key: str, step: str | None = None) -> Any:
         if not self._state.get(key):

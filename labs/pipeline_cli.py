@@ -178,8 +178,8 @@ def show(run_name: str, as_json: bool) -> None:
     from llmops.pipelines import Pipelines
 
     with Pipelines(Settings.from_environment()) as pipelines:
-        found = pipelines.get(run_name)
-    emit(as_json, found.to_json(), lambda: show_run(found))
+        done = pipelines.get(run_name)
+    emit(as_json, done.to_json(), lambda: show_run(done))
 
 
 @command.command()

@@ -100,11 +100,11 @@ def _feature_importance(model: Trained) -> Any:
     rows = np.random.default_rng(0).permutation(len(model.holdout))[:_MOST_ROWS]
     features, truth = model.holdout.features.iloc[rows], model.holdout.truth[rows]
     with one_thread():
-        found = permutation_importance(model.estimator, features, truth, n_repeats=_REPEATS, random_state=0)
-    order = np.argsort(found.importances_mean)
+        importance = permutation_importance(model.estimator, features, truth, n_repeats=_REPEATS, random_state=0)
+    order = np.argsort(importance.importances_mean)
     names = [model.schema.names[i] for i in order]
     figure, axes = figure_of("loss of the model's score when shuffled", "", f"{model.name}: what its errors depend on")
-    means, deviations = found.importances_mean[order], found.importances_std[order]
+    means, deviations = importance.importances_mean[order], importance.importances_std[order]
     axes.barh(names, means, xerr=deviations, color="tab:blue", ecolor="black")
     axes.tick_params(axis="y", labelsize=8)
     return figure

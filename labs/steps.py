@@ -298,14 +298,14 @@ class LabSteps:
         told["window"] = {"since": window, "until": None, "rows": verdict.rows}
         told["alarms"] = [{**alarm, "rows": [], "slices": []} for alarm in told["alarms"]]
         told["slices"] = [{"slice": {"release": ref}}]
-        found = {
+        numbers = {
             **{name: told[name] for name in ("rows", "error", "reference_error", "estimated_error")},
             "expected_false_alarms": verdict.false_alarms,
             "p_value": verdict.rise.p_value,
             "alarms": len(verdict.alarms),
             "drifted_columns": len(verdict.drifted),
         }
-        metrics = {name: float(value) for name, value in found.items() if value is not None}
+        metrics = {name: float(value) for name, value in numbers.items() if value is not None}
         page = None
         if verdict.alarm:
             with tempfile.TemporaryDirectory() as folder:
@@ -327,16 +327,16 @@ class LabSteps:
 
     def _logged(self, windows: Sequence[str]) -> list[PredictionBatch]:
         """What was answered in each window. Raises CannotRun, StoreUnavailable."""
-        found = self._answered(windows)
+        answered = self._answered(windows)
         for window in windows:
-            if window not in found:
+            if window not in answered:
                 raise CannotRun(f"the production log has no request {self.lab.request_id(window)}")
-        return [found[window] for window in windows]
+        return [answered[window] for window in windows]
 
     def _served_by(self, window: str) -> str | None:
         """The version that answered a window; None where none did."""
-        found = self._answered([window])
-        return found[window].model if window in found else None
+        answered = self._answered([window])
+        return answered[window].model if window in answered else None
 
     def _answered(self, windows: Sequence[str]) -> dict[str, PredictionBatch]:
         """By window, those whose rows were asked for. Raises StoreUnavailable."""

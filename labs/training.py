@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any
 
 from labs.data import LabelledRows, Split
-from labs.evaluation import Estimate
+from labs.evaluation import MetricEstimate
 from llmops.tabular import RowSchema
 
 Parameters = Mapping[str, Any]
@@ -16,7 +16,7 @@ Fold = tuple[Sequence[int], Sequence[int]]
 """Positions of the rows to fit on, and of those to judge on."""
 Loss = Callable[[Any, Any], float]
 """Of (truth, predictions); less is better."""
-Evaluate = Callable[[LabelledRows, Any], dict[str, Estimate]]
+Evaluate = Callable[[LabelledRows, Any], dict[str, MetricEstimate]]
 """The metrics of predictions for rows, by name."""
 
 
@@ -101,7 +101,7 @@ class Trained:
     training: LabelledRows
     holdout: LabelledRows
     predictions: Any
-    metrics: dict[str, Estimate]
+    metrics: dict[str, MetricEstimate]
     search: Search | None = None
 
     @property
@@ -159,7 +159,7 @@ def train_all(
     """A model of each candidate with its best parameters, in the order of the candidates."""
     searches = [search(candidate, split.training, folds, loss) for candidate in candidates]
     return tuple(
-        train(found.candidate, found.best.parameters, schema, split, evaluate, found_by=found) for found in searches
+        train(each.candidate, each.best.parameters, schema, split, evaluate, found_by=each) for each in searches
     )
 
 

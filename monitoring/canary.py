@@ -30,8 +30,8 @@ def look(
     Raises StoreUnavailable.
     """
     rules = stores.config.rules
-    found = find_variants(stores.reader, app, since, until, rules.minimum_rows)
-    enough = (each for each in found if each.kind == "canary" and each.after.rows >= minimum_rows)
+    both_arms = find_variants(stores.reader, app, since, until, rules.minimum_rows)
+    enough = (each for each in both_arms if each.kind == "canary" and each.after.rows >= minimum_rows)
     variants = next(enough, None)
     if variants is None:
         return None

@@ -18,7 +18,7 @@ from monitoring.act.alerts import AlertSettings, read_alerts
 from monitoring.act.policy import Policy, read_policies
 from monitoring.descriptors import DescriptorSet
 from monitoring.descriptors.descriptor_set import DEFAULT_FILE
-from monitoring.tables import Table, nearest, read_dataclass
+from monitoring.tables import ConfigTable, nearest, read_dataclass
 
 if TYPE_CHECKING:
     from monitoring.decide.limits import Limit
@@ -77,7 +77,7 @@ def read_config(settings: Settings | None = None) -> MonitorConfig:
     # Without descriptors nothing is watched, and "no alarm" would be said of it: who wants that writes descriptor = [].
     declared = values["descriptor"] if "descriptor" in values else read_toml(DEFAULT_FILE)["descriptor"]
     descriptors = DescriptorSet.from_config(declared, settings, file=file)
-    with Table(values.get("slices", {}), file, "slices") as table:
+    with ConfigTable(values.get("slices", {}), file, "slices") as table:
         given = table.any("dimensions", ["release"])
         dimensions = () if given == [] else table.texts("dimensions", ["release"])
         for name in dimensions:

@@ -29,7 +29,7 @@ from monitoring.decide.pinned_summaries import (
 )
 from monitoring.decide.result import MonitorResult, cure_of
 from monitoring.decide.watch import FlagFinding, sequential_alarms
-from monitoring.decide.window_choice import ReferenceProgress, Window, WindowPair
+from monitoring.decide.window_choice import LogWindow, ReferenceProgress, WindowPair
 from monitoring.descriptors import Descriptor
 from monitoring.store.summaries import Summary
 from monitoring.store.windows import WindowReader
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class RunQuestion:
     """What one run is asked.
 
     reference: what the window is compared with.
@@ -60,7 +60,7 @@ class Question:
 def examine(
     reader: WindowReader,
     config: MonitorConfig,
-    question: Question,
+    question: RunQuestion,
     *,
     failures: Mapping[str, int],
     watched: Sequence[FlagFinding] = (),
@@ -80,7 +80,7 @@ class _Examination:
 
     reader: WindowReader
     config: MonitorConfig
-    question: Question
+    question: RunQuestion
     whole: Summary
 
     @property
@@ -96,18 +96,20 @@ class _Examination:
         app, pair, window = question.app, question.pair, question.pair.current
         slices = {name: reader.by_value(app, window.since, window.until, name) for name in config.slices}
         note = self._too_few()
-        places = []
+        slices_tested = []
         if not note and pair.reference is not None:
-            places = slices_to_test(app, self.whole, slices, question.reference, rules.minimum_rows)
+            slices_tested = slices_to_test(app, self.whole, slices, question.reference, rules.minimum_rows)
         variants = find_variants(reader, app, window.since, window.until, rules.minimum_rows)
-        families = max(count_families(places) + len(variants), 1)
+        families = max(count_families(slices_tested) + len(variants), 1)
         alpha = rules.alpha(families)
         fitting, not_compared = comparable(self.descriptors, self.reference)
         tested = self._with_feedback(fitting, self.reference)
         if question.first_of is not None:
             tested = {name: descriptor for name, descriptor in tested.items() if descriptor.harmful}
-        drifts = [examine_slice(place.label, place.reference, place.current, tested, rules, alpha) for place in places]
-        pooled = self._pooled(fitting, tested) if places else None
+        drifts = [
+            examine_slice(place.label, place.reference, place.current, tested, rules, alpha) for place in slices_tested
+        ]
+        pooled = self._pooled(fitting, tested) if slices_tested else None
         comparisons = [
             compare_variants(each, self._with_feedback(self.descriptors, each.before), rules, alpha)
             for each in variants
@@ -122,7 +124,7 @@ class _Examination:
             *pooled_alarms(app, pooled, {alarm.what for alarm in alone}),
             *volume_alarms(app, volume),
         ]
-        questions = self._changed_questions(fitting, alpha) if places else None
+        questions = self._changed_questions(fitting, alpha) if slices_tested else None
         alarms = self._with_rows(self._explained(raised, alpha, bool(questions)))
         pinned = pair.pinned
         same_release = (
@@ -137,7 +139,7 @@ class _Examination:
             window=dataclasses.replace(window, rows=self.whole.rows),
             reference=dataclasses.replace(pair.reference, rows=self.reference.rows)
             if pair.reference is not None
-            else Window(window.since, window.since),
+            else LogWindow(window.since, window.since),
             pinned=pinned,
             slices=drifts,
             alarms=alarms,
@@ -189,10 +191,10 @@ class _Examination:
         """What changed of the questions of the whole app, for the verdict alone: in a first window they raise no
         alarm. None where the reference has no questions: those of an eval run are not production's."""
         asked = {name: each for name, each in fitting.items() if each.side == "input" and not each.harmful}
-        found = examine_slice({}, self.reference, self.whole, asked, self.config.rules, alpha)
-        if all(each.result.test == NOT_TESTED.test for each in found.descriptors.values()):
+        questions = examine_slice({}, self.reference, self.whole, asked, self.config.rules, alpha)
+        if all(each.result.test == NOT_TESTED.test for each in questions.descriptors.values()):
             return None
-        return list(found.drifted) if self.question.first_of is not None else []
+        return list(questions.drifted) if self.question.first_of is not None else []
 
     def _explained(self, alarms: Sequence[Alarm], alpha: float, changed: bool) -> Sequence[Alarm]:
         """The alarms about answers, with whether changed questions explain them; as they are when none changed."""
@@ -217,9 +219,9 @@ class _Examination:
                 descriptor = answers[alarm.what]
                 before = compare(descriptor, self.reference, self.whole)
                 among = compare_among_like_questions(descriptor, strata, current, rules)
-                found = among.explains(before, rules.floor(descriptor), alpha)
-                told = {None: "", True: "; explained by the questions", False: "; among like questions, too"}[found]
-                explained.append(dataclasses.replace(alarm, why=alarm.why + told, explained=found))
+                explains = among.explains(before, rules.floor(descriptor), alpha)
+                told = {None: "", True: "; explained by the questions", False: "; among like questions, too"}[explains]
+                explained.append(dataclasses.replace(alarm, why=alarm.why + told, explained=explains))
             else:
                 explained.append(alarm)
         return explained
@@ -228,8 +230,8 @@ class _Examination:
         """With the requests that show each, the severest first."""
         asked = [alarm.evidence for alarm in alarms if alarm.evidence is not None]
         window, most = self.question.pair.current, self.config.rules.rows_named
-        found = iter(find_evidence(self.reader, self.question.app, window.since, window.until, asked, most))
+        rows_of = iter(find_evidence(self.reader, self.question.app, window.since, window.until, asked, most))
         named = [
-            dataclasses.replace(alarm, rows=next(found)) if alarm.evidence is not None else alarm for alarm in alarms
+            dataclasses.replace(alarm, rows=next(rows_of)) if alarm.evidence is not None else alarm for alarm in alarms
         ]
         return sorted(named, key=lambda alarm: alarm.severity != "high")

@@ -28,7 +28,7 @@ from monitoring.decide.watch import (
     findings,
 )
 from monitoring.decide.window_choice import ReferenceProgress, WindowPair, choose_windows, reference_progress
-from monitoring.examination import Question, examine
+from monitoring.examination import RunQuestion, examine
 from monitoring.store.database import apps_in_log
 from monitoring.store.ingest import Progress, Spread
 from monitoring.stores import Stores, opened
@@ -231,7 +231,7 @@ def prepare(
     champion: str | None,
     *,
     scheduled: bool = False,
-) -> Question:
+) -> RunQuestion:
     """Chooses windows and reference; writes nothing. Arguments and errors as `run_monitor`."""
     references, config = stores.references, stores.config
     beside = None if since is None else (since, until or datetime.now(UTC))
@@ -246,20 +246,20 @@ def prepare(
     if unchosen and awaited is None and pair.reference is not None and frozen.whole.rows < needed:
         earlier, alone = pair.reference, dataclasses.replace(pair, reference=None)
         progress = ReferenceProgress(None, earlier.since, earlier.until, frozen.whole.rows, needed)
-        return Question(app, alone, PinnedSummaries({}), gathering=progress)
+        return RunQuestion(app, alone, PinnedSummaries({}), gathering=progress)
     # Whether somebody chose the reference with --since after the promotion: then no first window is awaited.
     chosen = pair.reference is not None
     if awaited is not None and pair.pinned is not None:
         chosen = pair.pinned.source == "first-since" and pair.pinned.pinned_at >= awaited.since
     if awaited is None or chosen:
-        return Question(app, pair, frozen)
+        return RunQuestion(app, pair, frozen)
     gathering = reference_progress(stores.reader, references, app, awaited, pair.current.until, needed)
     # With so many rows in the window the promoted release is judged as a new one.
     begin, answered = max(pair.current.since, awaited.since), None
     if begin < pair.current.until:
         answered = stores.reader.by_value(app, begin, pair.current.until, "release").get(awaited.release)
     first = awaited.release if answered is not None and answered.rows >= config.rules.minimum_rows else None
-    return Question(app, pair, frozen, first, gathering=gathering)
+    return RunQuestion(app, pair, frozen, first, gathering=gathering)
 
 
 def _frozen(stores: Stores, app: str, pair: WindowPair) -> PinnedSummaries:
@@ -272,7 +272,7 @@ def _frozen(stores: Stores, app: str, pair: WindowPair) -> PinnedSummaries:
     return stores.freeze(app, pair.reference.since, pair.reference.until, release)
 
 
-def _examined(stores: Stores, question: Question, ingested: int) -> MonitorResult:
+def _examined(stores: Stores, question: RunQuestion, ingested: int) -> MonitorResult:
     """The verdict on the window. ingested: rows that were described just now."""
     pair, window, config = question.pair, question.pair.current, stores.config
     reader, references, pinned = stores.reader, stores.references, pair.pinned

@@ -1,6 +1,6 @@
 """Tables of the monitor's configuration file, read strictly: a wrong or unknown key is an error that names it.
 
-with Table({"words": 3}, file, "descriptor a") as table:
+with ConfigTable({"words": 3}, file, "descriptor a") as table:
     words = table.whole("words", default=1, least=1)
 # leaving the block refuses keys that nobody asked for, and names the nearest known one
 """
@@ -26,7 +26,7 @@ _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _Made = TypeVar("_Made")
 
 
-class Table:
+class ConfigTable:
     """The keys of one table. taken: what was read so far, defaults included, as plain values.
 
     file: named in errors; relative paths start at its folder. place: which table of the file, such as `rules`.
@@ -36,7 +36,7 @@ class Table:
         self.values, self.file, self.place = values, Path(file), place
         self.taken: dict[str, Any] = {}
 
-    def __enter__(self) -> Table:
+    def __enter__(self) -> ConfigTable:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
@@ -179,10 +179,10 @@ def _refused(error: ValidationError, known: Iterable[str], file: Path | str, pla
 
 def seconds(value: object) -> float:
     """`90`, `"90s"`, `"30m"`, `"6h"` or `"2d"` in seconds. Raises ValueError."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", str(value).strip(), re.ASCII)
-    if not found or isinstance(value, bool):
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", str(value).strip(), re.ASCII)
+    if not match or isinstance(value, bool):
         raise ValueError(f"{value!r} is no duration such as 90s, 30m, 6h or 2d")
-    return float(found[1]) * _UNITS[found[2] or "s"]
+    return float(match[1]) * _UNITS[match[2] or "s"]
 
 
 def texts(value: object) -> object:

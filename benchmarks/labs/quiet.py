@@ -28,6 +28,7 @@ from benchmarks.monitoring.simulation import Claim
 from llmops.tabular.schema import Column, RowSchema
 from monitoring.tabular.checking import check
 from monitoring.tabular.error import ErrorEstimator
+from monitoring.tabular.observed import observe
 from monitoring.tabular.settings import TabularSettings
 
 WINDOWS = 12
@@ -173,7 +174,7 @@ def quiet_before_labels(world: World, years: int) -> Claim:
     alarmed = 0
     for seed in range(years):
         reference, parts = world.year(seed)
-        estimator = ErrorEstimator.fit(reference, world.schema, settings)
+        estimator = ErrorEstimator.fit(observe(reference, world.schema, "reference"), world.schema, settings)
         unlabelled = (part.assign(truth=np.nan) for part in parts)
         alarmed += any(
             check(

@@ -24,7 +24,8 @@ import numpy as np
 import sqlalchemy as sa
 
 from llmops.production_log import LogRecord, ProductionLog
-from monitoring.descriptors.descriptor_set import DescriptorSet, default_descriptors
+from monitoring.config import read_config
+from monitoring.descriptors.descriptor_set import DescriptorSet
 from monitoring.store.database import open_database, writing
 from monitoring.store.hourly import add_to_stored, summarise_by_hour, write_summaries
 from monitoring.store.ingest import ingest, position_of
@@ -45,7 +46,7 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--added", type=int, default=1_000)
     given = parser.parse_args()
-    descriptors = default_descriptors()
+    descriptors = read_config().descriptors
     descriptors.describe(records(0, 50))  # loads what descriptors need, once
     with tempfile.TemporaryDirectory() as folder:
         empty = _Stores(Path(folder) / "empty.db", descriptors)

@@ -38,8 +38,8 @@ from llmops.prompt_file import PromptTemplate, load_prompt_folder
 from llmops.registry import Registry
 from llmops.registry.model_registration import pull
 from llmops.settings import Settings
+from monitoring.config import read_config
 from monitoring.decide.result import MonitorResult
-from monitoring.descriptors import default_descriptors
 from monitoring.run import run_monitor
 
 ROOT = Path(__file__).parents[2]
@@ -127,7 +127,7 @@ def _record(day: int, number: int, a_day: int, answered: Answered) -> LogRecord:
 
 def differing(answers: Sequence[Answered]) -> list[tuple[float, str]]:
     """How far the versions lie apart in each number or flag of an answer, in standard deviations; largest first."""
-    described = default_descriptors().describe([_record(0, n, 1, each) for n, each in enumerate(answers)])
+    described = read_config().descriptors.describe([_record(0, n, 1, each) for n, each in enumerate(answers)])
     second = np.array([each.version == 2 for each in answers])
     found = []
     for name, column in described.columns.items():

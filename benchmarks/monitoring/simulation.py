@@ -25,7 +25,7 @@ from scipy import stats
 
 from llmops.evaluation.statistics import sign_test_interval
 from monitoring.config import read_config
-from monitoring.decide.detectors import Batch, DetectorState, FlagDetector
+from monitoring.decide.detectors import DetectorState, FlagBatch, FlagDetector
 from monitoring.decide.drift import examine_slice
 from monitoring.decide.families import SincePin, examine_together
 from monitoring.decide.limits import Limit, PastWindow, check_limits, judge_volume
@@ -147,7 +147,7 @@ class Month:
             state = self.states.get(name) or detector.open(begin, "pinned")
             parts = np.array_split(columns[name], TICKS)
             batches = [
-                Batch(begin + tick * hour, begin + (tick + 1) * hour, len(part), int(part.sum()))
+                FlagBatch(begin + tick * hour, begin + (tick + 1) * hour, len(part), int(part.sum()))
                 for tick, part in enumerate(parts)
             ]
             self.states[name], crossings = detector.advance(state, batches)
@@ -212,7 +212,7 @@ def detected_as_packaged(months: int, from_day: int) -> Claim:
             hits = chance.binomial(np.diff(np.linspace(0, 1_000, TICKS + 1).astype(int)), share)
             since = BEGIN.timestamp() + day * 86_400
             for tick, rows in enumerate(np.diff(np.linspace(0, 1_000, TICKS + 1).astype(int)).tolist()):
-                batch = Batch(since + tick * 3600, since + (tick + 1) * 3600, rows, int(hits[tick]))
+                batch = FlagBatch(since + tick * 3600, since + (tick + 1) * 3600, rows, int(hits[tick]))
                 state, crossings = detector.advance(state, [batch])
                 days += [day] * len(crossings)
         found += any(day >= from_day for day in days)
@@ -266,7 +266,7 @@ def minutes_to_alarm(months: int, share: float) -> str:
         state, seen = detector.open(BEGIN.timestamp(), "pinned"), 0
         while seen < 5_000:
             at = BEGIN.timestamp() + seen
-            state, crossings = detector.advance(state, [Batch(at, at + 1, 1, int(chance.random() < share))])
+            state, crossings = detector.advance(state, [FlagBatch(at, at + 1, 1, int(chance.random() < share))])
             seen += 1
             if crossings:
                 break

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from labs.data import Finding, LabData, check_table, converted, finite, found, load_data, read_columns
+from labs.data import DataFinding, LabData, check_table, converted, finite, found, load_data, read_columns
 from llmops.errors import BadFile
 from llmops.settings import Settings
 
@@ -54,14 +54,14 @@ def load_bike(settings: Settings, source: str | None = None) -> LabData:
     return load_data("bike", clean, settings, source)
 
 
-def clean(path: Path) -> tuple[Any, int, list[Finding]]:
+def clean(path: Path) -> tuple[Any, int, list[DataFinding]]:
     """The finished table, the number of rows read, and what was done on the way.
 
     Raises:
         BadFile: names line and field.
     """
     rentals = read_rentals(path)
-    findings: list[Finding] = []
+    findings: list[DataFinding] = []
     table = rentals
     for name in rentals.columns:  # without what nothing else can tell: weekdays and weather are worked out below
         if name not in (*WEATHER_COLUMNS, "weekday"):
@@ -83,7 +83,7 @@ def clean(path: Path) -> tuple[Any, int, list[Finding]]:
     return table.reset_index(drop=True), len(rentals), findings
 
 
-def _once_each(path: Path, table: Any, findings: list[Finding]) -> Any:
+def _once_each(path: Path, table: Any, findings: list[DataFinding]) -> Any:
     """Raises BadFile where two rows of one hour say different things."""
     kept = table.drop_duplicates()
     findings += found("dropped", None, len(table) - len(kept), "rows that stand in the file twice")
@@ -95,7 +95,7 @@ def _once_each(path: Path, table: Any, findings: list[Finding]) -> Any:
     return kept
 
 
-def _with_calendar(table: Any, findings: list[Finding]) -> Any:
+def _with_calendar(table: Any, findings: list[DataFinding]) -> Any:
     """year, month and weekday from the date, whatever the file says of them."""
     weekday = (table["date"].dt.dayofweek + 1) % 7  # pandas counts from Monday, the data from Sunday
     given = table["weekday"]
@@ -107,7 +107,7 @@ def _with_calendar(table: Any, findings: list[Finding]) -> Any:
     return table.assign(year=table["date"].dt.year, month=table["date"].dt.month, weekday=weekday)
 
 
-def _with_weather(table: Any, findings: list[Finding]) -> Any:
+def _with_weather(table: Any, findings: list[DataFinding]) -> Any:
     """Missing weather is that of the last hour that has it: what one would know at the time. A mean over the whole
     table, or the hour after, would tell the past something of the future."""
     filled = table.assign(**{name: table[name].ffill() for name in WEATHER_COLUMNS})
@@ -119,7 +119,7 @@ def _with_weather(table: Any, findings: list[Finding]) -> Any:
     return complete
 
 
-def _looked_at(table: Any) -> Iterator[Finding]:
+def _looked_at(table: Any) -> Iterator[DataFinding]:
     """What is hard to believe, or not there. Nothing is changed: what a sensor should have said is anyone's guess, and
     the models take it as it would come."""
     import pandas as pd
@@ -135,7 +135,7 @@ def _looked_at(table: Any) -> Iterator[Finding]:
     yield from found(
         "suspect", "workingday", (should != table["workingday"]).sum(), "against weekday and holiday; kept"
     )
-    yield Finding("checked", "count", len(table), "are the sum of casual and registered")
+    yield DataFinding("checked", "count", len(table), "are the sum of casual and registered")
 
 
 def _schema() -> Any:

@@ -1,6 +1,6 @@
 """The bike lab: trained on 2011, its champion meets 2012 month by month."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -8,7 +8,7 @@ from labs.bike.data import load_bike
 from labs.bike.models import CANDIDATES, RULES, SCORERS, evaluate, train_challenger, train_first
 from labs.bike.splits import first_split, month_rows, replay_months, split_until
 from labs.data import LabData, LabelledRows
-from labs.evaluation import Estimate
+from labs.evaluation import MetricEstimate
 from labs.lab import FIRST, Json, Lab
 from labs.training import Trained
 from monitoring.tabular.settings import TabularSettings
@@ -47,9 +47,5 @@ class BikeLab(Lab):
         candidate = next(each for each in CANDIDATES if each.name == champion["candidate"])
         return train_challenger(self.data, window, candidate, champion["parameters"])
 
-    def evaluate_rows(self, rows: LabelledRows, predictions: Any) -> dict[str, Estimate]:
+    def evaluate_rows(self, rows: LabelledRows, predictions: Any) -> dict[str, MetricEstimate]:
         return evaluate(rows, predictions)
-
-    def error_of(self, metrics: Mapping[str, Estimate]) -> float:
-        """The RMSE, in rentals an hour."""
-        return metrics["rmse"].value

@@ -7,7 +7,7 @@ import numpy as np
 
 from labs.bike.splits import SCHEMA, WORKSHOP_COLUMNS, first_split, folds, split_until
 from labs.data import LabData, LabelledRows, Split
-from labs.evaluation import ABSOLUTE_ERROR, SQUARED_ERROR, Estimate, Judgement, judge, regression_metrics, rmse
+from labs.evaluation import ABSOLUTE_ERROR, SQUARED_ERROR, Judgement, MetricEstimate, judge, regression_metrics, rmse
 from labs.training import Candidate, Parameters, Trained, train, train_all
 from llmops.evaluation.gate_rules import GateRules
 
@@ -113,7 +113,7 @@ def train_on(split: Split, candidate: Candidate, parameters: Parameters) -> Trai
     return train(candidate, parameters, SCHEMA, split, evaluate)
 
 
-def evaluate(rows: LabelledRows, predictions: Any) -> dict[str, Estimate]:
+def evaluate(rows: LabelledRows, predictions: Any) -> dict[str, MetricEstimate]:
     """rmse, mae, relative_error and r2 with intervals that count days."""
     return regression_metrics(rows.truth, predictions, rows.clusters)
 

@@ -4,6 +4,6 @@ Everything is recomputed from the home: registered weights are asked again, answ
 moves from the audit log. Nothing is believed because a file is there. Nothing is written but the learner's answers.
 """
 
-from labs.checks.check import Achievement, Check, Question, check_module
+from labs.checks.check import Achievement, ModuleCheck, Question, check_module
 
-__all__ = ["Achievement", "Check", "Question", "check_module"]
+__all__ = ["Achievement", "ModuleCheck", "Question", "check_module"]

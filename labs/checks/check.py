@@ -75,7 +75,7 @@ class Answered(JsonData):
 
 
 @dataclass(frozen=True, slots=True)
-class Check(JsonData):
+class ModuleCheck(JsonData):
     """What a home shows of a module. done: everything is achieved, and every answer right."""
 
     module: str
@@ -92,7 +92,7 @@ def has_store(settings: Settings) -> bool:
     return settings.tracking_uri is not None or (settings.home / "mlflow.db").is_file()
 
 
-def check_module(module: str, settings: Settings, answers: Mapping[str, Any] | None = None) -> Check:
+def check_module(module: str, settings: Settings, answers: Mapping[str, Any] | None = None) -> ModuleCheck:
     """Recomputes what the home shows of a module. answers: new ones by key; they are kept in the home.
 
     Raises:
@@ -105,7 +105,7 @@ def check_module(module: str, settings: Settings, answers: Mapping[str, Any] | N
     given = _answers(module, settings, answers or {}, [question.key for question in questions])
     told = tuple(_answered(question, given.get(question.key)) for question in questions)
     done = all(each.done for each in achievements) and all(each.state == "right" for each in told)
-    return Check(module, done, tuple(achievements), told)
+    return ModuleCheck(module, done, tuple(achievements), told)
 
 
 def _answers(module: str, settings: Settings, new: Mapping[str, Any], keys: Sequence[str]) -> Mapping[str, Answer]:

@@ -133,14 +133,15 @@ def _replies(settings: Settings, apps: Sequence[str]) -> dict[str, _Replies]:
     return replies
 
 
-def _said(found: MetricComparison | None, otherwise: str) -> str:
-    if found is None:
+def _said(comparison: MetricComparison | None, otherwise: str) -> str:
+    if comparison is None:
         return otherwise
-    return f"{found.difference:+.3f} ({interval(found.ci95)}) on {found.n} rows, p = {found.p_value:.2g}"
+    difference = f"{comparison.difference:+.3f} ({interval(comparison.ci95)})"
+    return f"{difference} on {comparison.n} rows, p = {comparison.p_value:.2g}"
 
 
-def _is_better(found: MetricComparison | None) -> bool:
-    return found is not None and found.difference > 0 and found.p_value < _SIGNIFICANT
+def _is_better(comparison: MetricComparison | None) -> bool:
+    return comparison is not None and comparison.difference > 0 and comparison.p_value < _SIGNIFICANT
 
 
 def _judge(home: _Home) -> tuple[Achievement, float | None]:

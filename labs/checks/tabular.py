@@ -113,23 +113,23 @@ def _home(kind: type[Lab], settings: Settings) -> _Home:
     source = str(versions[0].provenance.get("data_source", "")) if versions else ""
     lab = kind(settings, source=source if source.startswith("file:") else None, cycle="check")
     champion = registry.tabular_versions.champion(kind.model_name)
-    found = _Home(lab, versions, champion.ref if champion is not None else None)
+    home = _Home(lab, versions, champion.ref if champion is not None else None)
     with translated(f"reading what is recorded of {kind.model_name}"):
         trained = list(runs_where(registry.store, kind.model_name, f"tags.`llmops.lab` = '{kind.model_name}'"))
-        found.candidates = frozenset(run.data.tags["llmops.candidate"] for run in trained)
+        home.candidates = frozenset(run.data.tags["llmops.candidate"] for run in trained)
         alarmed = runs_where(registry.store, f"monitoring-{kind.model_name}", "tags.`llmops.state` = 'alarm'")
-        found.alarms = sorted({run.data.tags["llmops.since"] for run in alarmed})
-        if found.first is not None:
-            run = registry.store.client.get_run(found.first.run_id)
-            found.recorded = run.data.metrics.get(kind.metric)
+        home.alarms = sorted({run.data.tags["llmops.since"] for run in alarmed})
+        if home.first is not None:
+            run = registry.store.client.get_run(home.first.run_id)
+            home.recorded = run.data.metrics.get(kind.metric)
     if versions:
-        found.moves = [
+        home.moves = [
             each
             for each in registry.audit.entries(kind.model_name)
             if each.details.get("phase") == "done" and not each.actor.startswith("lab ")
         ]
-        found.batches, found.beside = _answered(lab, settings)
-    return found
+        home.batches, home.beside = _answered(lab, settings)
+    return home
 
 
 def _answered(lab: Lab, settings: Settings) -> tuple[dict[str, PredictionBatch], list[PredictionBatch]]:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from labs.data import LabelledRows
-from labs.evaluation import Estimate, actual_over_expected, judge
+from labs.evaluation import MetricEstimate, actual_over_expected, judge
 from labs.insurance.models import RULES, SCORERS, design
 from labs.insurance.simulation import TRUE_COEFFICIENTS
 from labs.recording import figure_of
@@ -106,14 +106,14 @@ def accident_gate(models: Sequence[Trained]) -> Json:
     }
 
 
-def levels(rows: LabelledRows, predictions: Any, group: Sequence[Any]) -> Mapping[str, tuple[int, Estimate]]:
+def levels(rows: LabelledRows, predictions: Any, group: Sequence[Any]) -> Mapping[str, tuple[int, MetricEstimate]]:
     """By group: rows, and claims over expected claims."""
-    names, clusters, found = np.asarray(group), np.asarray(rows.clusters), {}
+    names, clusters, levels_of = np.asarray(group), np.asarray(rows.clusters), {}
     for name in sorted(set(group)):
         inside = names == name
         level = actual_over_expected(rows.truth[inside], np.asarray(predictions)[inside], clusters[inside])
-        found[str(name)] = (int(inside.sum()), level)
-    return found
+        levels_of[str(name)] = (int(inside.sum()), level)
+    return levels_of
 
 
 def deciles(predictions: Any) -> Any:
@@ -124,10 +124,10 @@ def deciles(predictions: Any) -> Any:
 
 def _deciles(model: Trained) -> Json:
     of_row = deciles(model.predictions)
-    found = levels(model.holdout, model.predictions, [f"{each:02d}" for each in of_row])
+    of_tenth = levels(model.holdout, model.predictions, [f"{each:02d}" for each in of_row])
     rows = [
         [int(name), count, 4 * float(model.predictions[of_row == int(name)].mean()), *_numbers(level)]
-        for name, (count, level) in found.items()
+        for name, (count, level) in of_tenth.items()
     ]
     held = sum(low <= 1 <= high for *_, low, high in rows)
     return {
@@ -154,15 +154,15 @@ def _groups(model: Trained, formula: Trained) -> Json:
     }
 
 
-def _numbers(estimate: Estimate) -> tuple[float, float, float]:
+def _numbers(estimate: MetricEstimate) -> tuple[float, float, float]:
     low, high = estimate.ci95 or (math.nan, math.nan)
     return estimate.value, low, high
 
 
 def _truth(rows: LabelledRows) -> Json:
-    found = coefficients(rows, with_accidents=False)
+    estimated = coefficients(rows, with_accidents=False)
     lines = [
-        [name, true, found[name].value, *found[name].ci95, "yes" if holds(found[name].ci95, true) else "NO"]
+        [name, true, estimated[name].value, *estimated[name].ci95, "yes" if holds(estimated[name].ci95, true) else "NO"]
         for name, true in TRUE_COEFFICIENTS.items()
     ]
     held, kept = sum(line[-1] == "yes" for line in lines), json.loads(KEPT.read_text("utf-8"))

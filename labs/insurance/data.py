@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 
-from labs.data import Finding, LabData, check_table, checked_data, converted, finite, found, read_columns
+from labs.data import DataFinding, LabData, check_table, checked_data, converted, finite, found, read_columns
 from labs.insurance.simulation import SEED, simulate, write
 from labs.sources import FetchedData, local_data
 from llmops.errors import BadFile, CannotRun
@@ -65,10 +65,10 @@ def load_insurance(settings: Settings, source: str | None = None) -> LabData:
     return checked_data(fetched, clean)
 
 
-def clean(path: Path) -> tuple[Any, int, list[Finding]]:
+def clean(path: Path) -> tuple[Any, int, list[DataFinding]]:
     """The joined table, the number of policies read, and what was done on the way. Raises BadFile."""
     texts = _read(path)
-    findings: list[Finding] = []
+    findings: list[DataFinding] = []
     policies, claims, accidents = (_typed(path, name, texts[name], findings) for name in _TABLES)
     lower = ~policies["band"].isin(BANDS)
     policies["band"] = policies["band"].str.upper()
@@ -85,7 +85,7 @@ def clean(path: Path) -> tuple[Any, int, list[Finding]]:
     return check_table(path, table, _schema()), len(texts["policies"]), findings
 
 
-def join(policies: Any, claims: Any, accidents: Any) -> tuple[Any, list[Finding]]:
+def join(policies: Any, claims: Any, accidents: Any) -> tuple[Any, list[DataFinding]]:
     """The table of policies and quarters, and what did not fit. All are DataFrames, as `simulation.Tables` has them."""
     parts = []
     first, last = policies["start"].min(), claims["happened"].max()
@@ -135,7 +135,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise BadFile(path, f"no zip of policies.csv, claims.csv and accidents.csv: {error}") from error
 
 
-def _typed(path: Path, name: str, texts: Any, findings: list[Finding]) -> Any:
+def _typed(path: Path, name: str, texts: Any, findings: list[DataFinding]) -> Any:
     place = Path(f"{path}/{name}.csv")
     if missing := [column for column in _TABLES[name] if column not in texts.columns]:
         raise BadFile(place, f"has no column {missing[0]!r}", line=1)
@@ -147,7 +147,7 @@ def _typed(path: Path, name: str, texts: Any, findings: list[Finding]) -> Any:
     return complete.astype(dict.fromkeys(whole, "int64"))
 
 
-def _unique(path: Path, name: str, table: Any, key: Sequence[str], findings: list[Finding]) -> Any:
+def _unique(path: Path, name: str, table: Any, key: Sequence[str], findings: list[DataFinding]) -> Any:
     """Raises BadFile where two rows of one key say different things."""
     kept = table.drop_duplicates()
     findings += found("dropped", name, len(table) - len(kept), "rows that stand in the export twice")

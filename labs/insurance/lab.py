@@ -1,11 +1,11 @@
 """The insurance lab: does adding the accidents of an area better the risk that an old formula gives to a policy?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 from labs.data import LabData, LabelledRows, Split
-from labs.evaluation import Estimate
+from labs.evaluation import MetricEstimate
 from labs.insurance.analysis import findings, level_figure
 from labs.insurance.data import load_insurance
 from labs.insurance.models import CANDIDATES, RULES, SCORERS, evaluate, mean_deviance, rebased, train_first, train_on
@@ -63,12 +63,8 @@ class InsuranceLab(Lab):
         ]
         return rebased(train_on(Split(rows[0], rows[1]), candidate, champion["parameters"]), rows[2])
 
-    def evaluate_rows(self, rows: LabelledRows, predictions: Any) -> dict[str, Estimate]:
+    def evaluate_rows(self, rows: LabelledRows, predictions: Any) -> dict[str, MetricEstimate]:
         return evaluate(rows, predictions)
-
-    def error_of(self, metrics: Mapping[str, Estimate]) -> float:
-        """The mean Poisson deviance."""
-        return metrics["deviance"].value
 
     def error(self, rows: LabelledRows, predictions: Sequence[Any]) -> float:
         # Without the other metrics, whose intervals take half a second.

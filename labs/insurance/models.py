@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from labs.data import LabelledRows, Split
-from labs.evaluation import Estimate, PredictionScorer, poisson_deviance, poisson_metrics
+from labs.evaluation import MetricEstimate, PredictionScorer, poisson_deviance, poisson_metrics
 from labs.insurance.splits import SCHEMA, first_split, folds
 from labs.training import Candidate, Parameters, Trained, one_thread, train, train_all
 from llmops.evaluation.gate_rules import GateRules
@@ -125,7 +125,7 @@ def mean_deviance(truth: Any, predictions: Any) -> float:
     return float(poisson_deviance(truth, predictions).mean())
 
 
-def evaluate(rows: LabelledRows, predictions: Any) -> dict[str, Estimate]:
+def evaluate(rows: LabelledRows, predictions: Any) -> dict[str, MetricEstimate]:
     """deviance, actual_over_expected and gini, with intervals that count areas and quarters."""
     return poisson_metrics(rows.truth, predictions, rows.clusters)
 

@@ -70,13 +70,8 @@ class Tables:
     latent: pd.DataFrame
 
 
-def simulate(
-    seed: int = SEED, policies: int = POLICIES, *, effect: float = EFFECT, rise: float = RISE, last: str = LAST_MONTH
-) -> Tables:
-    """The same tables for the same arguments.
-
-    effect: of z on claims; 0 makes accidents worthless for them. rise: of claims, from `RISE_FROM` on. last: month.
-    """
+def simulate(seed: int = SEED, policies: int = POLICIES, *, effect: float = EFFECT, last: str = LAST_MONTH) -> Tables:
+    """The same tables for the same arguments. effect: of z on claims; at 0 accidents do not tell them. last: month."""
     drawn = np.random.default_rng([seed, 1])
     months = pd.date_range(FIRST_MONTH, last, freq="MS")
     written = _policies(seed, policies, drawn)
@@ -92,7 +87,7 @@ def simulate(
             "traffic": traffic.round(1).ravel(),
         }
     )
-    return Tables(written, _claims(written, latent, effect, rise, drawn), accidents, latent)
+    return Tables(written, _claims(written, latent, effect, drawn), accidents, latent)
 
 
 def rates(policies: pd.DataFrame) -> Any:
@@ -132,16 +127,14 @@ def _autoregressive(drawn: np.random.Generator, rows: int, columns: int) -> Any:
     return values
 
 
-def factors(latent: pd.DataFrame, effect: float, rise: float) -> pd.DataFrame:
+def factors(latent: pd.DataFrame, effect: float) -> pd.DataFrame:
     """What the package's rate is multiplied by in each area and month."""
-    later = np.where(latent.columns >= pd.Timestamp(RISE_FROM), rise, 1.0)
+    later = np.where(latent.columns >= pd.Timestamp(RISE_FROM), RISE, 1.0)
     return np.exp(effect * latent - effect**2 / 2) * later
 
 
-def _claims(
-    policies: pd.DataFrame, latent: pd.DataFrame, effect: float, rise: float, drawn: np.random.Generator
-) -> pd.DataFrame:
-    rate, factor = rates(policies), factors(latent, effect, rise)
+def _claims(policies: pd.DataFrame, latent: pd.DataFrame, effect: float, drawn: np.random.Generator) -> pd.DataFrame:
+    rate, factor = rates(policies), factors(latent, effect)
     area = latent.index.get_indexer(policies["area"])
     parts = []
     for place, month in enumerate(latent.columns):

@@ -24,7 +24,7 @@ from labs.evaluation import judge
 from labs.insurance.analysis import KEPT, WITH, WITHOUT, Coefficient, coefficients, holds
 from labs.insurance.data import join
 from labs.insurance.models import FORMULA, GLM, GLM_ACCIDENTS, RULES, SCORERS, train_on
-from labs.insurance.simulation import EFFECT, POLICIES, RISE, TRUE_COEFFICIENTS, Tables, factors, rates, simulate
+from labs.insurance.simulation import EFFECT, TRUE_COEFFICIENTS, Tables, factors, rates, simulate
 from labs.insurance.splits import between
 from labs.recording import figure_of
 from labs.training import Trained
@@ -37,11 +37,11 @@ _FITTED, _JUDGED, _LAST = ("2020Q1", "2020Q4"), ("2021Q1", "2021Q2"), "2021-06"
 _FIRST_SEED = 10_000
 
 
-def one_year(seed: int, effect: float = EFFECT, policies: int = POLICIES) -> Json:
+def one_year(seed: int, effect: float = EFFECT) -> Json:
     """coefficients: of the regressions without and with accidents, where the truth is known (the intercept is that of
     no accidents); of each the value and both intervals. gates: of each the verdict and the true gain, by how much the
     challenger's expected deviance is below the champion's."""
-    tables = simulate(seed, policies, effect=effect, last=_LAST)
+    tables = simulate(seed, effect=effect, last=_LAST)
     table, _ = join(tables.policies, tables.claims, tables.accidents)
     split = Split(between(table, *_FITTED, "simulated"), between(table, *_JUDGED, "simulated"))
     expected = expected_claims(tables, table[table["quarter"].between(*_JUDGED)], effect)
@@ -50,10 +50,11 @@ def one_year(seed: int, effect: float = EFFECT, policies: int = POLICIES) -> Jso
     year: Json = {"seed": seed, "effect": effect, "gates": against_formula}
     year["gates"]["against the same without accidents"] = _gate(informed, glm, expected)
     if effect:
-        found = {name: coefficients(split.training, with_accidents=name == WITH) for name in (WITHOUT, WITH)}
-        del found[WITH]["intercept"]
+        estimated = {name: coefficients(split.training, with_accidents=name == WITH) for name in (WITHOUT, WITH)}
+        del estimated[WITH]["intercept"]
         year["coefficients"] = {
-            name: {each: _interval(of[each]) for each in TRUE_COEFFICIENTS if each in of} for name, of in found.items()
+            name: {each: _interval(of[each]) for each in TRUE_COEFFICIENTS if each in of}
+            for name, of in estimated.items()
         }
     return year
 
@@ -61,7 +62,7 @@ def one_year(seed: int, effect: float = EFFECT, policies: int = POLICIES) -> Jso
 def expected_claims(tables: Tables, table: Any, effect: float) -> Any:
     """Of each row of the joined table, by the simulation's own law: a numpy array."""
     months = tables.latent.columns
-    of_month = factors(tables.latent, effect, RISE) * (months.days_in_month / 365.25)
+    of_month = factors(tables.latent, effect) * (months.days_in_month / 365.25)
     of_quarter = of_month.T.groupby(months.to_period("Q").astype(str)).sum()
     rate = pd.Series(rates(tables.policies), index=tables.policies["policy"])
     quarter, area = (of_quarter.index.get_indexer(table["quarter"]), of_quarter.columns.get_indexer(table["area"]))
@@ -81,8 +82,8 @@ def _gate(challenger: Trained, champion: Trained, expected: Any) -> Json:
     return {"verdict": judged.verdict.verdict, "true_gain": float(gain)}
 
 
-def _interval(found: Coefficient) -> Json:
-    return {"value": found.value, "ci95": found.ci95, "plain_ci95": found.plain_ci95}
+def _interval(coefficient: Coefficient) -> Json:
+    return {"value": coefficient.value, "ci95": coefficient.ci95, "plain_ci95": coefficient.plain_ci95}
 
 
 def summary(years: Sequence[Json]) -> Json:
@@ -96,8 +97,8 @@ def summary(years: Sequence[Json]) -> Json:
     from scipy.stats import binom
 
     drawn = [year for year in years if year["effect"]]
-    found: Json = {"years": len(drawn), "band": [int(end) for end in binom.interval(0.99, len(drawn), 0.95)]}
-    found["coverage"] = {
+    counts: Json = {"years": len(drawn), "band": [int(end) for end in binom.interval(0.99, len(drawn), 0.95)]}
+    counts["coverage"] = {
         regression: {
             name: {
                 kind: sum(holds(year["coefficients"][regression][name][kind], true) for year in drawn)
@@ -112,7 +113,7 @@ def summary(years: Sequence[Json]) -> Json:
     for year in years:
         for name, gate in year["gates"].items():
             gates.setdefault(name if year["effect"] else f"{name}, which are worth nothing", []).append(gate)
-    found["gates"] = {
+    counts["gates"] = {
         name: {
             "years": len(each),
             "passed": sum(gate["verdict"] == "pass" for gate in each),
@@ -121,7 +122,7 @@ def summary(years: Sequence[Json]) -> Json:
         }
         for name, each in gates.items()
     }
-    return found
+    return counts
 
 
 def years_figure(years: Sequence[Json]) -> Any:
@@ -162,11 +163,11 @@ def main(count: int, figure: Path | None, to: Path) -> None:
             file.write(json.dumps(done[-1]) + "\n")
             file.flush()
     chosen = [year for year in done if year["seed"] in seeds]
-    found = summary(chosen)
-    write_text(to, json.dumps(found, indent=2) + "\n")
+    counts = summary(chosen)
+    write_text(to, json.dumps(counts, indent=2) + "\n")
     if figure is not None:
         years_figure(chosen).savefig(figure, dpi=110)
-    click.echo(json.dumps(found, indent=2))
+    click.echo(json.dumps(counts, indent=2))
 
 
 if __name__ == "__main__":

@@ -184,14 +184,14 @@ class ImproveSteps(LlmSteps):
         from llmops.optimizing.optimization import optimize
 
         asked = {name: plan[name] for name in ("prompt", "model")}
-        found = optimize(plan["suite"], pool=training, settings=self._settings, **asked, **plan["recipe"])
-        if not found.passed or found.file is None:
-            verdict = "fail" if found.held_out is None else found.held_out["verdict"]
-            told = f"no prompt was better than {plan['prompt']} on held-out rows (run {found.run_id})"
-            return {**made, "verdict": verdict, "told": told, "run_id": found.run_id}
-        file = Path(found.file)
+        optimized = optimize(plan["suite"], pool=training, settings=self._settings, **asked, **plan["recipe"])
+        if not optimized.passed or optimized.file is None:
+            verdict = "fail" if optimized.held_out is None else optimized.held_out["verdict"]
+            told = f"no prompt was better than {plan['prompt']} on held-out rows (run {optimized.run_id})"
+            return {**made, "verdict": verdict, "told": told, "run_id": optimized.run_id}
+        file = Path(optimized.file)
         prompt, _ = self._registry.prompts.register(file.parent.name, parse_prompt(read_text(file), file))
-        return {**made, "prompt": prompt.ref, "run_id": found.run_id}
+        return {**made, "prompt": prompt.ref, "run_id": optimized.run_id}
 
     def _folder(self, plan: Plan) -> Path:
         return self._settings.improve_dir / str(plan["app"])
@@ -242,9 +242,9 @@ class ImproveSteps(LlmSteps):
 
 def _alarms_in(path: Path) -> list[Json]:
     """The alarms of an evidence file, as the monitor writes it for a retrain command."""
-    found = read_json(path)
+    evidence = read_json(path)
     try:
         names = "id", "what", "kind", "side", "why", "rows", "release"
-        return [{name: each[name] for name in names} for each in found["alarms"]]
+        return [{name: each[name] for name in names} for each in evidence["alarms"]]
     except (TypeError, KeyError) as error:
         raise BadFile(path, "must be evidence of the monitor: alarms with their rows", field="alarms") from error

@@ -247,8 +247,8 @@ class LlmSteps:
                     return seen("inconclusive", f"{plan['challenger']} is no challenger any more")
                 until = self._now()
                 stores.ingest()
-                if (found := look(stores, plan["app"], since, until, minimum_rows, accepted)) is not None:
-                    return found
+                if (verdict := look(stores, plan["app"], since, until, minimum_rows, accepted)) is not None:
+                    return verdict
                 if until >= deadline:
                     return seen("inconclusive", too_few(stores, plan["app"], since, until, minimum_rows))
                 self._nap(min(POLL_SECONDS, (deadline - until).total_seconds()))

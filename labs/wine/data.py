@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from labs.data import (
-    Finding,
+    DataFinding,
     LabData,
     LabelledRows,
     Split,
@@ -43,7 +43,7 @@ def load_wine(settings: Settings, source: str | None = None) -> LabData:
     return load_data("wine", clean, settings, source)
 
 
-def clean(path: Path) -> tuple[Any, int, list[Finding]]:
+def clean(path: Path) -> tuple[Any, int, list[DataFinding]]:
     """The finished table, the number of rows read, and what was found. Raises BadFile naming line and field."""
     import pandera.pandas as pa
 
@@ -64,7 +64,7 @@ def clean(path: Path) -> tuple[Any, int, list[Finding]]:
         low, high = checked[name].quantile([0.25, 0.75])
         far = ~checked[name].between(low - 4 * (high - low), high + 4 * (high - low))
         findings += found("suspect", name, far.sum(), "readings far from all others; kept")
-    findings.append(Finding("checked", TARGET, len(checked), "are one of three cultivars"))
+    findings.append(DataFinding("checked", TARGET, len(checked), "are one of three cultivars"))
     return checked.reset_index(drop=True), len(texts), findings
 
 

@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import Any
 
 from labs.data import LabData, LabelledRows, Split
-from labs.evaluation import Estimate
+from labs.evaluation import MetricEstimate
 from labs.lab import FIRST, Json, Lab
 from labs.training import Trained
 from labs.wine.data import halves, load_wine
@@ -63,10 +63,10 @@ class WineLab(Lab):
         candidate = next(each for each in CANDIDATES if each.name == champion["candidate"])
         return train_challenger(batches, candidate, champion["parameters"])
 
-    def evaluate_rows(self, rows: LabelledRows, predictions: Any) -> dict[str, Estimate]:
+    def evaluate_rows(self, rows: LabelledRows, predictions: Any) -> dict[str, MetricEstimate]:
         return evaluate(rows, predictions)
 
-    def error_of(self, metrics: Mapping[str, Estimate]) -> float:
+    def error_of(self, metrics: Mapping[str, MetricEstimate]) -> float:
         """The share of wrong cultivars."""
         return 1 - metrics["accuracy"].value
 

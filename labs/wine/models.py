@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from labs.data import LabelledRows, Split, joined
-from labs.evaluation import CORRECT, Estimate, Judgement, classification_metrics, error_rate, judge
+from labs.evaluation import CORRECT, Judgement, MetricEstimate, classification_metrics, error_rate, judge
 from labs.training import Candidate, Fold, Parameters, Trained, train, train_all
 from labs.wine.data import SCHEMA
 from labs.wine.shift import Batch
@@ -97,7 +97,7 @@ def folds(rows: LabelledRows) -> list[Fold]:
     return [(fit.tolist(), judge.tolist()) for fit, judge in folding.split(rows.features, rows.truth)]
 
 
-def evaluate(rows: LabelledRows, predictions: Any) -> dict[str, Estimate]:
+def evaluate(rows: LabelledRows, predictions: Any) -> dict[str, MetricEstimate]:
     """accuracy and macro_f1 with intervals; bottles of one wine count as one."""
     return classification_metrics(rows.truth, predictions, rows.clusters)
 

@@ -247,7 +247,7 @@ def evidence_folder(home: Path) -> Path:
 
 
 def alert_of_action(action: MonitorAction, settings: AlertSettings) -> dict[str, Any]:
-    """The alert of an action that came to its end, in the shape that `monitoring.act.alerts` gives."""
+    """The alert of an action that came to its end, in the shape of docs/alerts.md."""
     rows = [request_id for alarm in action.evidence["alarms"] for request_id in alarm["rows"]]
     # As readable as fits into the outbox, whose database refuses more.
     alert_id = f"action-{action.key.replace('/', '-').replace('@', '-')}"

@@ -32,7 +32,7 @@ _TOLD = ("release", "what", "kind", "severity", "slice", "why", "first_at", "las
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Sighting:
     """An alarm as the book takes it.
 
     what: the descriptor.
@@ -70,7 +70,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry(Finding):
+class BookedAlarm(Sighting):
     """An alarm on the book, as it was seen last. told: how often its receivers were told that it is there."""
 
     id: int
@@ -96,12 +96,12 @@ class Entry(Finding):
 
 
 @dataclass(frozen=True, slots=True)
-class Booked:
+class BookChanges:
     """What one verdict did to the book."""
 
-    opened: tuple[Entry, ...] = ()
-    lasting: tuple[Entry, ...] = ()
-    resolved: tuple[Entry, ...] = ()
+    opened: tuple[BookedAlarm, ...] = ()
+    lasting: tuple[BookedAlarm, ...] = ()
+    resolved: tuple[BookedAlarm, ...] = ()
 
 
 class AlarmBook:
@@ -115,12 +115,12 @@ class AlarmBook:
         self,
         app: str,
         source: str,
-        findings: Sequence[Finding],
+        findings: Sequence[Sighting],
         at: datetime,
         *,
         closes: datetime | None = None,
         run_id: str | None = None,
-    ) -> Booked:
+    ) -> BookChanges:
         """Books one verdict over one app; booking the same one again changes nothing.
 
         source: names the verdict, such as `window until 2026-01-02T00:00:00+00:00`.
@@ -129,14 +129,14 @@ class AlarmBook:
             not. A sequential alarm is over with the first whole window after it in which its descriptor is quiet.
         run_id: of the verdict's run in MLflow, for links.
         """
-        found = {finding.identity: finding for finding in findings}
-        opened, lasting, resolved = list[Entry](), list[Entry](), list[Entry]()
-        told: dict[str, list[Entry]] = {}  # by event
+        by_identity = {finding.identity: finding for finding in findings}
+        opened, lasting, resolved = list[BookedAlarm](), list[BookedAlarm](), list[BookedAlarm]()
+        told: dict[str, list[BookedAlarm]] = {}  # by event
         with writing_alone(self._engine) as connection:
             lasts = (table.c.app == app, table.c.resolved_at.is_(None))
             open_rows = connection.execute(sa.select(table).where(*lasts).order_by(table.c.id))
             known = {str(row.identity): row for row in open_rows}
-            for identity, finding in found.items():
+            for identity, finding in by_identity.items():
                 row, sighting = known.get(identity), finding.source or source
                 if _is_booked(connection, identity, sighting) if row is None else row.source == sighting:
                     continue
@@ -148,7 +148,7 @@ class AlarmBook:
                 if tell:
                     told.setdefault("lasting" if entry.told > 1 else "opened", []).append(entry)
             for identity, row in known.items():
-                if closes is None or identity in found or not _is_over(row, closes, at, findings):
+                if closes is None or identity in by_identity or not _is_over(row, closes, at, findings):
                     continue
                 over = sa.update(table).where(table.c.id == row.id).values(open_key=None, resolved_at=at.timestamp())
                 resolved.append(_entry(connection.execute(over.returning(table)).one()))
@@ -156,9 +156,9 @@ class AlarmBook:
                 told["resolved"] = over_now
             for event, entries in told.items():
                 self._outbox.put(connection, alert_of(entries, event, self._settings))
-        return Booked(tuple(opened), tuple(lasting), tuple(resolved))
+        return BookChanges(tuple(opened), tuple(lasting), tuple(resolved))
 
-    def entries(self, *, app: str | None = None, resolved: bool = False) -> list[Entry]:
+    def entries(self, *, app: str | None = None, resolved: bool = False) -> list[BookedAlarm]:
         """Entries, newest first: those that last, or with `resolved` all."""
         query = sa.select(table).order_by(table.c.id.desc())
         query = query if app is None else query.where(table.c.app == app)
@@ -166,7 +166,7 @@ class AlarmBook:
         with reading(self._engine) as connection:
             return [_entry(row) for row in connection.execute(query)]
 
-    def acknowledge(self, entry_id: int, by: str, at: datetime) -> Entry:
+    def acknowledge(self, entry_id: int, by: str, at: datetime) -> BookedAlarm:
         """Notes that somebody sees to it: it is told no more, and nothing is done about it by itself, while it lasts.
 
         Raises UsageError: there is no such entry, or it is over.
@@ -191,8 +191,8 @@ class AlarmBook:
         return last is None or abs(at.timestamp() - float(last)) >= self._settings.cool_down
 
 
-def alert_of(entries: Sequence[Entry], event: str, settings: AlertSettings) -> dict[str, Any]:
-    """One alert of all that a verdict found of one app, the gravest first; its shape is in `act.alerts`."""
+def alert_of(entries: Sequence[BookedAlarm], event: str, settings: AlertSettings) -> dict[str, Any]:
+    """One alert of all that a verdict found of one app, the gravest first; its shape is in docs/alerts.md."""
     ordered = sorted(entries, key=lambda entry: entry.severity != "high")
     parts = []
     for entry in ordered:
@@ -204,7 +204,7 @@ def alert_of(entries: Sequence[Entry], event: str, settings: AlertSettings) -> d
     return {"id": f"alarm-{first.id}-{event}-{first.told}", "event": event, "app": first.app, **shown, "parts": parts}
 
 
-def findings_of(result: MonitorResult, *, leave_out: Collection[str] = ()) -> Iterator[Finding]:
+def sightings_of(result: MonitorResult, *, leave_out: Collection[str] = ()) -> Iterator[Sighting]:
     """The alarms of a run as findings: one for each release that an alarm shows in; where it shows in none, one for the
     part of the traffic it is seen in. leave_out: kinds of alarm."""
     from monitoring.decide.result import Cure
@@ -220,7 +220,7 @@ def findings_of(result: MonitorResult, *, leave_out: Collection[str] = ()) -> It
         releases = [label for label in labels if "release" in label]
         whole = [label for label in labels if "app" in label]
         for label in releases or whole[:1] or labels:
-            yield Finding(
+            yield Sighting(
                 app=result.app,
                 what=alarm.what,
                 kind=alarm.kind,
@@ -234,7 +234,7 @@ def findings_of(result: MonitorResult, *, leave_out: Collection[str] = ()) -> It
             )
 
 
-def _seen(finding: Finding, row: sa.Row[Any] | None, tell: bool, at: float) -> dict[str, Any]:
+def _seen(finding: Sighting, row: sa.Row[Any] | None, tell: bool, at: float) -> dict[str, Any]:
     """The columns of an entry after one more sighting. row: the entry as it is; None for a new one."""
     values = {
         "severity": finding.severity,
@@ -259,7 +259,7 @@ def _is_booked(connection: sa.Connection, identity: str, source: str) -> bool:
     return connection.execute(sa.select(table.c.id).where(*same).limit(1)).first() is not None
 
 
-def _is_over(row: sa.Row[Any], closes: datetime, at: datetime, findings: Sequence[Finding]) -> bool:
+def _is_over(row: sa.Row[Any], closes: datetime, at: datetime, findings: Sequence[Sighting]) -> bool:
     if row.kind != "sequential":
         return True
     still = any(finding.what == row.what and finding.release == row.release for finding in findings)
@@ -267,15 +267,15 @@ def _is_over(row: sa.Row[Any], closes: datetime, at: datetime, findings: Sequenc
     return not still and not closes.timestamp() < row.last_at <= at.timestamp() + _SEEN_AHEAD
 
 
-def _entry(row: sa.Row[Any]) -> Entry:
-    values = {each.name: getattr(row, each.name) for each in fields(Entry)}
+def _entry(row: sa.Row[Any]) -> BookedAlarm:
+    values = {each.name: getattr(row, each.name) for each in fields(BookedAlarm)}
     for name in ("first_at", "last_at", "acknowledged_at", "resolved_at"):
         values[name] = _moment(values[name])
     if row.cure is not None:
         from monitoring.decide.result import Cure
 
         values["cure"] = Cure(**row.cure)
-    return Entry(**{**values, "rows": tuple(row.rows)})
+    return BookedAlarm(**{**values, "rows": tuple(row.rows)})
 
 
 def _moment(seconds: float | None) -> datetime | None:

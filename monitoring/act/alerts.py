@@ -1,13 +1,7 @@
 """The `[alerts]` table of the monitor's configuration: who is told of alarms, by which channel, and how often.
 
-`docs/alerts.md` shows the table and an alert. A secret never stands in the file: the file names the environment
-variable that holds it.
-
-An alert is JSON, kept in the outbox and posted as it is. All alarms that one look at an app found are one alert:
-`parts` has each, and the alert's own fields are those of the gravest. event: `opened`, `lasting`, `resolved`, or
-`action`; an action has `action`, `dry_run` and `outcome` besides. policy: why the app's policy does nothing about them;
-absent where it does, or is to observe. The id is the same in every attempt and on every channel: a receiver that got an
-alert twice can tell.
+docs/alerts.md documents the table, and the JSON of an alert, which is kept in the outbox and posted as it is. A secret
+never stands in the file: the file names the environment variable that holds it.
 """
 
 import hashlib
@@ -32,7 +26,7 @@ import orjson
 from llmops.engines.openai_errors import retry_seconds
 from llmops.errors import CannotRun, UsageError
 from llmops.settings import named_variables
-from monitoring.tables import Duration, Table, Texts, read_dataclass
+from monitoring.tables import ConfigTable, Duration, Texts, read_dataclass
 
 TIMEOUT_SECONDS = 10.0
 """Longest that one attempt may take to connect, and then between two answers of the other side."""
@@ -241,7 +235,7 @@ def read_alerts(values: Mapping[str, Any], file: Path | str) -> AlertSettings:
 
     Raises BadFile: an unknown key (names the nearest one) or a wrong value; names file and key.
     """
-    read, table = dict(values), Table(values, file, "alerts")
+    read, table = dict(values), ConfigTable(values, file, "alerts")
     kinds: dict[str, type[Channel]] = {"webhook": Webhook, "slack": Slack, "email": Email}
     for kind in kinds.keys() & read.keys():
         given = read[kind]

@@ -1,16 +1,7 @@
 """What is done about alarms by itself: an app's policy, and the decision it comes to. Pure: no clock, no store.
 
-    [policy.assistant]
-    action = "rollback"          # observe (default), stop-canary, rollback, re-evaluate, retrain
-    dry_run = false              # true by default: says what it would do, and does nothing
-    only_for = ["output.refusal", "limit"]   # descriptors or kinds of alarm; empty for all
-    suite = "qa"                 # for re-evaluate; default: of the release's last gate
-    retrain_command = ["./retrain.sh", "{evidence}"]
-    recipe = "recipes/extract.toml"   # instead: a fine-tune's or an optimizer's recipe, for the pipeline `improve`
-
-`rollback` also stops a canary: that is the smaller step, and the only one where the challenger's arm alarms. Drift of
-the input never leads to a rollback: the old release would get the same new questions. With a recipe, `re-evaluate`
-begins to improve the release where the suite, too, has become worse than it was at the gate.
+docs/monitoring.md describes the actions. `rollback` also stops a canary: that is the smaller step, and the only one
+where the challenger's arm alarms.
 """
 
 from __future__ import annotations
@@ -22,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from llmops.errors import UsageError
-from monitoring.tables import Duration, Table, Texts, read_dataclass
+from monitoring.tables import ConfigTable, Duration, Texts, read_dataclass
 
 if TYPE_CHECKING:
-    from monitoring.act.alarm_book import Entry
+    from monitoring.act.alarm_book import BookedAlarm
 
 Wish = Literal["observe", "stop-canary", "rollback", "re-evaluate", "retrain"]
 Action = Literal["stop-canary", "rollback", "re-evaluate", "retrain"]
@@ -35,8 +26,12 @@ WISHES: tuple[Wish, ...] = get_args(Wish)
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What is done for one app. retrain_timeout: seconds, of an improvement too. The module's text says what each field
-    means."""
+    """What is done for one app.
+
+    only_for: descriptors or kinds of alarm; empty for all. suite: for `re-evaluate`, by default that of the release's
+    last gate. retrain_command, recipe: what `retrain` runs, a command or the pipeline `improve`. retrain_timeout:
+    seconds, of an improvement too.
+    """
 
     action: Wish = "observe"
     dry_run: bool = True
@@ -58,7 +53,7 @@ def read_policies(values: Mapping[str, Any], file: Path | str) -> dict[str, Poli
 
     Raises BadFile: an unknown key (names the nearest one) or a wrong value; names file and key.
     """
-    whole = Table(values, file, "policy")
+    whole = ConfigTable(values, file, "policy")
     return {app: read_dataclass(Policy, whole.mapping(app), file, f"policy.{app}") for app in values}
 
 
@@ -95,9 +90,9 @@ class Decision:
     action: Action | None
     why: str
     release: str = ""
-    alarms: tuple[Entry, ...] = ()
+    alarms: tuple[BookedAlarm, ...] = ()
     dry_run: bool = True
-    declined: tuple[Entry, ...] = ()
+    declined: tuple[BookedAlarm, ...] = ()
 
     @property
     def key(self) -> str:
@@ -107,7 +102,7 @@ class Decision:
         return f"{self.app}/{self.action}/{self.release}/{first}{mode}"
 
 
-def decide(app: str, alarms: Sequence[Entry], policy: Policy, situation: Situation) -> Decision:
+def decide(app: str, alarms: Sequence[BookedAlarm], policy: Policy, situation: Situation) -> Decision:
     """What the policy comes to for the open alarms of one app."""
     if policy.action == "observe":
         return Decision(app, None, f"the policy of {app} is to observe")
@@ -133,10 +128,10 @@ def decide(app: str, alarms: Sequence[Entry], policy: Policy, situation: Situati
 
 # What to do, to which release, the alarms that are the reason, and why; or, as text alone, why nothing is done.
 # chosen: the alarms that the policy is for. every: all of the app's that are open.
-_Step = tuple[Action, str, "Sequence[Entry]", str] | str
+_Step = tuple[Action, str, "Sequence[BookedAlarm]", str] | str
 
 
-def _stop_canary(app: str, chosen: Sequence[Entry], every: Sequence[Entry], situation: Situation) -> _Step:
+def _stop_canary(app: str, chosen: Sequence[BookedAlarm], every: Sequence[BookedAlarm], situation: Situation) -> _Step:
     challenger = situation.challenger
     if challenger is None:
         return f"{app} has no challenger: there is no canary to stop"
@@ -155,7 +150,7 @@ def _stop_canary(app: str, chosen: Sequence[Entry], every: Sequence[Entry], situ
     return "stop-canary", challenger, own, why
 
 
-def _roll_back(app: str, chosen: Sequence[Entry], every: Sequence[Entry], situation: Situation) -> _Step:
+def _roll_back(app: str, chosen: Sequence[BookedAlarm], every: Sequence[BookedAlarm], situation: Situation) -> _Step:
     champion = situation.champion
     if champion is None:
         return f"{app} has no champion"
@@ -183,7 +178,7 @@ def _roll_back(app: str, chosen: Sequence[Entry], every: Sequence[Entry], situat
     return "rollback", champion, reasons, why
 
 
-def _look_into(app: str, chosen: Sequence[Entry], action: Action, situation: Situation) -> _Step:
+def _look_into(app: str, chosen: Sequence[BookedAlarm], action: Action, situation: Situation) -> _Step:
     champion = situation.champion
     if champion is None:
         return f"{app} has no champion"
@@ -193,9 +188,9 @@ def _look_into(app: str, chosen: Sequence[Entry], action: Action, situation: Sit
     return action, champion, concerned, f"{_names(concerned)} in the traffic of the champion {champion}"
 
 
-def _is_older(alarm: Entry, situation: Situation) -> bool:
+def _is_older(alarm: BookedAlarm, situation: Situation) -> bool:
     return situation.champion_since is not None and alarm.last_at <= situation.champion_since
 
 
-def _names(alarms: Sequence[Entry]) -> str:
+def _names(alarms: Sequence[BookedAlarm]) -> str:
     return ", ".join(dict.fromkeys(f"{alarm.what} ({alarm.kind})" for alarm in alarms))

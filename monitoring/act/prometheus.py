@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 from llmops.errors import CannotRun
 from monitoring.act.action_tables import daemon_stages
 from monitoring.act.actions import MonitorAction
-from monitoring.act.alarm_book import Entry
+from monitoring.act.alarm_book import BookedAlarm
 from monitoring.act.outbox import Delivery
 from monitoring.store.database import reading
 
@@ -54,7 +54,7 @@ class _Collected(Collector):
 
 
 def exposition(
-    alarms: Sequence[Entry],
+    alarms: Sequence[BookedAlarm],
     deliveries: Sequence[Delivery],
     actions: Sequence[MonitorAction],
     stages: Sequence[StageCount],

@@ -19,7 +19,7 @@ from llmops.settings import Settings
 from llmops.text_io import json_fields
 
 if TYPE_CHECKING:
-    from monitoring.act.alarm_book import AlarmBook, Entry
+    from monitoring.act.alarm_book import AlarmBook, BookedAlarm
     from monitoring.act.outbox import Outbox
     from monitoring.daemon.loop import Tick
     from monitoring.decide.result import MonitorResult
@@ -200,7 +200,7 @@ def _books(settings: Settings) -> Iterator[tuple[AlarmBook, Outbox, Any]]:
         engine.dispose()
 
 
-def _show_entries(entries: list[Entry]) -> None:
+def _show_entries(entries: list[BookedAlarm]) -> None:
     if not entries:
         echo("no alarm lasts")
         return
@@ -231,6 +231,6 @@ def _seconds(option: str, text: str) -> float:
     from monitoring.tables import seconds
 
     with suppress(ValueError):
-        if found := seconds(text):
-            return found
+        if seconds_given := seconds(text):
+            return seconds_given
     raise UsageError(f"{option}: {text!r} is no duration such as 30s, 5m or 24h")

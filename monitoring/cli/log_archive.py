@@ -94,10 +94,10 @@ def _described(log: ProductionLog) -> dict[str, int | None]:
 
     engine = open_engine(log.url)
     try:
-        found = newest_position(engine)
+        position = newest_position(engine)
     finally:
         engine.dispose()
-    return {} if found is None else {"described_up_to": found.cursor, "feedback_up_to": found.feedback_cursor}
+    return {} if position is None else {"described_up_to": position.cursor, "feedback_up_to": position.feedback_cursor}
 
 
 @click.command()

@@ -77,11 +77,11 @@ def forget(user: str | None, request_id: str | None, dry_run: bool, as_json: boo
     if request_id:
         log = ProductionLog(settings.resolved_log_url)
         try:
-            found = log.request_ids(request_id, limit=MOST_NAMED + 1)
+            request_ids = log.request_ids(request_id, limit=MOST_NAMED + 1)
         finally:
             log.close()
         # What is not in the log may be elsewhere, and stays as it was given.
-        request_id = whole_id(request_id, found, "request") if found else request_id
+        request_id = whole_id(request_id, request_ids, "request") if request_ids else request_id
     receipt = forget(settings, user=user or None, request_id=request_id or None, dry_run=dry_run, waiting=say_waiting)
 
     def table() -> None:

@@ -47,11 +47,11 @@ def run(ctx: click.Context, /, no_record: bool, as_json: bool, **options: Any) -
     Example: llmops monitor run --app assistant --since 24h
     Example: llmops monitor run --archive s3://llmops-log/production --on ray://head:10001
     """
-    found = monitor(**options, record=not no_record, waiting=say_waiting)
-    emit_result(as_json, found)
+    result = monitor(**options, record=not no_record, waiting=say_waiting)
+    emit_result(as_json, result)
     if not as_json:
-        say(f"at most {found.result.expected_false_alarms_per_month:g} false alarms a month are expected, run daily")
-    ctx.exit(1 if found.alarm else 0)
+        say(f"at most {result.result.expected_false_alarms_per_month:g} false alarms a month are expected, run daily")
+    ctx.exit(1 if result.alarm else 0)
 
 
 @command.command()
@@ -91,14 +91,14 @@ def list_command(app: str | None, as_json: bool) -> None:
     """
     from monitoring.run import list_references
 
-    found = list_references(Settings.from_environment(), app)
+    references = list_references(Settings.from_environment(), app)
     rows = []
-    for each in found:
+    for each in references:
         since, until, pinned_at = map(shown_time, (each.since, each.until, each.pinned_at))
         rows.append((each.app, since, until, each.source, each.release or "any", pinned_at, each.why))
     columns = ("app", "since", "until", "source", "release", "pinned at", "why")
-    value = {"references": [each.to_json() for each in found]}
-    emit(as_json, value, lambda: print_table(f"{len(found)} references", columns, rows))
+    value = {"references": [each.to_json() for each in references]}
+    emit(as_json, value, lambda: print_table(f"{len(references)} references", columns, rows))
 
 
 @reference.command()
@@ -120,7 +120,7 @@ def show(app: str, as_json: bool) -> None:
         frozen = stores.references.frozen(pinned) if pinned is not None else None
     parts: dict[str, Part] = {}
     if frozen is not None:
-        parts |= {**frozen.whole.numbers, **frozen.whole.flags, **frozen.whole.labels}
+        parts = {**frozen.whole.numbers, **frozen.whole.flags, **frozen.whole.labels}
     value: dict[str, Any] = {
         "app": app,
         "reference": pinned.to_json() if pinned is not None else None,
@@ -183,22 +183,25 @@ def replay(app: str | None, until: datetime | None, months: int, as_json: bool) 
     name = chosen_app(settings, app)
     champion = _champion_of(settings, name)
     with progress_bar() as bar:
-        found = replay_past(settings, name, until, months=months, progress=partial(bar, "replaying"), champion=champion)
+        replayed = replay_past(
+            settings, name, until, months=months, progress=partial(bar, "replaying"), champion=champion
+        )
 
     def show() -> None:
-        if found.alarms:
-            rows = [(alarm.since.isoformat(), alarm.kind, alarm.what) for alarm in found.alarms]
+        if replayed.alarms:
+            rows = [(alarm.since.isoformat(), alarm.kind, alarm.what) for alarm in replayed.alarms]
             print_table(f"{name}: what alarmed", ("window from", "rule", "what"), rows)
-        low, high = found.interval
-        echo(f"{found.alarmed} of {found.windows} windows alarmed ({found.untested} had too few rows to be tested)")
+        low, high = replayed.interval
+        untested = f"{replayed.untested} had too few rows to be tested"
+        echo(f"{replayed.alarmed} of {replayed.windows} windows alarmed ({untested})")
         echo(
-            f"that is {number(found.per_month)} a month (95 % interval {number(low)} to {number(high)}); "
-            f"stated: at most {found.stated['total']:g}"
+            f"that is {number(replayed.per_month)} a month (95 % interval {number(low)} to {number(high)}); "
+            f"stated: at most {replayed.stated['total']:g}"
         )
-        if found.resampled is not None:
-            echo(f"{found.resampled.alarmed} of {found.resampled.months} resampled months had an alarm")
+        if replayed.resampled is not None:
+            echo(f"{replayed.resampled.alarmed} of {replayed.resampled.months} resampled months had an alarm")
 
-    emit(as_json, {"app": name, **found.to_json()}, show)
+    emit(as_json, {"app": name, **replayed.to_json()}, show)
 
 
 @command.command()

@@ -25,7 +25,7 @@ import sqlalchemy as sa
 from llmops.errors import CannotRun, LlmopsError
 from monitoring.act.action_tables import Lease, daemon_stages, tested_windows, was_noted
 from monitoring.act.actions import ActionQueue, Actuator, MonitorAction, read_actions
-from monitoring.act.alarm_book import AlarmBook, Booked, Entry, findings_of
+from monitoring.act.alarm_book import AlarmBook, BookChanges, BookedAlarm, sightings_of
 from monitoring.act.outbox import Outbox
 from monitoring.act.policy import Policy, decide
 from monitoring.act.prometheus import exposition, stage_counts, write_textfile
@@ -48,8 +48,8 @@ class Tick:
 
     ingested: int = 0
     alarms: int = 0
-    opened: list[Entry] = field(default_factory=list)
-    resolved: list[Entry] = field(default_factory=list)
+    opened: list[BookedAlarm] = field(default_factory=list)
+    resolved: list[BookedAlarm] = field(default_factory=list)
     decided: dict[str, str] = field(default_factory=dict)
     acted: list[MonitorAction] = field(default_factory=list)
     delivered: int = 0
@@ -184,9 +184,9 @@ class Daemon:
         run_id = self._stages.run("record", partial(self._record, result))
         closes = None if result.state == "too-few-rows" else since
         # The detectors' alarms are booked when they come, at a tick.
-        found = list(findings_of(result, leave_out=("sequential",)))
+        sightings = list(sightings_of(result, leave_out=("sequential",)))
         source = f"window until {until.isoformat()}"
-        self._keep(tick, self._book.record(app, source, found, until, closes=closes, run_id=run_id))
+        self._keep(tick, self._book.record(app, source, sightings, until, closes=closes, run_id=run_id))
         verdict = {
             "since": since.timestamp(),
             "tested_at": self._now(),
@@ -198,7 +198,7 @@ class Daemon:
             upsert(connection, tested_windows, [{**key, **verdict}], tuple(verdict))
         logger.info("%s: window until %s: %s", app, until.isoformat(), result.note or result.state)
 
-    def _keep(self, tick: Tick, booked: Booked) -> None:
+    def _keep(self, tick: Tick, booked: BookChanges) -> None:
         tick.opened += booked.opened
         tick.resolved += booked.resolved
         for entry in booked.opened:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from llmops.errors import UsageError
 from llmops.settings import Settings
 from monitoring.act.action_tables import ensure_tables, retention_clock, was_noted
-from monitoring.act.alarm_book import Finding
+from monitoring.act.alarm_book import Sighting
 from monitoring.config import MonitorConfig
 from monitoring.decide.alarms import EvidenceQuery, find_evidence
 from monitoring.decide.pinned_summaries import PinnedSummaries
@@ -33,7 +33,7 @@ from monitoring.run import run_monitor
 from monitoring.store.database import apps_in_log, newest_record_at, reading, writing_alone
 from monitoring.store.hourly import APP
 from monitoring.store.rows import HOUR
-from monitoring.stores import archive_cut, opened, retain, retain_archived
+from monitoring.stores import archive_cut, described_up_to, opened, retain_archived
 
 logger = logging.getLogger("llmops.monitoring")
 
@@ -121,7 +121,7 @@ class LogWork(contextlib.AbstractContextManager["LogWork"]):
         """Those that have records, sorted."""
         return apps_in_log(self.engine)
 
-    def advance(self, app: str) -> Sequence[Finding]:
+    def advance(self, app: str) -> Sequence[Sighting]:
         """Takes the sequential detectors over the app's new rows; what has crossed its bound.
 
         Without a pinned reference there is nothing to hold the rows against: the first window makes one.
@@ -145,8 +145,8 @@ class LogWork(contextlib.AbstractContextManager["LogWork"]):
             since = max(pinned.pinned_at, since)
         if since >= self._complete_until:
             return ()
-        found = findings(self._detectors, spec, since, self._complete_until)
-        return [self._finding(app, each) for each in found if each.alarm]
+        watched = findings(self._detectors, spec, since, self._complete_until)
+        return [self._finding(app, each) for each in watched if each.alarm]
 
     def test_window(self, app: str, since: datetime, until: datetime) -> MonitorResult:
         """Tests a window that the schedule gives."""
@@ -163,7 +163,9 @@ class LogWork(contextlib.AbstractContextManager["LogWork"]):
             return
         self._retained_at = now
         if clock_is_believed(self.engine, now):
-            retain(log, self.engine, days, now=moment)
+            if days is not None:
+                cursor = described_up_to(self.engine) or 0  # nothing is described after an ingest that failed
+                log.delete_texts(moment - timedelta(days=days), described_up_to=cursor)
             with contextlib.suppress(_InUse):
                 retain_archived(log, oldest, _leave)
 
@@ -179,23 +181,23 @@ class LogWork(contextlib.AbstractContextManager["LogWork"]):
             self._detectors.restart(app, max(self._complete_until - _LOOK_BACK, pinned.counts_from))
             logger.warning("%s: the clock was ahead; its detectors begin anew", app)
 
-    def _finding(self, app: str, found: FlagFinding) -> Finding:
+    def _finding(self, app: str, flag: FlagFinding) -> Sighting:
         """The newest alarm of one flag, laid to a release where only one answered."""
-        last, what = found.crossings[-1], found.descriptor
+        last, what = flag.crossings[-1], flag.descriptor
         since, at = at_moment(last.since), at_moment(last.at)
-        label: Mapping[str, str] = found.label
+        label: Mapping[str, str] = flag.label
         if APP in label:
             releases = self._stores.reader.by_value(app, since, at, RELEASE)
             names = [name for name, summary in releases.items() if name and summary.rows]
             label = {RELEASE: names[0]} if len(names) == 1 else label
-        dimension, value = next(iter(found.label.items()))
+        dimension, value = next(iter(flag.label.items()))
         asked = EvidenceQuery(what.name, "equal", 1.0, None if dimension == APP else (dimension, value))
         (rows,) = find_evidence(self._stores.reader, app, since, at, [asked], self.config.rules.rows_named)
-        return Finding(
+        return Sighting(
             app=app,
             what=what.name,
             kind="sequential",
-            why=found.why,
+            why=flag.why,
             side=what.side,
             release=label.get(RELEASE),
             slice=label,

@@ -42,7 +42,7 @@ DAY = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class FlagBatch:
     """Rows with since <= at < until (seconds since the epoch) that have a value of the flag; hits carry it."""
 
     since: float
@@ -158,7 +158,7 @@ class FlagDetector:
         start = Start(at, new_start_share(state.new_starts), state.rows, state.hits)
         return replace(state, new_starts=state.new_starts + 1, starts=(*state.starts, start))
 
-    def advance(self, state: DetectorState, batches: Iterable[Batch]) -> tuple[DetectorState, list[Crossing]]:
+    def advance(self, state: DetectorState, batches: Iterable[FlagBatch]) -> tuple[DetectorState, list[Crossing]]:
         """Counts batches, in the order of time, and looks where a look is due.
 
         Raises ValueError: a batch begins before `counted_until`: its rows may have been counted already.
@@ -182,7 +182,7 @@ class FlagDetector:
 
     def _look(self, state: DetectorState) -> tuple[DetectorState, Crossing | None]:
         looked: list[Start] = []
-        found: list[tuple[Start, Crossing]] = []
+        crossed: list[tuple[Start, Crossing]] = []
         for start in state.starts:
             rows, hits = state.rows - start.earlier_rows, state.hits - start.earlier_hits
             after, due = _due(start, rows, state.counted_until)
@@ -194,11 +194,11 @@ class FlagDetector:
             p_value = rise_p_value(hits, rows, earlier[1], earlier[0])
             if p_value <= spent:
                 crossing = Crossing(state.counted_until, start.since, rows, hits, *earlier, p_value, spent)
-                found.append((start, crossing))
-        if not found:
+                crossed.append((start, crossing))
+        if not crossed:
             return replace(state, starts=tuple(looked)), None
         # Of starts that cross together the surest tells best when it began.
-        start, crossing = min(found, key=lambda pair: pair[1].p_value)
+        start, crossing = min(crossed, key=lambda pair: pair[1].p_value)
         return replace(state, rows=start.earlier_rows, hits=start.earlier_hits, starts=()), crossing
 
 

@@ -84,11 +84,11 @@ def compare_numbers(reference: NumberSummary, current: NumberSummary) -> DriftTe
     counts = aligned_counts(reference, current)
     if min(reference.n, current.n) == 0 or counts.shape[1] < 2:
         return NOT_TESTED
-    found = _kolmogorov_smirnov(counts)
+    distance = _kolmogorov_smirnov(counts)
     if counts.sum(axis=1).min() < RANKED_FROM or 2 * counts.sum(axis=0).max() > counts.sum():
-        return found
-    ranked = _rank_sum(counts, found)
-    surer = min(found, ranked, key=lambda each: each.p_value)
+        return distance
+    ranked = _rank_sum(counts, distance)
+    surer = min(distance, ranked, key=lambda each: each.p_value)
     return replace(surer, p_value=min(2 * surer.p_value, 1.0))
 
 
@@ -277,8 +277,8 @@ def examine_slice(
     for name, result in results.items():
         descriptor, p_adjusted = descriptors[name], adjusted[name]
         drifted = p_adjusted <= alpha and abs(result.effect) >= rules.floor(descriptor)
-        before, after = (level(summary_of(descriptor, side)) for side in (reference, current))
-        drifts[name] = DescriptorDrift(result, p_adjusted, drifted, before, after, descriptor, known[name])
+        levels = level(summary_of(descriptor, reference)), level(summary_of(descriptor, current))
+        drifts[name] = DescriptorDrift(result, p_adjusted, drifted, *levels, descriptor, known[name])
     return SliceDrift(label, reference, current, alpha, drifts)
 
 
@@ -309,8 +309,8 @@ def summary_of(descriptor: Descriptor, summary: Summary) -> Part | None:
 
 def values_of(descriptor: Descriptor, summary: Summary) -> int:
     """Rows that have a value of the descriptor."""
-    found = summary_of(descriptor, summary)
-    return 0 if found is None else found.n
+    part = summary_of(descriptor, summary)
+    return 0 if part is None else part.n
 
 
 def level(part: Part | None) -> float | str | None:

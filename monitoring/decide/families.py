@@ -156,9 +156,9 @@ class SincePin:
         self._rejected = len(self._windows)
 
 
-def _answered_by(now: Mapping[str, Summary], found: Mapping[str, Summary]) -> Summary | None:
+def _answered_by(now: Mapping[str, Summary], by_release: Mapping[str, Summary]) -> Summary | None:
     """All rows, where no other release than those of now answered any."""
-    return Summary.merged(found.values()) if found.keys() <= now.keys() else None
+    return Summary.merged(by_release.values()) if by_release.keys() <= now.keys() else None
 
 
 VariantKind = Literal["canary", "shadow"]
@@ -209,7 +209,7 @@ def find_variants(
     reader: WindowReader, app: str, since: datetime, until: datetime, minimum_rows: int
 ) -> list[Variants]:
     """The arms with enough rows on both sides. Raises StoreUnavailable."""
-    found = []
+    variants = []
     whole = reader.by_value(app, since, until, ARM)
     for kind, arm in _ARM_OF.items():
         challenger = whole.get(arm)
@@ -222,8 +222,8 @@ def find_variants(
         champion = both.get(CHAMPION_ARM, Summary())
         if champion.rows >= minimum_rows:
             names = (_release(reader, app, start, end, CHAMPION_ARM), _release(reader, app, start, end, arm))
-            found.append(Variants(kind, *names, start, end, champion, both.get(arm, challenger)))
-    return found
+            variants.append(Variants(kind, *names, start, end, champion, both.get(arm, challenger)))
+    return variants
 
 
 def compare_variants(
@@ -240,8 +240,8 @@ def compare_variants(
     alike = not any(chosen[name].side == "input" for name in drift.drifted)
     worse = tuple(
         name
-        for name, found in drift.drifted.items()
-        if alike and (chosen[name].harmful or (chosen[name].unit == "ms" and found.result.direction > 0))
+        for name, each in drift.drifted.items()
+        if alike and (chosen[name].harmful or (chosen[name].unit == "ms" and each.result.direction > 0))
     )
     return VariantComparison(variants, drift, alike, worse)
 

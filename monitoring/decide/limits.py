@@ -1,13 +1,4 @@
-"""Rules that need no reference: declared limits, and the volume of traffic.
-
-    [[limit]]
-    descriptor = "output.refusal"
-    share_at_most = 0.05
-
-    [[limit]]
-    descriptor = "latency_ms"
-    quantile = 0.95
-    at_most = 2000
+"""Rules that need no reference: declared limits (`[[limit]]`, see docs/monitoring.md), and the volume of traffic.
 
 A limit on a share, or on a quantile, is a statement about the service and not about the rows that happened to come: it
 raises an alarm when the rows prove it broken, that is when the exact lower bound of the true share (Clopper & Pearson
@@ -126,7 +117,7 @@ class LimitFinding:
 
 def check_limits(limits: Iterable[Limit], window: Summary, alpha: float) -> list[LimitFinding]:
     """Every limit held against one window of rows; alpha: `DriftRules.limit_alpha` of the number of checks."""
-    found = []
+    findings = []
     for limit in limits:
         flag, number = window.flags.get(limit.descriptor), window.numbers.get(limit.descriptor)
         if limit.share_at_most is not None and flag is not None and flag.n:
@@ -140,17 +131,17 @@ def check_limits(limits: Iterable[Limit], window: Summary, alpha: float) -> list
             if number.minimum > limit.at_most:
                 beyond, undecided = rows, 0
         else:
-            found.append(LimitFinding(limit, 0, 0, 0, None, 0.0, alpha, False, "no row of the window has a value"))
+            findings.append(LimitFinding(limit, 0, 0, 0, None, 0.0, alpha, False, "no row of the window has a value"))
             continue
         bound = lower_bound(beyond, rows, alpha)
-        found.append(LimitFinding(limit, rows, beyond, undecided, resolution, bound, alpha, bound > limit.allowed))
-    return found
+        findings.append(LimitFinding(limit, rows, beyond, undecided, resolution, bound, alpha, bound > limit.allowed))
+    return findings
 
 
-def limit_alarms(app: str, found: Sequence[LimitFinding], descriptors: Mapping[str, Descriptor]) -> list[Alarm]:
+def limit_alarms(app: str, findings: Sequence[LimitFinding], descriptors: Mapping[str, Descriptor]) -> list[Alarm]:
     """One alarm for each broken limit."""
     raised = []
-    for each in found:
+    for each in findings:
         if each.broken:
             name, most = each.limit.descriptor, each.limit.at_most
             evidence = EvidenceQuery(name, "equal", 1.0) if most is None else EvidenceQuery(name, "high", most)
@@ -241,11 +232,11 @@ def volume_of(
     return judge_volume(since, rows, past, rules.volume_alpha(), rules.volume_floor)
 
 
-def volume_alarms(app: str, found: VolumeFinding | None) -> list[Alarm]:
+def volume_alarms(app: str, volume: VolumeFinding | None) -> list[Alarm]:
     """The alarm of an unusual number of rows, if it is one; it names no rows."""
-    if found is None or not found.alarm:
+    if volume is None or not volume.alarm:
         return []
-    return [Alarm(ROWS, found.why, "service", ({"app": app},), "volume", "medium")]
+    return [Alarm(ROWS, volume.why, "service", ({"app": app},), "volume", "medium")]
 
 
 def judge_volume(since: datetime, rows: int, past: Sequence[PastWindow], alpha: float, floor: float) -> VolumeFinding:

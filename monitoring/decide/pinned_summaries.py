@@ -129,13 +129,13 @@ def _p_value(descriptor: Descriptor, pairs: Sequence[tuple[Summary, Summary]]) -
 
 def _shares(descriptor: Descriptor, summary: Summary) -> dict[float | str, float]:
     """The share of rows in each cell: a bin of numbers, a label, or a flag that is set."""
-    found = summary_of(descriptor, summary)
-    if isinstance(found, NumberSummary):
-        return {cell: count / found.n for cell, count in zip(found.bins.tolist(), found.counts.tolist(), strict=True)}
-    if isinstance(found, FlagSummary):
-        return {1.0: found.share}
-    if isinstance(found, LabelSummary):
-        return {label: count / found.n for label, count in found.counts.items()}
+    part = summary_of(descriptor, summary)
+    if isinstance(part, NumberSummary):
+        return {cell: count / part.n for cell, count in zip(part.bins.tolist(), part.counts.tolist(), strict=True)}
+    if isinstance(part, FlagSummary):
+        return {1.0: part.share}
+    if isinstance(part, LabelSummary):
+        return {label: count / part.n for label, count in part.counts.items()}
     return {}
 
 
@@ -278,22 +278,22 @@ def slices_to_test(
     A release, prompt or model version is compared with all rows of the reference: the new one is to be as the old one
     was. Any other slice is compared with its own rows there: German questions with German questions.
     """
-    places = [TestedSlice({APP: app}, reference.whole, whole)]
+    tested = [TestedSlice({APP: app}, reference.whole, whole)]
     for dimension, by_value in slices.items():
         for value, summary in sorted(largest(by_value).items()):
             before = reference.slice(dimension, value)
             if before is not None and min(before.rows, summary.rows) >= minimum_rows:
-                places.append(TestedSlice({dimension: value}, before, summary))
-    return places
+                tested.append(TestedSlice({dimension: value}, before, summary))
+    return tested
 
 
-def count_families(places: Sequence[TestedSlice]) -> int:
+def count_families(slices: Sequence[TestedSlice]) -> int:
     """Places with different tests: a release that answered every request is the same family as the whole app.
 
     The rows alone do not make them the same: a language in which all is asked now is compared with its own past.
     """
     different: list[TestedSlice] = []
-    for place in places:
+    for place in slices:
         if not any(place.current == each.current and place.reference == each.reference for each in different):
             different.append(place)
     return len(different)

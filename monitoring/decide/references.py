@@ -5,13 +5,10 @@ A reference moves only when one is pinned: at a promotion, by hand, or, with non
 change nothing of it. A reference that was pinned for a release counts while that release is the champion: a rollback
 returns to the reference of the release that it returns to.
 
-An accepted window is one whose run ended `ok`. After a promotion the reference is, as the setting `at_promotion` says:
-`first-window`  the new champion's first window: its rows from the promotion on, without windows that alarmed, when
-                there are enough of them (`gathering`). Until then the old reference stays, and of the drift against it
-                only harmful flags count: what else changed was meant to, and passed the gate.
-`gate`          what the gate saw: the champion's answers to the eval set. Only the output is compared with them, since
-                neither the questions nor the speed of an eval run are those of production.
-`previous-window`  the last accepted window of the champion before; `first-window` when it has none.
+An accepted window is one whose run ended `ok`. After a promotion the reference is, as the setting `at_promotion` says,
+the new champion's `first-window`, gathered as docs/monitoring.md describes; the last accepted `previous-window` of the
+champion before; or what the `gate` saw, the champion's answers to the eval set. Only the output is compared with those,
+since neither the questions nor the speed of an eval run are those of production.
 """
 
 from collections.abc import Sequence
@@ -24,7 +21,7 @@ import sqlalchemy as sa
 from llmops.errors import UsageError
 from llmops.production_log import make_tables
 from monitoring.decide.pinned_summaries import PinnedSummaries
-from monitoring.store.database import NUMBER, Moment, translated, writing_alone
+from monitoring.store.database import NUMBER, UtcTime, translated, writing_alone
 from monitoring.store.summaries import Summary
 
 # The tables of references and accepted windows, in the production log's database, beside the monitor's others.
@@ -39,9 +36,9 @@ pinned_references = sa.Table(
     metadata,
     sa.Column("id", NUMBER, primary_key=True),
     sa.Column("app", sa.String(255), nullable=False, index=True),
-    sa.Column("since", Moment, nullable=False),
-    sa.Column("until", Moment, nullable=False),
-    sa.Column("pinned_at", Moment, nullable=False),
+    sa.Column("since", UtcTime, nullable=False),
+    sa.Column("until", UtcTime, nullable=False),
+    sa.Column("pinned_at", UtcTime, nullable=False),
     sa.Column("why", sa.Text, nullable=False),
     sa.Column("source", sa.String(32), nullable=False),
     sa.Column("release", sa.String(255)),
@@ -66,7 +63,7 @@ awaited_references = sa.Table(
     sa.Column("id", NUMBER, primary_key=True),
     sa.Column("app", sa.String(255), nullable=False, index=True),
     sa.Column("release", sa.String(255), nullable=False),
-    sa.Column("since", Moment, nullable=False),
+    sa.Column("since", UtcTime, nullable=False),
     sqlite_autoincrement=True,
 )
 
@@ -75,11 +72,11 @@ accepted_windows = sa.Table(
     "accepted_windows",
     metadata,
     sa.Column("app", sa.String(255), primary_key=True),
-    sa.Column("until", Moment, primary_key=True),
-    sa.Column("since", Moment, nullable=False),
+    sa.Column("until", UtcTime, primary_key=True),
+    sa.Column("since", UtcTime, nullable=False),
     sa.Column("release", sa.String(255)),
     sa.Column("rows", sa.BigInteger, nullable=False),
-    sa.Column("accepted_at", Moment, nullable=False),
+    sa.Column("accepted_at", UtcTime, nullable=False),
 )
 
 # Windows whose run ended with an alarm: no reference is gathered from their rows.
@@ -87,7 +84,7 @@ rejected_windows = sa.Table(
     "rejected_windows",
     metadata,
     sa.Column("app", sa.String(255), primary_key=True),
-    sa.Column("until", Moment, primary_key=True),
+    sa.Column("until", UtcTime, primary_key=True),
 )
 
 _BEFORE = "reference_windows"  # where references stood before they were frozen
@@ -182,8 +179,8 @@ class References:
         over for an older one: a window that became the reference is compared, when it is looked at again, with what it
         was compared with first.
         """
-        found = self.all(app)
-        fitting = [each for each in found if champion is None or each.release in (None, champion)] or found
+        references = self.all(app)
+        fitting = [each for each in references if champion is None or each.release in (None, champion)] or references
         if beside is not None:
             fitting = [each for each in fitting if not each.became(*beside)] or fitting
         return next(iter(fitting), None)
@@ -196,8 +193,8 @@ class References:
     def all(self, app: str | None = None) -> list[PinnedReference]:
         """Every reference of the app, or of all, the newest first."""
         query = sa.select(pinned_references).order_by(pinned_references.c.id.desc())
-        found = self._read(query if app is None else query.where(pinned_references.c.app == app))
-        return [PinnedReference(**row._mapping) for row in found]
+        rows = self._read(query if app is None else query.where(pinned_references.c.app == app))
+        return [PinnedReference(**row._mapping) for row in rows]
 
     def pin(
         self,

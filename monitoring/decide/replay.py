@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from llmops.errors import CannotRun
 from llmops.evaluation.statistics import sign_test_interval
 from monitoring.decide.alarms import ROWS
-from monitoring.decide.detectors import Batch, DetectorState
+from monitoring.decide.detectors import DetectorState, FlagBatch
 from monitoring.decide.drift import examine_slice
 from monitoring.decide.families import SincePin, examine_together
 from monitoring.decide.limits import Limit, PastWindow, check_limits, judge_volume
@@ -150,8 +150,8 @@ def replay(reader: WindowReader, request: ReplayRequest, progress: Progress | No
         since = begin + number * length * HOUR
         slices = {each: reader.by_value(request.app, since, since + length * HOUR, each) for each in request.dimensions}
         parts = [(since + step * HOUR, hours.get(since + step * HOUR, Summary())) for step in range(length)]
-        found, tested = judge.window(since, length, parts, slices)
-        alarms += found
+        raised, tested = judge.window(since, length, parts, slices)
+        alarms += raised
         untested += not tested
         if progress:
             progress(number + 1, count + request.months)
@@ -206,9 +206,9 @@ class _Judge:
         tested = min(whole.rows, reference.rows) >= rules.minimum_rows
         families = []
         if tested:
-            places = slices_to_test(request.app, whole, slices, request.reference, rules.minimum_rows)
-            alpha = rules.alpha(count_families(places))
-            for place in places:
+            tested_slices = slices_to_test(request.app, whole, slices, request.reference, rules.minimum_rows)
+            alpha = rules.alpha(count_families(tested_slices))
+            for place in tested_slices:
                 label, before = place.label, place.reference
                 families.append(examine_slice(label, before, place.current, request.descriptors, rules, alpha))
         named += [("drift", name) for family in families for name in family.drifted]
@@ -232,7 +232,9 @@ class _Judge:
             for at, part in parts:
                 begin, seen = at.timestamp(), part.flags.get(name, FlagSummary())
                 state = self._states.get(name) or detector.open(begin, "replay")
-                self._states[name], crossings = detector.advance(state, [Batch(begin, begin + step, seen.n, seen.hits)])
+                self._states[name], crossings = detector.advance(
+                    state, [FlagBatch(begin, begin + step, seen.n, seen.hits)]
+                )
                 if crossings:
                     yield name
 
@@ -258,16 +260,16 @@ def _resample(
     chance = random.Random(request.seed)  # noqa: S311 - a simulation
     alarmed, what, steps = 0, Counter[str](), max(length // block, 1)
     for month in range(request.months):
-        judge, found = _Judge(request, volume=False), set[str]()
+        judge, names = _Judge(request, volume=False), set[str]()
         for window in range(request.rules.windows_per_month):
             since = begin + window * length * HOUR
             parts = [
                 (since + step * block * HOUR, chance.choice(blocks[(window * steps + step) % len(blocks)]))
                 for step in range(steps)
             ]
-            found |= {alarm.what for alarm in judge.window(since, length, parts, {})[0]}
-        alarmed += bool(found)
-        what.update(found)
+            names |= {alarm.what for alarm in judge.window(since, length, parts, {})[0]}
+        alarmed += bool(names)
+        what.update(names)
         if progress:
             progress(total // length + month + 1, total // length + request.months)
     return Resampled(request.months, alarmed, what)

@@ -11,7 +11,7 @@ from monitoring.decide.families import PooledLook, VariantComparison
 from monitoring.decide.limits import LimitFinding, VolumeFinding
 from monitoring.decide.references import PinnedReference
 from monitoring.decide.watch import FlagFinding
-from monitoring.decide.window_choice import ReferenceProgress, Window
+from monitoring.decide.window_choice import LogWindow, ReferenceProgress
 
 _MOST_NAMED = 4
 
@@ -82,8 +82,8 @@ def _among_changed_questions(answers: Sequence[Alarm], asked: Sequence[str]) -> 
 
 def sides_of(alarms: Sequence[Alarm]) -> list[str]:
     """Sides with an alarm about what requests are like, not how many there are."""
-    found = {alarm.side for alarm in alarms if alarm.kind != "volume"}
-    return [side for side in ("input", "output", "service") if side in found]
+    alarmed = {alarm.side for alarm in alarms if alarm.kind != "volume"}
+    return [side for side in ("input", "output", "service") if side in alarmed]
 
 
 def _names(alarms: Sequence[Alarm]) -> str:
@@ -114,8 +114,8 @@ class MonitorResult:
     app: str
     state: State
     note: str
-    window: Window
-    reference: Window
+    window: LogWindow
+    reference: LogWindow
     pinned: PinnedReference | None
     slices: Sequence[SliceDrift]
     alarms: Sequence[Alarm]
@@ -181,23 +181,23 @@ class MonitorResult:
         release, `canary/<descriptor>/…` of the challenger, `failures/<descriptor>`, and `mean/<descriptor>`: the
         current mean, or share for flags.
         """
-        found: dict[str, float] = {
+        metrics: dict[str, float] = {
             "alarms": float(len(self.alarms)),
             "rows": float(self.window.rows),
             "reference_rows": float(self.reference.rows),
             "expected_false_alarms_per_month": self.expected_false_alarms_per_month,
         }
-        found |= {f"failures/{name}": float(rows) for name, rows in self.failures.items()}
+        metrics |= {f"failures/{name}": float(rows) for name, rows in self.failures.items()}
         families = {f"{each.variants.kind}/": each.drift for each in self.canary}
         for part in self.slices:
             if "app" in part.label:
                 families["drift/"] = part
                 means = {name: drift.after for name, drift in part.descriptors.items()}
-                found |= {f"mean/{name}": value for name, value in means.items() if isinstance(value, float)}
+                metrics |= {f"mean/{name}": value for name, value in means.items() if isinstance(value, float)}
             elif "release" in part.label:
                 families[f"drift/{part.label['release'].replace('@', '-')}/"] = part
         for prefix, family in families.items():
             for name, drift in family.descriptors.items():
-                found[f"{prefix}{name}/p_adjusted"] = drift.p_adjusted
-                found[f"{prefix}{name}/effect"] = drift.result.effect
-        return found
+                metrics[f"{prefix}{name}/p_adjusted"] = drift.p_adjusted
+                metrics[f"{prefix}{name}/effect"] = drift.result.effect
+        return metrics

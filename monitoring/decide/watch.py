@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from llmops.production_log import make_tables
 from monitoring.decide.alarms import Alarm, EvidenceQuery
-from monitoring.decide.detectors import DAY, Batch, Crossing, DetectorState, FlagDetector
+from monitoring.decide.detectors import DAY, Crossing, DetectorState, FlagBatch, FlagDetector
 from monitoring.decide.pinned_summaries import PinnedSummaries, comparable
 from monitoring.decide.references import PinnedReference
 from monitoring.decide.rules import DriftRules
@@ -70,7 +70,7 @@ detector_alarms = sa.Table(
 
 
 @dataclass(slots=True)
-class Progress:
+class DetectorProgress:
     """How far an app's detectors have counted, together.
 
     reference: what they count against. counted_until: seconds since the epoch. places: slices (dimension, value) in the
@@ -94,7 +94,7 @@ class DetectorStore:
         with translated("open"), writing(engine) as connection:
             make_tables(connection, metadata)
 
-    def load(self, app: str) -> Progress | None:
+    def load(self, app: str) -> DetectorProgress | None:
         """Where the app's detectors stand; None before their first advance."""
         with reading(self._engine) as connection:
             chosen = sa.select(detector_progress).where(detector_progress.c.app == app)
@@ -102,7 +102,7 @@ class DetectorStore:
             if row is None:
                 return None
             query = sa.select(detector_states).where(detector_states.c.app == app).order_by(detector_states.c.month)
-            progress = Progress(**row.progress, revision=row.revision)
+            progress = DetectorProgress(**row.progress, revision=row.revision)
             progress.places = [(dimension, value) for dimension, value in progress.places]
             for stored in connection.execute(query):
                 state = DetectorState.from_json(stored.state)
@@ -114,8 +114,8 @@ class DetectorStore:
         """Up to when the app's rows are counted; None before the first advance."""
         query = sa.select(detector_progress.c.progress).where(detector_progress.c.app == app)
         with reading(self._engine) as connection:
-            found = connection.execute(query).scalar()
-        return None if found is None else float(found["counted_until"])
+            progress = connection.execute(query).scalar()
+        return None if progress is None else float(progress["counted_until"])
 
     def restart(self, app: str, at: datetime) -> None:
         """Forgets how the app's detectors stand: they begin anew with the rows from `at` on."""
@@ -128,7 +128,7 @@ class DetectorStore:
                 kept = sa.update(detector_progress).where(mine)
                 connection.execute(kept.values(progress=anew, revision=row.revision + 1))
 
-    def save(self, app: str, progress: Progress, found: Sequence[tuple[Key, Crossing]]) -> bool:
+    def save(self, app: str, progress: DetectorProgress, crossings: Sequence[tuple[Key, Crossing]]) -> bool:
         """Keeps an advance of what `load` gave, and the alarms in it, in one transaction.
 
         False when another monitor advanced the app meanwhile: nothing is kept then, and its advance stands.
@@ -158,7 +158,7 @@ class DetectorStore:
                     "at": crossing.at,
                     "crossing": dataclasses.asdict(crossing),
                 }
-                for key, crossing in found
+                for key, crossing in crossings
             ]
             upsert(connection, detector_alarms, alarms, ["crossing"])
         return True
@@ -168,12 +168,12 @@ class DetectorStore:
         in it."""
         table = detector_alarms
         inside = (table.c.app == app, table.c.at > since.timestamp(), table.c.at <= until.timestamp())
-        found: dict[Key, list[Crossing]] = {}
+        crossings: dict[Key, list[Crossing]] = {}
         with reading(self._engine) as connection:
             for row in connection.execute(sa.select(table).where(*inside).order_by(table.c.at, table.c.descriptor)):
                 crossing = Crossing(**row.crossing)
-                found.setdefault((row.dimension, row.value, row.descriptor), []).append(crossing)
-        return found
+                crossings.setdefault((row.dimension, row.value, row.descriptor), []).append(crossing)
+        return crossings
 
 
 def at_moment(seconds: float) -> datetime:
@@ -268,7 +268,7 @@ def advance_detectors(store: DetectorStore, reader: WindowReader, spec: Detector
     Rows that arrive later with an earlier time are not counted by the detectors (the tests of windows see them): leave
     the newest moments out, for as long as requests take. False when another monitor advanced the app meanwhile.
     """
-    progress = store.load(spec.app) or Progress(spec.reference_id, spec.begin.timestamp())
+    progress = store.load(spec.app) or DetectorProgress(spec.reference_id, spec.begin.timestamp())
     if progress.reference != spec.reference_id:
         # All detectors are opened anew against another reference, on what is left of the month's budget.
         begin, flags = max(spec.begin.timestamp(), progress.counted_until), spec.reference.flags
@@ -280,21 +280,21 @@ def advance_detectors(store: DetectorStore, reader: WindowReader, spec: Detector
         progress = dataclasses.replace(
             progress, reference=spec.reference_id, counted_until=begin, releases=[], states=states
         )
-    found: list[tuple[Key, Crossing]] = []
+    crossings: list[tuple[Key, Crossing]] = []
     since, end = progress.counted_until, until.timestamp()
     while since < end:  # cut at the ends of days: each day has a start of its own
         next_day = min(end, (since // DAY + 1) * DAY)
         between = at_moment(since), at_moment(next_day)
         releases = reader.by_value(spec.app, *between, RELEASE)
         whole = reader.whole(spec.app, *between)
-        found += _count(spec, progress, (since, next_day), whole, releases)
+        crossings += _count(spec, progress, (since, next_day), whole, releases)
         since = next_day
-    return store.save(spec.app, progress, found)
+    return store.save(spec.app, progress, crossings)
 
 
 def _count(
     spec: DetectorSpec,
-    progress: Progress,
+    progress: DetectorProgress,
     span: tuple[float, float],
     whole: Summary,
     releases: Mapping[str, Summary],
@@ -319,17 +319,17 @@ def _count(
             if begins and place == 0:
                 state = detector.begin(state, span[0])
             seen = summary.flags.get(name, FlagSummary())
-            progress.states[key], crossings = detector.advance(state, [Batch(*span, seen.n, seen.hits)])
+            progress.states[key], crossings = detector.advance(state, [FlagBatch(*span, seen.n, seen.hits)])
             yield from ((key, crossing) for crossing in crossings)
     progress.counted_until = span[1]
 
 
 def findings(store: DetectorStore, spec: DetectorSpec, since: datetime, until: datetime) -> list[FlagFinding]:
     """Every watched flag of the whole app, and the releases that alarmed, in a window. Raises StoreUnavailable."""
-    found: dict[Key, list[Crossing]] = {(APP, "", name): [] for name in spec.flags}
-    found |= store.alarms(spec.app, since, until)
+    crossings_of: dict[Key, list[Crossing]] = {(APP, "", name): [] for name in spec.flags}
+    crossings_of |= store.alarms(spec.app, since, until)
     named = []
-    for (dimension, value, name), crossings in found.items():
+    for (dimension, value, name), crossings in crossings_of.items():
         if name in spec.descriptors:
             flag = spec.reference.flags.get(name)
             label = {APP: spec.app} if dimension == APP else {dimension: value}
@@ -338,10 +338,10 @@ def findings(store: DetectorStore, spec: DetectorSpec, since: datetime, until: d
     return named
 
 
-def sequential_alarms(found: Sequence[FlagFinding]) -> list[Alarm]:
+def sequential_alarms(findings: Sequence[FlagFinding]) -> list[Alarm]:
     """One alarm for each flag, whichever slices it rose in."""
     by_flag: dict[str, list[FlagFinding]] = {}
-    for each in found:
+    for each in findings:
         if each.alarm:
             by_flag.setdefault(each.descriptor.name, []).append(each)
     raised = []

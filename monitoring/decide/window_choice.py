@@ -1,11 +1,8 @@
 """Which rows are compared with which: the reference and the current window.
 
-With no reference pinned, the rows before the first `since` are it, and are then pinned. A run never compares rows with
-themselves: the part of a reference in the log that overlaps the current window is left out of that run.
-
-Without `since`, the current window is the last 24 hours before `until`, or less where the reference ends within them.
-Ever longer windows from the reference's end on would share rows from run to run and spend the false-alarm budget on
-the same evidence.
+A run never compares rows with themselves: the part of a reference in the log that overlaps the current window is left
+out of that run. Without `since`, the current window is the last 24 hours: ever longer windows from the reference's end
+on would share rows from run to run and spend the false-alarm budget on the same evidence.
 """
 
 from dataclasses import dataclass
@@ -20,7 +17,7 @@ DEFAULT_WINDOW = timedelta(hours=24)
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class LogWindow:
     """Rows of one app with `since <= at < until`; `rows` counts them."""
 
     since: datetime
@@ -39,8 +36,8 @@ class WindowPair:
     None while it is only proposed. whole: whether it is all of what was pinned, so that the frozen summaries are its.
     """
 
-    reference: Window | None
-    current: Window
+    reference: LogWindow | None
+    current: LogWindow
     pinned: PinnedReference | None = None
     whole: bool = True
 
@@ -65,9 +62,9 @@ def choose_windows(
     if since is None:
         starts = [pinned.until] if pinned is not None and pinned.in_log else []
         starts += [awaited.since] if awaited is not None else []
-        current = Window(max([until - DEFAULT_WINDOW, *(start for start in starts if start < until)]), until)
+        current = LogWindow(max([until - DEFAULT_WINDOW, *(start for start in starts if start < until)]), until)
     else:
-        current = Window(since, until)
+        current = LogWindow(since, until)
     if pinned is not None:
         return _beside(pinned, current)
     if since is None and awaited is None:
@@ -81,7 +78,7 @@ def choose_windows(
             f"the production log has no rows of app {app}; serve some, or import them with `llmops log import`"
         )
     if since is not None and first < since:
-        return WindowPair(Window(first, since), current)
+        return WindowPair(LogWindow(first, since), current)
     if awaited is not None:
         return WindowPair(None, current)
     raise CannotRun(
@@ -90,14 +87,14 @@ def choose_windows(
     )
 
 
-def _beside(pinned: PinnedReference, current: Window) -> WindowPair:
+def _beside(pinned: PinnedReference, current: LogWindow) -> WindowPair:
     since, until = pinned.since, pinned.until
     if not pinned.in_log or current.until <= since or current.since >= until:
-        return WindowPair(Window(since, until), current, pinned)
+        return WindowPair(LogWindow(since, until), current, pinned)
     if current.since > since:  # the part before it
-        return WindowPair(Window(since, current.since), current, pinned, whole=False)
+        return WindowPair(LogWindow(since, current.since), current, pinned, whole=False)
     if current.until < until:
-        return WindowPair(Window(current.until, until), current, pinned, whole=False)
+        return WindowPair(LogWindow(current.until, until), current, pinned, whole=False)
     raise UsageError(
         f"the current window covers the whole reference ({since.isoformat()} to {until.isoformat()}); "
         "choose a later --since, or an --until before it"
@@ -146,5 +143,5 @@ def reference_progress(
     if until <= awaited.since:
         return None
     since = references.last_rejected(app, awaited.since, until) or awaited.since
-    found = reader.by_value(app, since, until, "release").get(awaited.release) if since < until else None
-    return ReferenceProgress(awaited.release, since, until, found.rows if found else 0, needed)
+    answered = reader.by_value(app, since, until, "release").get(awaited.release) if since < until else None
+    return ReferenceProgress(awaited.release, since, until, answered.rows if answered else 0, needed)

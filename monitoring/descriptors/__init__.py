@@ -9,7 +9,7 @@ Kinds are Evidently's where those are sound, computed for a whole batch at a tim
 Evidently's kind is wrong for chat, our kind documents the difference. Nothing is downloaded, and no row stops a run.
 """
 
-from monitoring.descriptors.descriptor_set import DescriptorSet, default_descriptors
+from monitoring.descriptors.descriptor_set import DescriptorSet
 from monitoring.descriptors.model import Described, Descriptor, Kind, Side, Value
 
-__all__ = ["Described", "Descriptor", "DescriptorSet", "Kind", "Side", "Value", "default_descriptors"]
+__all__ = ["Described", "Descriptor", "DescriptorSet", "Kind", "Side", "Value"]

@@ -15,7 +15,6 @@ from llmops.hashing import content_hash
 from llmops.production_log import LogRecord
 from llmops.ray_cluster import on_this_machine
 from llmops.settings import Settings
-from llmops.text_io import read_toml
 from monitoring.descriptors.log_kinds import LOG_KINDS
 from monitoring.descriptors.model import (
     Declared,
@@ -35,7 +34,7 @@ from monitoring.descriptors.model import (
 from monitoring.descriptors.outside_kinds import OUTSIDE_KINDS
 from monitoring.descriptors.text_kinds import TEXT_KINDS
 from monitoring.descriptors.word_kinds import WORD_KINDS
-from monitoring.tables import Table, nearest
+from monitoring.tables import ConfigTable, nearest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,7 +52,7 @@ def read_declarations(tables: Sequence[Mapping[str, Any]], settings: Settings, f
 def _read_one(values: Mapping[str, Any], place: int, settings: Settings, file: Path | str) -> Iterator[Declared]:
     name = values.get("name")
     shown = repr(name) if isinstance(name, str) else f"number {place}"
-    with Table(values, file, f"descriptor {shown}") as table:
+    with ConfigTable(values, file, f"descriptor {shown}") as table:
         name = table.text("name")
         kind_name = table.choice("kind", KINDS)
         kind = KINDS[kind_name]
@@ -72,9 +71,9 @@ def _read_one(values: Mapping[str, Any], place: int, settings: Settings, file: P
 
 
 def _declared(
-    name: str, kind_name: str, kind: DescriptorKind, of: Of, sort: str, table: Table, settings: Settings
+    name: str, kind_name: str, kind: DescriptorKind, of: Of, sort: str, table: ConfigTable, settings: Settings
 ) -> Declared:
-    own = Table({**table.values, "sort": sort} if sort else table.values, table.file, table.place)
+    own = ConfigTable({**table.values, "sort": sort} if sort else table.values, table.file, table.place)
     made = kind.make(own, settings)
     table.taken.update({key: value for key, value in own.taken.items() if key != "sort"})
     sides: dict[Of, Side] = {"input": "input", "output": "output", "pair": "output", "record": "service"}
@@ -220,8 +219,3 @@ def _read(of: Of, records: Sequence[LogRecord]) -> Sequence[Any]:
 
 
 DEFAULT_FILE = Path(__file__).parent.parent / "default.toml"
-
-
-def default_descriptors(settings: Settings | None = None) -> DescriptorSet:
-    """The descriptors that `monitoring/default.toml` declares."""
-    return DescriptorSet.from_config(read_toml(DEFAULT_FILE)["descriptor"], settings, file=DEFAULT_FILE)

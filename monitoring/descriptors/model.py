@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from llmops.errors import CannotRun, first_line
 from llmops.production_log import SHADOW, LogRecord
 from llmops.settings import Settings
-from monitoring.tables import Table
+from monitoring.tables import ConfigTable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -231,7 +231,7 @@ class DescriptorKind:
     """
 
     value: Kind
-    make: Callable[[Table, Settings], Computation]
+    make: Callable[[ConfigTable, Settings], Computation]
     revision: int = 1
     of: tuple[Of, ...] = TEXTS
     side: Side | None = None

@@ -17,13 +17,13 @@ from llmops.errors import CannotRun, EngineError, UsageError, first_line
 from llmops.production_log import LogRecord
 from llmops.settings import Settings
 from monitoring.descriptors.model import Computation, Compute, DescriptorKind, Failed, Kind, Texts, each
-from monitoring.tables import Table, nearest
+from monitoring.tables import ConfigTable, nearest
 
 if TYPE_CHECKING:
     from llmops.judges import JudgeEndpoint
 
 
-def make_similarity(table: Table, settings: Settings) -> Computation:  # noqa: ARG001 - it has no parameters
+def make_similarity(table: ConfigTable, settings: Settings) -> Computation:  # noqa: ARG001 - it has no parameters
     """Cosine of question and answer, from -1 to 1, by the catalogue's embedding model (MiniLM: their first 256 tokens).
 
     None where one of them is blank. Some 50 ms a row on one core: declare it with `sampled`.
@@ -46,13 +46,13 @@ def cosines_by(embed: Callable[[Sequence[str]], Any]) -> Compute:
         both_texts = (text[:4_000] for record in chosen for text in (record.input, record.output))
         texts = [text.encode("utf-8", "replace").decode() for text in both_texts]
         vectors = embed(texts)
-        found = iter((vectors[0::2] * vectors[1::2]).sum(axis=1).tolist())
-        return [next(found) if whole else None for whole in both]
+        similarities = iter((vectors[0::2] * vectors[1::2]).sum(axis=1).tolist())
+        return [next(similarities) if whole else None for whole in both]
 
     return cosines
 
 
-def make_python(table: Table, settings: Settings) -> Computation:  # noqa: ARG001 - what every kind is made of
+def make_python(table: ConfigTable, settings: Settings) -> Computation:  # noqa: ARG001 - what every kind is made of
     """`function = "module:name"` of a text (of input or output) or of a log record (of pair, or of record).
 
     `returns`: numeric, flag or label. `per`: `row` calls it for each, `column` once with a list, for as many values.
@@ -76,7 +76,7 @@ def make_python(table: Table, settings: Settings) -> Computation:  # noqa: ARG00
 _MOST_CHARACTERS = 20_000
 
 
-def make_judge(table: Table, settings: Settings) -> Computation:
+def make_judge(table: ConfigTable, settings: Settings) -> Computation:
     """`instructions`, `scale` and `good` as in a suite's `judge.rubric`; `[descriptor.endpoint]`: its fields, by
     default those of the setting `judge`.
 
@@ -122,7 +122,7 @@ def make_judge(table: Table, settings: Settings) -> Computation:
     return Computation(verdicts, identity, value)
 
 
-def _endpoint(table: Table, settings: Settings) -> JudgeEndpoint:
+def _endpoint(table: ConfigTable, settings: Settings) -> JudgeEndpoint:
     from llmops.judges import JudgeEndpoint
 
     given, name = table.mapping("endpoint", {}), str(table.any("name"))
@@ -141,7 +141,7 @@ _FETCH = ("HuggingFace", "HuggingFaceToxicity", "BERTScore")
 _PROBE = "A probe: it is one short sentence."
 
 
-def make_evidently(table: Table, settings: Settings) -> Computation:  # noqa: ARG001 - what every kind is made of
+def make_evidently(table: ConfigTable, settings: Settings) -> Computation:  # noqa: ARG001 - what every kind is made of
     """`class`: its name; `parameters`: all but the column; `returns`: numeric, flag or label.
 
     The class is looked up when the first batch is described, for importing Evidently takes seconds. An empty text has
@@ -172,8 +172,8 @@ def make_evidently(table: Table, settings: Settings) -> Computation:  # noqa: AR
     def compute(texts: Texts) -> list[Any]:
         """Raises CannotRun when it cannot describe a plain sentence either."""
         probe()
-        found = iter(values([text for text in texts if text]))
-        return [next(found) if text else None for text in texts]
+        given = iter(values([text for text in texts if text]))
+        return [next(given) if text else None for text in texts]
 
     return Computation(compute, value=value)
 

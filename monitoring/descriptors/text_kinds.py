@@ -17,7 +17,7 @@ from llmops.text_io import read_json
 from llmops.text_patterns import PERSONAL_SOURCES, REFUSAL_SOURCE
 from monitoring.descriptors.model import Computation, DescriptorKind, Failed, Kind, Texts, each, in_parts
 from monitoring.descriptors.sentiment import sentiment
-from monitoring.tables import Table
+from monitoring.tables import ConfigTable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -134,7 +134,7 @@ def is_json(text: str) -> bool:
     return read_json(text)[1] is None
 
 
-def make_json_schema(table: Table, settings: Settings) -> Computation:  # noqa: ARG001 - what every kind is made of
+def make_json_schema(table: ConfigTable, settings: Settings) -> Computation:  # noqa: ARG001 - what every kind is made of
     """`schema` (inline) or `schema_file`. References to other addresses are refused: nothing is fetched.
 
     Raises BadFile: no schema, or not a valid one.
@@ -168,7 +168,7 @@ _MOST_TIME_OUTS = 20
 """In one part of a batch; then the rest of it is not tried, and fails as well."""
 
 
-def make_regex(table: Table, settings: Settings) -> Computation:  # noqa: ARG001 - what every kind is made of
+def make_regex(table: ConfigTable, settings: Settings) -> Computation:  # noqa: ARG001 - what every kind is made of
     """`pattern`, found anywhere in the text; `case_sensitive`; `timeout` in seconds for one text.
 
     Raises BadFile: the pattern does not compile.
@@ -183,18 +183,18 @@ def make_regex(table: Table, settings: Settings) -> Computation:  # noqa: ARG001
         raise table.wrong("pattern", f"is no regular expression: {error}") from error
 
     def search(texts: Texts) -> list[bool | Failed]:
-        found: list[bool | Failed] = []
+        matches: list[bool | Failed] = []
         time_outs = 0
         for text in texts:
             if time_outs >= _MOST_TIME_OUTS:
-                found.append(Failed("TimeoutError: too many texts before it took too long"))
+                matches.append(Failed("TimeoutError: too many texts before it took too long"))
                 continue
             try:
-                found.append(compiled.search(text, timeout=timeout) is not None)
+                matches.append(compiled.search(text, timeout=timeout) is not None)
             except TimeoutError:
                 time_outs += 1
-                found.append(Failed(f"TimeoutError: the pattern took longer than {timeout:g} s"))
-        return found
+                matches.append(Failed(f"TimeoutError: the pattern took longer than {timeout:g} s"))
+        return matches
 
     return Computation(search)
 
@@ -258,7 +258,7 @@ _FEWEST_DIGITS = {"phone": 7, "card": 13, "iban": 2, "ssn": 9, "ip": 4}
 """Without so many digits a text cannot hold the sort, and most texts do not have them."""
 
 
-def _pii(table: Table, settings: Settings) -> Computation:  # noqa: ARG001 - what every kind is made of
+def _pii(table: ConfigTable, settings: Settings) -> Computation:  # noqa: ARG001 - what every kind is made of
     sort = table.text("sort")
     sees, patterns = functools.partial(has_personal, sort), [PERSONAL_SOURCES[kind] for kind in _KINDS_OF_SORT[sort]]
     fewest = _FEWEST_DIGITS.get(sort)
@@ -275,7 +275,7 @@ def _pii(table: Table, settings: Settings) -> Computation:  # noqa: ARG001 - wha
     return Computation(flags, {"patterns": patterns})  # a change of them changes the values
 
 
-def _repetition(table: Table, settings: Settings) -> Computation:  # noqa: ARG001
+def _repetition(table: ConfigTable, settings: Settings) -> Computation:  # noqa: ARG001
     n = table.whole("n", 4, least=1, most=100)
 
     def shares(texts: Texts) -> list[float]:
@@ -286,14 +286,14 @@ def _repetition(table: Table, settings: Settings) -> Computation:  # noqa: ARG00
     return Computation(shares)
 
 
-def _edge(fits: Callable[..., bool], table: Table, settings: Settings) -> Computation:  # noqa: ARG001
+def _edge(fits: Callable[..., bool], table: ConfigTable, settings: Settings) -> Computation:  # noqa: ARG001
     """`texts`, one of which the text begins or ends with, as `fits` says; `case_sensitive`."""
     edges, exact = table.texts("texts"), table.switch("case_sensitive", True)
     wanted = edges if exact else tuple(edge.casefold() for edge in edges)
     return Computation(lambda texts: [fits(text if exact else text.casefold(), wanted) for text in texts])
 
 
-def _contains(table: Table, settings: Settings) -> Computation:  # noqa: ARG001
+def _contains(table: ConfigTable, settings: Settings) -> Computation:  # noqa: ARG001
     items, exact = table.texts("items"), table.switch("case_sensitive", True)
     every = {"any": any, "all": all}[table.choice("mode", ("any", "all"), "any")]
     wanted = items if exact else tuple(item.casefold() for item in items)

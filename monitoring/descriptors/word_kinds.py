@@ -9,7 +9,7 @@ from pathlib import Path
 from llmops.hashing import content_hash
 from llmops.settings import Settings
 from monitoring.descriptors.model import Computation, DescriptorKind, Memo, Texts
-from monitoring.tables import Table
+from monitoring.tables import ConfigTable
 
 # Lemmas of English nouns, by the detachment rules of WordNet's `morphy` (Miller et al. 1990, morphy(7WN)).
 #
@@ -133,7 +133,7 @@ def package_file(reference: str) -> Path | None:
     return None
 
 
-def _oov(table: Table, settings: Settings) -> Computation:  # noqa: ARG001 - what every kind is made of
+def _oov(table: ConfigTable, settings: Settings) -> Computation:  # noqa: ARG001 - what every kind is made of
     """`words` (a file, one word a line) or `words_package` (`package:path/in/it`, read and not imported); `ignore`;
     `lemmatise`, `wordnet`."""
     known = _word_list(table)
@@ -142,7 +142,7 @@ def _oov(table: Table, settings: Settings) -> Computation:  # noqa: ARG001 - wha
     return Computation(out_of_vocabulary(known, ignored, lemma), {"words": content_hash(sorted(known)), **identity})
 
 
-def _word_list(table: Table) -> frozenset[str]:
+def _word_list(table: ConfigTable) -> frozenset[str]:
     name = "words_package" if "words_package" in table.values else "words"
     path = table.path(name) if name == "words" else package_file(table.text(name))
     if path is None:
@@ -156,14 +156,14 @@ def _word_list(table: Table) -> frozenset[str]:
     return words
 
 
-def _trigger_words(table: Table, settings: Settings) -> Computation:  # noqa: ARG001
+def _trigger_words(table: ConfigTable, settings: Settings) -> Computation:  # noqa: ARG001
     """`words`; `lemmatise`, `wordnet`: also their inflections."""
     triggers = table.texts("words")
     lemma, identity = _lemmatiser(table, False)
     return Computation(holds_any(triggers, lemma), identity)
 
 
-def _profanity(table: Table, settings: Settings) -> Computation:  # noqa: ARG001
+def _profanity(table: ConfigTable, settings: Settings) -> Computation:  # noqa: ARG001
     """`words`: a file in place of the packaged list; `also`: words beside it; `never`: words that are fine here."""
     listed = _word_list(table) if "words" in table.values else profane_words()
     also = table.texts("also", ())
@@ -172,7 +172,7 @@ def _profanity(table: Table, settings: Settings) -> Computation:  # noqa: ARG001
     return Computation(holds_any(words, as_it_stands), {"words": content_hash(words)})
 
 
-def _lemmatiser(table: Table, default: bool) -> tuple[Lemmatiser, dict[str, str]]:
+def _lemmatiser(table: ConfigTable, default: bool) -> tuple[Lemmatiser, dict[str, str]]:
     """The lemmatiser that a table asks for, and what of it decides values beside the table's keys."""
     chosen = table.switch("lemmatise", default)
     folder = table.optional_text("wordnet")

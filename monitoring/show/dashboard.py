@@ -4,12 +4,9 @@ Two sorts of points are in a project. A *verdict* for each monitoring run: alarm
 each descriptor. *Levels* for each hour or day of the stored history: requests, and the mean (or share) of the chief
 descriptors, for the app and for each release. Levels come from summaries, never from rows.
 
-Evidently's interface reads all of a project's snapshots into memory and walks them for every panel, so they are kept
-small: numbers only, some 10 kB each, where Evidently's own mean of one column takes 17 kB and a report megabytes. And
-they are few: after a week a day has one point, not 24, and the verdicts before the newest 300 are thinned out to one
-for each day. 5,000 whole verdicts would take the interface 890 MB and most of a minute to draw.
-
-Everything is idempotent: a snapshot's id follows from what it is about, so that writing it again replaces it.
+Evidently's interface reads all of a project's snapshots into memory and walks them for every panel, so they are small
+(numbers only, some 10 kB each) and few (see `Dashboard._prune`): 5,000 whole verdicts would take it 890 MB and most of
+a minute to draw. A snapshot's id follows from what it is about, so that writing it again replaces it.
 
 The files are written without Evidently: its import takes seconds and 250 MiB, and a run of the monitor only has numbers
 to leave behind. Their form is Evidently 0.7's own (`SnapshotModel`, `ProjectModel`, `DashboardModel`). Its version is
@@ -104,10 +101,10 @@ class Dashboard:
         }
         for part in verdict["slices"]:
             if (release := part["slice"].get("release")) is not None:
-                drifted = sum(1 for found in part["descriptors"].values() if found["drifted"])
+                drifted = sum(1 for drift in part["descriptors"].values() if drift["drifted"])
                 values[column_name(release, "alarms")] = float(drifted)
-        for name, found in verdict["slices"][0]["descriptors"].items() if verdict["slices"] else ():
-            values[column_name(WHOLE, EFFECT + name)] = abs(float(found["effect"]))
+        for name, drift in verdict["slices"][0]["descriptors"].items() if verdict["slices"] else ():
+            values[column_name(WHOLE, EFFECT + name)] = abs(float(drift["effect"]))
         # No request and no user is named: what is deleted from the log must not live on here.
         rows = [
             (
@@ -270,8 +267,8 @@ def project_id(app: str) -> uuid.UUID:
 def _level_values(level: Levels) -> dict[str, float]:
     values = {column_name(WHOLE, name): value for name, value in means(level.whole).items()}
     for release, summary in level.by_release.items():
-        found = means(summary)
-        values.update({column_name(release, name): found[name] for name in CHIEF if name in found})
+        of_release = means(summary)
+        values.update({column_name(release, name): of_release[name] for name in CHIEF if name in of_release})
     hours = (level.until - level.since) / timedelta(hours=1)
     rates = {name: value / hours for name, value in values.items() if named_in(name)[1] == "rows"}
     others = {name: value for name, value in values.items() if name not in rates}

@@ -44,13 +44,13 @@ def levels_since(reader: WindowReader, app: str, since: datetime, now: datetime)
     by_hour = bool(recent) and (enough or recent[0][0] > now - timedelta(days=3))
     day, end = _start_of_day(since), change if by_hour else now
     while day < end:
-        if (found := _levels(reader, app, day, DAY, now)) is not None:
-            yield found
+        if (levels := _levels(reader, app, day, DAY, now)) is not None:
+            yield levels
         day += DAY
     for hour, _ in recent if by_hour else ():
         start = hour.replace(minute=0, second=0, microsecond=0)
-        if start + HOUR > since and (found := _levels(reader, app, start, HOUR, now)) is not None:
-            yield found
+        if start + HOUR > since and (levels := _levels(reader, app, start, HOUR, now)) is not None:
+            yield levels
 
 
 def strip(reader: WindowReader, app: str, since: datetime, until: datetime) -> list[Levels]:
@@ -69,10 +69,10 @@ def strip(reader: WindowReader, app: str, since: datetime, until: datetime) -> l
 
 def means(summary: Summary) -> dict[str, float]:
     """`rows`, and the mean or share of every descriptor that has one."""
-    found = {"rows": float(summary.rows)}
-    found.update({name: number.mean for name, number in summary.numbers.items() if number.n})
-    found.update({name: flag.share for name, flag in summary.flags.items() if flag.n})
-    return found
+    values = {"rows": float(summary.rows)}
+    values.update({name: number.mean for name, number in summary.numbers.items() if number.n})
+    values.update({name: flag.share for name, flag in summary.flags.items() if flag.n})
+    return values
 
 
 def _levels(reader: WindowReader, app: str, since: datetime, length: timedelta, now: datetime) -> Levels | None:

@@ -82,8 +82,8 @@ def save_report(
         before, after = (_dataset(rows, kinds) for rows in samples)
         none: dict[str, Any] = {"alpha": 0.0, "descriptors": {}}
         whole = verdict["slices"][0] if verdict["slices"] else none
-        section, found, alpha = verdict_section(page), whole["descriptors"], float(whole["alpha"])
-        text = evidently_page(section, list(kinds), (before, after), found, alpha)
+        section, drifts, alpha = verdict_section(page), whole["descriptors"], float(whole["alpha"])
+        text = evidently_page(section, list(kinds), (before, after), drifts, alpha)
     else:
         text = whole_page(page)
     with _writing(out):
@@ -134,19 +134,19 @@ def evidently_page(
     section: str,
     names: list[str],
     datasets: tuple[Any, Any],
-    found: Mapping[str, Mapping[str, Any]],
+    drifts: Mapping[str, Mapping[str, Any]],
     alpha: float,
     *presets: Any,
 ) -> str:
     """Evidently's tables and plots of both windows, with our section before them.
 
-    datasets: reference and window. found: our verdict on each column: `p_adjusted`, held against alpha, and `drifted`.
+    datasets: reference and window. drifts: our verdict on each column: `p_adjusted`, held against alpha, and `drifted`.
     presets: what Evidently shows besides, before drift and summary.
     """
     library = evidently()
 
     def judged(_reference: Any, current: Any, _kind: Any, _threshold: float) -> tuple[float, bool]:
-        drift = found.get(str(current.name))
+        drift = drifts.get(str(current.name))
         return (1.0, False) if drift is None else (float(drift["p_adjusted"]), bool(drift["drifted"]))
 
     kinds = [library.ColumnType.Numerical, library.ColumnType.Categorical]

@@ -150,10 +150,10 @@ def _cards(contents: PageContents) -> list[dict[str, Any]]:
     return cards
 
 
-def _findings(found: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[dict[str, str]]]:
+def _findings(findings: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[dict[str, str]]]:
     """Findings of one rule, whatever they consist of: the names and the plain values of their columns."""
     rows = []
-    for each in found:
+    for each in findings:
         labels = {name: _places([each[name]]) for name in ("slice", "place") if isinstance(each.get(name), dict)}
         row = {
             name.replace("_", " "): brief(value) if isinstance(value, float) else str(value)

@@ -17,7 +17,7 @@ NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 _LOCK = 0x6C6C6D0B  # advisory locks of PostgreSQL are named by numbers; this one is the monitor's
 
 
-class Moment(sa.TypeDecorator[datetime]):
+class UtcTime(sa.TypeDecorator[datetime]):
     """A time with its zone, stored in seconds since the epoch."""
 
     impl = sa.Float
@@ -190,8 +190,8 @@ def apps_in_log(engine: sa.Engine) -> list[str]:
 def newest_record_at(connection: sa.Connection, app: str | None = None) -> float | None:
     """The time of the record that the log took last, of the app or of all; None without any."""
     query = sa.select(log_places.c.at).order_by(log_places.c.seq.desc()).limit(1)
-    found = connection.execute(query if app is None else query.where(log_places.c.app == app)).scalar()
-    return None if found is None else float(found)
+    at = connection.execute(query if app is None else query.where(log_places.c.app == app)).scalar()
+    return None if at is None else float(at)
 
 
 @contextmanager

@@ -54,12 +54,12 @@ def summarise_by_hour(
     """The rows' summaries, before any limit on the number of values."""
     summariser = Summariser(rows, descriptors)
     hours = (rows.at // HOUR).astype(np.int64)
-    found: dict[SummaryKey, Summary] = {}
+    by_place: dict[SummaryKey, Summary] = {}
     for dimension in dimensions:
         places, groups = group(zip(hours.tolist(), values_in(rows, dimension), strict=True), len(rows))
         summaries = summariser.by_group(groups, len(places))
-        found |= {(dimension, *place): summary for place, summary in zip(places, summaries, strict=True)}
-    return found
+        by_place |= {(dimension, *place): summary for place, summary in zip(places, summaries, strict=True)}
+    return by_place
 
 
 def group(pairs: Iterable[tuple[int, str | None]], length: int) -> tuple[list[tuple[int, str]], Integers]:
@@ -150,20 +150,20 @@ def _within(version: str, app: str, dimension: str, first: int, end: int) -> lis
 def _values_stored(
     connection: sa.Connection, version: str, app: str, hours: set[int]
 ) -> dict[tuple[str, int], set[str]]:
-    found: dict[tuple[str, int], set[str]] = {}
+    values: dict[tuple[str, int], set[str]] = {}
     for part in in_batches(sorted(hours), MOST_LISTED):
         query = sa.select(table.c.dimension, table.c.hour, table.c.value)
         chosen = (table.c.version == version, table.c.app == app, table.c.hour.in_(part), table.c.value != OTHER)
         for dimension, hour, value in connection.execute(query.where(*chosen)):
-            found.setdefault((dimension, hour), set()).add(value)
-    return found
+            values.setdefault((dimension, hour), set()).add(value)
+    return values
 
 
 def _read(
-    connection: sa.Connection, version: str, app: str, places: Collection[SummaryKey]
+    connection: sa.Connection, version: str, app: str, keys: Collection[SummaryKey]
 ) -> Iterator[tuple[SummaryKey, bytes]]:
     by_slice: dict[tuple[str, int], list[str]] = {}
-    for dimension, hour, value in places:
+    for dimension, hour, value in keys:
         by_slice.setdefault((dimension, hour), []).append(value)
     for (dimension, hour), values in by_slice.items():
         chosen = [*_within(version, app, dimension, hour, hour + 1), table.c.value.in_(values)]
@@ -186,16 +186,16 @@ def summarise_feedback(
     """By dimension, hour and value of the rows. said: what was said of each, by the record's key."""
     rows = rows.select(np.fromiter((key in said for key in rows.keys), dtype=bool, count=len(rows)))
     hours = (rows.at // HOUR).astype(np.int64).tolist()
-    found: dict[SummaryKey, list[Opinion]] = {}
+    opinions: dict[SummaryKey, list[Opinion]] = {}
     for dimension in dimensions:
         for key, hour, value in zip(rows.keys, hours, values_in(rows, dimension), strict=True):
             if value is not None:
-                found.setdefault((dimension, hour, value), []).extend(said[key])
+                opinions.setdefault((dimension, hour, value), []).extend(said[key])
     return {
         place: summary_of_feedback(
             [score for score, _ in given if score is not None], [label for _, label in given if label is not None]
         )
-        for place, given in found.items()
+        for place, given in opinions.items()
     }
 
 

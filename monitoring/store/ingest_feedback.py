@@ -55,11 +55,11 @@ def ingest_feedback(
 
 def _numbers_in_log(connection: sa.Connection, keys: Sequence[str]) -> dict[str, int]:
     """The number that the log gave to each record, by its key."""
-    found: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     for part in in_batches(keys, MOST_LISTED):
         query = sa.select(log_places.c.key, log_places.c.seq).where(log_places.c.key.in_(part))
-        found.update({key: int(seq) for key, seq in connection.execute(query)})
-    return found
+        numbers.update({key: int(seq) for key, seq in connection.execute(query)})
+    return numbers
 
 
 def _of_app(

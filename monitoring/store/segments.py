@@ -127,8 +127,8 @@ def _one_by_one(connection: sa.Connection, *chosen: sa.ColumnElement[bool]) -> I
 
 def keys_between(connection: sa.Connection, version: str, app: str, since: float, until: float) -> set[str]:
     """Keys of the app's rows with `since <= at < until`, and of others that stand in the same segments."""
-    found = stored(connection, version, app, since=since, until=until)
-    return {key for segment in found for key in _keys_of(segment.data)}
+    segments = stored(connection, version, app, since=since, until=until)
+    return {key for segment in segments for key in _keys_of(segment.data)}
 
 
 def extended(
@@ -193,10 +193,10 @@ def rewrite_without(connection: sa.Connection, app: str, keys: Collection[str]) 
 def holds(connection: sa.Connection, keys: Collection[str]) -> set[str]:
     """Which of the records have a row in a segment of any app and version: to prove that none has. Reads them all."""
     wanted = frozenset(keys)
-    found: set[str] = set()
+    held: set[str] = set()
     for segment in _one_by_one(connection):
-        found |= wanted.intersection(_keys_of(segment.data))
-    return found
+        held |= wanted.intersection(_keys_of(segment.data))
+    return held
 
 
 def _columns(rows: DescribedRows, descriptors: Mapping[str, Descriptor]) -> dict[str, Any]:

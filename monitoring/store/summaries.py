@@ -285,14 +285,14 @@ class Summariser:
         ]
 
     def _count_labels(self, groups: Integers, count: int) -> list[dict[str, dict[str, int]]]:
-        found: list[dict[str, dict[str, int]]] = [{name: {} for name in self._labels} for _ in range(count)]
+        counts: list[dict[str, dict[str, int]]] = [{name: {} for name in self._labels} for _ in range(count)]
         for name, column in self._labels.items():
             there = present(column) & (groups >= 0)
             pairs = Counter(zip(groups[there].tolist(), map(stored_label, column[there].tolist()), strict=True))
             for (group, label), times in pairs.items():
                 if label is not None:
-                    found[group][name][label] = times
-        return found
+                    counts[group][name][label] = times
+        return counts
 
 
 @dataclass(frozen=True, slots=True)

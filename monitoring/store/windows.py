@@ -51,8 +51,8 @@ class WindowReader:
         with self._reading() as (connection, position):
             table = descriptor_segments.c
             chosen = (table.version == position.version, table.app == app)
-            found = connection.execute(sa.select(sa.func.min(table.at_min)).where(*chosen)).scalar()
-        return None if found is None else datetime.fromtimestamp(found, UTC)
+            at = connection.execute(sa.select(sa.func.min(table.at_min)).where(*chosen)).scalar()
+        return None if at is None else datetime.fromtimestamp(at, UTC)
 
     def whole(self, app: str, since: datetime | None, until: datetime | None) -> Summary:
         """Of all the app's rows."""
@@ -72,8 +72,8 @@ class WindowReader:
         """A summary for each hour that has rows or feedback, by its beginning; the first and the last may be parts."""
         with self._reading() as (connection, position):
             window = _Window(connection, position, self._set, app, _seconds(since), _seconds(until, math.inf))
-            found = window.by_hour()
-        return [(datetime.fromtimestamp(hour * HOUR, UTC), summary) for hour, summary in sorted(found.items())]
+            by_hour = window.by_hour()
+        return [(datetime.fromtimestamp(hour * HOUR, UTC), summary) for hour, summary in sorted(by_hour.items())]
 
     def parts(
         self,
@@ -191,8 +191,8 @@ class _Window:
         """Hour, value and summary of whole hours. Raises StoreUnavailable, which names the hour, for one that is
         damaged."""
         place = self.connection, self.position.version, self.app, dimension, *hours
-        with closing(read_hours(*place, values)) as found:
-            for hour, value, data in found:
+        with closing(read_hours(*place, values)) as summaries:
+            for hour, value, data in summaries:
                 try:
                     packed = from_bytes(data)
                 except ValueError as error:

@@ -51,7 +51,7 @@ class TabularAlarm:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class ErrorEstimate:
     """The error expected before labels. rise: whether the window's expected losses are above the reference's."""
 
     error: float
@@ -83,7 +83,7 @@ class TabularVerdict:
     error_interval: tuple[float, float] | None
     reference_error: float | None
     rise: Rise
-    estimate: Estimate | None
+    estimate: ErrorEstimate | None
     quality: Quality
     drift: Mapping[str, ColumnDrift]
     alphas: Mapping[str, float]
@@ -176,11 +176,11 @@ def check(
     quality = quality_of(before, after, schema, settings, alphas["quality"])
     estimate = None
     if settings.estimate and enough:
-        estimator = estimator or ErrorEstimator.of(before, schema, settings)
+        estimator = estimator or ErrorEstimator.fit(before, schema, settings)
         expected = estimator.losses(after) if estimator else None
         if estimator is not None and expected is not None and expected.error is not None:
             trust = trust_of(past, quality.outside_rows, settings)
-            estimate = Estimate(expected.error, trust, _rise(estimator.expected, expected, settings))
+            estimate = ErrorEstimate(expected.error, trust, _rise(estimator.expected, expected, settings))
     has_labels = len(labelled.values) > 0
     verdict = TabularVerdict(
         rows=after.rows,
@@ -240,9 +240,9 @@ def _alarms(verdict: TabularVerdict, settings: TabularSettings) -> Iterator[Tabu
     for each in verdict.quality.broken:
         yield TabularAlarm("quality", each.column or "rows", each.why)
     for name in verdict.drifted if settings.alarm_on_drift else ():
-        found = verdict.drift[name]
-        change = f"{abs(found.result.effect):.0%} of rows would have to change (adjusted p = {found.p_adjusted:.2g})"
-        yield TabularAlarm("drift", name, f"{name} ({found.role}) drifted: {change}")
+        drift = verdict.drift[name]
+        change = f"{abs(drift.result.effect):.0%} of rows would have to change (adjusted p = {drift.p_adjusted:.2g})"
+        yield TabularAlarm("drift", name, f"{name} ({drift.role}) drifted: {change}")
 
 
 def _why(verdict: TabularVerdict, alarms: Sequence[TabularAlarm], settings: TabularSettings) -> str:

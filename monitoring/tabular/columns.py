@@ -92,11 +92,11 @@ def drift_of(
         for name, (_, before, after) in pairs.items()
     }
     adjusted = adjusted_in_family(results)
-    found = {}
+    drifts = {}
     for name, (role, before, after) in pairs.items():
         drifted = adjusted[name] <= alpha and abs(results[name].effect) >= settings.effect_floor
-        found[name] = ColumnDrift(results[name], adjusted[name], drifted, level(before), level(after), role)
-    return found
+        drifts[name] = ColumnDrift(results[name], adjusted[name], drifted, level(before), level(after), role)
+    return drifts
 
 
 def level(values: Values) -> float | str | None:
@@ -318,5 +318,5 @@ def _worth(hits: Array, observed: ObservedRows, correlation: float) -> float:
     if observed.block is None or not hits.any():
         return float(len(hits))
     sums, sizes = cluster_sums(hits.astype(float), observed.block.tolist())
-    found = widened(estimate_mean(sums, sizes), correlation, len(sums))
-    return independent_rows(found, sizes, found.mean * (1 - found.mean))
+    share = widened(estimate_mean(sums, sizes), correlation, len(sums))
+    return independent_rows(share, sizes, share.mean * (1 - share.mean))

@@ -40,13 +40,11 @@ from llmops.evaluation.statistics import (
 )
 from monitoring.decide.drift import compare_flags
 from monitoring.store.summaries import FlagSummary
-from monitoring.tabular.observed import Array, ObservedRows, observe
+from monitoring.tabular.observed import Array, ObservedRows
 from monitoring.tabular.permutation import BlockDraws, BlockTable, block_sums, compare_blocks, inflation, rise_of_mean
 from monitoring.tabular.settings import Loss, TabularSettings
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from llmops.tabular.schema import RowSchema
 
 _MOST_LOG = 50.0  # of a factor: what is wider says nothing
@@ -142,30 +140,30 @@ def error_interval(losses: Losses, correlation: float) -> tuple[float, float] | 
         return None
     cells, sizes = _sums(losses, 1)
     sums = cells[:, 0]
-    found = widened(estimate_mean(sums, sizes), correlation, len(sums))
-    reach = t_quantile(found.degrees)
+    mean_loss = widened(estimate_mean(sums, sizes), correlation, len(sums))
+    reach = t_quantile(mean_loss.degrees)
     if losses.boolean:
         rows = float(len(losses.values))
         if losses.block is not None:
-            rows = independent_rows(found, sizes, found.mean * (1 - found.mean))
-        return wilson_interval(found.mean, rows, normal_quantile() if losses.block is None else reach)
-    if not found.mean:
+            rows = independent_rows(mean_loss, sizes, mean_loss.mean * (1 - mean_loss.mean))
+        return wilson_interval(mean_loss.mean, rows, normal_quantile() if losses.block is None else reach)
+    if not mean_loss.mean:
         return 0.0, 0.0
-    factor = math.exp(min(reach * found.error / found.mean, _MOST_LOG))
-    return losses.in_unit(found.mean / factor), losses.in_unit(found.mean * factor)
+    factor = math.exp(min(reach * mean_loss.error / mean_loss.mean, _MOST_LOG))
+    return losses.in_unit(mean_loss.mean / factor), losses.in_unit(mean_loss.mean * factor)
 
 
-def widened(found: MeanEstimate, correlation: float, blocks: int) -> MeanEstimate:
+def widened(estimate: MeanEstimate, correlation: float, blocks: int) -> MeanEstimate:
     """The estimate of a mean over blocks, its error widened for a correlation of neighbours."""
-    degrees = max(found.degrees * (1 - correlation**2) / (1 + correlation**2), 1.0)
-    return MeanEstimate(found.mean, found.error * math.sqrt(inflation(correlation, blocks)), degrees)
+    degrees = max(estimate.degrees * (1 - correlation**2) / (1 + correlation**2), 1.0)
+    return MeanEstimate(estimate.mean, estimate.error * math.sqrt(inflation(correlation, blocks)), degrees)
 
 
 def compare_losses(reference: Losses, current: Losses) -> Rise:
     """Whether the current losses are larger, p one-sided. Needs two units or more in each."""
     if current.boolean and current.block is None:
-        found = compare_flags(FlagSummary.of(reference.values), FlagSummary.of(current.values), only_rise=True)
-        return Rise("fisher-exact-greater", found.p_value, units=(reference.units, current.units))
+        fisher = compare_flags(FlagSummary.of(reference.values), FlagSummary.of(current.values), only_rise=True)
+        return Rise("fisher-exact-greater", fisher.p_value, units=(reference.units, current.units))
     table = table_of(reference, current)
     draws = BlockDraws(table.reference, table.current)
     tested = compare_blocks(table, rise_of_mean, draws, neighbours_alike=current.block is not None)
@@ -224,16 +222,8 @@ class ErrorEstimator:
     classifier: bool
 
     @classmethod
-    def fit(cls, reference: pd.DataFrame, schema: RowSchema, settings: TabularSettings) -> ErrorEstimator | None:
-        """None when too few rows of the reference have labels, or a classifier's rows no probability.
-
-        Raises UsageError: a column is missing or wrong.
-        """
-        return cls.of(observe(reference, schema, "reference"), schema, settings)
-
-    @classmethod
-    def of(cls, reference: ObservedRows, schema: RowSchema, settings: TabularSettings) -> ErrorEstimator | None:
-        """As `fit`, of rows that are read already."""
+    def fit(cls, reference: ObservedRows, schema: RowSchema, settings: TabularSettings) -> ErrorEstimator | None:
+        """None when too few rows of the reference have labels, or a classifier's rows no probability."""
         losses = losses_of(reference, settings.loss)
         known = reference.prediction.present & reference.truth.present
         if schema.task == "classification":
@@ -344,8 +334,8 @@ def _one_thread() -> Any:
 def _wrong(model: Any, probability: Array) -> Array:
     if model is None:
         return 1.0 - probability
-    found: Array = model.predict_proba(_log_odds(probability))[:, 1]
-    return found
+    probabilities: Array = model.predict_proba(_log_odds(probability))[:, 1]
+    return probabilities
 
 
 def _log_odds(probability: Array) -> Array:

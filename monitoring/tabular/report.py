@@ -103,14 +103,14 @@ def _page(title: str, before: ObservedRows, after: ObservedRows, verdict: Tabula
     if not columns:
         return page(_TEMPLATE, **_values(title, verdict, before, after))
     datasets = _dataset(before, columns, 0), _dataset(after, columns, 1)
-    found = {TRUTH if each.role == "target" else name: each.to_json() for name, each in verdict.drift.items()}
+    drifts = {TRUTH if each.role == "target" else name: each.to_json() for name, each in verdict.drift.items()}
     presets: list[Any] = []
     if TRUTH in columns:
         library = evidently()
         # Without tests of their own both fail in Evidently 0.7.23; the report runs none of them.
         presets.append(library.RegressionPreset() if before.truth.numeric else library.ClassificationPreset())
     section = verdict_section(title, verdict, before, after)
-    return evidently_page(section, list(columns), datasets, found, verdict.alphas["drift"], *presets)
+    return evidently_page(section, list(columns), datasets, drifts, verdict.alphas["drift"], *presets)
 
 
 def _dataset(observed: ObservedRows, columns: dict[str, tuple[Values, Values]], which: int) -> Any:

@@ -4,14 +4,14 @@ from pathlib import Path
 import pytest
 
 from labs.bike.data import CATALOGUE, COLUMNS, UCI, clean, load_bike, read_rentals
-from labs.data import Finding
+from labs.data import DataFinding
 from llmops.errors import BadFile
 from tests.labs.conftest import catalogue_row, uci_rows
 
 SHARED = Path(__file__).parents[3] / "shared/data/bike_hour.csv"
 
 
-def counts(findings: Sequence[Finding]) -> dict[tuple[str, str | None], int]:
+def counts(findings: Sequence[DataFinding]) -> dict[tuple[str, str | None], int]:
     return {(f.kind, f.column): f.count for f in findings}
 
 

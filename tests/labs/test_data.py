@@ -8,7 +8,7 @@ import pytest
 
 from labs.data import (
     ColumnProfile,
-    Finding,
+    DataFinding,
     LabData,
     check_table,
     converted,
@@ -106,7 +106,7 @@ def test_numbers_are_finite():
 @pytest.fixture
 def rentals(tmp_path: Path, settings: Settings) -> LabData:
     table = pd.DataFrame({"n": [1, 2, 2000], "x": [0.5, None, 1.5], "word": ["a", "b", "b"], "none": [None] * 3})
-    findings = [Finding("dropped", None, 2, "rows that stand twice"), Finding("imputed", "x", 3, "empty")]
+    findings = [DataFinding("dropped", None, 2, "rows that stand twice"), DataFinding("imputed", "x", 3, "empty")]
     return load_data("bike", lambda _path: (table, 5, findings), settings, f"file:{written(tmp_path, b'')}")
 
 
@@ -127,7 +127,7 @@ def test_data_comes_with_a_report_as_json_and_as_a_page_with_a_profile_of_each_c
 
 def test_nothing_found_is_no_finding():
     assert found("missing", "x", 0, "hours") == []
-    assert found("missing", "x", 3, "hours") == [Finding("missing", "x", 3, "hours")]
+    assert found("missing", "x", 3, "hours") == [DataFinding("missing", "x", 3, "hours")]
 
 
 def test_equal_rows_have_equal_hashes_and_any_change_another():

@@ -10,7 +10,7 @@ from labs.evaluation import (
     ABSOLUTE_ERROR,
     CORRECT,
     SQUARED_ERROR,
-    Estimate,
+    MetricEstimate,
     classification_metrics,
     error_rate,
     judge,
@@ -123,8 +123,8 @@ def test_bottles_of_one_wine_count_as_one():
 def test_the_same_predictions_give_the_same_intervals_which_become_numbers_of_their_own():
     truth = np.arange(1.0, 241.0)
     assert regression_metrics(truth, truth + 1, DAYS) == regression_metrics(truth, truth + 1, DAYS)
-    assert numbers({"rmse": Estimate(2.0, (1.0, 4.0))}) == {"rmse": 2.0, "rmse_low": 1.0, "rmse_high": 4.0}
-    assert Estimate(2.0, (1.0, 4.0)).to_json() == {"value": 2.0, "ci95": [1.0, 4.0]}
+    assert numbers({"rmse": MetricEstimate(2.0, (1.0, 4.0))}) == {"rmse": 2.0, "rmse_low": 1.0, "rmse_high": 4.0}
+    assert MetricEstimate(2.0, (1.0, 4.0)).to_json() == {"value": 2.0, "ci95": [1.0, 4.0]}
 
 
 BY_DAY = 2 + np.repeat(np.random.default_rng(0).choice([-0.5, 0.5], 20), 6)

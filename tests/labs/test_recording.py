@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from labs.data import Finding, LabelledRows, QualityReport, Split
-from labs.evaluation import Estimate, classification_metrics, regression_metrics
+from labs.data import DataFinding, LabelledRows, QualityReport, Split
+from labs.evaluation import MetricEstimate, classification_metrics, regression_metrics
 from labs.recording import figures, record, replay_figure
 from labs.training import Candidate, Trained, train
 from llmops.recording.tabular import evaluate_tabular
@@ -23,7 +23,7 @@ INPUTS = (Column("a", "integer"), Column("b", "number"))
 
 
 def regression() -> Trained:
-    def evaluate(rows: LabelledRows, predictions: Any) -> dict[str, Estimate]:
+    def evaluate(rows: LabelledRows, predictions: Any) -> dict[str, MetricEstimate]:
         return regression_metrics(rows.truth, predictions, rows.clusters)
 
     schema = RowSchema(INPUTS, Column("y", "number"), "regression")
@@ -31,7 +31,7 @@ def regression() -> Trained:
 
 
 def classification() -> Trained:
-    def evaluate(rows: LabelledRows, predictions: Any) -> dict[str, Estimate]:
+    def evaluate(rows: LabelledRows, predictions: Any) -> dict[str, MetricEstimate]:
         return classification_metrics(rows.truth, predictions)
 
     def named(rows: LabelledRows) -> LabelledRows:
@@ -63,7 +63,7 @@ def test_a_classification_is_shown_by_its_confusions():
     assert [label.get_text() for label in drawn["confusion.png"].axes[0].get_yticklabels()] == ["few", "many"]
 
 
-QUALITY = QualityReport("file:a.csv", "ab" * 32, 5, 3, (Finding("imputed", "x", 3, "empty"),), ())
+QUALITY = QualityReport("file:a.csv", "ab" * 32, 5, 3, (DataFinding("imputed", "x", 3, "empty"),), ())
 
 
 @pytest.fixture(scope="module")

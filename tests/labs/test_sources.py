@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from labs.sources import DataSource, data_source, fetch_data, fetch_entry
+from labs.sources import CATALOGUE, DataSource, fetch_data, fetch_entry
 from llmops.errors import CannotRun, Corrupted, UnknownVersion, UsageError
 from llmops.hashing import file_sha256
 from llmops.settings import Settings
@@ -31,7 +31,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def entry(wheel: Path, sha256: str = hashlib.sha256(CONTENT).hexdigest()) -> DataSource:
-    return DataSource("tiny", f"pypi:tiny-data==1.0#{MEMBER}", sha256, "CC0", "Nobody", file_sha256(wheel))
+    return DataSource(f"pypi:tiny-data==1.0#{MEMBER}", sha256, "CC0", "Nobody", file_sha256(wheel))
 
 
 def test_a_member_of_a_wheel_is_taken_out_once_and_nothing_else(wheel, tmp_path):
@@ -69,9 +69,9 @@ def test_a_file_of_ones_own_is_read_where_it_lies(settings, tmp_path):
 
 def test_data_of_an_installed_package_is_checked(settings):
     fetched = fetch_data("wine", settings)
-    assert fetched.sha256 == data_source("wine").sha256
+    assert fetched.sha256 == CATALOGUE["wine"].sha256
     with pytest.raises(Corrupted, match="expected 0000"):
-        fetch_entry(DataSource("wine", data_source("wine").source, "0" * 64, "", ""), settings)
+        fetch_entry(DataSource(CATALOGUE["wine"].source, "0" * 64, "", ""), settings)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,8 @@ def test_what_cannot_be_fetched_is_named(settings, name, source, error, problem)
 
 
 def test_every_entry_states_licence_and_citation():
-    for found in map(data_source, ("bike", "wine")):
+    assert list(CATALOGUE) == ["bike", "wine"]
+    for found in CATALOGUE.values():
         assert "CC BY 4.0" in found.licence
         assert "(" in found.citation
         assert len(found.sha256) == 64

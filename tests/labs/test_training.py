@@ -7,7 +7,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 from labs.data import LabelledRows, Split
-from labs.evaluation import Estimate, regression_metrics, rmse
+from labs.evaluation import MetricEstimate, regression_metrics, rmse
 from labs.training import Candidate, Search, Trial, best_of, one_thread, search, train, train_all
 from llmops.tabular import Column, RowSchema
 from tests.labs.conftest import numbers
@@ -24,7 +24,7 @@ TREES = Candidate(
 FOLDS = [(range(40), range(40, 50)), (range(50), range(50, 60))]
 
 
-def evaluate(rows: LabelledRows, predictions: Any) -> dict[str, Estimate]:
+def evaluate(rows: LabelledRows, predictions: Any) -> dict[str, MetricEstimate]:
     return regression_metrics(rows.truth, predictions, rows.clusters)
 
 

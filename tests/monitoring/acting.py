@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from monitoring.act.actions import MonitorAction
-from monitoring.act.alarm_book import Finding
+from monitoring.act.alarm_book import Sighting
 from monitoring.act.policy import Situation
 from tests.engines.upstream_server import Seen, Send, reply, serving
 from tests.moments import START
@@ -31,9 +31,9 @@ class Clock:
         return self.at
 
 
-def finding(what: str = "output.refusal", release: str | None = "assistant@2", **changed: Any) -> Finding:
+def finding(what: str = "output.refusal", release: str | None = "assistant@2", **changed: Any) -> Sighting:
     given: dict[str, Any] = {"kind": "sequential", "why": f"{what} rose", "side": "output", "rows": ("r1", "r2")}
-    return Finding("assistant", what, release=release, **{**given, **changed})
+    return Sighting("assistant", what, release=release, **{**given, **changed})
 
 
 class Receiver:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from llmops.production_log import LogRecord
+from llmops.text_io import read_toml
 from monitoring.config import MonitorConfig
-from monitoring.descriptors.descriptor_set import DescriptorSet
+from monitoring.descriptors.descriptor_set import DEFAULT_FILE, DescriptorSet
 from monitoring.descriptors.model import Declared, Descriptor, Kind, Of, Side
 from monitoring.store.rows import ARM, ROW_DIMENSIONS, DescribedRows, objects
 from monitoring.store.summaries import Summary
@@ -19,6 +20,11 @@ APP = "assistant"
 STEP = timedelta(seconds=40)
 
 Compute = Callable[[Sequence[Any]], Sequence[Any]]
+
+
+def default_descriptors() -> DescriptorSet:
+    """Those that the packaged file declares."""
+    return DescriptorSet.from_config(read_toml(DEFAULT_FILE)["descriptor"], file=DEFAULT_FILE)
 
 
 def declare(name: str, kind: Kind, of: Of, compute: Compute, version: str = "1", side: Side = "input") -> Declared:

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from llmops.errors import BadFile, UsageError
 from llmops.settings import Settings
 from monitoring.config import read_config
-from monitoring.descriptors import default_descriptors
 from monitoring.descriptors.descriptor_set import DEFAULT_FILE
-from monitoring.tables import Table, read_dataclass
+from monitoring.tables import ConfigTable, read_dataclass
+from tests.monitoring.described import default_descriptors
 
 
 def read(tmp_path, text):
@@ -165,7 +165,7 @@ def test_a_wrong_table_is_an_error_that_names_file_and_key(values, problem):
     ],
 )  # fmt: skip
 def test_readers_refuse_what_they_are_not_for(reader, value):
-    table = Table({"key": value}, "monitor.toml", "table")
+    table = ConfigTable({"key": value}, "monitor.toml", "table")
     bounds = {"least": 0, "most": 10} if reader in ("number", "whole") else {}
     with pytest.raises(BadFile, match=r"monitor\.toml: table: key: "):
         getattr(table, reader)("key", **bounds)
@@ -173,10 +173,10 @@ def test_readers_refuse_what_they_are_not_for(reader, value):
 
 def test_a_path_starts_at_the_files_folder(tmp_path):
     (tmp_path / "words.txt").write_text("a")
-    assert Table({"words": "words.txt"}, tmp_path / "monitor.toml", "t").path("words") == tmp_path / "words.txt"
+    assert ConfigTable({"words": "words.txt"}, tmp_path / "monitor.toml", "t").path("words") == tmp_path / "words.txt"
 
 
 @given(st.dictionaries(st.text(min_size=1), st.integers(), min_size=1))
 def test_every_key_that_nobody_reads_is_refused(values):
-    with pytest.raises(BadFile, match="unknown key"), Table(values, "monitor.toml", "t"):
+    with pytest.raises(BadFile, match="unknown key"), ConfigTable(values, "monitor.toml", "t"):
         pass

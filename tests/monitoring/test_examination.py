@@ -6,13 +6,13 @@ import pytest
 from monitoring.config import read_config
 from monitoring.decide.limits import Limit
 from monitoring.decide.pinned_summaries import WHOLE, PinnedSummaries, freeze
-from monitoring.decide.window_choice import Window, WindowPair
-from monitoring.examination import Question, examine
+from monitoring.decide.window_choice import LogWindow, WindowPair
+from monitoring.examination import RunQuestion, examine
 from monitoring.store.rows import DescribedRows
 from tests.monitoring.described import HOUR, START, InMemoryWindows, share, shifted, window
 
 CONFIG = read_config()
-REFERENCE, CURRENT = Window(START, START + HOUR), Window(START + HOUR, START + 2 * HOUR)
+REFERENCE, CURRENT = LogWindow(START, START + HOUR), LogWindow(START + HOUR, START + 2 * HOUR)
 
 
 def judge(before, *after, config=CONFIG, first_of=None, changed=lambda frozen: frozen):
@@ -20,7 +20,7 @@ def judge(before, *after, config=CONFIG, first_of=None, changed=lambda frozen: f
     reader = InMemoryWindows(config, before, *after)
     frozen = freeze(reader, config.descriptors, "assistant", REFERENCE.since, REFERENCE.until, dimensions=config.slices)
     frozen = changed(frozen)
-    question = Question("assistant", WindowPair(REFERENCE, CURRENT), frozen, first_of)
+    question = RunQuestion("assistant", WindowPair(REFERENCE, CURRENT), frozen, first_of)
     return examine(reader, config, question, failures={})
 
 

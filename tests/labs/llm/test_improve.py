@@ -16,7 +16,7 @@ from llmops.errors import BadFile, CannotRun
 from llmops.pipelines import Pipelines
 from llmops.production_log import LogRecord, ProductionLog
 from llmops.settings import Settings
-from monitoring.act.alarm_book import AlarmBook, Finding
+from monitoring.act.alarm_book import AlarmBook, Sighting
 from monitoring.act.alerts import AlertSettings
 from monitoring.act.outbox import Outbox
 from monitoring.store.database import open_database
@@ -64,7 +64,7 @@ class App:
         engine = open_database(self.settings.resolved_log_url)
         book = AlarmBook(engine, AlertSettings(), Outbox(engine, ()))
         self.at += timedelta(hours=1)
-        found = Finding("shop", "output.length", "drift", "shorter", "output", release, rows=rows)
+        found = Sighting("shop", "output.length", "drift", "shorter", "output", release, rows=rows)
         book.record("shop", f"window until {self.at}", [found], self.at)
         engine.dispose()
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from llmops.errors import UsageError
 from llmops.production_log import Belongings
 from monitoring.act.action_tables import alert_outbox
-from monitoring.act.alarm_book import AlarmBook, Booked, findings_of
+from monitoring.act.alarm_book import AlarmBook, BookChanges, sightings_of
 from monitoring.act.alerts import AlertSettings, Webhook, text, title
 from monitoring.act.outbox import Outbox
 from monitoring.decide.result import Cure
@@ -46,7 +46,7 @@ def forget_request(engine, request_id):
 
 def test_an_alarm_is_one_entry_while_it_lasts_and_each_sighting_of_it_counts_once(book, clock, engine):
     first = book.record("assistant", "tick 1", [finding()], clock.at)
-    assert book.record("assistant", "tick 1", [finding()], clock.at) == Booked()
+    assert book.record("assistant", "tick 1", [finding()], clock.at) == BookChanges()
     again = book.record("assistant", "tick 2", [finding(why="more")], clock.move(minutes=1))
     assert (len(first.opened), len(again.lasting)) == (1, 1)
     (entry,) = book.entries()
@@ -207,10 +207,10 @@ WHOLE, SECOND, GERMAN = {"app": "assistant"}, {"release": "assistant@2"}, {"lang
     ids=["the release it shows in", "the only release", "none of several"],
 )
 def test_an_alarm_is_laid_to_the_releases_it_shows_in_or_to_the_only_one(slices, releases, found):
-    (item,) = findings_of(result(alarm(*slices), releases=releases))
+    (item,) = sightings_of(result(alarm(*slices), releases=releases))
     assert (item.release, item.label) == found
 
 
 def test_what_changed_questions_explain_no_rollback_cures():
     alarms = alarm(SECOND, explained=True), alarm(SECOND, what="error")
-    assert [item.cure.helps for item in findings_of(result(*alarms, releases={"assistant@2": 100}))] == [False, True]
+    assert [item.cure.helps for item in sightings_of(result(*alarms, releases={"assistant@2": 100}))] == [False, True]

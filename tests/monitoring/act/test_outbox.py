@@ -94,7 +94,7 @@ KILLED = """
 import os, signal, sys
 from datetime import UTC, datetime
 from llmops.production_log import open_engine
-from monitoring.act.alarm_book import AlarmBook, Finding
+from monitoring.act.alarm_book import AlarmBook, Sighting
 from monitoring.act.alerts import AlertSettings, Webhook
 from monitoring.act.outbox import Outbox
 
@@ -109,7 +109,7 @@ url, receiver, after = sys.argv[1], sys.argv[2], sys.argv[3] == "after"
 engine = open_engine(url)
 outbox = Outbox(engine, [Killing(receiver, after)], now=lambda: 1000.0)
 book = AlarmBook(engine, AlertSettings(), outbox)
-found = Finding("assistant", "output.refusal", "sequential", "rose", "output", "assistant@2")
+found = Sighting("assistant", "output.refusal", "sequential", "rose", "output", "assistant@2")
 book.record("assistant", "tick", [found], datetime.fromtimestamp(1000, UTC))
 outbox.send_due()
 """

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmops.errors import BadFile
-from monitoring.act.alarm_book import Entry
+from monitoring.act.alarm_book import BookedAlarm
 from monitoring.act.policy import WISHES, Policy, Situation, decide, read_policies
 from monitoring.decide.result import Cure
 from tests.monitoring.acting import START
@@ -20,8 +20,8 @@ ROLLBACK, STOP = Policy("rollback", dry_run=False), Policy("stop-canary", dry_ru
 RETRAIN = Policy("retrain", dry_run=False, retrain_command=("true",))
 
 
-def entry(number: int = 1, release: str | None = "assistant@2", **changed: Any) -> Entry:
-    made = Entry(
+def entry(number: int = 1, release: str | None = "assistant@2", **changed: Any) -> BookedAlarm:
+    made = BookedAlarm(
         id=number, app="assistant", release=release, what="output.refusal", kind="sequential", side="output",
         severity="high", slice={}, why="rose", rows=("r1",), cure=None, run_id=None, source="tick", first_at=START,
         last_at=START, times=1, told=1, acknowledged_at=None, acknowledged_by=None, resolved_at=None,

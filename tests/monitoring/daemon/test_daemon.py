@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from llmops.errors import CannotRun, StoreUnavailable, UsageError
-from monitoring.act.alarm_book import AlarmBook, Finding
+from monitoring.act.alarm_book import AlarmBook, Sighting
 from monitoring.act.alerts import AlertSettings, PrometheusSettings, Webhook, text
 from monitoring.act.outbox import Outbox
 from monitoring.act.policy import Policy, Situation
@@ -35,7 +35,7 @@ class FakeWork:
     engine: sa.Engine
     config: Any = None
     schedule: WindowSchedule = field(default_factory=WindowSchedule)
-    found: list[Finding] = field(default_factory=list)
+    found: list[Sighting] = field(default_factory=list)
     alarms: list[Any] = field(default_factory=list)
     state: str = "ok"
     windows: list[tuple[datetime, datetime]] = field(default_factory=list)
@@ -57,7 +57,7 @@ class FakeWork:
     def apps(self) -> Sequence[str]:
         return ["assistant"]
 
-    def advance(self, app: str) -> Sequence[Finding]:
+    def advance(self, app: str) -> Sequence[Sighting]:
         self._fail("advance")
         return self.found
 

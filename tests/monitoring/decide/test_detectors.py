@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from monitoring.decide.detectors import DAY, Batch, DetectorState, FlagDetector, rise_p_value
+from monitoring.decide.detectors import DAY, DetectorState, FlagBatch, FlagDetector, rise_p_value
 from monitoring.store.summaries import FlagSummary
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
@@ -26,7 +26,8 @@ DETECTOR = FlagDetector(REFERENCE, alpha=0.02, floor=0.005)
 
 def batches(hits, rows, begin=BEGIN, step=HOUR):
     return [
-        Batch(begin + place * step, begin + (place + 1) * step, rows, int(count)) for place, count in enumerate(hits)
+        FlagBatch(begin + place * step, begin + (place + 1) * step, rows, int(count))
+        for place, count in enumerate(hits)
     ]
 
 

@@ -10,8 +10,8 @@ from monitoring.config import read_config
 from monitoring.decide.families import MOST_BETWEEN, Pool, SincePin, pool_of
 from monitoring.decide.pinned_summaries import freeze
 from monitoring.decide.result import MonitorResult
-from monitoring.decide.window_choice import Window, WindowPair
-from monitoring.examination import Question, examine
+from monitoring.decide.window_choice import LogWindow, WindowPair
+from monitoring.examination import RunQuestion, examine
 from monitoring.store.rows import DescribedRows
 from monitoring.store.summaries import Summary
 from tests.monitoring.described import HOUR, START, InMemoryWindows, share, window
@@ -56,13 +56,13 @@ def test_a_window_is_looked_at_with_the_quiet_ones_before_it(given, expected):
 
 def judged(*after: DescribedRows, number: int, between: bool = False) -> MonitorResult:
     """The hour with that number, after a quiet reference in the first."""
-    reference, current = Window(hour(0), hour(1)), Window(hour(number), hour(number + 1))
+    reference, current = LogWindow(hour(0), hour(1)), LogWindow(hour(number), hour(number + 1))
     reader = InMemoryWindows(CONFIG, window(CONFIG, ROWS, 0), *after)
     frozen = freeze(reader, CONFIG.descriptors, "assistant", hour(0), hour(1), dimensions=CONFIG.slices)
     chosen = pool(number)
     assert chosen is not None
     chosen = dataclasses.replace(chosen, between=chosen.between if between else None)
-    question = Question("assistant", WindowPair(reference, current), frozen, pool=chosen)
+    question = RunQuestion("assistant", WindowPair(reference, current), frozen, pool=chosen)
     return examine(reader, CONFIG, question, failures={})
 
 

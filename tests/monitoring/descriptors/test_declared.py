@@ -4,9 +4,10 @@ import pytest
 
 from llmops.errors import BadFile
 from llmops.settings import Settings
-from monitoring.descriptors import DescriptorSet, default_descriptors
+from monitoring.descriptors import DescriptorSet
 from monitoring.descriptors.descriptor_set import KINDS
 from monitoring.descriptors.model import TEXTS
+from tests.monitoring.described import default_descriptors
 
 
 def one(**table):

@@ -7,10 +7,11 @@ import pytest
 
 from llmops.errors import CannotRun
 from llmops.production_log import LogRecord
-from monitoring.descriptors import DescriptorSet, default_descriptors
+from monitoring.descriptors import DescriptorSet
 from monitoring.descriptors.model import is_sampled
 from monitoring.descriptors.text_kinds import PERSONAL_SORTS, has_personal
 from tests.moments import START
+from tests.monitoring.described import default_descriptors
 from tests.monitoring.descriptors.corpus import HOSTILE, TEXTS
 
 REFUSAL = "I'm sorry, but I cannot help with that request."
@@ -245,7 +246,8 @@ def test_importing_the_room_loads_nothing_heavy():
         "jsonschema_rs",
     )  # fmt: skip
     script = (
-        "import sys, monitoring.descriptors as d; d.default_descriptors();"
+        "import sys; from monitoring.descriptors import descriptor_set as d; from llmops.text_io import read_toml;"
+        "d.DescriptorSet.from_config(read_toml(d.DEFAULT_FILE)['descriptor']);"
         f"print([name for name in {heavy!r} if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"

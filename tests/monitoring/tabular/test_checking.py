@@ -12,6 +12,7 @@ from llmops.errors import BadFile, UsageError
 from llmops.tabular.schema import RowSchema
 from monitoring.tabular.checking import TabularVerdict, check
 from monitoring.tabular.error import ErrorEstimator, PastEstimate
+from monitoring.tabular.observed import observe
 from monitoring.tabular.settings import TabularSettings, read_settings
 from tests.monitoring.tabular.windows import CLASSIFICATION, REGRESSION, hours, kinds, rows_of
 
@@ -87,7 +88,7 @@ def test_before_labels_a_trusted_estimate_raises_the_alarm_and_an_untrusted_one_
 
     reference, current = harder(REFERENCE), harder(hours(30, seed=1, warmer=1.5))
     late = current.assign(truth=np.nan)
-    estimator = ErrorEstimator.fit(reference, REGRESSION, settings)
+    estimator = ErrorEstimator.fit(observe(reference, REGRESSION, "reference"), REGRESSION, settings)
 
     trusted, untrusted, labelled = (
         judged(window, settings, reference, past=past, estimator=estimator)

@@ -103,7 +103,7 @@ def estimated(
     reference: pd.DataFrame, window: pd.DataFrame, schema: RowSchema = REGRESSION, settings: TabularSettings = SETTINGS
 ) -> float:
     """The window's error by an estimator that was fitted on the reference."""
-    estimator = ErrorEstimator.fit(reference, schema, settings)
+    estimator = ErrorEstimator.fit(observe(reference, schema, "reference"), schema, settings)
     assert estimator is not None
     expected = estimator.losses(observe(window, schema, "current"))
     assert expected is not None
@@ -138,10 +138,13 @@ def test_a_classifiers_error_is_what_its_calibrated_or_own_probabilities_leave()
 
 
 def test_no_estimate_without_labels_or_probabilities_to_learn_from():
-    assert ErrorEstimator.fit(hours(3), REGRESSION, SETTINGS) is None
-    assert ErrorEstimator.fit(kinds(10), CLASSIFICATION, SETTINGS) is None
-    assert ErrorEstimator.fit(kinds(90).drop(columns="probability"), CLASSIFICATION, SETTINGS) is None
-    fitted = ErrorEstimator.fit(kinds(90), CLASSIFICATION, SETTINGS)
+    def fitted_on(rows: pd.DataFrame, schema: RowSchema) -> ErrorEstimator | None:
+        return ErrorEstimator.fit(observe(rows, schema, "reference"), schema, SETTINGS)
+
+    assert fitted_on(hours(3), REGRESSION) is None
+    assert fitted_on(kinds(10), CLASSIFICATION) is None
+    assert fitted_on(kinds(90).drop(columns="probability"), CLASSIFICATION) is None
+    fitted = fitted_on(kinds(90), CLASSIFICATION)
     assert fitted is not None
     assert fitted.losses(observe(kinds(90).drop(columns="probability"), CLASSIFICATION, "current")) is None
     assert fitted.losses(observe(kinds(90).assign(probability=np.nan), CLASSIFICATION, "current")) is None
