@@ -134,13 +134,14 @@ class LabSteps:
         rows = lab.window(window)
         served = lab.gateway.predict(lab.model_name, rows.rows(), lab.request_id(window))["model"]
         late = names.index(window) - lab.labels_late
-        if late >= 0 and self._answered([names[late]]):
+        answered = self._answered([names[late]]) if late >= 0 else {}
+        if answered:
             lab.gateway.tell_truth(lab.request_id(names[late]), plain(lab.window(names[late]).truth))
         joining = (
             [each for each in quiet if names.index(each) <= late and each != window] if lab.reference_grows else []
         )
         found = {"window": window, "rows": len(rows), "served_by": served}
-        if not (lab.judged_late and late >= 0 and self._served_by(names[late]) == model["ref"]):
+        if not (lab.judged_late and answered and answered[names[late]].model == model["ref"]):
             return {**found, **self._judged(window, model, past, joining)}
         others = [each for each in joining if each != names[late]]
         settled = self._judged(names[late], model, past, others)
@@ -332,11 +333,6 @@ class LabSteps:
             if window not in answered:
                 raise CannotRun(f"the production log has no request {self.lab.request_id(window)}")
         return [answered[window] for window in windows]
-
-    def _served_by(self, window: str) -> str | None:
-        """The version that answered a window; None where none did."""
-        answered = self._answered([window])
-        return answered[window].model if window in answered else None
 
     def _answered(self, windows: Sequence[str]) -> dict[str, PredictionBatch]:
         """By window, those whose rows were asked for. Raises StoreUnavailable."""

@@ -108,14 +108,7 @@ def write_report(
     with opened(settings) as stores:
         ingested = stores.ingest()
         question = prepare(stores, app, since, until, champion)
-        return save_report(
-            _examined(stores, question, ingested),
-            out,
-            log=stores.log,
-            reader=stores.reader,
-            descriptors=stores.config.descriptors,
-            reference=question.reference.whole,
-        )
+        return save_report(stores, _examined(stores, question, ingested), question.reference.whole, out)
 
 
 def replay_past(

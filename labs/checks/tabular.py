@@ -240,10 +240,6 @@ def _retrained(home: _Home) -> list[Achievement]:
     ]
 
 
-def _rolled_back(home: _Home) -> bool:
-    return any(move.action == _ROLLBACK for move in home.moves)
-
-
 def check_wine(settings: Settings) -> Gathered:
     """The wine lab. The exercise: the old instrument is back, and so must be the model that knows it."""
     from labs.wine.lab import WineLab
@@ -253,10 +249,10 @@ def check_wine(settings: Settings) -> Gathered:
     if home.successors:
         rows = home.lab.holdout(FIRST)
         errors = {ref: home.lab.error(rows, home.lab.predicted(ref, rows)) for ref in versions}
-    serving = errors.get(home.champion or "")
+    serving, rolled_back = errors.get(home.champion or ""), any(move.action == _ROLLBACK for move in home.moves)
     exercise = Achievement(
         "the old instrument is back: the version that reads it serves",
-        serving is not None and _rolled_back(home) and serving == min(errors.values()),
+        serving is not None and rolled_back and serving == min(errors.values()),
         ", ".join(f"{ref}: {error:.3f} wrong with the old instrument" for ref, error in errors.items()) or NOTHING_YET,
         "exercise 5 of the page of module 1 (docs/labs/wine.md)",
     )

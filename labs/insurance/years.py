@@ -12,6 +12,7 @@ come to is `years.json` beside this file, which the lab shows.
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import pandas as pd
 
 from labs.data import Split
 from labs.evaluation import judge
-from labs.insurance.analysis import KEPT, WITH, WITHOUT, Coefficient, coefficients, holds
+from labs.insurance.analysis import KEPT, WITH, WITHOUT, coefficients, holds
 from labs.insurance.data import join
 from labs.insurance.models import FORMULA, GLM, GLM_ACCIDENTS, RULES, SCORERS, train_on
 from labs.insurance.simulation import EFFECT, TRUE_COEFFICIENTS, Tables, factors, rates, simulate
@@ -53,8 +54,7 @@ def one_year(seed: int, effect: float = EFFECT) -> Json:
         estimated = {name: coefficients(split.training, with_accidents=name == WITH) for name in (WITHOUT, WITH)}
         del estimated[WITH]["intercept"]
         year["coefficients"] = {
-            name: {each: _interval(of[each]) for each in TRUE_COEFFICIENTS if each in of}
-            for name, of in estimated.items()
+            name: {each: asdict(of[each]) for each in TRUE_COEFFICIENTS if each in of} for name, of in estimated.items()
         }
     return year
 
@@ -80,10 +80,6 @@ def _gate(challenger: Trained, champion: Trained, expected: Any) -> Json:
     new, old = challenger.predictions, champion.predictions
     gain = 2 * np.mean(old - new + expected * np.log(new / old))
     return {"verdict": judged.verdict.verdict, "true_gain": float(gain)}
-
-
-def _interval(coefficient: Coefficient) -> Json:
-    return {"value": coefficient.value, "ci95": coefficient.ci95, "plain_ci95": coefficient.plain_ci95}
 
 
 def summary(years: Sequence[Json]) -> Json:

@@ -47,11 +47,13 @@ def run(ctx: click.Context, /, no_record: bool, as_json: bool, **options: Any) -
     Example: llmops monitor run --app assistant --since 24h
     Example: llmops monitor run --archive s3://llmops-log/production --on ray://head:10001
     """
-    result = monitor(**options, record=not no_record, waiting=say_waiting)
-    emit_result(as_json, result)
+    monitored = monitor(**options, record=not no_record, waiting=say_waiting)
+    emit_result(as_json, monitored)
     if not as_json:
-        say(f"at most {result.result.expected_false_alarms_per_month:g} false alarms a month are expected, run daily")
-    ctx.exit(1 if result.alarm else 0)
+        say(
+            f"at most {monitored.result.expected_false_alarms_per_month:g} false alarms a month are expected, run daily"
+        )
+    ctx.exit(1 if monitored.alarm else 0)
 
 
 @command.command()
@@ -110,7 +112,8 @@ def show(app: str, as_json: bool) -> None:
     \b
     Example: llmops monitor reference show assistant
     """
-    from monitoring.decide.drift import Part, level
+    from monitoring.decide.drift import level
+    from monitoring.store.summaries import Part
     from monitoring.stores import opened
 
     settings = Settings.from_environment()

@@ -18,7 +18,7 @@ import numpy as np
 
 from monitoring.decide.rules import DriftRules
 from monitoring.descriptors import Descriptor
-from monitoring.store.summaries import FlagSummary, LabelSummary, NumberSummary, Summary
+from monitoring.store.summaries import FlagSummary, LabelSummary, NumberSummary, Part, Summary
 
 Counts = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -267,7 +267,7 @@ def examine_slice(
 
     Raises nothing: what cannot be tested has p = 1.
     """
-    known = {name: (values_of(each, reference), values_of(each, current)) for name, each in descriptors.items()}
+    known = {name: (reference.known(name), current.known(name)) for name in descriptors}
     results = {}
     for name, descriptor in descriptors.items():
         enough = min(known[name]) >= rules.minimum_rows
@@ -277,14 +277,14 @@ def examine_slice(
     for name, result in results.items():
         descriptor, p_adjusted = descriptors[name], adjusted[name]
         drifted = p_adjusted <= alpha and abs(result.effect) >= rules.floor(descriptor)
-        levels = level(summary_of(descriptor, reference)), level(summary_of(descriptor, current))
+        levels = level(reference.part(name)), level(current.part(name))
         drifts[name] = DescriptorDrift(result, p_adjusted, drifted, *levels, descriptor, known[name])
     return SliceDrift(label, reference, current, alpha, drifts)
 
 
 def compare(descriptor: Descriptor, reference: Summary, current: Summary) -> DriftTest:
     """The test of the descriptor's kind; NOT_TESTED where a summary does not have it."""
-    before, after = summary_of(descriptor, reference), summary_of(descriptor, current)
+    before, after = reference.part(descriptor.name), current.part(descriptor.name)
     if isinstance(before, NumberSummary) and isinstance(after, NumberSummary):
         return compare_numbers(before, after)
     if isinstance(before, FlagSummary) and isinstance(after, FlagSummary):
@@ -292,25 +292,6 @@ def compare(descriptor: Descriptor, reference: Summary, current: Summary) -> Dri
     if isinstance(before, LabelSummary) and isinstance(after, LabelSummary):
         return compare_labels(before, after)
     return NOT_TESTED
-
-
-Part = NumberSummary | FlagSummary | LabelSummary
-"""What a summary has of one descriptor."""
-
-
-def summary_of(descriptor: Descriptor, summary: Summary) -> Part | None:
-    """The descriptor's part of a summary; None where it has none."""
-    if descriptor.kind == "numeric":
-        return summary.numbers.get(descriptor.name)
-    if descriptor.kind == "flag":
-        return summary.flags.get(descriptor.name)
-    return summary.labels.get(descriptor.name)
-
-
-def values_of(descriptor: Descriptor, summary: Summary) -> int:
-    """Rows that have a value of the descriptor."""
-    part = summary_of(descriptor, summary)
-    return 0 if part is None else part.n
 
 
 def level(part: Part | None) -> float | str | None:

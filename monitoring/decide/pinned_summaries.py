@@ -8,7 +8,7 @@ from datetime import datetime
 import numpy as np
 
 from llmops.production_log import LogRecord
-from monitoring.decide.drift import DriftTest, compare, summary_of, values_of
+from monitoring.decide.drift import DriftTest, compare
 from monitoring.decide.rules import DriftRules
 from monitoring.descriptors import Descriptor, DescriptorSet
 from monitoring.store.hourly import APP
@@ -84,18 +84,19 @@ def compare_among_like_questions(
 ) -> AmongLikeQuestions:
     """Both windows' summaries by stratum."""
     least = LEAST_OF_FLAGS if descriptor.kind == "flag" else rules.minimum_rows
-    total = sum(values_of(descriptor, each) for each in current.values())
+    what = descriptor.name
+    total = sum(each.known(what) for each in current.values())
     pairs = [
         (reference[name], now)
         for name, now in current.items()
-        if name in reference and min(values_of(descriptor, reference[name]), values_of(descriptor, now)) >= least
+        if name in reference and min(reference[name].known(what), now.known(what)) >= least
     ]
-    used = sum(values_of(descriptor, now) for _, now in pairs)
+    used = sum(now.known(what) for _, now in pairs)
     if not used:
         return AmongLikeQuestions(0.0, 1.0, 0.0)
     changes: dict[float | str, float] = {}
     for before, now in pairs:
-        weight = values_of(descriptor, now) / used
+        weight = now.known(what) / used
         for sign, summary in ((1, now), (-1, before)):
             for cell, share in _shares(descriptor, summary).items():
                 changes[cell] = changes.get(cell, 0.0) + sign * weight * share
@@ -129,7 +130,7 @@ def _p_value(descriptor: Descriptor, pairs: Sequence[tuple[Summary, Summary]]) -
 
 def _shares(descriptor: Descriptor, summary: Summary) -> dict[float | str, float]:
     """The share of rows in each cell: a bin of numbers, a label, or a flag that is set."""
-    part = summary_of(descriptor, summary)
+    part = summary.part(descriptor.name)
     if isinstance(part, NumberSummary):
         return {cell: count / part.n for cell, count in zip(part.bins.tolist(), part.counts.tolist(), strict=True)}
     if isinstance(part, FlagSummary):

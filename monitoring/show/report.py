@@ -21,8 +21,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmops.errors import CannotRun
-from llmops.production_log import ProductionLog
-from monitoring.descriptors import DescriptorSet
 from monitoring.evidently_import import evidently
 from monitoring.show.history import HOUR, strip
 from monitoring.show.verdict_page import PageContents, rows_to_show, verdict_section, whole_page
@@ -32,6 +30,7 @@ from monitoring.store.windows import WindowReader
 
 if TYPE_CHECKING:
     from monitoring.decide.result import MonitorResult
+    from monitoring.stores import Stores
 
 SAMPLE_ROWS = 5_000
 HISTORY = timedelta(days=30)
@@ -41,15 +40,7 @@ _VERDICT_TEST = "llmops_verdict"
 _registry = threading.Lock()  # of the tests that Evidently knows: one for all reports
 
 
-def save_report(
-    result: MonitorResult,
-    out: Path,
-    *,
-    log: ProductionLog,
-    reader: WindowReader,
-    descriptors: DescriptorSet,
-    reference: Summary,
-) -> Path:
+def save_report(stores: Stores, result: MonitorResult, reference: Summary, out: Path) -> Path:
     """Writes the report to `out`, making its folder; returns `out`.
 
     reference: what the window was compared with; its rows need not be in the log: without them the page is our verdict
@@ -57,17 +48,18 @@ def save_report(
     """
     with _writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)  # first: drawing takes seconds
+    reader, descriptors = stores.reader, stores.config.descriptors.descriptors
     window, verdict = result.window, result.to_json()
     texts = {  # as the log has them now; request ids may repeat, so only those of the window
         request_id: record
         for request_id in rows_to_show(verdict)
-        for record in log.read(request_id=request_id, app=result.app, since=window.since, until=window.until)
+        for record in stores.log.read(request_id=request_id, app=result.app, since=window.since, until=window.until)
     }
     page = PageContents(
         verdict=verdict,
         before=reference,
         after=reader.whole(result.app, window.since, window.until),
-        units={name: each.unit for name, each in descriptors.descriptors.items()},
+        units={name: each.unit for name, each in descriptors.items()},
         texts=texts,
         history=strip(reader, result.app, window.until - HISTORY, window.until) if verdict["alarms"] else (),
     )
@@ -75,7 +67,7 @@ def save_report(
     samples = [_sample(reader, result.app, span.since, span.until) for span in spans]
     kinds = {
         name: each.kind
-        for name, each in descriptors.descriptors.items()
+        for name, each in descriptors.items()
         if samples and all(name in rows.columns and bool(present(rows.columns[name]).any()) for rows in samples)
     }
     if kinds:

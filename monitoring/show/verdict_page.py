@@ -18,7 +18,7 @@ from llmops.pages.rendering import embedded, page
 from llmops.production_log import LogRecord
 from monitoring.show.history import Levels, means
 from monitoring.store.packed_summaries import middle_of
-from monitoring.store.summaries import LabelSummary, NumberSummary, Summary
+from monitoring.store.summaries import FlagSummary, LabelSummary, NumberSummary, Part, Summary
 
 Chart = dict[str, Any]
 """The values that a macro of parts.html writes."""
@@ -74,15 +74,17 @@ def whole_page(contents: PageContents) -> str:
     return page(_TEMPLATE, **_values(contents))
 
 
-def distribution(name: str, before: Summary, after: Summary, unit: str = "") -> Chart | None:
+def distribution(before: Part | None, after: Part | None, unit: str = "") -> Chart | None:
     """Both windows' distributions of one descriptor; None where either has no values."""
-    if name in before.numbers and name in after.numbers and before.numbers[name].n and after.numbers[name].n:
-        return _number_chart(before.numbers[name], after.numbers[name], unit)
-    if name in before.flags and name in after.flags and before.flags[name].n and after.flags[name].n:
-        sides = [(flag.share, f"({flag.hits:,} of {flag.n:,})") for flag in (before.flags[name], after.flags[name])]
+    if before is None or after is None or not before.n or not after.n:
+        return None
+    if isinstance(before, NumberSummary) and isinstance(after, NumberSummary):
+        return _number_chart(before, after, unit)
+    if isinstance(before, FlagSummary) and isinstance(after, FlagSummary):
+        sides = [(flag.share, f"({flag.hits:,} of {flag.n:,})") for flag in (before, after)]
         return {"shares": [("", *sides)], "most": max(share for share, _ in sides) or 1.0}
-    if name in before.labels and name in after.labels and before.labels[name].n and after.labels[name].n:
-        return _label_chart(before.labels[name], after.labels[name])
+    if isinstance(before, LabelSummary) and isinstance(after, LabelSummary):
+        return _label_chart(before, after)
     return None
 
 
@@ -141,7 +143,7 @@ def _cards(contents: PageContents) -> list[dict[str, Any]]:
         share = name in contents.after.flags or name in contents.before.flags
         card = {
             "name": name,
-            "chart": distribution(name, contents.before, contents.after, contents.units.get(name, "")),
+            "chart": distribution(contents.before.part(name), contents.after.part(name), contents.units.get(name, "")),
             "past": over_time(levels, since, share),
             "rows": [(each, contents.texts.get(each)) for each in ids[:_MOST_ROWS]],
             "more": max(len(ids) - _MOST_ROWS, 0),

@@ -136,23 +136,18 @@ def merged(parts: Sequence[Packed]) -> Packed:
         rows=sum(part.rows for part in parts),
         first_at=min(part.first_at for part in parts),
         last_at=max(part.last_at for part in parts),
-        numbers=_sum_of_numbers(numbers, filled),
+        numbers=_structured(
+            NUMBERS,
+            n=numbers["n"].sum(axis=0),
+            total=numbers["total"].sum(axis=0),
+            minimum=numbers["minimum"].min(axis=0),
+            maximum=numbers["maximum"].max(axis=0),
+            bins=filled,
+        ),
         bins=bins,
         counts=counts,
         flags=_structured(FLAGS, n=flags["n"].sum(axis=0), hits=flags["hits"].sum(axis=0)),
         labels={name: dict(counted) for name, counted in labels.items()},
-    )
-
-
-def _sum_of_numbers(parts: Array, filled: Integers) -> Array:
-    """parts: a row for each summary, a column for each number."""
-    return _structured(
-        NUMBERS,
-        n=parts["n"].sum(axis=0),
-        total=parts["total"].sum(axis=0),
-        minimum=parts["minimum"].min(axis=0),
-        maximum=parts["maximum"].max(axis=0),
-        bins=filled,
     )
 
 

@@ -137,6 +137,10 @@ class LabelSummary:
         return LabelSummary({**kept, OTHER: self.n - sum(kept.values())})
 
 
+Part = NumberSummary | FlagSummary | LabelSummary
+"""What a summary has of one descriptor."""
+
+
 @dataclass
 class Summary:
     """Some rows. first_at, last_at: seconds since the epoch, None without rows.
@@ -165,6 +169,15 @@ class Summary:
         for part in parts:
             merge.add(part)
         return merge.result()
+
+    def part(self, name: str) -> Part | None:
+        """Of one descriptor; None where it has none."""
+        return self.numbers.get(name) or self.flags.get(name) or self.labels.get(name)
+
+    def known(self, name: str) -> int:
+        """How many rows have a value of the descriptor."""
+        part = self.part(name)
+        return 0 if part is None else part.n
 
     def limited(self) -> Summary:
         """As it is stored; see the module."""

@@ -16,7 +16,7 @@ from llmops.pages.rendering import embedded, page
 from monitoring.evidently_import import evidently
 from monitoring.show.report import SAMPLE_ROWS, evidently_page
 from monitoring.show.verdict_page import distribution
-from monitoring.store.summaries import LabelSummary, NumberSummary, Summary
+from monitoring.store.summaries import LabelSummary, NumberSummary
 from monitoring.tabular.observed import PREDICTION, TRUTH, ObservedRows, Values, observe
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def _values(title: str, verdict: TabularVerdict, reference: ObservedRows, curren
         "verdict": verdict,
         "metric": _METRICS[verdict.metric],
         "charts_of": [
-            (name, distribution(name, _summary(name, pairs[name][0]), _summary(name, pairs[name][1])))
+            (name, distribution(_summary(pairs[name][0]), _summary(pairs[name][1])))
             for name in verdict.drifted[:_MOST_CHARTS]
         ],
         "reference": reference,
@@ -63,10 +63,8 @@ def _values(title: str, verdict: TabularVerdict, reference: ObservedRows, curren
     }
 
 
-def _summary(name: str, values: Values) -> Summary:
-    if values.numeric:
-        return Summary(rows=len(values.data), numbers={name: NumberSummary.of(values.data)})
-    return Summary(rows=len(values.data), labels={name: LabelSummary.of(values.data)})
+def _summary(values: Values) -> NumberSummary | LabelSummary:
+    return NumberSummary.of(values.data) if values.numeric else LabelSummary.of(values.data)
 
 
 _SEED = 20_011

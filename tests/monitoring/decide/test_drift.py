@@ -16,7 +16,6 @@ from monitoring.decide.drift import (
     examine_slice,
     label_counts,
     level,
-    summary_of,
 )
 from monitoring.decide.rules import DriftRules
 from monitoring.store.summaries import FlagSummary, LabelSummary, NumberSummary, Summary
@@ -283,7 +282,7 @@ def test_a_descriptor_with_too_few_values_is_not_tested(name):
 def test_levels_are_mean_share_and_commonest_label_and_a_summary_without_the_descriptor_has_none():
     for descriptor in DESCRIPTORS.values():
         assert not compare(descriptor, Summary(), summary(30, 1)).testable
-        assert level(summary_of(descriptor, Summary())) is None
+        assert level(Summary().part(descriptor.name)) is None
     found = Summary(
         rows=4,
         numbers={"n": NumberSummary.of([1, 2, 3, 6])},

@@ -144,7 +144,7 @@ def test_distributions_are_drawn_for_every_kind_and_said_to_be_missing():
 
     def drawn(name: str, before: Summary, after: Summary, unit: str = "") -> str:
         source = '{% from "monitoring/show/parts.html" import distribution %}{{ distribution(chart) }}'
-        return environment.from_string(source).render(chart=distribution(name, before, after, unit))
+        return environment.from_string(source).render(chart=distribution(before.part(name), after.part(name), unit))
 
     assert drawn("n", before, after, "words").count("<rect") == 8
     assert "each step a multiple" in drawn("skewed", before, after)
