@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -105,6 +105,20 @@ def newest_position(engine: sa.Engine) -> Position | None:
         if not sa.inspect(connection).has_table(ingest_cursors.name):
             return None
         return next(iter(positions(connection)), None)
+
+
+def retain(
+    log: ProductionLog, engine: sa.Engine, days: int | None, *, now: datetime | None = None, dry_run: bool = False
+) -> int:
+    """Deletes the texts of records older than `days` that are described; returns of how many. None: deletes nothing.
+
+    Raises StoreUnavailable.
+    """
+    if days is None:
+        return 0
+    before = (now or datetime.now(UTC)) - timedelta(days=days)
+    cursor = described_up_to(engine) or 0  # nothing described yet, such as after an ingest that failed: nothing is due
+    return log.delete_texts(before, described_up_to=cursor, dry_run=dry_run)
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from monitoring.run import run_monitor
 from monitoring.store.database import apps_in_log, newest_record_at, reading, writing_alone
 from monitoring.store.hourly import APP
 from monitoring.store.rows import HOUR
-from monitoring.stores import archive_cut, described_up_to, opened, retain_archived
+from monitoring.stores import archive_cut, opened, retain, retain_archived
 
 logger = logging.getLogger("llmops.monitoring")
 
@@ -163,9 +163,7 @@ class LogWork(contextlib.AbstractContextManager["LogWork"]):
             return
         self._retained_at = now
         if clock_is_believed(self.engine, now):
-            if days is not None:
-                cursor = described_up_to(self.engine) or 0  # nothing is described after an ingest that failed
-                log.delete_texts(moment - timedelta(days=days), described_up_to=cursor)
+            retain(log, self.engine, days, now=moment)
             with contextlib.suppress(_InUse):
                 retain_archived(log, oldest, _leave)
 
