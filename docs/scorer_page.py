@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from llmops.evaluation.scorers import SCORER_TYPES, Scorer, default_of, kind_of, meaning_of, options_of
+from llmops.evaluation.scorers import SCORER_TYPES, Scorer, default_of, describe_type, meaning_of, options_of
 from llmops.evaluation.scorers.protocol import best_of
 from llmops.judges import TYPES, JudgeEndpoint
 
@@ -61,7 +61,7 @@ def _sections(types: Mapping[str, Any]) -> Iterator[str]:
             for option, field in options.items():
                 default = "must be given" if field.is_required() else default_of(field)
                 shown = default if default in ("must be given", "none") else f"`{default}`"
-                yield f"| `{option}` | {kind_of(field)} | {shown} |"
+                yield f"| `{option}` | {describe_type(field)} | {shown} |"
         yield ""
 
 

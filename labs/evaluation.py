@@ -21,7 +21,7 @@ from labs.data import LabelledRows
 from llmops.errors import UsageError
 from llmops.evaluation.comparison import Comparison, compare
 from llmops.evaluation.eval_set import EvalRow
-from llmops.evaluation.gate import Facts, GateRules, Verdict, decide
+from llmops.evaluation.gate import GateInput, GateRules, Verdict, decide
 from llmops.evaluation.results import AnswerCounts, Metric, Output, RowResult, Score
 from llmops.evaluation.runner import RunSummary, one_score
 from llmops.evaluation.scorers.classification import ClassificationReport
@@ -264,7 +264,7 @@ def judge(
         other, of_champion = champion[0], row_results(rows, champion[1], scorers)
         comparison = compare(other, of_champion, name, of_challenger, scorers, rules.primary, cluster_by=_CLUSTER_BY)
         champion_metrics = _metrics(of_champion, scorers)
-    facts = Facts(
+    facts = GateInput(
         metrics=_metrics(of_challenger, scorers),
         comparison=comparison,
         answers=AnswerCounts.of(result.output for result in of_challenger),

@@ -198,7 +198,7 @@ class Chunk:
     further: Further | None = field(default=None, compare=False)
 
     @property
-    def says_beside(self) -> bool:
+    def has_side_content(self) -> bool:
         """Whether it holds something of the message that is neither text nor a call: reasoning, a refusal …"""
         delta = self.further.delta if self.further is not None else NO_FIELDS
         return any(value for name, value in delta.items() if name != "role")

@@ -21,7 +21,7 @@ from llmops.errors import CannotRun
 from llmops.eval_runs.evaluations import Evaluations, RunOptions
 from llmops.evaluation.gate import is_worse
 from llmops.processes import NOT_STARTED, running
-from llmops.production_log.record import hidden_user
+from llmops.production_log.record import pseudonym_of
 from llmops.recording.monitoring import monitoring_experiment, record_action
 from llmops.registry import Registry, rolled_back
 from llmops.settings import Settings
@@ -207,7 +207,7 @@ def _without_names(value: Any) -> Any:
     """Evidence with stand-ins for the users whose slices it speaks of."""
     if isinstance(value, Mapping):
         kept = {name: _without_names(item) for name, item in value.items()}
-        return {**kept, "user": hidden_user(value["user"])} if isinstance(value.get("user"), str) else kept
+        return {**kept, "user": pseudonym_of(value["user"])} if isinstance(value.get("user"), str) else kept
     return [_without_names(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 

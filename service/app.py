@@ -20,7 +20,7 @@ from service.error_map import ApiError, api_error, error_response, report_failur
 from service.gateway import Gateway
 from service.json_route import JsonRoute, JsonRoutes
 from service.request_context import BodyLimits, RequestContext
-from service.routes.about import add_reference, health_router, model_list_router
+from service.routes.about import add_api_reference, health_router, model_list_router
 from service.routes.chat import chat_router, completions_router
 from service.routes.embeddings import embeddings_router
 from service.routes.feedback import feedback_router
@@ -62,7 +62,7 @@ def create_app(gateway: Gateway) -> FastAPI:
     for router in routers:
         # Not include_router, which wraps each route in a second one that every request would pass through.
         app.router.routes.extend(router.routes)
-    add_reference(app, gateway)
+    add_api_reference(app, gateway)
 
     @app.exception_handler(ApiError)
     @app.exception_handler(LlmopsError)

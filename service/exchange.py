@@ -12,7 +12,7 @@ from typing import Any, Self
 import orjson
 
 from llmops.engines.answer import Answer, off_format
-from llmops.engines.protocol import Engine, fitting
+from llmops.engines.protocol import Engine, adapt_request
 from llmops.errors import EngineError, EngineRejected, UsageError
 from llmops.generation import UNKNOWN_USAGE, Chunk, GenerationParameters, GenerationRequest, Message
 from llmops.keys import Key
@@ -214,7 +214,7 @@ class Exchange:
             EngineError: the engine fails.
         """
         try:
-            request = fitting(request, engine, of=self.target.model.ref)
+            request = adapt_request(request, engine, of=self.target.model.ref)
         except EngineRejected as error:
             raise ApiError(400, str(error), param=error.param) from error
         guards, wanted = self.guards, self.request.extras.get("n", 1)
@@ -237,7 +237,7 @@ class Exchange:
             self._queued_s = made.queued_s
         if passed is None:
             return
-        if self._first_token_ms is None and (passed.text or passed.tool_calls or passed.says_beside):
+        if self._first_token_ms is None and (passed.text or passed.tool_calls or passed.has_side_content):
             self._first_token_ms = self.arrival.elapsed_ms
         if passed.further is not None:
             self.fields.update(passed.further.reply)

@@ -70,10 +70,10 @@ assert declared.compute([record]) == [40.0]
 """,
     "A gate rule": """
 from llmops.evaluation.results import AnswerCounts, Metric
-from llmops.evaluation.gate import Facts, decide
+from llmops.evaluation.gate import GateInput, decide
 from llmops.evaluation.gate_rules import GateRules, loosened
 rules = GateRules.from_mapping({"primary": "correct", "least_rows": 50})
-verdict = decide(rules, Facts({"correct": Metric.of([True] * 20, 0)}, None, AnswerCounts(20)))
+verdict = decide(rules, GateInput({"correct": Metric.of([True] * 20, 0)}, None, AnswerCounts(20)))
 assert verdict.verdict == "inconclusive" and "20 rows, 50 asked for" in verdict.reasons
 assert "at least 50 rows" in rules.sentence()
 dropped = loosened(rules, GateRules.from_mapping({"primary": "correct"}))

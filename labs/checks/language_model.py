@@ -149,13 +149,13 @@ def _judge(home: _Home) -> tuple[Achievement, float | None]:
     rows = [row for row in home.judge.get("rows", ()) if row["judged"] is not None]
     found, share = NOTHING_YET, None
     if rows:
-        from llmops.eval_runs.scorer_factory import distrust
+        from llmops.eval_runs.scorer_factory import calibration_problem
         from llmops.evaluation.agreement import cohen_kappa
 
         labels, judged = ([row[key] for row in rows] for key in ("label", "judged"))
         kappa, share = cohen_kappa(labels, judged).kappa, sum(each is True for each in judged) / len(judged)
         told = "cannot be told" if kappa is None else f"{kappa:.2f}"
-        trust = "not trusted" if distrust(dict(home.judge), home.judge["kappa_asked"]) else "trusted"
+        trust = "not trusted" if calibration_problem(dict(home.judge), home.judge["kappa_asked"]) else "trusted"
         found = f"κ {told} over {len(rows)} labels: {trust}"
     return Achievement("a judge was measured before it was believed", bool(rows), found, f"step 4 of {_PAGE}"), share
 

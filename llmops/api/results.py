@@ -16,7 +16,7 @@ from llmops.eval_runs.report_contents import ShownRow
 from llmops.eval_runs.second_opinion import MetricOpinions, opinion_blocks
 from llmops.evaluation.comparison import Comparison
 from llmops.evaluation.gate import Verdict
-from llmops.evaluation.reports.contents import Judged, Leaderboard
+from llmops.evaluation.reports.contents import Leaderboard, RunReport
 from llmops.evaluation.reports.tables import comparison_blocks, leaderboard_blocks
 from llmops.evaluation.results import Failure, Metric, RowResult
 from llmops.evaluation.suite import Suite
@@ -207,7 +207,7 @@ class ComparisonResult(Shown):
 
     comparison: Comparison
     votes: Votes | None
-    report: Callable[[], Judged] = field(repr=False)
+    report: Callable[[], RunReport] = field(repr=False)
     notes: Sequence[str] = ()
     opinions: Mapping[str, MetricOpinions] | None = None
 
@@ -243,7 +243,10 @@ class ComparisonResult(Shown):
 
 
 def write_reports(
-    report: Judged, html: Path | str | None = None, junit: Path | str | None = None, markdown: Path | str | None = None
+    report: RunReport,
+    html: Path | str | None = None,
+    junit: Path | str | None = None,
+    markdown: Path | str | None = None,
 ) -> list[Path]:
     """A comparison, or a run that was compared with none, as each file that was asked for. Raises CannotRun."""
     from llmops.evaluation.reports import html as html_reports
@@ -266,7 +269,7 @@ class GateResult(Shown):
 
     suite: str
     gated: Gated = field(repr=False)
-    report: Judged = field(repr=False)
+    report: RunReport = field(repr=False)
 
     @property
     def verdict(self) -> Verdict:

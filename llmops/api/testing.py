@@ -19,7 +19,7 @@ from llmops.errors import UsageError
 from llmops.eval_runs.evaluations import Evaluations, read_suite
 from llmops.evaluation.comparison import Comparison
 from llmops.evaluation.eval_set import EvalRow
-from llmops.evaluation.gate import Facts, Verdict, decide, slice_metrics
+from llmops.evaluation.gate import GateInput, Verdict, decide, slice_metrics
 from llmops.evaluation.power import Power
 from llmops.evaluation.results import RowResult
 from llmops.evaluation.suite import Suite, suite_of
@@ -161,7 +161,7 @@ def _ruled(
     return decide(suite.gate, facts), comparison
 
 
-def _of_slice(evaluations: Evaluations, facts: Facts, run: Run, baseline: Run | None, part: str) -> Facts:
+def _of_slice(evaluations: Evaluations, facts: GateInput, run: Run, baseline: Run | None, part: str) -> GateInput:
     """The facts with the metrics of a slice alone. Raises UsageError: no row is in it."""
     names = list(run.metrics)
     metrics = {side: slice_metrics(evaluations.rows(each.done.run), {part: names})[part]

@@ -47,7 +47,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "monitor": ("monitoring.cli.monitor", "test production traffic against a reference"),
     "factsheet": ("llmops.cli.registry:factsheet", "one page with all recorded facts about a version"),
     "pipeline": ("labs.pipeline_cli", "run durable pipelines, once or on a schedule; list and show runs"),
-    "lab": ("labs.cli", "the warm-up labs wine and bike: from data to a retrained model"),
+    "lab": ("labs.cli", "the warm-up labs wine, bike and insurance: from data to a retrained model"),
     "ui": ("llmops.cli.administration:ui", "open MLflow's UI on the store"),
     "demo": ("labs.llm.demo", "run the whole loop on the default model"),
 }

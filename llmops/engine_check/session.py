@@ -120,7 +120,7 @@ class Session:
                 reply.seconds = time.perf_counter() - start
                 reply.answers.setdefault(chunk.index, Answer(chunk.index)).take(chunk)
                 reply.usage = chunk.usage or reply.usage
-                if chunk.text or chunk.tool_calls or chunk.says_beside:
+                if chunk.text or chunk.tool_calls or chunk.has_side_content:
                     reply.pieces += 1
                     reply.first_s = reply.first_s or reply.seconds
                     reply.begun.set()

@@ -114,7 +114,7 @@ class LlamaCppEngine:
         yield answers.last()
 
     async def prime(self, messages: Sequence[Message]) -> None:
-        """As `PrimingEngine`: reads the messages while nothing else is decoded, where the prompt cache keeps them."""
+        """Reads the messages while nothing else is decoded, where the prompt cache keeps them."""
         if self._prompt_cache == "no":
             return
         # Into every slot where what was read of the last template may be all that a slot keeps.

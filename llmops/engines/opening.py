@@ -56,7 +56,7 @@ def _gguf_options(settings: Settings) -> dict[str, Any]:
     }
 
 
-class _Opening(NamedTuple):
+class _EngineFactory(NamedTuple):
     """One model in the hands of its engine. open loads it (seconds); identify says beforehand what `open` will give;
     check raises EngineRejected, without a model, for a response format that the engine cannot enforce."""
 
@@ -65,7 +65,7 @@ class _Opening(NamedTuple):
     check: Callable[[Mapping[str, Any]], object] = lambda _: None  # an upstream checks itself
 
 
-def _llamacpp(model: ModelVersion, settings: Settings) -> _Opening:
+def _llamacpp(model: ModelVersion, settings: Settings) -> _EngineFactory:
     from llmops.engines import llamacpp
     from llmops.engines.schemas import grammar_of
     from llmops.engines.upstreams import ReplicatedEngine
@@ -77,10 +77,10 @@ def _llamacpp(model: ModelVersion, settings: Settings) -> _Opening:
         engines = [llamacpp.LlamaCppEngine(path, threads=threads, **options) for _ in range(replicas)]
         return engines[0] if replicas == 1 else ReplicatedEngine(engines)
 
-    return _Opening(opened, lambda: llamacpp.identity(**options), grammar_of)
+    return _EngineFactory(opened, lambda: llamacpp.identity(**options), grammar_of)
 
 
-def _openvino(model: ModelVersion, settings: Settings) -> _Opening:
+def _openvino(model: ModelVersion, settings: Settings) -> _EngineFactory:
     from llmops.engines import openvino
     from llmops.engines.schemas import enforced_schema
 
@@ -89,10 +89,10 @@ def _openvino(model: ModelVersion, settings: Settings) -> _Opening:
     def opened() -> Engine:
         return openvino.OpenVinoEngine(_gguf_path(model, settings), threads=_threads(settings), **options)
 
-    return _Opening(opened, lambda: openvino.identity(**options), enforced_schema)
+    return _EngineFactory(opened, lambda: openvino.identity(**options), enforced_schema)
 
 
-def _transformers(model: ModelVersion, settings: Settings) -> _Opening:
+def _transformers(model: ModelVersion, settings: Settings) -> _EngineFactory:
     from llmops.engines import transformers
 
     slots = settings.engine_slots
@@ -102,10 +102,10 @@ def _transformers(model: ModelVersion, settings: Settings) -> _Opening:
         folder, gguf_file = (path.parent, path.name) if model.format == "gguf" else (path, None)
         return transformers.TransformersEngine(folder, gguf_file=gguf_file, slots=slots, threads=_threads(settings))
 
-    return _Opening(opened, lambda: transformers.identity(slots), partial(refuse_response_format, "transformers"))
+    return _EngineFactory(opened, lambda: transformers.identity(slots), partial(refuse_response_format, "transformers"))
 
 
-def _openai(model: ModelVersion, settings: Settings) -> _Opening:
+def _openai(model: ModelVersion, settings: Settings) -> _EngineFactory:
     from llmops.engines.openai_format import identity
 
     source = UpstreamSource.parse(model.source, model.provenance.get("key_variable"))
@@ -132,21 +132,21 @@ def _openai(model: ModelVersion, settings: Settings) -> _Opening:
         pairs = zip(engines, source.servers, strict=True)
         return UpstreamsEngine([Upstream(engine, server.url, server.weight) for engine, server in pairs])
 
-    return _Opening(opened, lambda: identity(", ".join(server.url for server in source.servers), source.model))
+    return _EngineFactory(opened, lambda: identity(", ".join(server.url for server in source.servers), source.model))
 
 
-def _fake(_model: ModelVersion, settings: Settings) -> _Opening:
+def _fake(_model: ModelVersion, settings: Settings) -> _EngineFactory:
     from llmops.engines.fake import FakeEngine
 
     engine = FakeEngine(slots=settings.engine_slots)
-    return _Opening(lambda: engine, lambda: engine.identity)
+    return _EngineFactory(lambda: engine, lambda: engine.identity)
 
 
-def _python(model: ModelVersion, settings: Settings) -> _Opening:
+def _python(model: ModelVersion, settings: Settings) -> _EngineFactory:
     if not isinstance(model, CallableModel) or model.call is None:
         raise UsageError(f"{model.ref} is a Python callable: only llmops.evaluate, which is handed it, can ask it")
     call, slots = model.call, model.slots or settings.engine_slots
-    return _Opening(lambda: CallableEngine(call, model.identity, slots, model.timeout), lambda: model.identity)
+    return _EngineFactory(lambda: CallableEngine(call, model.identity, slots, model.timeout), lambda: model.identity)
 
 
 # Of each engine the formats that it can open, and how. The first that can is a format's default.

@@ -38,7 +38,7 @@ class Engine(Protocol):
 
     @property
     def honours(self) -> frozenset[str]:
-        """Which of `EXTRAS` it obeys; a request with another one must not be sent to it. See `fitting`."""
+        """Which of `EXTRAS` it obeys; a request with another one must not be sent to it. See `adapt_request`."""
         ...
 
     def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
@@ -51,7 +51,7 @@ class Engine(Protocol):
         ...
 
 
-def fitting(request: GenerationRequest, engine: Engine, *, of: str | None = None) -> GenerationRequest:
+def adapt_request(request: GenerationRequest, engine: Engine, *, of: str | None = None) -> GenerationRequest:
     """The request without the hints that the engine does not obey. of: the model it serves, for errors to name.
 
     Raises EngineRejected: naming an extra field which changes the answer and which the engine cannot obey, or what of
@@ -113,7 +113,7 @@ class ScoringEngine(Engine, Protocol):
 
 
 @runtime_checkable
-class PrimingEngine(Engine, Protocol):
+class PrefixCachingEngine(Engine, Protocol):
     """An engine that can read once what coming requests begin with."""
 
     async def prime(self, messages: Sequence[Message]) -> None:
@@ -137,7 +137,7 @@ async def generate(engine: Engine, request: GenerationRequest) -> Generation:
     answer, usage = Answer(), UNKNOWN_USAGE
     async with aclosing(engine.stream(request)) as chunks:
         async for chunk in chunks:
-            if first is None and (chunk.text or chunk.tool_calls or chunk.says_beside):
+            if first is None and (chunk.text or chunk.tool_calls or chunk.has_side_content):
                 first = time.perf_counter() - start
             answer.take(chunk)
             usage = chunk.usage or usage

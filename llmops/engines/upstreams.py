@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from contextlib import aclosing, asynccontextmanager
 
-from llmops.engines.protocol import Engine, EngineIdentity, PrimingEngine, ScoringEngine
+from llmops.engines.protocol import Engine, EngineIdentity, PrefixCachingEngine, ScoringEngine
 from llmops.errors import EngineError, EngineRejected, EngineUnavailable
 from llmops.generation import Chunk, GenerationRequest, Message, Usage
 
@@ -188,9 +188,9 @@ class ReplicatedEngine:
             return await replica.loglikelihoods(messages, continuations)
 
     async def prime(self, messages: Sequence[Message]) -> None:
-        """As `PrimingEngine`, for every replica that can."""
+        """As `PrefixCachingEngine`, for every replica that can."""
         for replica in self._replicas:
-            if isinstance(replica, PrimingEngine):
+            if isinstance(replica, PrefixCachingEngine):
                 await replica.prime(messages)
 
     async def close(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from llmops.errors import CannotRun, UsageError
 from llmops.eval_runs.evaluations import Evaluations
 from llmops.eval_runs.pairwise import judge_endpoint, judge_name, kappa_of
-from llmops.eval_runs.scorer_factory import JUDGED_TYPES, distrust
+from llmops.eval_runs.scorer_factory import JUDGED_TYPES, calibration_problem
 from llmops.evaluation import agreement
 from llmops.evaluation.agreement import PositionBias
 from llmops.evaluation.generating import Progress
@@ -151,7 +151,7 @@ def _recorded(
     low, high = value["ci95"] or (None, None)
     record = {**value, "accuracy": value["agreement"], "kappa_low": low, "kappa_high": high, "rows": rows}
     run_id = record_calibration(evaluations.registry.store, calibration.scorer, record, calibration.judge_hash)
-    why = distrust(record, kappa_asked)
+    why = calibration_problem(record, kappa_asked)
     return Calibrated(calibration, bias, why, {**value, "trusted": why is None, "why": why, "run_id": run_id})
 
 

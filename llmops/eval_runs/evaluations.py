@@ -32,7 +32,7 @@ from llmops.evaluation.comparison import Comparison, compare
 from llmops.evaluation.contamination import rows_left
 from llmops.evaluation.eval_set import measure
 from llmops.evaluation.eval_set_check import question_hash
-from llmops.evaluation.gate import ALPHA, Facts, Verdict, decide, slice_metrics
+from llmops.evaluation.gate import ALPHA, GateInput, Verdict, decide, slice_metrics
 from llmops.evaluation.record_files import SourceAccess
 from llmops.evaluation.results import AnswerCounts, Failure, Noise, Results, failures_of
 from llmops.evaluation.runner import metrics_of
@@ -309,7 +309,7 @@ class Evaluations:
         runs: Mapping[str, EvalRun],
         comparison: Comparison | None,
         but: Collection[str] = (),
-    ) -> Facts:
+    ) -> GateInput:
         """What the suite's gate is told of the challenger, whose run is `b`. but: as `rows` takes it."""
         run, metrics = runs["b"], {side: each.metrics for side, each in runs.items()}
         if but:
@@ -325,7 +325,7 @@ class Evaluations:
             for name, definition in definitions_in(each.content).items()
             if name in now and now[name] != definition
         }
-        return Facts(
+        return GateInput(
             metrics=metrics["b"],
             comparison=comparison,
             answers=AnswerCounts.of(each.output for each in self.rows(run, but)) if but else run.answers,
@@ -336,7 +336,7 @@ class Evaluations:
             serving=served_mode(run, self.registry.models.get(run.model), self.settings),
             limits={scorer.name: limits_of(scorer) for scorer in suite.make_scorers()},
             suite_rows=rows_left(suite.rows, but),
-            other_rows=[each.run_id for each in runs.values() if _has_other_rows(suite, each)],
+            stale_runs=[each.run_id for each in runs.values() if _has_other_rows(suite, each)],
         )
 
     def _suite_of(self, prompt_name: str, suite_name: str | None) -> Suite:

@@ -24,7 +24,7 @@ from llmops.evaluation.generating import Generated, Task, measure_noise
 from llmops.evaluation.generation_cache import GenerationCache, noise_key
 from llmops.evaluation.results import EvalReport, Failure, RowResult, failures_of
 from llmops.evaluation.runner import generate_all, score_all, scorers_with_work
-from llmops.evaluation.scorers.protocol import IdentifiedScorer
+from llmops.evaluation.scorers.protocol import FingerprintedScorer
 from llmops.evaluation.suite import Suite
 from llmops.generation import GenerationParameters
 from llmops.hashing import canonical_json, content_hash
@@ -181,7 +181,7 @@ def cell_identity(suite: Suite, cell: Cell, settings: Settings, options: RunOpti
 
 def scored_by(suite: Suite) -> dict[str, Any]:
     """The suite's scorers, and the models that score: another judge or embedding model gives other scores."""
-    identified = (scorer for scorer in suite.make_scorers() if isinstance(scorer, IdentifiedScorer))
+    identified = (scorer for scorer in suite.make_scorers() if isinstance(scorer, FingerprintedScorer))
     return {
         "format": _RUN_FORMAT,
         "scorers": [spec.to_json() for spec in suite.scorer_specs],

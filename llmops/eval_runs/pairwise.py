@@ -9,7 +9,7 @@ from typing import Self
 
 from llmops.errors import CannotRun, UsageError
 from llmops.eval_runs.evaluations import Evaluations
-from llmops.eval_runs.scorer_factory import ScorerFactory, distrust
+from llmops.eval_runs.scorer_factory import ScorerFactory, calibration_problem
 from llmops.evaluation.agreement import PositionBias
 from llmops.evaluation.comparison import paired
 from llmops.evaluation.eval_set import cluster_name
@@ -135,7 +135,7 @@ def judge_runs(
     if bias is None:
         raise CannotRun(f"there is no verdict on any of {rows} rows; the first: {verdicts[0].error}")
     wins, losses, failed = winners.count("b"), winners.count("a"), winners.count(None)
-    why = distrust(find_calibration(store, content_hash(dict(asked.identity))), kappa_of(of_suite, endpoint))
+    why = calibration_problem(find_calibration(store, content_hash(dict(asked.identity))), kappa_of(of_suite, endpoint))
     unmatched = {"a": run_a.rows - rows - left_out, "b": run_b.rows - rows - left_out}
     made = RunsJudged(
         a=a,

@@ -18,12 +18,12 @@ from llmops.evaluation.eval_set import cluster_name
 from llmops.evaluation.gate import ALPHA, Verdict
 from llmops.evaluation.metric_comparison import MetricComparison, PairedScores, change_of, number_of
 from llmops.evaluation.reports.contents import (
-    Judged,
     Leaderboard,
     LeaderboardCell,
     LeaderboardPair,
     Report,
     Row,
+    RunReport,
     Side,
 )
 from llmops.evaluation.results import Results, RowResult
@@ -39,7 +39,7 @@ def report_contents(
     name: str,
     comparison: Comparison | None,
     verdict: Verdict | None = None,
-) -> Judged:
+) -> RunReport:
     """A run with its verdict: compared with another one it is a `Report`; alone, all there is of an app's first
     release. Rows are read from local copies, each time a report goes through them.
 
@@ -55,7 +55,7 @@ def report_contents(
         "verdict": verdict,
     }
     if comparison is None:
-        return Judged(title=name, **judged)
+        return RunReport(title=name, **judged)
     decides = comparison.metrics.get(suite.gate.primary)
     failed_as = decides.failed_as if decides is not None else None
     a, b = (evaluations.rows(runs[side]) for side in "ab")

@@ -8,7 +8,7 @@ from typing import Any
 from llmops.engines.embedding import Embedder, embedding_weights
 from llmops.errors import UsageError
 from llmops.evaluation.scorers import SCORER_TYPES, Scorer, make_scorer
-from llmops.evaluation.scorers.protocol import KeptScorer
+from llmops.evaluation.scorers.protocol import CachedScorer
 from llmops.evaluation.suite import ScorerSpec, Suite
 from llmops.judges import NEEDS_EMBEDDINGS, NEEDS_NO_JUDGE, TYPES, JudgeEndpoint
 from llmops.judges.calibration import judge_hash
@@ -86,15 +86,15 @@ def untrusted(suite: Suite, store: Store) -> dict[str, str]:
     reasons = dict.fromkeys(suite.left_out, "no judge is configured")
     judged = {spec.name for spec in suite.scorer_specs if spec.type in JUDGED_TYPES}
     for scorer in suite.make_scorers():
-        if scorer.name in judged and isinstance(scorer, KeptScorer):
+        if scorer.name in judged and isinstance(scorer, CachedScorer):
             asked = suite.kappa_asked(scorer.name)
-            why = distrust(find_calibration(store, judge_hash(scorer)), asked)
+            why = calibration_problem(find_calibration(store, judge_hash(scorer)), asked)
             if why is not None:
                 reasons[scorer.name] = why
     return reasons
 
 
-def distrust(calibration: dict[str, Any] | None, kappa_asked: float) -> str | None:
+def calibration_problem(calibration: dict[str, Any] | None, kappa_asked: float) -> str | None:
     """Why a judge may not gate; None when it may. The lower end of κ's interval counts, so that a few lucky labels
     are not enough."""
     if calibration is None:

@@ -26,7 +26,7 @@ from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.results import EvalReport, Output, RowResult, Score
 from llmops.evaluation.runner import RunSummary, answered, count_missing, generate_all, score_key, score_rows
 from llmops.evaluation.scorers import Scorer
-from llmops.evaluation.scorers.protocol import KeptScorer
+from llmops.evaluation.scorers.protocol import CachedScorer
 from llmops.evaluation.shards import Shard, ShardedResults, ShardFolder
 from llmops.evaluation.suite import JudgeTables, ScorerSpec
 from llmops.hashing import content_hash
@@ -101,7 +101,7 @@ def shards_of(cell: CellWork, task: Task, cache: GenerationCache, shard_rows: in
     there: dict[str, list[str]] = {}
     for path in sorted(ShardFolder(cell.folder).paths(cell.path)):
         there.setdefault(path.rsplit(".", 2)[0], []).append(path)
-    kept = [scorer for scorer in cell.make_scorers() if isinstance(scorer, KeptScorer)]
+    kept = [scorer for scorer in cell.make_scorers() if isinstance(scorer, CachedScorer)]
     jobs = iter(task.jobs())
     while batch := list(islice(jobs, shard_rows)):
         outputs, scores = {}, {}
@@ -217,7 +217,7 @@ def keep(results: Sequence[tuple[str, RowResult]], scorers: Sequence[Scorer], ca
         if not cache.holds(key):
             cache.put(key, result.output)
         for scorer in scorers:
-            if isinstance(scorer, KeptScorer) and scorer.name in result.scores:
+            if isinstance(scorer, CachedScorer) and scorer.name in result.scores:
                 cache.put_score(score_key(scorer, result.row, result.output), result.scores[scorer.name])
 
 

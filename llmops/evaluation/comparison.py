@@ -137,7 +137,7 @@ def compare(
     name_b: str,
     b: Iterable[RowResult],
     scorers: Sequence[Scorer],
-    slice_by: str | None = None,
+    slice_metric: str | None = None,
     *,
     cluster_by: str | None = None,
     noise: Noise | None = None,
@@ -148,7 +148,7 @@ def compare(
 ) -> Comparison:
     """Joins two runs on row id.
 
-    slice_by: the metric compared within each slice as well (the gate's).
+    slice_metric: the metric compared within each slice as well (the gate's).
     cluster_by: what rows of one source share, as `cluster_of` reads it.
     noise: of the engine.
     sequential_seed: of two runs that were stopped early; rows are then taken in the order of their draw and tested with
@@ -160,7 +160,7 @@ def compare(
         CannotRun: a row id stands for different inputs, expectations or contexts in the two runs, or they share no row.
     """
     scores, reasons = {scorer.name: PairedScores(scorer, cluster_by) for scorer in scorers}, apart or {}
-    primary = scores.get(slice_by or "") if slice_by not in reasons else None
+    primary = scores.get(slice_metric or "") if slice_metric not in reasons else None
     slices, changed = _Slices(primary, cluster_by) if primary is not None else None, _Changed()
     rows = changed_texts = 0
     run_a, run_b = _Counted(a), _Counted(b)

@@ -17,7 +17,7 @@ from llmops.evaluation.results import AnswerCounts, Metric, OfSuite, RowResult, 
 from llmops.evaluation.statistics import UNLIMITED
 from llmops.hashing import JsonData
 
-__all__ = ["ALPHA", "Facts", "GateCheck", "GateRules", "Verdict", "decide", "slice_metrics"]
+__all__ = ["ALPHA", "GateCheck", "GateInput", "GateRules", "Verdict", "decide", "slice_metrics"]
 
 ALPHA = 0.05
 _FEWEST_PAIRS = 20  # below, an interval is no evidence that a rare loss does not exist
@@ -55,7 +55,7 @@ class Verdict(JsonData):
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class GateInput:
     """What is known of a challenger.
 
     metrics: its own, by scorer.
@@ -67,7 +67,7 @@ class Facts:
     limits: the least and the greatest value of a scorer; a scorer that is not named may have any.
     serving: how what will be served differs from what was evaluated, where it does or may.
     suite_rows: of the suite that gates, where that is known.
-    other_rows: runs whose rows are not, or not any more, those of the suite.
+    stale_runs: runs whose rows are not, or not any more, those of the suite.
     """
 
     metrics: Mapping[str, Metric]
@@ -80,10 +80,10 @@ class Facts:
     limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     serving: str | None = None
     suite_rows: int | None = None
-    other_rows: Sequence[str] = ()
+    stale_runs: Sequence[str] = ()
 
 
-def decide(rules: GateRules, facts: Facts) -> Verdict:
+def decide(rules: GateRules, facts: GateInput) -> Verdict:
     """Judges a challenger: `fail` when a rule is broken, else `inconclusive` when one cannot be told, else `pass`."""
     # An untrusted judge's rules say nothing, neither that they hold nor that they are broken.
     distrusted = {scorer: facts.untrusted[scorer] for scorer in rules.scorers if scorer in facts.untrusted}
@@ -107,7 +107,7 @@ def decide(rules: GateRules, facts: Facts) -> Verdict:
     return Verdict(verdict, tuple(reasons), checks)
 
 
-def _checks(rules: GateRules, facts: Facts) -> Iterator[GateCheck]:
+def _checks(rules: GateRules, facts: GateInput) -> Iterator[GateCheck]:
     """A check for every rule, whoever scored."""
     bounds = [_Bound("floor", *floor) for floor in rules.floors.items()]
     bounds += [_Bound("ceiling", *ceiling) for ceiling in rules.ceilings.items()]
@@ -125,7 +125,7 @@ def _checks(rules: GateRules, facts: Facts) -> Iterator[GateCheck]:
         yield _compared(scorer, further, rules, facts, facts.comparison)
 
 
-def _rows(rules: GateRules, facts: Facts) -> GateCheck:
+def _rows(rules: GateRules, facts: GateInput) -> GateCheck:
     """What became of the rows of both sides, whatever the scorers say."""
     comparison = facts.comparison
     if comparison is None:
@@ -148,9 +148,9 @@ def _rows(rules: GateRules, facts: Facts) -> GateCheck:
         too_many.append("the suite")
     if too_many:
         told += f"; too much is missing of {' and '.join(too_many)}, at most {_percent(rules.most_failed)} may be"
-    if facts.other_rows:
-        told += f"; the suite's rows are others now than those of {' and '.join(facts.other_rows)}: run it again"
-    outcome: Outcome = "inconclusive" if too_many or facts.other_rows else "pass"
+    if facts.stale_runs:
+        told += f"; the suite's rows are others now than those of {' and '.join(facts.stale_runs)}: run it again"
+    outcome: Outcome = "inconclusive" if too_many or facts.stale_runs else "pass"
     return GateCheck("rows", "rows", rules.primary, outcome, told)
 
 
@@ -181,7 +181,7 @@ class _Bound:
         return GateCheck(f"{self.scorer} {self.word}{self.where}", self.kind, self.scorer, outcome, detail)
 
 
-def _bounded(bound: _Bound, metric: Metric | None, rules: GateRules, facts: Facts) -> GateCheck:
+def _bounded(bound: _Bound, metric: Metric | None, rules: GateRules, facts: GateInput) -> GateCheck:
     """Holds if it does with every failed row at its worst; is missed if it is with every failed row at its best. Where
     the interval counts, also at its worse end, and at its better one."""
     if metric is None or metric.mean is None:
@@ -222,7 +222,7 @@ def _rows_to_tell(bound: _Bound, metric: Metric) -> str:
     return f", it takes about {rows} at this mean"
 
 
-def _measured(scorer: str, rules: GateRules, facts: Facts) -> GateCheck:
+def _measured(scorer: str, rules: GateRules, facts: GateInput) -> GateCheck:
     """Of a first release, which nothing is compared with yet: that there are scores at all."""
     metric = facts.metrics.get(scorer)
     outcome: Outcome = "inconclusive"
@@ -237,7 +237,9 @@ def _measured(scorer: str, rules: GateRules, facts: Facts) -> GateCheck:
     return GateCheck(f"{scorer} measured", "measured", scorer, outcome, detail)
 
 
-def _compared(scorer: str, margin: float | None, rules: GateRules, facts: Facts, comparison: Comparison) -> GateCheck:
+def _compared(
+    scorer: str, margin: float | None, rules: GateRules, facts: GateInput, comparison: Comparison
+) -> GateCheck:
     """margin: what a loss must be smaller than; None asks for a significant gain."""
 
     def check(outcome: Outcome, detail: str) -> GateCheck:

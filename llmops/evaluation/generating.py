@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from llmops.engines.answer import off_format
-from llmops.engines.protocol import Engine, EngineIdentity, PrimingEngine, ScoringEngine, generate
+from llmops.engines.protocol import Engine, EngineIdentity, PrefixCachingEngine, ScoringEngine, generate
 from llmops.errors import BadFile, EngineError, EngineRejected, EngineUnavailable, LlmopsError, SchemaNotFollowed
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.generation_cache import GenerationCache, generation_key
@@ -173,7 +173,7 @@ async def generate_missing(
     """
     all_made = [Generated() for _ in tasks]
     lanes = _Lanes(engine, cache, retries, total, progress)
-    if isinstance(engine, PrimingEngine):  # cell by cell
+    if isinstance(engine, PrefixCachingEngine):  # cell by cell
         for task, made in zip(tasks, all_made, strict=True):
             if any(map(lanes.lacks, task.jobs())):
                 made.began = time.perf_counter()
@@ -220,7 +220,7 @@ class _Lanes:
                     await self._one(made, job)
                 self.free.release()  # but not where the engine is gone: nobody else is to ask it
 
-        side_by_side = self.engine.slots * (1 if isinstance(self.engine, PrimingEngine) else 1 + _SET_ASIDE)
+        side_by_side = self.engine.slots * (1 if isinstance(self.engine, PrefixCachingEngine) else 1 + _SET_ASIDE)
         try:
             async with asyncio.TaskGroup() as lanes:
                 for _ in range(side_by_side):

@@ -122,7 +122,7 @@ def _with_interval(
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class Significance:
     """What one of the tests says. p_value: two-sided, of no difference. low, high: ends of the interval at 1 − alpha,
     infinite where so few pairs could never give a p below alpha. acceleration: the bootstrap's."""
 
@@ -132,7 +132,7 @@ class Evidence:
     acceleration: float = 0.0
 
 
-def _bootstrap(sums: Any, sizes: Any) -> Evidence:
+def _bootstrap(sums: Any, sizes: Any) -> Significance:
     """Test and 95 % interval of a mean difference by ABC (DiCiccio and Efron, "More accurate confidence intervals in
     exponential families", 1992): the bootstrap's BCa interval without the bootstrap. sums, sizes: of the differences in
     each pair, or cluster, none of them larger than 1.
@@ -153,7 +153,7 @@ def _bootstrap(sums: Any, sizes: Any) -> Evidence:
     if not moved.any():
         # No pair differs: up to so many would go unseen, and each could differ by 1.
         unseen = wilson_interval(0.0, len(sums), z)[1]
-        return Evidence(1.0, -unseen, unseen)
+        return Significance(1.0, -unseen, unseen)
 
     residuals = sums - sizes * (sums.sum() / sizes.sum())
     squares = float((residuals**2).sum())
@@ -172,10 +172,10 @@ def _bootstrap(sums: Any, sizes: Any) -> Evidence:
     reached = 1 + 4 * acceleration * away
     end = 2 * away / (1 + 2 * acceleration * away + reached**0.5) if reached > 0 else -1 / acceleration
     p_value = max(sys.float_info.min, 2 * float(special.ndtr(-abs(end - acceleration))))
-    return Evidence(p_value, low, high, acceleration)
+    return Significance(p_value, low, high, acceleration)
 
 
-def sign_flips(sums: Any, sizes: Any, *, alpha: float, resamples: int, generator: Any) -> Evidence:
+def sign_flips(sums: Any, sizes: Any, *, alpha: float, resamples: int, generator: Any) -> Significance:
     """Flips pairs, or whole clusters of them. sums, sizes: of the differences in each; sizes of pairs are 1.
 
     All flips are counted when those of the pairs that differ number no more than `resamples` twice over; otherwise as
@@ -203,9 +203,9 @@ def sign_flips(sums: Any, sizes: Any, *, alpha: float, resamples: int, generator
         p_value = max(sys.float_info.min, 2.0 ** (1 - moved))
     fewest = next(k for k in range(len(means) + 1) if (seen + k) / (seen + flips) >= alpha)
     if not fewest:
-        return Evidence(p_value, -math.inf, math.inf)
+        return Significance(p_value, -math.inf, math.inf)
     low, high = np.partition(below, fewest - 1)[fewest - 1], np.partition(above, -fewest)[-fewest]
-    return Evidence(p_value, float(low), float(high))
+    return Significance(p_value, float(low), float(high))
 
 
 def _all_parts(sums: Any, sizes: Any, tied: Any, resamples: int, generator: Any) -> tuple[Any, Any]:

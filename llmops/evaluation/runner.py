@@ -25,7 +25,7 @@ from llmops.evaluation.results import (
     StoredResults,
     known_sum,
 )
-from llmops.evaluation.scorers.protocol import BatchScorer, KeptScorer, RunScorer, Scorer, limits_of
+from llmops.evaluation.scorers.protocol import BatchScorer, CachedScorer, RunScorer, Scorer, limits_of
 from llmops.hashing import content_hash
 
 _BATCH = 64  # rows scored together: enough for an embedding model, few enough to show progress
@@ -45,7 +45,7 @@ def score_rows(answered: Iterable[Answered], scorers: Sequence[Scorer], cache: G
 def _score_batch(scorer: Scorer, batch: Sequence[Answered], cache: GenerationCache) -> list[Score]:
     """A failed generation, or a scorer that raises, gives a score with an error."""
     good = [(row, output) for row, output in batch if output.error is None]
-    if isinstance(scorer, KeptScorer):
+    if isinstance(scorer, CachedScorer):
         keys = [score_key(scorer, *pair) for pair in good]
         with ThreadPoolExecutor(scorer.side_by_side) as threads:
             asking = threads.map(lambda key, pair: kept_score(cache, key, lambda: one_score(scorer, *pair)), keys, good)
@@ -95,7 +95,7 @@ def kept_score(cache: GenerationCache, key: str, make: Callable[[], Score]) -> S
     return score
 
 
-def score_key(scorer: KeptScorer, row: EvalRow, output: Output) -> str:
+def score_key(scorer: CachedScorer, row: EvalRow, output: Output) -> str:
     """Identity of a kept score: what the scorer saw, and all that makes it judge as it does."""
     seen = {name: value for name, value in row.to_json().items() if name not in ("id", "tags")}
     return content_hash({"scorer": dict(scorer.identity), "row": seen, "output": output.text})
@@ -193,7 +193,7 @@ def count_missing(tasks: Sequence[Task], cache: GenerationCache) -> int:
 
 def scorers_with_work(tasks: Sequence[Task], scorers: Sequence[Scorer], cache: GenerationCache) -> set[str]:
     """Names of the scorers that `score_all` will ask for a score: all but those whose score of every row is kept."""
-    kept = {scorer.name: scorer for scorer in scorers if isinstance(scorer, KeptScorer)}
+    kept = {scorer.name: scorer for scorer in scorers if isinstance(scorer, CachedScorer)}
     for job in (job for task in tasks for job in task.jobs()):
         if not kept:
             break

@@ -16,7 +16,7 @@ from llmops.evaluation.generating import Progress
 from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.results import Output, Score
 from llmops.evaluation.runner import kept_score, one_score, score_key
-from llmops.evaluation.scorers.protocol import KeptScorer
+from llmops.evaluation.scorers.protocol import CachedScorer
 from llmops.hashing import content_hash
 from llmops.text_io import json_object, numbered_lines
 
@@ -83,7 +83,7 @@ class Calibration:
         return values
 
 
-def judge_hash(scorer: KeptScorer) -> str:
+def judge_hash(scorer: CachedScorer) -> str:
     """Under which a judge's calibration is found again: everything besides row and output that can change a score."""
     return content_hash(dict(scorer.identity))
 
@@ -138,7 +138,7 @@ def load_labels(path: Path) -> list[LabelledRow]:
 
 def calibrate(
     labelled: Sequence[LabelledRow],
-    scorer: KeptScorer,
+    scorer: CachedScorer,
     *,
     threshold: float = 0.5,
     cache: GenerationCache,

@@ -24,7 +24,7 @@ says which model it is; scores are kept under it."""
 
 
 class JudgeScorer(Correctness):
-    """Base of scorers that ask a judge; a `KeptScorer`. type_name: the scorer type that a suite names."""
+    """Base of scorers that ask a judge; a `CachedScorer`. type_name: the scorer type that a suite names."""
 
     type_name: ClassVar[str]
     endpoint: JudgeEndpoint

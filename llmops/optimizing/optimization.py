@@ -22,7 +22,7 @@ from llmops.evaluation.comparison import compare
 from llmops.evaluation.contamination import row_groups
 from llmops.evaluation.eval_set import EvalRow, EvalSet, cluster_name
 from llmops.evaluation.eval_set_source import eval_set_of_rows, named_eval_set
-from llmops.evaluation.gate import Facts, decide, slice_metrics
+from llmops.evaluation.gate import GateInput, decide, slice_metrics
 from llmops.evaluation.metric_comparison import MetricComparison, PairedScores, number_of
 from llmops.evaluation.results import AnswerCounts, EvalReport
 from llmops.evaluation.scorers import Scorer
@@ -309,7 +309,7 @@ class Study:
             suite_rows=len(rows),
         )
         wanted = {name: list(floors) for name, floors in suite.gate.slice_floors.items()}
-        facts = Facts(
+        facts = GateInput(
             metrics=b.metrics,
             comparison=comparison,
             answers=AnswerCounts.of(result.output for result in b.results),

@@ -16,11 +16,11 @@ from llmops.production_log.record import (
     PredictionBatch,
     VoteCounts,
     hidden_if_redacted,
-    hidden_user,
     in_batches,
     is_prediction,
     moment_of,
     parse_time,
+    pseudonym_of,
 )
 from llmops.production_log.replies import ClaimedKey, ReplyRow, StoredReply
 from llmops.production_log.tables import make_tables
@@ -39,12 +39,12 @@ __all__ = [
     "StoredReply",
     "VoteCounts",
     "hidden_if_redacted",
-    "hidden_user",
     "in_batches",
     "is_prediction",
     "make_tables",
     "moment_of",
     "open_engine",
     "parse_time",
+    "pseudonym_of",
     "read_predictions",
 ]

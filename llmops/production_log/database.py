@@ -11,7 +11,7 @@ from sqlalchemy.engine.interfaces import DBAPICursor
 
 from llmops.errors import StoreUnavailable, first_line
 from llmops.processes import ProcessLock
-from llmops.production_log.tables import bring_up_to_date, is_complete, json_or_text
+from llmops.production_log.tables import is_complete, json_or_text, migrate_schema
 from llmops.state_files import (
     BUSY_SECONDS,
     FileIdentity,
@@ -111,7 +111,7 @@ class LogDatabase:
                 complete = is_complete(connection)
             if not complete:
                 with self.writing() as connection:
-                    bring_up_to_date(connection)
+                    migrate_schema(connection)
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from llmops.errors import CannotRun
 from llmops.production_log.database import LogDatabase
-from llmops.production_log.record import SHADOW, hidden_user, identity_in, in_batches
+from llmops.production_log.record import SHADOW, identity_in, in_batches, pseudonym_of
 from llmops.production_log.tables import feedback, idempotent_replies, log_records, stored_time
 
 _CHUNK = 1 << 23
@@ -146,7 +146,7 @@ class Belongings:
 
 def names_of(user: str | None) -> frozenset[str]:
     """How records name a user: by name, and hidden where a guard has kept the name out."""
-    return frozenset() if user is None else frozenset((user, hidden_user(user)))
+    return frozenset() if user is None else frozenset((user, pseudonym_of(user)))
 
 
 def belongings_of(

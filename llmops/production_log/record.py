@@ -134,7 +134,7 @@ class LogRecord:
     measured them, which is not 0; times are from arrival. details: whatever else is known (messages, parameters, finish
     reason, error). key: the record's own identity; request ids may repeat. route: what was asked for: `chat`,
     `completions`, `responses`, `embeddings`. caller: the public id of the caller's key, never the key; None where no
-    key was needed. user: whom the client names, hidden (`hidden_user`) where a guard keeps the name out of the log.
+    key was needed. user: whom the client names, hidden (`pseudonym_of`) where a guard keeps the name out of the log.
     text_deleted_at: when retention took the texts; the rest stays. feedback: what users said of the answer, oldest
     first; empty unless it was asked for when the record was read.
     """
@@ -245,7 +245,7 @@ def _check(name: str, value: Any) -> None:
         raise UsageError(f"{name}: {value} is not from {least} to {most}")
 
 
-def hidden_user(user: str) -> str:
+def pseudonym_of(user: str) -> str:
     """A name's stand-in: equal for equal names, so that one user's records can still be counted, and found to be
     forgotten, by whoever knows the name."""
     return f"user-{hashlib.sha256(f'llmops user|{user}'.encode(errors='replace')).hexdigest()[:32]}"
@@ -253,7 +253,7 @@ def hidden_user(user: str) -> str:
 
 def hidden_if_redacted(user: str | None, redacted: str | None) -> str | None:
     """A user's name that a guard has found personal data in: no longer readable, but still one user's."""
-    return user if user is None or user == redacted else hidden_user(user)
+    return user if user is None or user == redacted else pseudonym_of(user)
 
 
 def identity_in(details: Mapping[str, Any]) -> dict[str, str]:

@@ -258,7 +258,7 @@ def make_tables(connection: sa.Connection, tables: sa.MetaData) -> None:
             connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
 
 
-def bring_up_to_date(connection: sa.Connection) -> None:
+def migrate_schema(connection: sa.Connection) -> None:
     """As `make_tables`, for the log's own, of which older versions had other keys and kept more in `details`.
 
     Takes about 15 s for each million records of an older version.

@@ -102,7 +102,7 @@ def _copy_log(
     target = stack.enter_context(opened_alone(target_url, make=True))
     others = (keys.metadata, store.metadata, references.metadata, watch.metadata, action_tables.metadata)
     for connection in (source, target):
-        log.bring_up_to_date(connection)
+        log.migrate_schema(connection)
         audit.make_table(connection)
         for metadata in others:
             make_tables(connection, metadata)

@@ -132,7 +132,7 @@ _SCHEMES = {
 }
 
 
-def add_reference(app: FastAPI, gateway: Gateway) -> None:
+def add_api_reference(app: FastAPI, gateway: Gateway) -> None:
     """Adds `/docs` and `/openapi.json` to an app that was made without pages of its own.
 
     Swagger UI comes from files on this machine; FastAPI's own page loads it from afar. The document has, beside

@@ -128,7 +128,7 @@ class ChatStream(EventStream):
             delta["tool_calls"] = chunk.tool_calls
         if chunk.finish_reason is not None:
             # Ends come when the record is in the log, so one without content waits until then with all it has.
-            waits = not (chunk.text or chunk.tool_calls or chunk.logprobs or chunk.says_beside)
+            waits = not (chunk.text or chunk.tool_calls or chunk.logprobs or chunk.has_side_content)
             self._endings[chunk.index] = further if waits else Further(NO_FIELDS, further.choice, further.reply)
             if waits:
                 if delta.get("role"):
@@ -320,7 +320,7 @@ class CompletionStream(EventStream):
         self._sent_characters: dict[int, int] = {}
 
     def events(self, chunk: Chunk) -> bytes:
-        if not chunk.text and not chunk.logprobs and not chunk.says_beside:
+        if not chunk.text and not chunk.logprobs and not chunk.has_side_content:
             return b""
         offset = self._sent_characters.get(chunk.index, 0)
         self._sent_characters[chunk.index] = offset + len(chunk.text)

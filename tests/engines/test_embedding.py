@@ -9,7 +9,7 @@ import pytest
 
 from llmops.engines.embedding import MAX_TOKENS, Embedder
 from llmops.errors import CannotRun, Corrupted
-from llmops.evaluation.scorers.protocol import KeptScorer
+from llmops.evaluation.scorers.protocol import CachedScorer
 from llmops.hashing import folder_sha256
 from llmops.judges import TYPES, JudgeEndpoint
 from llmops.models.sources import EMBEDDING_MODEL, CatalogueModel, catalogue_model
@@ -104,8 +104,8 @@ def test_a_kept_score_notices_another_embedding_model(settings, tiny):
         for embed in (Embedder(settings, tiny), Embedder(settings))
     )
 
-    assert isinstance(by_tiny, KeptScorer)
-    assert isinstance(by_default, KeptScorer)
+    assert isinstance(by_tiny, CachedScorer)
+    assert isinstance(by_default, CachedScorer)
     assert by_tiny.identity["embeddings"] == {"model": "tiny", "sha256": tiny.sha256}
     assert by_tiny.identity != by_default.identity
 

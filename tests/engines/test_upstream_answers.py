@@ -7,7 +7,7 @@ import zlib
 import pytest
 
 from llmops.engines.fake import FakeEngine
-from llmops.engines.protocol import fitting, generate
+from llmops.engines.protocol import adapt_request, generate
 from llmops.engines.upstreams import Upstream, UpstreamsEngine
 from llmops.errors import EngineError, EngineRejected
 from llmops.evaluation.generating import Job, answer
@@ -101,10 +101,10 @@ def test_an_engine_passes_over_hints_and_refuses_other_extras_by_name():
     engine = FakeEngine(honours=frozenset({"n"}))
     messages = ({"role": "user", "content": "hi"},)
     hinted = GenerationRequest(messages, extras={"n": 2, **dict.fromkeys(HINTS, "x")})
-    assert fitting(hinted, engine, of="tiny@1").extras == {"n": 2}
+    assert adapt_request(hinted, engine, of="tiny@1").extras == {"n": 2}
     for name in EXTRAS - HINTS - {"n"}:
         with pytest.raises(EngineRejected, match=name) as caught:
-            fitting(GenerationRequest(messages, extras={name: 1}), engine, of="tiny@1")
+            adapt_request(GenerationRequest(messages, extras={name: 1}), engine, of="tiny@1")
         assert caught.value.param == name
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from llmops.errors import BadFile, UsageError
 from llmops.eval_runs.evaluations import CellRun
-from llmops.eval_runs.scorer_factory import JUDGED_TYPES, ScorerFactory, distrust, untrusted
+from llmops.eval_runs.scorer_factory import JUDGED_TYPES, ScorerFactory, calibration_problem, untrusted
 from llmops.evaluation.results import Score
-from llmops.evaluation.scorers.protocol import KeptScorer
+from llmops.evaluation.scorers.protocol import CachedScorer
 from llmops.evaluation.suite import ScorerSpec, Suite
 from llmops.judges import JudgeEndpoint
 from llmops.judges.calibration import judge_hash
@@ -218,7 +218,7 @@ def calibration(kappa: float | None, low: float = 0.0) -> dict[str, Any]:
     ],
 )
 def test_the_lower_end_of_kappa_must_reach_what_is_asked(found, asked, why):
-    assert distrust(found, asked) == why
+    assert calibration_problem(found, asked) == why
 
 
 def suite(workshop: Workshop, text: str = TABLES) -> Suite:
@@ -236,7 +236,7 @@ def why(workshop: Workshop, loaded: Suite) -> dict[str, str]:
 
 def calibrate(workshop: Workshop, loaded: Suite, name: str, low: float) -> None:
     scorer = next(scorer for scorer in loaded.make_scorers() if scorer.name == name)
-    assert isinstance(scorer, KeptScorer)
+    assert isinstance(scorer, CachedScorer)
     record_calibration(workshop.registry.store, name, calibration(0.9, low), judge_hash(scorer))
 
 

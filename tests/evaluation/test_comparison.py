@@ -166,7 +166,7 @@ def test_p_values_are_adjusted_over_the_metrics_compared_together(scorer):
 def test_slices_compare_the_gate_metric_and_are_adjusted_together(scorer):
     tags = [{"topic": "sums"}] * 8 + [{"topic": "words", "level": "hard"}] * 8 + [{"topic": "rare"}] * 4
     a, b = run([False] * 20, tags=tags), run([True] * 8 + [False] * 12, tags=tags)
-    slices = compare("a", a, "b", b, [scorer("right")], slice_by="right").slices
+    slices = compare("a", a, "b", b, [scorer("right")], slice_metric="right").slices
     assert list(slices) == ["level=hard", "topic=sums", "topic=words"]  # four rows are too few for a slice
     sums = slices["topic=sums"]["right"]
     assert (sums.n, sums.wins, sums.p_value) == (8, 8, pytest.approx(2 / 256))
@@ -179,7 +179,7 @@ def test_changed_rows_show_both_answers_and_need_a_metric_as_slices_do(scorer):
     a, b = run([True] * 7 + [False], tags=tags), run([True] * 8, tags=tags)
     without = compare("a", a, "b", b, [scorer("right")])
     assert (without.slices, without.changed_rows) == ({}, [])
-    assert compare("a", a, "b", b, [scorer("right")], slice_by="right").changed_rows == [
+    assert compare("a", a, "b", b, [scorer("right")], slice_metric="right").changed_rows == [
         {"id": "r7", "metric": "right", "a": False, "b": True, "output_a": "answer False", "output_b": "answer True"}
     ]
 
@@ -187,7 +187,7 @@ def test_changed_rows_show_both_answers_and_need_a_metric_as_slices_do(scorer):
 def test_a_run_compared_with_itself_has_no_difference_in_anything(scorer):
     values = [0.1, 0.9, None, 0.5] * 6
     tags = [{"half": str(i % 2)} for i in range(24)]
-    found = compare("a", run(values, tags=tags), "a", run(values, tags=tags), [scorer("right")], slice_by="right")
+    found = compare("a", run(values, tags=tags), "a", run(values, tags=tags), [scorer("right")], slice_metric="right")
     for metric in (found.metrics["right"], *(metrics["right"] for metrics in found.slices.values())):
         assert (metric.difference, metric.p_value, metric.p_adjusted, metric.wins, metric.losses) == (0, 1, 1, 0, 0)
     assert found.changed_rows == []
@@ -264,7 +264,7 @@ def test_more_rows_show_smaller_differences_and_one_row_none(scorer):
 def test_a_tag_of_too_many_values_names_rows_and_no_slices(scorer, values, kept):
     tags = [{"id": str(i % values), "topic": "sums"} for i in range(5 * values)]
     given = run([i % 2 == 0 for i in range(5 * values)], tags=tags)
-    slices = compare("a", given, "b", given, [scorer("right")], slice_by="right").slices
+    slices = compare("a", given, "b", given, [scorer("right")], slice_metric="right").slices
     assert len(slices) == (values if kept else 0) + 1
     assert "topic=sums" in slices
 
@@ -272,7 +272,7 @@ def test_a_tag_of_too_many_values_names_rows_and_no_slices(scorer, values, kept)
 def test_only_the_rows_that_changed_most_are_kept_in_the_order_of_the_rows_and_of_equal_ones_the_first(scorer):
     changes = [((7 * i) % 500 + 1) / 1000 for i in range(500)]  # every change is another one, in no order
     a, b = run([0.0] * 500), run(changes)
-    changed = compare("a", a, "b", b, [scorer("right")], slice_by="right").changed_rows
+    changed = compare("a", a, "b", b, [scorer("right")], slice_metric="right").changed_rows
     assert len(changed) == 200
     assert sorted(row["b"] for row in changed) == sorted(changes)[-200:]
     assert [row["id"] for row in changed] == sorted((row["id"] for row in changed), key=lambda name: int(name[1:]))

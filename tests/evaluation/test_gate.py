@@ -11,7 +11,7 @@ import pytest
 from llmops.errors import UsageError
 from llmops.evaluation.comparison import Comparison
 from llmops.evaluation.eval_set import EvalRow
-from llmops.evaluation.gate import Facts, GateCheck, GateRules, Verdict, decide, slice_metrics
+from llmops.evaluation.gate import GateCheck, GateInput, GateRules, Verdict, decide, slice_metrics
 from llmops.evaluation.metric_comparison import MetricComparison
 from llmops.evaluation.results import AnswerCounts, Metric, Output, RowResult, Score
 
@@ -20,10 +20,10 @@ ROWS = AnswerCounts(100)
 LIMITS = {"right": (0.0, 1.0), "valid": (0.0, 1.0), "kind": (0.0, 1.0), "latency": (0.0, math.inf)}
 
 
-def facts(metrics: Mapping[str, Metric], comparison: Comparison | None, **further: Any) -> Facts:
+def facts(metrics: Mapping[str, Metric], comparison: Comparison | None, **further: Any) -> GateInput:
     """Of a challenger and a champion who have a score in every row of what is compared."""
     scored = {name: Metric(0.5, 100, 0, None) for name in comparison.metrics} if comparison else {}
-    return Facts({**scored, **metrics}, comparison, ROWS, champion=scored, limits=LIMITS, **further)
+    return GateInput({**scored, **metrics}, comparison, ROWS, champion=scored, limits=LIMITS, **further)
 
 
 def against(
@@ -411,11 +411,11 @@ def test_a_judge_that_is_not_trusted_counts_wherever_a_rule_names_it(rules):
 def test_the_rules_of_a_judge_that_is_not_trusted_say_nothing_and_others_still_do(rule):
     rules = GateRules("right", rule, 0.05, floors={"right": 0.9}, slice_floors={"topic=sums": {"right": 0.9}})
     lost = against(-0.1, (-0.15, -0.05), 0.001)
-    distrust = {"right": "κ 0.61 is not surely 0.9 or more"}
-    untrusted = decide(rules, facts(GOOD, lost, untrusted=distrust))
+    problem = {"right": "κ 0.61 is not surely 0.9 or more"}
+    untrusted = decide(rules, facts(GOOD, lost, untrusted=problem))
     another = decide(
         replace(rules, floors={**rules.floors, "valid": 0.9}),
-        facts({**GOOD, "valid": Metric(0.5, 100, 0, None)}, lost, untrusted=distrust),
+        facts({**GOOD, "valid": Metric(0.5, 100, 0, None)}, lost, untrusted=problem),
     )
     assert (untrusted.verdict, another.verdict) == ("inconclusive", "fail")
     assert untrusted.reasons[0] == "right cannot gate: κ 0.61 is not surely 0.9 or more"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llmops.evaluation.comparison import compare
 from llmops.evaluation.eval_set import EvalRow
-from llmops.evaluation.gate import Facts, GateRules, Verdict, decide, slice_metrics
+from llmops.evaluation.gate import GateInput, GateRules, Verdict, decide, slice_metrics
 from llmops.evaluation.paired_tests import FEWEST_CLUSTERS
 from llmops.evaluation.results import AnswerCounts, Metric, Output, RowResult, Score
 from llmops.evaluation.runner import RunSummary
@@ -73,7 +73,7 @@ def gate(
     comparison = None
     if a is not None:
         comparison = compare("app@1", a, "app@2", b, scorers, cluster_by=cluster_by, sequential_seed=sequential_seed)
-    facts = Facts(
+    facts = GateInput(
         metrics=metrics_of(b, scorers, cluster_by),
         comparison=comparison,
         answers=AnswerCounts.of(result.output for result in b),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llmops.errors import UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
-from llmops.evaluation.scorers.protocol import KeptScorer, MissingExpectation
+from llmops.evaluation.scorers.protocol import CachedScorer, MissingExpectation
 from llmops.judges import scorer as columns
 from llmops.judges.client import JudgeEndpoint
 from llmops.judges.scorer import RubricJudge, make_scale
@@ -159,7 +159,7 @@ def test_a_verdict_is_worth_what_its_scale_says_and_opens_the_rationale(scale, g
 def test_scores_are_kept_under_judge_rubric_and_scale_but_not_the_name():
     def identity(name: str = "s", endpoint: JudgeEndpoint = NOWHERE, **parameters: Any) -> Any:
         scorer = RubricJudge(name, endpoint=endpoint, **{"instructions": "x", **parameters})
-        assert isinstance(scorer, KeptScorer)
+        assert isinstance(scorer, CachedScorer)
         return json.dumps(scorer.identity)
 
     assert identity() == identity("t")

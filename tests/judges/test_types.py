@@ -16,7 +16,7 @@ from llmops.errors import UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output
 from llmops.evaluation.scorers import SCORER_TYPES
-from llmops.evaluation.scorers.protocol import KeptScorer, best_of
+from llmops.evaluation.scorers.protocol import CachedScorer, best_of
 from llmops.generation import Message
 from llmops.judges import NEEDS_EMBEDDINGS, NEEDS_NO_JUDGE, TYPES, JudgeEndpoint
 from llmops.judges.mlflow_judges import filled_once
@@ -29,7 +29,7 @@ from tests.judges.scripted import completion
 @pytest.mark.parametrize("type_name", sorted(TYPES))
 def test_every_type_makes_a_kept_scorer_that_bears_the_suites_name(type_name):
     scorer = TYPES[type_name]("mine", endpoint=NOWHERE, embed=lambda texts: [], **NEEDED.get(type_name, {}))
-    assert isinstance(scorer, KeptScorer)
+    assert isinstance(scorer, CachedScorer)
     assert (scorer.name, scorer.side_by_side) == ("mine", 4)
     less_is_better = type_name == "ragas.NoiseSensitivity"
     assert (scorer.higher_is_better, scorer.worst) == ((False, 1.0) if less_is_better else (True, 0.0))

@@ -12,7 +12,7 @@ import pytest
 from llmops.errors import CannotRun, StoreUnavailable
 from llmops.eval_runs.evaluations import RunOptions
 from llmops.generation import GenerationParameters
-from llmops.production_log.record import hidden_user
+from llmops.production_log.record import pseudonym_of
 from llmops.traffic_policy import TrafficPolicy
 from monitoring.act.actions import Interrupted, MonitorAction
 from monitoring.act.policy import Policy, Situation
@@ -206,7 +206,7 @@ def test_an_action_is_recorded_once_with_its_evidence_and_names_no_user(workshop
     kept = {name: Path(client.download_artifacts(run_id, name)).read_text() for name in ("rows.txt", "evidence.json")}
     assert kept["rows.txt"] == "r1\nr2\n"
     assert "anna" not in kept["evidence.json"]
-    assert kept["evidence.json"].count(hidden_user("anna@example.com")) == 2
+    assert kept["evidence.json"].count(pseudonym_of("anna@example.com")) == 2
 
 
 def test_a_rollback_cut_off_between_its_two_aliases_is_finished(releases, app, actuator, monkeypatch):

@@ -8,7 +8,7 @@ from scipy import stats
 
 from llmops.errors import UsageError
 from llmops.evaluation.comparison import Comparison
-from llmops.evaluation.gate import Facts, GateRules, decide
+from llmops.evaluation.gate import GateInput, GateRules, decide
 from llmops.evaluation.metric_comparison import PairedScores
 from llmops.evaluation.results import AnswerCounts, Metric
 from llmops.evaluation.scorers import make_scorer
@@ -68,7 +68,7 @@ def verdict(before: np.ndarray, after: np.ndarray) -> str:
     answers = AnswerCounts(len(before))
     comparison = Comparison("a", "b", len(before), {"correct": metric}, {}, (), answers_a=answers, answers_b=answers)
     metrics = [{"correct": Metric.of(values.tolist(), 0)} for values in (before, after)]
-    return decide(GateRules("correct"), Facts(metrics[1], comparison, answers, champion=metrics[0])).verdict
+    return decide(GateRules("correct"), GateInput(metrics[1], comparison, answers, champion=metrics[0])).verdict
 
 
 def optimised(chance: np.random.Generator, candidates: int, selection: int, held_out: int) -> tuple[str, str]:

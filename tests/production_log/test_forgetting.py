@@ -20,7 +20,7 @@ from llmops.production_log import (
     ProductionLog,
     ReplyRow,
     StoredReply,
-    hidden_user,
+    pseudonym_of,
 )
 from llmops.production_log.forgetting import MOST_SOUGHT, facts_of
 from tests.core.log_records import HOUR, JSON, START, ids, record
@@ -50,7 +50,7 @@ def test_a_users_records_go_and_nobody_elses(log):
 
 
 def test_a_name_that_a_guard_has_hidden_or_only_the_details_hold_is_found(log):
-    log.append([record(0, user=hidden_user("anna@example.org")), record(1, user="bert")])
+    log.append([record(0, user=pseudonym_of("anna@example.org")), record(1, user="bert")])
     assert forget(log, user="anna@example.org")[1]["log_records"] == 1
     assert ids(log.read()) == ["r1"]
     for name in ("Änna\"%_'", "anna"):  # as an older gateway writes them

@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 
 from llmops.errors import UsageError
-from llmops.production_log import Feedback, LogRecord, ProductionLog, VoteCounts, hidden_user, open_engine, parse_time
+from llmops.production_log import (
+    Feedback,
+    LogRecord,
+    ProductionLog,
+    VoteCounts,
+    open_engine,
+    parse_time,
+    pseudonym_of,
+)
 from tests.at_once import at_once
 from tests.core.log_records import FIELDS, RECORDS, START, ids, record
 
@@ -58,8 +66,8 @@ def test_nulls_are_taken_as_absent_and_a_hidden_name_is_the_same_each_time_and_s
     names = FIELDS - {"request_id", "at"}
     item = LogRecord.from_json({"request_id": "r", "at": 0, **dict.fromkeys(names)})
     assert item == LogRecord("r", EPOCH, 200, "ok", key=item.key)
-    assert hidden_user("anna@example.org") == hidden_user("anna@example.org") != hidden_user("bert@example.org")
-    assert "anna" not in hidden_user("anna@example.org")
+    assert pseudonym_of("anna@example.org") == pseudonym_of("anna@example.org") != pseudonym_of("bert@example.org")
+    assert "anna" not in pseudonym_of("anna@example.org")
 
 
 @pytest.mark.parametrize(

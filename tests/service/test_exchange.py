@@ -10,7 +10,7 @@ import pytest
 from llmops.engines.protocol import EngineIdentity
 from llmops.errors import EngineError, EngineRejected
 from llmops.generation import Chunk, GenerationRequest, Message, Usage
-from llmops.production_log import hidden_user
+from llmops.production_log import pseudonym_of
 from llmops.traffic_policy import TrafficPolicy
 from service.answering import UNWATCHED_SECONDS, run_unless_gone
 from service.error_map import ApiError
@@ -134,7 +134,7 @@ def test_a_user_with_personal_data_is_hidden_where_a_guard_redacts_the_log(serve
         for user in (MAIL, "anna", None):
             gateway.chat(user=user)
         records = gateway.records()
-    assert [record.user for record in records] == [hidden_user(MAIL), "anna", None]
+    assert [record.user for record in records] == [pseudonym_of(MAIL), "anna", None]
     assert MAIL not in str(records)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from llmops.engines.fake import FakeEngine
 from llmops.generation import UNSAID, Chunk, Further, GenerationParameters, Usage
-from llmops.production_log import hidden_user
+from llmops.production_log import pseudonym_of
 from service.error_map import ApiError
 from service.guards import MOST_HELD, MOST_SEARCHED, GuardRules, Guards, guards_for
 
@@ -366,7 +366,7 @@ def test_feedback_is_guarded_as_its_answer_was(strict):
     assert give(comment="tango").json()["error"]["code"] == "content_filter"
     (record,) = strict.log.read(request_id=answered, feedback=True)
     (feedback,) = record.feedback
-    assert (feedback.user, feedback.comment, feedback.label) == (hidden_user(MAIL), "write to [EMAIL]", "[PHONE]")
+    assert (feedback.user, feedback.comment, feedback.label) == (pseudonym_of(MAIL), "write to [EMAIL]", "[PHONE]")
 
 
 def test_a_reply_with_personal_data_is_not_kept_for_its_idempotency_key(strict):

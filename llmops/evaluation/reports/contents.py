@@ -60,7 +60,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class RunReport:
     """A run with its verdict, None without a gate; alone it is what is known of an app's first release.
 
     created: ISO 8601. primary: the metric that decides. b: the run.
@@ -75,7 +75,7 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
-class Report(Judged):
+class Report(RunReport):
     """A run compared with another, `a`.
 
     rows: read once by each output, in any number; give a collection, or something whose iterator starts anew, to write

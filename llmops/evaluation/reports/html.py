@@ -1,7 +1,7 @@
 """Reports as HTML pages: a comparison (verdict, metrics, slices, what was compared, the rows side by side), a run that
 was compared with none, and a leaderboard.
 
-The pages themselves are comparison.html, judged.html and leaderboard.html; page.js lists the rows.
+The pages themselves are comparison.html, run.html and leaderboard.html; page.js lists the rows.
 """
 
 import json
@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from llmops.evaluation.metric_comparison import MetricComparison
 from llmops.evaluation.reports import wording
-from llmops.evaluation.reports.contents import Judged, Leaderboard, LeaderboardPair, Report, Row, Side
+from llmops.evaluation.reports.contents import Leaderboard, LeaderboardPair, Report, Row, RunReport, Side
 from llmops.evaluation.reports.wording import most_changed, select
 from llmops.generation import Message
 from llmops.pages.numbers import NOTHING, count, counted, number, printable, probability, shortened, signed
@@ -38,10 +38,10 @@ Table = tuple[str, Axis | None, list[Difference]]
 """Caption, the axis that all lines share, None where each has its own, and the lines."""
 
 
-def report_html(report: Judged) -> Iterator[str]:
+def report_html(report: RunReport) -> Iterator[str]:
     """The page piece by piece; of a comparison's rows, those that changed most, and how many were left out."""
     if not isinstance(report, Report):
-        return stream_page(f"{_FOLDER}/judged.html", title=report.title, report=report, wording=wording)
+        return stream_page(f"{_FOLDER}/run.html", title=report.title, report=report, wording=wording)
     selection, metrics = select(report.rows, _MOST_ROWS, most_changed), report.comparison.metrics
     a, b = report.a, report.b
     directions = {name: metric.higher_is_better for name, metric in metrics.items()}

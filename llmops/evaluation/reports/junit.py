@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
 from llmops.evaluation.gate import GateCheck
-from llmops.evaluation.reports.contents import Judged, Report, Row
+from llmops.evaluation.reports.contents import Report, Row, RunReport
 from llmops.evaluation.reports.wording import Selection, further_reasons, gain, select, worst_first
 from llmops.pages.numbers import printable, shortened, signed
 
@@ -16,7 +16,7 @@ _MOST_ROWS = 1_000
 _LONGEST_TEXT = 2_000
 
 
-def junit(report: Judged) -> str:
+def junit(report: RunReport) -> str:
     """The XML document; of a run that was compared with none, the gate's checks alone."""
     root = _gate(report)
     if isinstance(report, Report):
@@ -33,7 +33,7 @@ def junit(report: Judged) -> str:
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
-def _gate(report: Judged) -> Element:
+def _gate(report: RunReport) -> Element:
     """The document with the gate's checks, or its verdict where it names none; with none where no gate was asked."""
     root, verdict = _element("testsuites", name=report.title), report.verdict
     if verdict is None:
@@ -76,7 +76,7 @@ def _add_row(case: Element, report: Report, row: Row) -> None:
         _problem(case, "failure", "worse", f"{primary} changed by {signed(row.change)}", answers)
 
 
-def _suite(root: Element, report: Judged, name: str) -> Element:
+def _suite(root: Element, report: RunReport, name: str) -> Element:
     return _element("testsuite", root, name=f"{report.suite}: {name}", timestamp=report.created)
 
 

@@ -1,12 +1,12 @@
 """A comparison or a leaderboard as Markdown: what a comment on a pull request shows. What it shows is in comparison.md,
-judged.md and leaderboard.md."""
+run.md and leaderboard.md."""
 
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmops.evaluation.reports import wording
-from llmops.evaluation.reports.contents import Judged, Leaderboard, Report
+from llmops.evaluation.reports.contents import Leaderboard, Report, RunReport
 from llmops.evaluation.reports.wording import select, worst_first
 from llmops.pages.numbers import printable, shortened
 from llmops.pages.rendering import render_blocks
@@ -20,11 +20,11 @@ _LONGEST_TEXT = 200
 _MEANINGFUL = re.compile(r"""[!"#$&*<>@\[\\\]^_`{|}~]|:(?=\S)|(?<=www)\.|^[-+=]|(?<=\d)[.)](?=\s|$)""", re.IGNORECASE)
 
 
-def markdown(report: Judged) -> str:
+def markdown(report: RunReport) -> str:
     """A comparison as a comment, the verdict's line first: at most 10 rows that got worse, 20 slices that moved. Of a
     run that was compared with none, the verdict and its means."""
     if not isinstance(report, Report):
-        return _written("judged", report=report)
+        return _written("run", report=report)
     higher, comparison = report.primary_direction, report.comparison
     worse = (row for row in report.rows if (wording.gain(row.change, higher) or 0.0) < 0)
     moved = [

@@ -21,10 +21,10 @@ from llmops.evaluation.scorers import (
     reference_scorers,
     text_scorers,
 )
-from llmops.evaluation.scorers.protocol import IdentifiedScorer, MissingExpectation, Scorer
+from llmops.evaluation.scorers.protocol import FingerprintedScorer, MissingExpectation, Scorer
 
 __all__ = [
-    "SCORER_TYPES", "Scorer", "ScorerTypes", "default_of", "kind_of", "make_scorer", "meaning_of", "options_of",
+    "SCORER_TYPES", "Scorer", "ScorerTypes", "default_of", "describe_type", "make_scorer", "meaning_of", "options_of",
     "try_scorer",
 ]  # fmt: skip
 
@@ -96,7 +96,7 @@ def default_of(field: FieldInfo) -> str:
     return "none" if field.default is None else json.dumps(field.default)
 
 
-def kind_of(field: FieldInfo) -> str:
+def describe_type(field: FieldInfo) -> str:
     """What an option may be, in words: `whole number from 1 to 100`."""
     if field.description:
         return field.description
@@ -150,7 +150,7 @@ def try_scorer(scorer: Scorer) -> None:
     generated. Scorers that depend on a model (judges, embeddings) are left alone: it might have to be fetched, or asked
     for money. A scorer that finds the row of another kind than it is for is content. Raises UsageError: the scorer
     crashes, or gives an error instead of a score on every output."""
-    if isinstance(scorer, IdentifiedScorer):
+    if isinstance(scorer, FingerprintedScorer):
         return
     try:
         problems = [scorer.score(_ROW, output).error for output in _OUTPUTS]

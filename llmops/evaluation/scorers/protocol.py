@@ -49,7 +49,7 @@ class Scorer(Protocol):
 
 
 @runtime_checkable
-class IdentifiedScorer(Scorer, Protocol):
+class FingerprintedScorer(Scorer, Protocol):
     """A scorer whose scores depend on a model. identity: everything besides row and output that can change a score
     (model, rubric, version of the metric); it is part of what makes two runs the same."""
 
@@ -58,7 +58,7 @@ class IdentifiedScorer(Scorer, Protocol):
 
 
 @runtime_checkable
-class KeptScorer(IdentifiedScorer, Protocol):
+class CachedScorer(FingerprintedScorer, Protocol):
     """A scorer whose scores cost something to make (a judge's): they are kept by content and never made twice.
 
     side_by_side: how many scores may be asked for at the same time, from as many threads.
