@@ -228,7 +228,11 @@ class Answering(RequestApp):
         if self._once is not None:
             await self._once.hold(reply.finish)
         lost = await self._log(exchange, exchange.record(200, "ok"))
-        return lost if self._gateway.settings.log_failure == "refuse" else None
+        if lost is None or self._gateway.settings.log_failure != "refuse":
+            return None
+        if self._once is not None:
+            self._once.drop_held()  # a good end, in whose place the client is told of the failure
+        return lost
 
     async def _log(self, exchange: Exchange, record: LogRecord) -> StoreUnavailable | None:
         """Writes the record and counts it; returns the error when it could not be written."""
@@ -238,6 +242,8 @@ class Answering(RequestApp):
         exchange.last_record = record
         try:
             exchange.last_record, lost = await self._gateway.keep(record, row)
+            if self._once is not None:
+                self._once.settled = lost is None
         finally:
             for action in exchange.guards.actions:
                 self._gateway.metrics.guarded(exchange.target.ref, action["guard"])
@@ -286,9 +292,9 @@ class UnaryAnswering(RequestApp):
                     await once.hold(finish)
                     row = once.row(record, [header])
                 _, lost = await gateway.keep(record, row)
+                if once is not None:
+                    once.settled = lost is None
                 if lost is not None and gateway.settings.log_failure == "refuse":
-                    if once is not None:
-                        once.settled = False
                     raise lost
             finally:
                 spending.tokens = self.tokens

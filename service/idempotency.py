@@ -172,6 +172,10 @@ class IdempotentReply:
             reply = StoredReply(record.status, kept, body, record.request_id)
         return ReplyRow(self._claim, reply, time.time() + KEEP_SECONDS)
 
+    def drop_held(self) -> None:
+        """Forgets the end that was held back; what is sent from now on reaches the client."""
+        self._held = None
+
     async def send_held(self) -> None:
         held, self._held = self._held or [], None
         for message in held:

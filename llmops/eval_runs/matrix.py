@@ -38,7 +38,6 @@ from llmops.settings import Settings, named_variables
 from llmops.versions import ModelVersion, PromptVersion, Release
 
 NOISE_PARAM, SERVED_PARAM, STOPPED_PARAM = "noise", "served", "stopped_early"  # of a recorded run
-
 # Raised when a change to scorers or to recording makes older runs incomparable: they are then run again.
 _RUN_FORMAT = 3
 
@@ -224,7 +223,6 @@ class Matrix:
     async def run(self, cells: Sequence[Cell], chosen: RowChoice, shown: str | None = None) -> list[CellRun]:
         """Every cell's run, in the order of the cells; a complete identical run is reused, unless rows failed in it
         that may not fail again: then what failed is asked for once more, and where fewer rows fail that is a new run.
-
         shown: how early the run was stopped, recorded with it.
 
         Raises UsageError: an engine cannot enforce a cell's response format. BadFile, EngineError, StoreUnavailable,

@@ -346,6 +346,27 @@ def test_after_a_failure_an_idempotency_key_is_free_again(shared_gateway, fields
 
 
 @pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("setting", ["refuse", "serve"])
+def test_when_a_record_is_lost_its_idempotency_key_is_free_again_and_a_stream_ends_whole(
+    serve, monkeypatch, stream, setting
+):
+    def unwritable(records, replies=()):
+        raise StoreUnavailable("the disk is full")
+
+    with serve(log_failure=setting) as gateway:
+        monkeypatch.setattr(gateway.app.state.gateway.log, "_append", unwritable)
+        first = gateway.chat(stream=stream, headers={"idempotency-key": "lost"})
+        assert first.status_code == (503 if setting == "refuse" and not stream else 200)
+        if stream:
+            assert first.text.endswith("\n\n")
+            assert ("event: error" in first.text, "[DONE]" in first.text) == (setting == "refuse", setting == "serve")
+        monkeypatch.undo()
+        again = gateway.chat(stream=stream, headers={"idempotency-key": "lost"})
+        assert (again.status_code, "idempotent-replayed" in again.headers) == (200, False)
+        assert gateway.chat(stream=stream, headers={"idempotency-key": "lost"}).content == again.content
+
+
+@pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(("setting", "status"), [("refuse", 503), ("serve", 200)])
 def test_a_record_that_cannot_be_written_is_the_requests_failure_or_a_counted_loss(
     serve, monkeypatch, stream, setting, status
