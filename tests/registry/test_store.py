@@ -10,10 +10,11 @@ from llmops.errors import StoreUnavailable, UsageError
 from llmops.registry import Registry
 from llmops.registry.store import HOME_TAG
 from llmops.settings import Settings
+from tests.registry.conftest import model, template
 
 
 @pytest.fixture
-def take(registry, template, model):
+def take(registry):
     """Registers a prompt, a model or an app of that name."""
 
     def make(kind: str, name: str) -> object:
