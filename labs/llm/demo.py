@@ -20,7 +20,7 @@ import click
 from llmops.cli.output import echo, emit, json_option, print_table, say
 from llmops.errors import CannotRun, GateRefused
 from llmops.models.sources import DEFAULT_MODEL
-from llmops.pages.numbers import interval
+from llmops.pages.numbers import interval, number, signed
 from llmops.progress import progress_bar
 from llmops.settings import Settings, data_folder, describe_folder, with_samples
 from llmops.versions import Release
@@ -255,7 +255,7 @@ def _summary(story: dict[str, Any], primaries: dict[str, str], served: Release) 
         if m is None:  # one side has no score at all
             rows.append((comparison["suite"], *what, primary, *[""] * 3, "not compared", "", ""))
             continue
-        change = (f"{m['a']:.3f}", f"{m['b']:.3f}", f"{m['difference']:+.3f}", interval(m["ci95"]))
+        change = (number(m["a"]), number(m["b"]), signed(m["difference"]), interval(m["ci95"]))
         counts = f"{m['wins']}/{m['losses']}/{m['ties']}"
         rows.append((comparison["suite"], *what, primary, *change, f"{m['p_value']:.2g}", counts))
     columns = ("suite", "a", "b", "metric", "a#", "b#", "b − a#", "95 % interval", "p#", "wins/losses/ties#")

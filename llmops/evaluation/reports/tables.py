@@ -6,7 +6,7 @@ from llmops.evaluation.comparison import Comparison
 from llmops.evaluation.metric_comparison import MetricComparison
 from llmops.evaluation.reports.contents import Leaderboard
 from llmops.evaluation.reports.wording import FAILED_IN_DIFFERENCES, cell_figures, failed_in_pairs, rank
-from llmops.pages.numbers import count, interval, number
+from llmops.pages.numbers import count, interval, number, signed
 from llmops.pages.tables import Block, Table
 
 _OUTCOMES = ("wins#", "losses#", "ties#", "failed a, b#")
@@ -55,7 +55,7 @@ def _notes(comparison: Comparison) -> Iterator[str]:
 
 
 def _cells(name: str, m: MetricComparison) -> tuple[str, ...]:
-    change = (number(m.a), number(m.b), f"{m.difference:+.3f}", interval(m.ci95), f"{m.p_value:.3g}")
+    change = (number(m.a), number(m.b), signed(m.difference), interval(m.ci95), f"{m.p_value:.3g}")
     outcomes = (str(m.wins), str(m.losses), str(m.ties), f"{m.failed_a}, {m.failed_b}")
     return (name, *change, f"{m.p_adjusted:.3g}", *outcomes)
 
@@ -83,7 +83,7 @@ def leaderboard_blocks(board: Leaderboard) -> Iterator[Block]:
         (
             pair["better"],
             pair["worse"],
-            f"{pair['difference']:+.3f}",
+            signed(pair["difference"]),
             interval(pair["ci95"]),
             f"{pair['p_adjusted']:.3g}",
             "real" if pair["real"] else "cannot be told",
