@@ -52,11 +52,9 @@ def _add_lab(name: str, what: str) -> None:
     @command.command(name, help=help_text)
     @click.argument("step", type=click.Choice(_STEPS), required=False)
     @click.option("--source", metavar="file:PATH", help="Data file; default: the catalogue's.")
-    @click.option(
-        "--cycle", default="first", show_default=True, help="Name of the run; a new name starts the lab afresh."
-    )
+    @click.option("--cycle", default="first", help="Name of the run; a new name starts the lab afresh.")
     @click.option("--window", help="With `monitor`: this window instead of the next.")
-    @click.option("--port", default=8000, show_default=True, help="With `serve`: port to listen on.")
+    @click.option("--port", default=8000, help="With `serve`: port to listen on.")
     @json_option
     def run_lab(step: str | None, source: str | None, cycle: str, window: str | None, port: int, as_json: bool) -> None:
         from labs.pipeline_cli import lab_kind, make_pipeline, open_pipelines

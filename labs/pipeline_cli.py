@@ -140,7 +140,7 @@ def _run(
 
 @command.command("list")
 @click.option("--pipeline", help="Only runs of this pipeline.")
-@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="Number of runs, latest first.")
+@click.option("--limit", type=click.IntRange(1), default=20, help="Number of runs, latest first.")
 @json_option
 def list_runs(pipeline: str | None, limit: int, as_json: bool) -> None:
     """List the pipelines and their latest runs.

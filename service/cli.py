@@ -7,13 +7,9 @@ from llmops.settings import Settings
 
 
 @click.command()
-@click.option(
-    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; other than loopback only with keys."
-)
-@click.option("--port", default=8000, show_default=True, help="Port to listen on; 0 picks a free one.")
-@click.option(
-    "--workers", default=1, show_default=True, help="Number of gateway processes; they share one engine process."
-)
+@click.option("--host", default="127.0.0.1", help="Address to listen on; other than loopback only with keys.")
+@click.option("--port", default=8000, help="Port to listen on; 0 picks a free one.")
+@click.option("--workers", default=1, help="Number of gateway processes; they share one engine process.")
 def command(host: str, port: int, workers: int) -> None:
     """Start the gateway: champions, other releases and bare model versions over an OpenAI-compatible API.
 

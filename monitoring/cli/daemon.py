@@ -26,11 +26,9 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--every", default="60s", show_default=True, help="Interval between two looks at the log: 30s, 5m.")
-@click.option("--window-at", default="00:00", show_default=True, help="UTC time of day at which the daily window ends.")
-@click.option(
-    "--every-window", default="24h", show_default=True, help="Length of a window: 24h, or a fraction of a day."
-)
+@click.option("--every", default="60s", help="Interval between two looks at the log: 30s, 5m.")
+@click.option("--window-at", default="00:00", help="UTC time of day at which the daily window ends.")
+@click.option("--every-window", default="24h", help="Length of a window: 24h, or a fraction of a day.")
 @click.option("--once", is_flag=True, help="Do everything that is due once, then exit; for a cron job.")
 @json_option
 @click.pass_context

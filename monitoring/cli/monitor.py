@@ -170,7 +170,7 @@ def pin(app: str, since: datetime, until: datetime, release: str | None, why: st
 @command.command()
 @click.option("--app", help="Only this app's records.")
 @click.option("--until", callback=read_time, metavar="TIME", help="End of the quiet past; default: now.")
-@click.option("--months", default=100, show_default=True, type=click.IntRange(0), help="Simulated months; 0 for none.")
+@click.option("--months", default=100, type=click.IntRange(0), help="Simulated months; 0 for none.")
 @json_option
 def replay(app: str | None, until: datetime | None, months: int, as_json: bool) -> None:
     """Measure false alarms on the log's past after the reference, and compare them with the stated budget.
@@ -208,7 +208,7 @@ def replay(app: str | None, until: datetime | None, months: int, as_json: bool) 
 
 
 @command.command()
-@click.option("--port", default=8001, show_default=True)
+@click.option("--port", default=8001)
 @click.option("--no-serve", is_flag=True, help="Only update the dashboard, then exit.")
 @json_option
 def ui(port: int, no_serve: bool, as_json: bool) -> None:
