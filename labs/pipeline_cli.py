@@ -28,7 +28,7 @@ _KNOWN = {
     "bike": "the bike lab: from data to a monitored model, trained again when drift hurts",
     "insurance": "the insurance lab: from three sources to a monitored risk, trained again when drift hurts",
 }
-LABS = {
+_LAB_CLASSES = {
     "wine": "labs.wine.lab:WineLab",
     "bike": "labs.bike.lab:BikeLab",
     "insurance": "labs.insurance.lab:InsuranceLab",
@@ -57,7 +57,7 @@ def make_pipeline(name: str, settings: Settings) -> Pipeline:
 
 def lab_kind(name: str) -> type[Lab]:
     """The lab of that name."""
-    kind: type[Lab] = resolve_name(LABS[name])
+    kind: type[Lab] = resolve_name(_LAB_CLASSES[name])
     return kind
 
 
