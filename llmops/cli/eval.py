@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from llmops.evaluation.results import Score
 
 _ROWS = 20
+suite_option = click.option("--suite", help="The suite; required if several use the prompt.")
 
 
 @click.group("eval", cls=CommandGroup)
@@ -144,7 +145,7 @@ def open_evaluations() -> Evaluations:
 
 @command.command()
 @click.argument("run")
-@click.option("--suite", help="The suite; required if several use the prompt.")
+@suite_option
 @click.option(
     "--failed",
     is_flag=True,
@@ -228,7 +229,7 @@ def report_options(command: Any) -> Any:
 @command.command()
 @click.argument("a")
 @click.argument("b")
-@click.option("--suite", help="The suite; required if several use the prompt.")
+@suite_option
 @click.option(
     "--second-opinion",
     is_flag=True,

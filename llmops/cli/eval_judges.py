@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmops.cli.eval import open_evaluations
+from llmops.cli.eval import open_evaluations, suite_option
 from llmops.cli.output import FILE, echo, emit, json_option, print_table, row_count, say
 from llmops.pages.numbers import interval, number
 from llmops.progress import progress_bar
@@ -163,7 +163,7 @@ def _found(meaning: str, p_value: float) -> str:
 @click.command()
 @click.argument("a")
 @click.argument("b")
-@click.option("--suite", help="The suite; required if several use the prompt.")
+@suite_option
 @judge_option
 @key_option
 @instructions_option
