@@ -1,8 +1,9 @@
 """Whether this build is as fast and small as it is meant to be: `python -m benchmarks.goals [PART…] [--write]`.
 
-Each figure is measured on this build and on `BASELINE`, and what a request costs beside a bare pass-through and
-LiteLLM's proxy, in alternating rounds; a goal is the most that a ratio may be. With `--write`, the table goes into
-docs/performance.md, where parts that were not measured keep their lines. Exits 1 when a goal is missed.
+Each figure is measured on this build and on `BASELINE`, in alternating rounds; what a request costs, beside a bare
+pass-through and LiteLLM's proxy; and what a row of an evaluation takes, beside the upstream that answers it. A goal is
+the most that a ratio may be. With `--write`, the table goes into docs/performance.md, where parts that were not
+measured keep their lines. Exits 1 when a goal is missed.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from benchmarks.against import measured, ratio
 from benchmarks.costs import REPOSITORY, Build, earlier
+from benchmarks.evaluation import at_scale
 from benchmarks.gateway import overhead
 from benchmarks.gateway.contenders import DEFAULT_CACHE, LITELLM, install_litellm, side_by_side
 
@@ -44,10 +46,14 @@ GOALS = {
 }
 """The most that this build's figure may be of the baseline's, by part and figure."""
 
-PEERS = "gateway"
-PARTS = (*GOALS, PEERS)
+PEERS, SCALE = "gateway", "evaluation"
+PARTS = (*GOALS, PEERS, SCALE)
 OF_BARE, OF_LITELLM = {False: 1.8, True: 2.2}, 1 / 15
 """The most CPU time of a whole and of a streamed request, of the bare pass-through's and of LiteLLM's."""
+
+OF_UPSTREAM = 1 / at_scale.AT_LEAST
+"""The most time of a row, of the time that the upstream's places leave for a request."""
+SCALE_ROWS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +100,16 @@ def against_peers(rounds: int) -> Iterator[Held]:
             yield Held(f"{PEERS}: a {kind} request beside {title}, CPU ms", *medians, *ratio(mine, theirs), at_most)
 
 
+def against_upstream(rounds: int) -> Iterator[Held]:
+    theirs = 1000 * at_scale.SECONDS / at_scale.PLACES
+    mine = [1000 / at_scale.measured(SCALE_ROWS)[0] for _ in range(rounds)]
+    title = f"{SCALE}: a row beside its upstream's pace, ms"
+    yield Held(title, theirs, statistics.median(mine), *ratio(mine, [theirs] * rounds), OF_UPSTREAM)
+
+
+MEASURES = {PEERS: against_peers, SCALE: against_upstream}
+
+
 def page(lines: Iterable[str], rounds: int) -> str:
     table = "\n".join(lines)
     return f"""# Performance
@@ -109,7 +125,9 @@ A ratio is after over before: the geometric mean over rounds and its 95 % interv
 Each command runs in a home of its own with a registered model and two releases; `eval compare` and `eval run` work on
 100 rows with four scorers, all of them reused. Recording is what a further row costs, its scores included, with
 `mlflow.genai.evaluate` and in bulk. The local model is SmolLM2-135M in Q4_1 on the default engine, asked through the
-gateway. The demo begins with an empty home, after the installation. A part that was not measured yet has no line.
+gateway. The demo begins with an empty home, after the installation. The upstream answers at most 500 requests a second,
+one process asks it for {SCALE_ROWS:,} rows with three scorers (`python -m benchmarks evaluation-at-scale`: for 100,000,
+and what memory they take). A part that was not measured yet has no line.
 """
 
 
@@ -130,7 +148,7 @@ def main() -> int:
     parts, missed = options.parts or PARTS, []
     lines = kept_lines(parts)
     for part in parts:
-        held = list(against_peers(options.rounds) if part == PEERS else against_baseline(part, options.rounds))
+        held = list(MEASURES[part](options.rounds) if part in MEASURES else against_baseline(part, options.rounds))
         lines[part] = list(map(str, held))
         missed += [line.name for line in held if not line.met]
         print("\n".join(lines[part]), flush=True)

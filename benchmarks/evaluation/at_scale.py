@@ -50,18 +50,22 @@ async def evaluated(evaluations: Evaluations, rows: int) -> tuple[float, list[fl
     return rows / report.seconds, memory
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="100,000 rows over an upstream of 500 requests a second.")
-    parser.add_argument("--rows", type=int, default=100_000)
-    options = parser.parse_args()
+def measured(rows: int) -> tuple[float, list[float]]:
+    """As `evaluated`, of a home and an upstream of its own."""
     os.environ[KEY_VARIABLE] = KEY
-    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before the run")
     with (
         tempfile.TemporaryDirectory(prefix="llmops-bench-") as folder,
         echo_upstream(free_port(), SECONDS, PLACES) as url,
     ):
-        evaluations = home_with_rows(Path(folder), url, options.rows, SLOTS)
-        rate, memory = asyncio.run(evaluated(evaluations, options.rows))
+        return asyncio.run(evaluated(home_with_rows(Path(folder), url, rows, SLOTS), rows))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="100,000 rows over an upstream of 500 requests a second.")
+    parser.add_argument("--rows", type=int, default=100_000)
+    options = parser.parse_args()
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before the run")
+    rate, memory = measured(options.rows)
     busy, early, most = rate * SECONDS / PLACES, memory[len(memory) // 10], max(memory)
     met = busy >= AT_LEAST, most <= MAY_GROW * early
     for held, text in zip(
