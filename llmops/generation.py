@@ -126,8 +126,8 @@ class GenerationRequest:
     """A rendered conversation and how to continue it.
 
     extras: of `EXTRAS`, as a client sent them. whole: nobody reads the answer before its end, so that it may be made,
-    and come, in one piece. headers: to hand on to an upstream server, such as `traceparent`. beginning: messages that
-    begin as every request of the same template does; an engine may keep what it has read of them.
+    and come, in one piece. headers: to hand on to an upstream server, such as `traceparent`. shared_prefix: the
+    messages that every request of the same template begins with; an engine may keep what it has read of them.
     """
 
     messages: tuple[Message, ...]
@@ -135,7 +135,7 @@ class GenerationRequest:
     extras: Mapping[str, Any] = field(default_factory=dict)
     whole: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
-    beginning: tuple[Message, ...] = ()
+    shared_prefix: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +163,7 @@ UNSAID = ""
 """The `finish_reason` of an answer that is whole, and whose server does not say why it ended."""
 
 
-class Further(NamedTuple):
+class ExtraFields(NamedTuple):
     """What a server says beyond the fields of `Chunk`, by its own names and as it came.
 
     delta: of the message (`refusal`, `reasoning_content`, `annotations`, a `role`, a `content` that is no text …).
@@ -183,7 +183,7 @@ class Chunk:
     index: which of the `n` answers asked for; each has a chunk of its own with its `finish_reason`. tool_calls,
     logprobs: OpenAI's delta objects, and its entries of `logprobs.content` for the tokens of this piece.
     queued_s: seconds the request waited for a slot; on the first chunk, of engines that queue outside this process.
-    further: whatever else the server says with it.
+    extra_fields: whatever else the server says with it.
     more: the next chunk is there already, so that both can go out together; no part of the answer.
     """
 
@@ -195,12 +195,12 @@ class Chunk:
     logprobs: Sequence[Mapping[str, Any]] = ()
     queued_s: float | None = None
     more: bool = field(default=False, compare=False)
-    further: Further | None = field(default=None, compare=False)
+    extra_fields: ExtraFields | None = field(default=None, compare=False)
 
     @property
     def has_side_content(self) -> bool:
         """Whether it holds something of the message that is neither text nor a call: reasoning, a refusal …"""
-        delta = self.further.delta if self.further is not None else NO_FIELDS
+        delta = self.extra_fields.delta if self.extra_fields is not None else NO_FIELDS
         return any(value for name, value in delta.items() if name != "role")
 
 

@@ -81,7 +81,7 @@ class PromptTemplate:
         )
 
     @cached_property
-    def beginning(self) -> tuple[Message, ...]:
+    def shared_prefix(self) -> tuple[Message, ...]:
         """The template with nothing in it: what is made of it begins as this does."""
         return self.render(dict.fromkeys(self.variables, _BLANK))
 

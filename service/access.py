@@ -50,10 +50,10 @@ class Access:
     stay good. Before the first look nobody gets in: `running` makes it.
     """
 
-    def __init__(self, keys: KeyStore, settings: Settings, windows: Path | None = None) -> None:
-        """windows: as `RateLimits` has its folder. Raises UsageError when `settings.redis_url` cannot be read."""
+    def __init__(self, keys: KeyStore, settings: Settings, rate_limit_folder: Path | None = None) -> None:
+        """rate_limit_folder: as `RateLimits` has its folder. Raises UsageError: `settings.redis_url` cannot be read."""
         self._source, self._seconds = keys, settings.keys_poll
-        self._rates = RateLimits(settings.redis_url, windows)
+        self._rates = RateLimits(settings.redis_url, rate_limit_folder)
         self._keys: Sequence[Key] = ()
         self._known: Mapping[str, Key] | None = None
         self._failure: str | None = None

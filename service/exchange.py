@@ -139,14 +139,14 @@ class Exchange:
             asked, headers = self._guarded_request()
         self._parameters = self.guards.bound(_parameters(asked.sent, self.target))
         messages: tuple[Message, ...] = asked.messages
-        beginning: tuple[Message, ...] = ()
+        shared_prefix: tuple[Message, ...] = ()
         if prompt is not None:
             messages = _rendered(prompt, messages, asked.prompt_variables)
-            beginning = prompt.template.beginning
+            shared_prefix = prompt.template.shared_prefix
         elif asked.prompt_variables:
             problem = f"prompt_variables: {self.target.ref} is a model version; only a release has a prompt to fill"
             raise ApiError(400, problem, param="prompt_variables")
-        return GenerationRequest(messages, self._parameters, asked.extras, not asked.stream, headers, beginning)
+        return GenerationRequest(messages, self._parameters, asked.extras, not asked.stream, headers, shared_prefix)
 
     def _guarded_request(self) -> tuple[AnswerRequest, Mapping[str, str]]:
         """What of the request, and of the headers to hand on, may go to the engine. Raises ApiError 400."""
@@ -239,8 +239,8 @@ class Exchange:
             return
         if self._first_token_ms is None and (passed.text or passed.tool_calls or passed.has_side_content):
             self._first_token_ms = self.arrival.elapsed_ms
-        if passed.further is not None:
-            self.fields.update(passed.further.reply)
+        if passed.extra_fields is not None:
+            self.fields.update(passed.extra_fields.reply)
         if not 0 <= passed.index < MOST_ANSWERS:
             raise EngineError(f"the engine sent a piece of answer number {passed.index}")
         while passed.index >= len(self.answers):

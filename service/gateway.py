@@ -126,7 +126,7 @@ class Gateway:
     ping: asks the engine process, where there is one.
     embed: makes sentence vectors; None where nothing does.
     open_tabular: loads the tabular models that are registered; None where there are none.
-    windows: a folder in which the workers of one gateway count keys' requests together.
+    rate_limit_folder: a folder in which the workers of one gateway count keys' requests together.
 
     Nothing runs before `running`.
     """
@@ -142,7 +142,7 @@ class Gateway:
         ping: Ping | None = None,
         embed: Embed | None = None,
         open_tabular: TabularOpener | None = None,
-        windows: Path | None = None,
+        rate_limit_folder: Path | None = None,
     ) -> None:
         self.settings = settings
         self.pool = EnginePool(open_engine)
@@ -150,7 +150,7 @@ class Gateway:
         self.predictions = PredictionBatches()
         self.keeper = SnapshotKeeper(read_releases, self.pool, self.tabular, settings.registry_poll)
         self.router = Router(self.pool.is_loaded)
-        self.access = None if keys is None else Access(keys, settings, windows)
+        self.access = None if keys is None else Access(keys, settings, rate_limit_folder)
         self.admission = Admission(settings.max_waiting)
         self.production_log, self.embed = log, embed
         self.log = LogWriter(log.append, serve_unlogged=settings.log_failure == "serve")

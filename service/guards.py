@@ -215,10 +215,10 @@ class _Screen:
         self.found: _Found | None = None
 
     def take(self, chunk: Chunk) -> Chunk | None:
-        if chunk.further is not None and chunk.further.delta.get("content"):
+        if chunk.extra_fields is not None and chunk.extra_fields.delta.get("content"):
             # Content in parts would say the text a second time, and not held back.
-            delta = {name: value for name, value in chunk.further.delta.items() if name != "content"}
-            chunk = dataclasses.replace(chunk, further=chunk.further._replace(delta=delta))
+            delta = {name: value for name, value in chunk.extra_fields.delta.items() if name != "content"}
+            chunk = dataclasses.replace(chunk, extra_fields=chunk.extra_fields._replace(delta=delta))
         self._text += chunk.text
         self._logprobs += chunk.logprobs
         if found := self._find_beside(chunk):
@@ -256,7 +256,7 @@ class _Screen:
         logprobs: tuple[Mapping[str, Any], ...] = ()
         if self._sent == len(self._text):
             logprobs, self._logprobs = tuple(self._logprobs), []
-        if not (text or logprobs or chunk.tool_calls or chunk.further or self.closed):
+        if not (text or logprobs or chunk.tool_calls or chunk.extra_fields or self.closed):
             return None
         return dataclasses.replace(chunk, text=text, logprobs=logprobs)
 

@@ -90,8 +90,8 @@ def serve(
             # While it is held no other file can be taken for it.
             stack.callback(os.close, hold(registry_path))
             registry_file = identity_of(registry_path)
-        windows = stack.enter_context(scratch_folder("limits"))
-        make_app = functools.partial(worker_app, log.file, registry_file, windows)
+        rate_limit_folder = stack.enter_context(scratch_folder("limits"))
+        make_app = functools.partial(worker_app, log.file, registry_file, rate_limit_folder)
         supervisor = Workers(
             uvicorn_config(make_app, settings, workers),
             [listener],
@@ -144,12 +144,14 @@ def _url(listener: socket.socket) -> str:
 
 
 def worker_app(
-    log_file: FileIdentity | None = None, registry_file: FileIdentity | None = None, windows: Path | None = None
+    log_file: FileIdentity | None = None,
+    registry_file: FileIdentity | None = None,
+    rate_limit_folder: Path | None = None,
 ) -> FastAPI:
     """The app of one worker process, as its environment describes it.
 
     log_file, registry_file: the SQLite files that the gateway began with. A worker that starts later must not take
-    others for them: it would find no keys, or no releases. windows: where all workers count keys' requests.
+    others for them: it would find no keys, or no releases. rate_limit_folder: where all workers count keys' requests.
     """
     # Imported here: the supervising process needs none of it.
     from llmops.engine_host.client import RemoteEngine, embed, ping
@@ -187,7 +189,7 @@ def worker_app(
         ping=lambda: ping(socket_path),
         embed=lambda texts: embed(socket_path, texts),
         open_tabular=lambda version: load(registry().tabular_versions.fetch(version)),
-        windows=windows,
+        rate_limit_folder=rate_limit_folder,
     )
     app = create_app(gateway)
     if parent is not None:

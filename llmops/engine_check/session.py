@@ -124,7 +124,7 @@ class Session:
                     reply.pieces += 1
                     reply.first_s = reply.first_s or reply.seconds
                     reply.begun.set()
-                for names, said in zip(self.fields.values(), chunk.further or (), strict=False):
+                for names, said in zip(self.fields.values(), chunk.extra_fields or (), strict=False):
                     names |= {name for name, value in said.items() if value is not None} - {"role", "content"}
 
     async def close(self) -> None:

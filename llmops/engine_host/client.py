@@ -55,7 +55,7 @@ class RemoteEngine:
             self._release()
             problem = f"model {model.ref}: the engine process did not load it in {timeout:g} s"
             raise loaded or EngineUnavailable(problem)
-        self.identity, self.slots, self.honours = loaded.identity, loaded.slots, loaded.honours
+        self.identity, self.slots, self.supported_extras = loaded.identity, loaded.slots, loaded.supported_extras
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
         async with aclosing(_ask(self._path, frames.StreamAnswer(self._model, request))) as answers:

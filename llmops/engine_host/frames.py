@@ -18,7 +18,7 @@ import orjson
 
 from llmops.engines.protocol import EngineIdentity
 from llmops.errors import EngineError
-from llmops.generation import Chunk, Further, GenerationParameters, GenerationRequest, Usage
+from llmops.generation import Chunk, ExtraFields, GenerationParameters, GenerationRequest, Usage
 from llmops.versions import ModelVersion
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Loaded:
 
     identity: EngineIdentity
     slots: int
-    honours: frozenset[str]
+    supported_extras: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,21 +178,21 @@ def _model(*, path: str | None, aliases: Sequence[str], **fields: Any) -> ModelV
     return ModelVersion(path=None if path is None else Path(path), aliases=tuple(aliases), **fields)
 
 
-def _request(*, messages: Any, beginning: Any, parameters: Mapping[str, Any], **fields: Any) -> GenerationRequest:
+def _request(*, messages: Any, shared_prefix: Any, parameters: Mapping[str, Any], **fields: Any) -> GenerationRequest:
     decoding = GenerationParameters(**{**parameters, "stop": tuple(parameters["stop"])})
-    return GenerationRequest(tuple(messages), decoding, beginning=tuple(beginning), **fields)
+    return GenerationRequest(tuple(messages), decoding, shared_prefix=tuple(shared_prefix), **fields)
 
 
 def _chunk(**fields: Any) -> Chunk:
     if usage := fields.get("usage"):
         fields["usage"] = Usage(**usage)
-    if further := fields.get("further"):
-        fields["further"] = Further(*further)
+    if extra_fields := fields.get("extra_fields"):
+        fields["extra_fields"] = ExtraFields(*extra_fields)
     return Chunk(**fields)
 
 
-def _loaded(identity: Mapping[str, Any], slots: int, honours: Sequence[str]) -> Loaded:
-    return Loaded(EngineIdentity(**identity), slots, frozenset(honours))
+def _loaded(identity: Mapping[str, Any], slots: int, supported_extras: Sequence[str]) -> Loaded:
+    return Loaded(EngineIdentity(**identity), slots, frozenset(supported_extras))
 
 
 def _kinds(root: type[EngineError]) -> dict[str, type[EngineError]]:

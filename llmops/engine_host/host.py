@@ -201,7 +201,7 @@ class EngineHost:
                 await self._stream(asked, connection)
             case frames.LoadModel():
                 async with self._engine(asked.model) as engine:
-                    connection.send(frames.Loaded(engine.identity, engine.slots, engine.honours))
+                    connection.send(frames.Loaded(engine.identity, engine.slots, engine.supported_extras))
                     # Until the worker closes the connection, or dies.
                     await asyncio.get_running_loop().create_future()
             case frames.Embed():

@@ -79,17 +79,21 @@ class Answer:
             _merge_tool_calls(self.tool_calls, chunk.tool_calls)
         if chunk.logprobs:
             self.logprobs.extend(chunk.logprobs)
-        if chunk.further is not None:
-            for name, value in chunk.further.delta.items():
+        if chunk.extra_fields is not None:
+            for name, value in chunk.extra_fields.delta.items():
                 if isinstance(value, str) and value and name not in _SAID_ONCE and name != "content":
                     self._fields.pop(name, None)
                     self._texts.setdefault(name, []).append(value)
                 elif name not in self._texts:
                     merge(self._fields, {name: value})
-            self.choice.update(chunk.further.choice)
+            self.choice.update(chunk.extra_fields.choice)
         # Some servers send reasoning as parts, and then the answer as text: the message has both.
         parts = self._fields.get("content")
-        if chunk.text and isinstance(parts, list) and (chunk.further is None or "content" not in chunk.further.delta):
+        if (
+            chunk.text
+            and isinstance(parts, list)
+            and (chunk.extra_fields is None or "content" not in chunk.extra_fields.delta)
+        ):
             parts.append({"type": "text", "text": chunk.text})
         self.finish_reason = chunk.finish_reason or self.finish_reason
 

@@ -20,7 +20,8 @@ class FakeEngine:
     """Streams `answer(request)` word by word, whatever temperature and seed are.
 
     answer: pure function of the request; `word_seconds` is slept before each word. `failure`, when given, is raised
-    in place of an answer. honours: the extra request fields it claims to obey; it obeys `n`, saying the same each time.
+    in place of an answer. supported_extras: the extra request fields it claims to obey; it obeys `n`, saying the same
+    each time.
     script: in place of an answer, the chunks to stream for a request. `requests` keeps every request seen, `cancelled`
     counts streams closed early.
     """
@@ -33,10 +34,14 @@ class FakeEngine:
         word_seconds: float = 0.0,
         failure: EngineError | None = None,
         name: str = "fake",
-        honours: frozenset[str] = frozenset({"n"}),
+        supported_extras: frozenset[str] = frozenset({"n"}),
         script: Callable[[GenerationRequest], Iterable[Chunk]] | None = None,
     ) -> None:
-        self.identity, self.slots, self.honours = EngineIdentity(name, "1", {"slots": slots}), slots, honours
+        self.identity, self.slots, self.supported_extras = (
+            EngineIdentity(name, "1", {"slots": slots}),
+            slots,
+            supported_extras,
+        )
         self._answer, self._word_seconds, self._failure, self._script = answer, word_seconds, failure, script
         self.requests: list[GenerationRequest] = []
         self.cancelled = 0

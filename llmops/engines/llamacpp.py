@@ -27,7 +27,7 @@ from llmops.errors import ContextTooLong, Corrupted, EngineError, EngineRejected
 from llmops.generation import UNKNOWN_USAGE, Chunk, GenerationRequest, Message, Usage
 from llmops.json_schema import following
 
-HONOURS = frozenset({"n", "logprobs", "top_logprobs", "presence_penalty", "frequency_penalty", "logit_bias"})
+SUPPORTED_EXTRAS = frozenset({"n", "logprobs", "top_logprobs", "presence_penalty", "frequency_penalty", "logit_bias"})
 """What it was seen to obey. `n` is at most the slots. Penalties look back over 64 tokens, the prompt's among them.
 Tokens that end in the middle of a character have no entry in `logprobs`. Not tools: a call that was required came as
 prose."""
@@ -65,7 +65,11 @@ class LlamaCppEngine:
         except ImportError as error:
             raise EngineUnavailable("the llamacpp engine needs the package xllamacpp") from error
         check_gguf(path)
-        self.identity, self.slots, self.honours = identity(slots, context, prompt_cache, weights), slots, HONOURS
+        self.identity, self.slots, self.supported_extras = (
+            identity(slots, context, prompt_cache, weights),
+            slots,
+            SUPPORTED_EXTRAS,
+        )
         self._prompt_cache = prompt_cache
         # The object also listens on a loopback port; a random key that only we know closes it.
         key = secrets.token_urlsafe(32)
@@ -105,7 +109,7 @@ class LlamaCppEngine:
             body["top_logprobs"] = max(1, body.get("top_logprobs") or 0)  # asked for none, it gives no probabilities
         answers = LlamaCppAnswers(rivals=request.extras.get("top_logprobs") or 0)
         events: AsyncGenerator[Mapping[str, Any], None] = from_thread(
-            lambda send, cancelled: self._threads.submit(self._run, body, request.beginning, cancelled, send)
+            lambda send, cancelled: self._threads.submit(self._run, body, request.shared_prefix, cancelled, send)
         )
         async with aclosing(events):
             async for event in events:
@@ -154,7 +158,7 @@ class LlamaCppEngine:
     def _run(
         self,
         body: dict[str, Any],
-        beginning: Sequence[Message],
+        shared_prefix: Sequence[Message],
         cancelled: threading.Event,
         send: Callable[[Any], None],
     ) -> None:
@@ -168,8 +172,8 @@ class LlamaCppEngine:
 
         slot = self._free_slots.get()  # there are as many as threads
         try:
-            if self._prompt_cache == "template" and beginning:
-                self._states.put(beginning, slot, self._port, self._read)
+            if self._prompt_cache == "template" and shared_prefix:
+                self._states.put(shared_prefix, slot, self._port, self._read)
                 body.update(id_slot=slot, cache_prompt=True)
             with self._quiet.decoding():
                 self._server.handle_chat_completions(body, on_chunk)

@@ -172,15 +172,15 @@ class TemplateStates:
     def folder(self) -> str:
         return f"{self._folder.name}/"
 
-    def put(self, beginning: Sequence[Message], slot: int, port: LlamaCppPort, read: Read) -> None:
-        """The slot holds what is kept of the beginning, which is read first where nothing is. Raises EngineError.
+    def put(self, shared_prefix: Sequence[Message], slot: int, port: LlamaCppPort, read: Read) -> None:
+        """The slot holds what is kept of the shared prefix, which is read first where nothing is. Raises EngineError.
 
         read: reads messages into a slot, alone.
         """
-        name = content_hash(list(beginning))
+        name = content_hash(list(shared_prefix))
         with self._lock:  # held while a template is read, so that requests which come together wait for one reading
             if name not in self._kept:
-                read(beginning, slot)
+                read(shared_prefix, slot)
                 port.save_slot(slot, name)
                 self._kept[name] = None
                 if len(self._kept) > MOST_KEPT:

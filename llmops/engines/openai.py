@@ -69,7 +69,7 @@ class OpenAIEngine:
     ) -> None:
         """Connects on the first request. Raises EngineUnavailable when the key is not set."""
         self._base_url, self._model = base_url.rstrip("/"), model
-        self.identity, self.slots, self.honours = identity(base_url, model), slots, EXTRAS
+        self.identity, self.slots, self.supported_extras = identity(base_url, model), slots, EXTRAS
         self._stream_always, self._fields = stream_always, SentFields()
         self._whole_timeout = aiohttp.ClientTimeout(total=timeout, connect=connect_timeout)
         self._stream_timeout = aiohttp.ClientTimeout(

@@ -2,7 +2,7 @@
 as chunks, streamed or whole.
 
 Of an answer the fields that llmops works with are read and put right; all others, of whatever name, come with the
-chunks as `Further`, so that nothing a server says is lost here.
+chunks as `ExtraFields`, so that nothing a server says is lost here.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -13,7 +13,7 @@ from llmops.engines.openai_errors import failure, reported, unwrapped
 from llmops.engines.protocol import EngineIdentity
 from llmops.engines.upstream_wire import ToolCallReader, argument_text, misshapen, whole_number
 from llmops.errors import EngineError, EngineUnavailable
-from llmops.generation import NO_FIELDS, UNKNOWN_USAGE, UNSAID, Chunk, Further, GenerationRequest, Message, Usage
+from llmops.generation import NO_FIELDS, UNKNOWN_USAGE, UNSAID, Chunk, ExtraFields, GenerationRequest, Message, Usage
 
 _NAMED_IN_REPLY = frozenset({"id", "object", "created", "model", "choices", "usage", "error"})
 _NAMED_IN_CHOICE = frozenset({"index", "delta", "message", "logprobs", "finish_reason", "error"})
@@ -153,7 +153,7 @@ class _ChoiceReader:
         self._calls = ToolCallReader()
         self._opening: Chunk | None = None
         self._begun = self.said = False
-        self._ending: Further | None = None
+        self._ending: ExtraFields | None = None
         self.finish_reason: str | None = None
 
     def take(self, choice: Mapping[str, Any], reply: Mapping[str, Any]) -> list[Chunk]:
@@ -165,19 +165,19 @@ class _ChoiceReader:
         text = _text(delta)
         calls = self._calls.take(delta["tool_calls"]) if delta.get("tool_calls") else ()
         entries, fields = _choice_fields(choice)
-        said = _further(delta, text)
+        said = _message_fields(delta, text)
         finished = choice.get("finish_reason") is not None
         if finished:
             self.finish_reason = _finish_reason(choice, fields)
         if text or calls or entries or _tells(said) or (fields and not finished and _tells(fields)):
             self.said = True
-            self._ending = Further(NO_FIELDS, fields, reply) if finished else self._ending
-            further = _further_of(said, NO_FIELDS if finished else fields, reply)
-            return [*self.opened(), Chunk(text, None, None, self._index, calls, entries, further=further)]
+            self._ending = ExtraFields(NO_FIELDS, fields, reply) if finished else self._ending
+            extra_fields = _extra_fields_of(said, NO_FIELDS if finished else fields, reply)
+            return [*self.opened(), Chunk(text, None, None, self._index, calls, entries, extra_fields=extra_fields)]
         if finished:
-            self._ending = Further(said, fields, reply)
+            self._ending = ExtraFields(said, fields, reply)
         elif said and not self.said and self._opening is None:
-            self._opening = Chunk("", index=self._index, further=Further(said, fields, reply))
+            self._opening = Chunk("", index=self._index, extra_fields=ExtraFields(said, fields, reply))
         return []
 
     def end(self, usage: Usage | None = None, reply: Mapping[str, Any] = NO_FIELDS) -> list[Chunk]:
@@ -186,9 +186,9 @@ class _ChoiceReader:
             raise misshapen("an answer without a message")
         calls = self._calls.end()
         last_calls = [Chunk("", index=self._index, tool_calls=calls)] if calls else []
-        ending = self._ending or Further()
-        further = _further_of(ending.delta, ending.choice, {**ending.reply, **reply})
-        last = Chunk("", self.finish_reason or UNSAID, usage, self._index, further=further)
+        ending = self._ending or ExtraFields()
+        extra_fields = _extra_fields_of(ending.delta, ending.choice, {**ending.reply, **reply})
+        last = Chunk("", self.finish_reason or UNSAID, usage, self._index, extra_fields=extra_fields)
         return [*self.opened(), *last_calls, last]
 
     def opened(self) -> list[Chunk]:
@@ -224,16 +224,19 @@ def whole_answer(reply: object, asked: int = 1) -> list[Chunk]:
         calls = ToolCallReader().take_whole(message["tool_calls"]) if message.get("tool_calls") else ()
         entries, others = _choice_fields(choice)
         reason = UNSAID if choice.get("finish_reason") is None else _finish_reason(choice, others)
-        further = _further_of(_further({"content": None, **message}, text), others, NO_FIELDS)
-        chunks.append(Chunk(text, reason, None, index, calls, entries, further=further))
+        extra_fields = _extra_fields_of(_message_fields({"content": None, **message}, text), others, NO_FIELDS)
+        chunks.append(Chunk(text, reason, None, index, calls, entries, extra_fields=extra_fields))
     if len({chunk.index for chunk in chunks}) < len(chunks):
         raise misshapen("two answers of one number")
     _without_gaps({chunk.index for chunk in chunks})
-    said = chunks[-1].further or Further()
-    return [*chunks[:-1], replace(chunks[-1], usage=usage, further=_further_of(said.delta, said.choice, fields))]
+    said = chunks[-1].extra_fields or ExtraFields()
+    return [
+        *chunks[:-1],
+        replace(chunks[-1], usage=usage, extra_fields=_extra_fields_of(said.delta, said.choice, fields)),
+    ]
 
 
-def _further(message: Mapping[str, Any], text: str) -> dict[str, Any]:
+def _message_fields(message: Mapping[str, Any], text: str) -> dict[str, Any]:
     """What a message or delta holds besides its text and calls: also a content that is no text, as it is."""
     return {
         name: value
@@ -242,8 +245,10 @@ def _further(message: Mapping[str, Any], text: str) -> dict[str, Any]:
     }
 
 
-def _further_of(delta: Mapping[str, Any], choice: Mapping[str, Any], reply: Mapping[str, Any]) -> Further | None:
-    return Further(delta, choice, reply) if delta or choice or reply else None
+def _extra_fields_of(
+    delta: Mapping[str, Any], choice: Mapping[str, Any], reply: Mapping[str, Any]
+) -> ExtraFields | None:
+    return ExtraFields(delta, choice, reply) if delta or choice or reply else None
 
 
 def _with_texts(message: Mapping[str, Any]) -> Mapping[str, Any]:

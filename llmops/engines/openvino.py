@@ -23,7 +23,7 @@ from llmops.errors import ContextTooLong, Corrupted, EngineError, EngineRejected
 from llmops.generation import Chunk, GenerationRequest, Usage
 from llmops.json_schema import following
 
-HONOURS = frozenset({"presence_penalty", "frequency_penalty"})
+SUPPORTED_EXTRAS = frozenset({"presence_penalty", "frequency_penalty"})
 _PACKAGE = "openvino-genai"
 _MISSING = f"the openvino engine needs the package {_PACKAGE}: pip install 'llmops[openvino]'"
 
@@ -76,7 +76,11 @@ class OpenVinoEngine:
             raise EngineUnavailable(_MISSING) from error
         check_gguf(path)
         self._genai: Any = openvino_genai
-        self.identity, self.slots, self.honours = identity(slots, context, prompt_cache, weights), slots, HONOURS
+        self.identity, self.slots, self.supported_extras = (
+            identity(slots, context, prompt_cache, weights),
+            slots,
+            SUPPORTED_EXTRAS,
+        )
         self._context = context
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.max_num_seqs = slots
@@ -181,7 +185,7 @@ class OpenVinoEngine:
         if parameters.stop:
             config.stop_strings = set(parameters.stop)
             config.include_stop_str_in_output = True  # what comes before it is cut off here, as for every engine
-        for name in HONOURS & extras.keys():
+        for name in SUPPORTED_EXTRAS & extras.keys():
             setattr(config, name, float(extras[name] or 0))
         if row.schema is not None:
             config.structured_output_config = self._genai.StructuredOutputConfig(json_schema=row.schema)

@@ -37,7 +37,7 @@ class Engine(Protocol):
     def slots(self) -> int: ...
 
     @property
-    def honours(self) -> frozenset[str]:
+    def supported_extras(self) -> frozenset[str]:
         """Which of `EXTRAS` it obeys; a request with another one must not be sent to it. See `adapt_request`."""
         ...
 
@@ -58,9 +58,9 @@ def adapt_request(request: GenerationRequest, engine: Engine, *, of: str | None 
     an earlier turn it cannot read: only another server takes a turn as it is.
     """
     named = "the engine" if of is None else f"the engine of {of}"
-    if not engine.honours >= EXTRAS and (unread := _unread(request.messages)) is not None:
+    if not engine.supported_extras >= EXTRAS and (unread := _unread(request.messages)) is not None:
         raise EngineRejected(f"messages: {named} cannot read {unread}; leave it out", param="messages")
-    foreign = request.extras.keys() - engine.honours
+    foreign = request.extras.keys() - engine.supported_extras
     for name in request.extras:
         if name in foreign and name not in HINTS:
             raise EngineRejected(f"{name}: {named} cannot honour it; leave it out", param=name)

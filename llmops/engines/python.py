@@ -92,7 +92,7 @@ class CallableEngine:
     """Asks a callable. One that raises, returns no text or takes too long fails that row at once: it is not asked
     again. timeout: seconds."""
 
-    honours: frozenset[str] = frozenset()
+    supported_extras: frozenset[str] = frozenset()
 
     def __init__(self, call: Answering, identity: EngineIdentity, slots: int, timeout: float = MOST_SECONDS) -> None:
         self.identity, self.slots = identity, slots

@@ -76,7 +76,7 @@ class TransformersEngine:
             import torch
 
             torch.set_num_threads(threads)
-        self.identity, self.slots, self.honours = identity(slots), slots, frozenset[str]()
+        self.identity, self.slots, self.supported_extras = identity(slots), slots, frozenset[str]()
         self._device = self.identity.settings["device"]
         self._model.to(self._device)
         self._tokenizer.padding_side = "left"

@@ -96,7 +96,7 @@ class UpstreamsEngine:
         first = self._upstreams[0].engine.identity
         self.identity = EngineIdentity(first.name, ", ".join(one.name for one in self._upstreams), first.settings)
         self.slots = sum(one.engine.slots for one in self._upstreams)
-        self.honours = frozenset.intersection(*(one.engine.honours for one in self._upstreams))
+        self.supported_extras = frozenset.intersection(*(one.engine.supported_extras for one in self._upstreams))
 
     def problems(self) -> list[str]:
         """A line for each upstream that gets no requests: why, and until when."""
@@ -169,7 +169,7 @@ class ReplicatedEngine:
 
     def __init__(self, replicas: Sequence[Engine]) -> None:
         self._replicas = list(replicas)
-        self.identity, self.honours = replicas[0].identity, replicas[0].honours
+        self.identity, self.supported_extras = replicas[0].identity, replicas[0].supported_extras
         self.slots = sum(replica.slots for replica in replicas)
         self._idle: asyncio.Queue[Engine] | None = None
 

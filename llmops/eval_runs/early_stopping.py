@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from llmops.errors import UsageError
 from llmops.eval_runs.matrix import Cell, CellRun, Matrix, RowChoice
-from llmops.evaluation.comparison import draw
+from llmops.evaluation.comparison import sampling_position
 from llmops.evaluation.generating import Task
 from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.metric_comparison import number_of
@@ -87,7 +87,7 @@ def _differences(
     worst = primary.worst or 0.0
     drawn = []
     for left, right in zip(*(score_rows(answered(task, cache), [primary], cache) for task in tasks), strict=True):
-        position = draw(seed, left.row.id)
+        position = sampling_position(seed, left.row.id)
         if position >= after:
             scores = [number_of(result, primary) for result in (left, right)]
             a, b = (worst if math.isnan(score) else score for score in scores)

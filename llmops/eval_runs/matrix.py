@@ -18,7 +18,7 @@ from llmops.engines.protocol import Engine
 from llmops.engines.python import CallableModel
 from llmops.errors import CannotRun, EngineUnavailable, UsageError
 from llmops.eval_runs.scorer_factory import JUDGED_TYPES, ScorerFactory
-from llmops.evaluation.comparison import draw
+from llmops.evaluation.comparison import sampling_position
 from llmops.evaluation.eval_set import EvalRow, Rows, measure
 from llmops.evaluation.generating import Generated, Task, measure_noise
 from llmops.evaluation.generation_cache import GenerationCache, noise_key
@@ -124,7 +124,7 @@ class RowChoice:
         if given is not None:
             return Rows(lambda: iter(given))
         rows = Rows(lambda: islice(suite.rows, self.limit))
-        return rows if share is None else Rows(lambda: (row for row in rows if draw(seed, row.id) < share))
+        return rows if share is None else Rows(lambda: (row for row in rows if sampling_position(seed, row.id) < share))
 
 
 @dataclass(frozen=True, slots=True)

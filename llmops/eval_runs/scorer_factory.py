@@ -38,19 +38,19 @@ class ScorerFactory:
         judge, naming it."""
         parameters, types = dict(spec.parameters), {**SCORER_TYPES, **TYPES}
         bound: dict[str, Any] = {}
-        besides: tuple[str, ...] = ()
+        also_listed: tuple[str, ...] = ()
         lacks_judge = False
         if spec.type in _EMBEDDING_TYPES:
             bound["embed"] = self._embed
         if spec.type in TYPES:
-            besides = ("judge",)
+            also_listed = ("judge",)
             endpoint = self.endpoint(judges, parameters.pop("judge", None))
             lacks_judge = endpoint is None and spec.type in JUDGED_TYPES
             bound["endpoint"] = endpoint or JudgeEndpoint("none", "http://localhost/v1", "none")
         if bound:
             types[spec.type] = functools.partial(types[spec.type], **bound)
         # Made in any case, which asks nothing: wrong options are to show also where no judge is configured.
-        scorer = make_scorer(spec.name, spec.type, parameters, types, besides)
+        scorer = make_scorer(spec.name, spec.type, parameters, types, also_listed)
         return None if lacks_judge else scorer
 
     def endpoint(self, judges: Mapping[str, Mapping[str, Any]], name: str | None = None) -> JudgeEndpoint | None:

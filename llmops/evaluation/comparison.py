@@ -166,7 +166,7 @@ def compare(
     run_a, run_b = _Counted(a), _Counted(b)
     pairs: Iterable[RowPair] = paired(run_a, run_b)
     if sequential_seed is not None:
-        pairs = sorted(pairs, key=lambda pair: draw(sequential_seed, pair[0].row.id))
+        pairs = sorted(pairs, key=lambda pair: sampling_position(sequential_seed, pair[0].row.id))
     for left, right in pairs:
         rows += 1
         changed_texts += left.output.text != right.output.text
@@ -203,7 +203,7 @@ def compare(
     )
 
 
-def draw(seed: int, row_id: str) -> float:
+def sampling_position(seed: int, row_id: str) -> float:
     """Where a row stands in the order of a sequential run, from 0 to 1: by chance, but the same every time."""
     digest = hashlib.sha256(f"{seed}|{row_id}".encode(errors="surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") / 2**64

@@ -100,12 +100,12 @@ class Task:
         for row in self.rows:
             choices = None
             try:
-                messages, beginning = self._messages(row)
+                messages, shared_prefix = self._messages(row)
                 if self.choices:
                     choices = tuple(row_choices(row))
             except LlmopsError as error:
                 raise BadFile("eval set", f"row {row.id!r} does not fit the prompt: {error}", field="inputs") from error
-            request = GenerationRequest(messages, parameters, beginning=beginning)
+            request = GenerationRequest(messages, parameters, shared_prefix=shared_prefix)
             key = generation_key(request, self.model_sha256, self.identity, self.seed, choices)
             yield Job(row, request, key, choices)
 
@@ -113,7 +113,7 @@ class Task:
         """A row's messages, and those that every row begins with."""
         if self.template is None:
             return (Message(role="user", content=canonical_json(row.inputs)),), ()
-        return filled(self.template, row), self.template.beginning
+        return filled(self.template, row), self.template.shared_prefix
 
     @property
     def head_length(self) -> int:
@@ -178,7 +178,7 @@ async def generate_missing(
             if any(map(lanes.lacks, task.jobs())):
                 made.began = time.perf_counter()
                 if task.template is not None:
-                    await engine.prime(task.template.beginning)
+                    await engine.prime(task.template.shared_prefix)
                 await lanes.do((made, group) for group in prefix_groups(task.jobs(), task.head_length))
     else:
         await lanes.do((made, [job]) for task, made in zip(tasks, all_made, strict=True) for job in task.jobs())

@@ -58,18 +58,18 @@ def check_agreement(
     base: BaseModel,
     merged: Path,
     rows: Sequence[TrainingRow],
-    beginning: Sequence[Message],
+    shared_prefix: Sequence[Message],
     threads: int,
     show: ShowProgress,
 ) -> EngineAgreement:
     """Has llama.cpp answer greedily, as it does when it serves, and transformers read the answers.
 
-    base: with the adapter. merged: the file, at float32. rows: whose prompts are answered. beginning: the messages that
-    they begin with.
+    base: with the adapter. merged: the file, at float32. rows: whose prompts are answered. shared_prefix: the messages
+    that they begin with.
 
     Raises Corrupted: the answers differ by more than a near-tie. CannotRun: none could be compared.
     """
-    answers = run_async(lambda: _answers(merged, rows, tuple(beginning), threads, show))
+    answers = run_async(lambda: _answers(merged, rows, tuple(shared_prefix), threads, show))
     texts = base.tokenizer.batch_decode([[token] for token in range(len(base.tokenizer))])
     ids = {text: token for token, text in enumerate(texts) if "\ufffd" not in text}  # whole characters
     differences: list[float] = []
@@ -96,7 +96,7 @@ def check_agreement(
 
 
 async def _answers(
-    merged: Path, rows: Sequence[TrainingRow], beginning: tuple[Message, ...], threads: int, show: ShowProgress
+    merged: Path, rows: Sequence[TrainingRow], shared_prefix: tuple[Message, ...], threads: int, show: ShowProgress
 ) -> list[list[Told]]:
     engine = LlamaCppEngine(merged, slots=1, context=_CONTEXT, threads=threads, prompt_cache="template")
     answers: list[list[Told]] = []
@@ -107,7 +107,7 @@ async def _answers(
                 row.messages,
                 GenerationParameters(max_tokens=TOKENS, temperature=0),
                 {"logprobs": True, "top_logprobs": RIVALS},
-                beginning=beginning,
+                shared_prefix=shared_prefix,
             )
             text, told = "", list[Told]()
             async with aclosing(engine.stream(request)) as chunks:

@@ -186,13 +186,13 @@ def run_recipe(
         adapter = work / ADAPTER
         if parent.format == "gguf" and done.agreement is None:
             held_out = [rendered(row, prompt.template, "") for row in islice(suite.rows, PROMPTS)]
-            base, beginning = loaded(), prompt.template.beginning
+            base, shared_prefix = loaded(), prompt.template.shared_prefix
             base.adapt(adapter)
             with scratch_folder("merged") as scratch:
                 merged = scratch / f"{recipe.target}.gguf"
                 merge(path, adapter, merged, "F32")
                 threads = settings.engine_threads or os.cpu_count() or 1
-                agreement = check_agreement(base, merged, held_out, beginning, threads, show)
+                agreement = check_agreement(base, merged, held_out, shared_prefix, threads, show)
             done = replace(done, agreement=agreement)
             replace_text(work / _TRAINED_FILE, json.dumps(asdict(done)))
         run_id = record_finetune(

@@ -20,7 +20,7 @@ _NO_APP = "__HIVE_DEFAULT_PARTITION__"
 _GROUP_CHARACTERS = 8 << 20  # of JSON text in one row group: what a reader or writer holds in memory
 
 _text, _whole, _real, _time = pa.string(), pa.int64(), pa.float64(), pa.timestamp("us", tz="UTC")
-_OPINION = pa.struct(
+_FEEDBACK = pa.struct(
     {"key": _text, "at": _time, "caller": _text, "user": _text, "score": _real, "label": _text, "compared_key": _text}
 )
 SCHEMA = pa.schema(
@@ -28,7 +28,7 @@ SCHEMA = pa.schema(
         "key": _text, "request_id": _text, "at": _time, "release": _text, "prompt": _text, "model": _text,
         "route": _text, "caller": _text, "user": _text, "status": pa.int32(), "outcome": _text,
         "tokens_in": _whole, "tokens_out": _whole, "latency_ms": _real, "first_token_ms": _real, "shadow_of": _text,
-        "feedback": pa.list_(_OPINION), "record": _text,
+        "feedback": pa.list_(_FEEDBACK), "record": _text,
     }
 )  # fmt: skip
 """Columns to filter and count by, and the whole record, with its feedback, as JSON text."""
@@ -127,7 +127,7 @@ def tables_of(records: Iterable[LogRecord]) -> Iterator[pa.Table]:
         # An older gateway names the user in the details alone.
         row["user"] = record.user or identity_in(record.details).get("user")
         row["shadow_of"] = storable(shadow_of) if isinstance(shadow_of, str) else None
-        row["feedback"] = [{name: getattr(each, name) for name in _OPINION.names} for each in said]
+        row["feedback"] = [{name: getattr(each, name) for name in _FEEDBACK.names} for each in said]
         whole = [{**dataclasses.asdict(each), "at": each.at.isoformat()} for each in said]
         row["record"] = json_text({**record.to_json(), "feedback": whole})
         rows.append(row)

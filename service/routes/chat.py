@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.types import Send
 
 from llmops.engines.answer import Answer
-from llmops.generation import NO_FIELDS, Chunk, Further, Message
+from llmops.generation import NO_FIELDS, Chunk, ExtraFields, Message
 from service.answering import Answering
 from service.exchange import AnswerRequest, Exchange
 from service.gateway import Gateway
@@ -25,7 +25,7 @@ from service.routes.chat_body import ChatRequest, ToolCall, logprobs_asked
 from service.schemas import CompletionBody, Text, UsageCounts, only, replies
 
 _REST_OF_A_PIECE = b'"logprobs":null,"finish_reason":null}]}\n\n'
-_NOTHING = Further()
+_NOTHING = ExtraFields()
 
 
 class AssistantMessage(BaseModel):
@@ -107,21 +107,21 @@ class ChatStream(EventStream):
         super().__init__(exchange, send)
         self._envelope = _stream_envelope(exchange, "chatcmpl", "chat.completion.chunk")
         self._unopened = set(range(exchange.request.extras.get("n", 1)))
-        self._endings: dict[int, Further] = {}
+        self._endings: dict[int, ExtraFields] = {}
         # What stands before the choices is the same in most events, so it is written once.
         self._fields: Mapping[str, Any] = NO_FIELDS
         self._head = self._written_head()
 
     def events(self, chunk: Chunk) -> bytes:
-        further = chunk.further
-        if further is None and chunk.text and not chunk.tool_calls and not chunk.logprobs:
+        extra_fields = chunk.extra_fields
+        if extra_fields is None and chunk.text and not chunk.tool_calls and not chunk.logprobs:
             # Most events of most streams: no call more than needed.
             opening = self._opened(chunk) if chunk.index in self._unopened else b""
             head = self._head_with(NO_FIELDS) if self._fields else self._head
             piece = (chunk.index, orjson.dumps(chunk.text), _REST_OF_A_PIECE)
             return opening + head + b'{"index":%d,"delta":{"content":%b},%b' % piece
-        further = further or _NOTHING
-        delta = dict(further.delta)
+        extra_fields = extra_fields or _NOTHING
+        delta = dict(extra_fields.delta)
         if chunk.text and "content" not in delta:
             delta["content"] = chunk.text
         if chunk.tool_calls:
@@ -129,15 +129,17 @@ class ChatStream(EventStream):
         if chunk.finish_reason is not None:
             # Ends come when the record is in the log, so one without content waits until then with all it has.
             waits = not (chunk.text or chunk.tool_calls or chunk.logprobs or chunk.has_side_content)
-            self._endings[chunk.index] = further if waits else Further(NO_FIELDS, further.choice, further.reply)
+            self._endings[chunk.index] = (
+                extra_fields if waits else ExtraFields(NO_FIELDS, extra_fields.choice, extra_fields.reply)
+            )
             if waits:
                 if delta.get("role"):
                     self._unopened.discard(chunk.index)
                 return b""
-            further = Further(further.delta, NO_FIELDS, further.reply)
-        if not delta and not chunk.logprobs and not further.choice:
+            extra_fields = ExtraFields(extra_fields.delta, NO_FIELDS, extra_fields.reply)
+        if not delta and not chunk.logprobs and not extra_fields.choice:
             return b""
-        told = self._chunk(chunk.index, delta, further, logprobs=_logprobs(chunk.logprobs, further.choice))
+        told = self._chunk(chunk.index, delta, extra_fields, logprobs=_logprobs(chunk.logprobs, extra_fields.choice))
         return self._opened(chunk) + told
 
     def closing(self) -> bytes:
@@ -147,17 +149,17 @@ class ChatStream(EventStream):
         return b"".join([*events, _stream_end(exchange, {**self._envelope, **self._fields})])
 
     def _end(self, answer: Answer) -> bytes:
-        further = self._endings.get(answer.index, _NOTHING)
-        if answer.finish_reason is None and not (further.delta or further.choice or further.reply):
+        extra_fields = self._endings.get(answer.index, _NOTHING)
+        if answer.finish_reason is None and not (extra_fields.delta or extra_fields.choice or extra_fields.reply):
             return b""
-        return self._chunk(answer.index, dict(further.delta), further, answer.finish_reason)
+        return self._chunk(answer.index, dict(extra_fields.delta), extra_fields, answer.finish_reason)
 
     def _opened(self, chunk: Chunk) -> bytes:
         """The role before an answer's first piece, where the server gave none. Answers that never come have none."""
         if chunk.index not in self._unopened:
             return b""
         self._unopened.discard(chunk.index)
-        has_role = chunk.further is not None and chunk.further.delta.get("role")
+        has_role = chunk.extra_fields is not None and chunk.extra_fields.delta.get("role")
         return b"" if has_role else self._opening(chunk.index)
 
     def _opening(self, index: int) -> bytes:
@@ -167,14 +169,14 @@ class ChatStream(EventStream):
         self,
         index: int,
         delta: Mapping[str, Any],
-        further: Further | None = None,
+        extra_fields: ExtraFields | None = None,
         finish_reason: str | None = None,
         logprobs: Any = None,
     ) -> bytes:
-        further = further or _NOTHING
+        extra_fields = extra_fields or _NOTHING
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
-        choice |= {name: value for name, value in further.choice.items() if name != "logprobs"}
-        return self._head_with(further.reply) + orjson.dumps(choice) + b"]}\n\n"
+        choice |= {name: value for name, value in extra_fields.choice.items() if name != "logprobs"}
+        return self._head_with(extra_fields.reply) + orjson.dumps(choice) + b"]}\n\n"
 
     def _head_with(self, fields: Mapping[str, Any]) -> bytes:
         if fields != self._fields:
@@ -324,7 +326,7 @@ class CompletionStream(EventStream):
             return b""
         offset = self._sent_characters.get(chunk.index, 0)
         self._sent_characters[chunk.index] = offset + len(chunk.text)
-        beside = {} if chunk.further is None else _said_beside(chunk.further.delta)
+        beside = {} if chunk.extra_fields is None else _said_beside(chunk.extra_fields.delta)
         return self._event({**beside, **_choice(chunk.index, chunk.text, chunk.logprobs, None, offset)})
 
     def closing(self) -> bytes:

@@ -120,12 +120,12 @@ class ResponseStream(EventStream):
     def events(self, chunk: Chunk) -> bytes:
         """What one chunk adds; empty for one without text, reasoning, refusal and tool calls."""
         events = b""
-        if chunk.further is not None:  # reasoning and refusal; other fields stand in the whole item at the end
-            if thought := reasoning_in(chunk.further.delta):
+        if chunk.extra_fields is not None:  # reasoning and refusal; other fields stand in the whole item at the end
+            if thought := reasoning_in(chunk.extra_fields.delta):
                 events += self._opening(REASONING)
                 place = {**self._place(REASONING), "content_index": 0}
                 events += self._event("response.reasoning_text.delta", **place, delta=thought)
-            if refused := chunk.further.delta.get("refusal"):
+            if refused := chunk.extra_fields.delta.get("refusal"):
                 opening, place = self._part_place(REFUSAL)
                 events += opening + self._event("response.refusal.delta", **place, delta=refused)
         if chunk.text:

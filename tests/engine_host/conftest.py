@@ -63,7 +63,11 @@ def hosting(folder: Path) -> Callable[..., Any]:
     async def start(
         engine: Callable[[ModelVersion], FakeEngine] | None = None, *, embed: Any = None, slots: int = 4, **options: Any
     ) -> AsyncIterator[Running]:
-        fake = {name: options.pop(name) for name in ("answer", "word_seconds", "failure", "honours") if name in options}
+        fake = {
+            name: options.pop(name)
+            for name in ("answer", "word_seconds", "failure", "supported_extras")
+            if name in options
+        }
         engines: dict[str, FakeEngine] = {}
 
         def open_engine(model: ModelVersion, settings: Settings) -> FakeEngine:

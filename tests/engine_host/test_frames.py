@@ -10,7 +10,7 @@ from llmops.engine_host import frames
 from llmops.engine_host.frames import BadFrame, FrameSplitter, answer, operation, pack
 from llmops.engines.protocol import EngineIdentity
 from llmops.errors import EngineBusy, EngineError, EngineRejected, EngineUnavailable
-from llmops.generation import Chunk, Further, GenerationParameters, GenerationRequest, Usage
+from llmops.generation import Chunk, ExtraFields, GenerationParameters, GenerationRequest, Usage
 from llmops.versions import ModelVersion
 
 # What JSON can carry: no lone surrogates, no integers beyond 64 bits, no infinities.
@@ -100,9 +100,9 @@ def test_every_error_comes_back_as_the_kind_it_was_with_its_details(error):
 
 def test_unknown_counts_what_a_server_says_beside_its_text_and_arrays_come_through():
     usage = Usage(9, None, {"prompt_tokens": 9, "cost": 0.5})
-    said = Further({"refusal": "no"}, {"stop_reason": 1}, {"provider": "x"})
-    chunk = sent(Chunk("", "stop", usage, further=said))
-    assert (chunk.usage, chunk.usage.reported, chunk.further) == (usage, usage.reported, said)
+    said = ExtraFields({"refusal": "no"}, {"stop_reason": 1}, {"provider": "x"})
+    chunk = sent(Chunk("", "stop", usage, extra_fields=said))
+    assert (chunk.usage, chunk.usage.reported, chunk.extra_fields) == (usage, usage.reported, said)
     rows = np.array([[0.5, -1.0], [0.25, 2.0]], np.float32)
     assert sent(frames.Vectors(rows, 7)) == frames.Vectors([[0.5, -1.0], [0.25, 2.0]], 7)
 

@@ -31,10 +31,14 @@ async def first_chunk(engine, request):
 
 
 async def test_a_remote_engine_answers_as_the_engine_itself_would(hosting):
-    async with hosting(honours=frozenset({"n", "logprobs"})) as running:
+    async with hosting(supported_extras=frozenset({"n", "logprobs"})) as running:
         engine = await running.open()
         local = running.engines["tiny@1"]
-        assert (engine.identity, engine.slots, engine.honours) == (local.identity, local.slots, local.honours)
+        assert (engine.identity, engine.slots, engine.supported_extras) == (
+            local.identity,
+            local.slots,
+            local.supported_extras,
+        )
         request = ask("héllo wörld", extras={"n": 2})
         remote = [chunk async for chunk in engine.stream(request)]
         assert local.requests == [request]

@@ -271,7 +271,7 @@ def kept_in(folder: str) -> list[str]:
 
 
 def begun_alike(text: str, question: str) -> GenerationRequest:
-    return GenerationRequest(turns(text, question), GenerationParameters(max_tokens=8), beginning=turns(text, "."))
+    return GenerationRequest(turns(text, question), GenerationParameters(max_tokens=8), shared_prefix=turns(text, "."))
 
 
 @pytest.fixture

@@ -146,7 +146,7 @@ SAYS_THE_SAME = {("fake", name) for name in ("temperature", "top_p", "seed")}
 
 @pytest.mark.parametrize("name", sorted(EXTRAS | set(GenerationParameters.__dataclass_fields__)))
 async def test_a_parameter_is_obeyed_or_refused_by_name(engine, say, name):
-    if name in EXTRAS and name not in engine.honours:
+    if name in EXTRAS and name not in engine.supported_extras:
         return  # the gateway refuses it by name: tests/service/test_chat.py
     probe = PROBES[name]  # what is said to be honoured is seen to be
     if (engine.identity.name, name) in SAYS_THE_SAME:

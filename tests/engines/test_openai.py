@@ -57,7 +57,7 @@ async def test_extras_and_headers_are_sent_as_they_are(engine, server, ask):
         "logit_bias": {"3": -100},
         "logprobs": True,
     }
-    assert set(extras) <= engine.honours
+    assert set(extras) <= engine.supported_extras
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     await generate(engine, replace(ask(), extras=extras, headers={"traceparent": trace}))
     [seen] = server.seen

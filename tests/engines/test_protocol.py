@@ -246,7 +246,12 @@ async def test_replicas_without_likelihoods_reject_such_a_request(ask):
     class TextOnly:
         def __init__(self):
             fake = FakeEngine(slots=1)
-            self.identity, self.slots, self.honours, self.stream = fake.identity, 1, fake.honours, fake.stream
+            self.identity, self.slots, self.supported_extras, self.stream = (
+                fake.identity,
+                1,
+                fake.supported_extras,
+                fake.stream,
+            )
 
         async def close(self):
             """Nothing to free."""

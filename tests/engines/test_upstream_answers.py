@@ -72,7 +72,7 @@ async def test_parts_of_a_content_and_calls_of_any_form_are_understood(server, e
     assert called.tool_calls == [{**NOW, "function": {"name": "now", "arguments": "{}"}}]
     server.behave = says(None, function_call=OLDER)
     chunks = [chunk async for chunk in engine.stream(named("x", whole=whole))]
-    assert chunks[0].further.delta["function_call"] == {"name": "weather", "arguments": '{"city":"Oslo"}'}
+    assert chunks[0].extra_fields.delta["function_call"] == {"name": "weather", "arguments": '{"city":"Oslo"}'}
     if not whole:
         server.behave = says(THINKING, delta("4"), delta("2"))
         thought = await generate(engine, named("x", whole=whole))
@@ -98,7 +98,7 @@ async def test_until_something_was_said_another_upstream_is_asked(server, connec
 
 
 def test_an_engine_passes_over_hints_and_refuses_other_extras_by_name():
-    engine = FakeEngine(honours=frozenset({"n"}))
+    engine = FakeEngine(supported_extras=frozenset({"n"}))
     messages = ({"role": "user", "content": "hi"},)
     hinted = GenerationRequest(messages, extras={"n": 2, **dict.fromkeys(HINTS, "x")})
     assert adapt_request(hinted, engine, of="tiny@1").extras == {"n": 2}

@@ -290,7 +290,7 @@ async def test_the_identity_names_every_upstream_and_closing_closes_all(clock):
     both = build(clock, *engines)
     identity = engines[0].identity
     assert both.identity == EngineIdentity(identity.name, "http://0, http://1", identity.settings)
-    assert (both.slots, both.honours) == (8, engines[0].honours)
+    assert (both.slots, both.supported_extras) == (8, engines[0].supported_extras)
     await both.close()
     assert all(engine.closed for engine in engines)
 

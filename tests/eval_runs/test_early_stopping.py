@@ -11,7 +11,7 @@ from llmops.eval_runs import matrix
 from llmops.eval_runs.early_stopping import EarlyStop
 from llmops.eval_runs.evaluations import CellRun
 from llmops.eval_runs.matrix import RunOptions
-from llmops.evaluation.comparison import draw
+from llmops.evaluation.comparison import sampling_position
 from llmops.generation import GenerationRequest
 from llmops.prompt_file import parse_prompt
 from tests.registered_home import Workshop, prompt_text
@@ -84,7 +84,7 @@ def test_a_clear_difference_is_decided_early_and_another_seed_draws_other_rows(d
 
 def test_a_run_that_was_stopped_early_says_so_has_the_rows_drawn_first_and_stands_for_no_full_one(early, decided):
     done, told = decided
-    first = set(sorted((f"e{i}" for i in range(N)), key=lambda row_id: draw(0, row_id))[: told.rows])
+    first = set(sorted((f"e{i}" for i in range(N)), key=lambda row_id: sampling_position(0, row_id))[: told.rows])
     for item in done:
         assert item.run.params["stopped_early"] == f"0: after {told.rows} of {N} rows"
         assert {result.row.id for result in early.evaluations.rows(item.run)} == first

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmops.errors import CannotRun
-from llmops.evaluation.comparison import compare, draw, paired
+from llmops.evaluation.comparison import compare, paired, sampling_position
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.metric_comparison import MetricComparison
 from llmops.evaluation.results import AnswerCounts, Noise, Output, RowResult, Score
@@ -302,15 +302,15 @@ def test_a_run_that_was_stopped_early_is_tested_anytime_valid_for_metrics_within
 def test_rows_are_tested_in_the_order_of_their_draw_which_is_by_chance_and_always_the_same(scorer):
     a, b = run([False] * 40), run([i % 3 != 0 for i in range(40)])
     expected = SequentialTest()
-    expected.update([float(i % 3 != 0) for i in sorted(range(40), key=lambda i: draw(5, f"r{i}"))])
+    expected.update([float(i % 3 != 0) for i in sorted(range(40), key=lambda i: sampling_position(5, f"r{i}"))])
     metric = compare("a", a[::-1], "b", b[::-1], [scorer("right")], sequential_seed=5).metrics["right"]
     assert (metric.p_value, metric.ci95) == (expected.p_value, expected.interval)
-    drawn = [draw(1, f"r{i}") for i in range(2000)]
-    assert drawn == [draw(1, f"r{i}") for i in range(2000)]
-    assert drawn != [draw(2, f"r{i}") for i in range(2000)]
+    drawn = [sampling_position(1, f"r{i}") for i in range(2000)]
+    assert drawn == [sampling_position(1, f"r{i}") for i in range(2000)]
+    assert drawn != [sampling_position(2, f"r{i}") for i in range(2000)]
     assert all(0 <= place < 1 for place in drawn)
     assert sum(place < 0.25 for place in drawn) == pytest.approx(500, abs=80)
-    assert 0 <= draw(1, "\ud800") < 1  # half a surrogate pair, which JSON may hold
+    assert 0 <= sampling_position(1, "\ud800") < 1  # half a surrogate pair, which JSON may hold
 
 
 # Noise

@@ -247,7 +247,7 @@ def calls_a_tool(_):
 
 
 TOOLS = [{"type": "function", "function": {"name": name, "parameters": {"type": "object"}}} for name in ("add", "stop")]
-ALL = {"honours": EXTRAS}
+ALL = {"supported_extras": EXTRAS}
 
 
 def test_several_answers_come_whole_and_streamed(shared_gateway, client):

@@ -68,7 +68,7 @@ def speaking_of_odds(_):
         Chunk(" be it", logprobs=[entry(" be", -0.3), entry(" it", -0.4)]),
         Chunk("", "stop", Usage(1, 4)),
     ]
-    return FakeEngine(script=lambda _: script, honours=EXTRAS)
+    return FakeEngine(script=lambda _: script, supported_extras=EXTRAS)
 
 
 def test_logprobs_have_the_older_shape(serve):

@@ -183,7 +183,7 @@ async def test_what_waits_goes_out_with_the_last_piece_and_before_an_error(strea
 class Thinking:
     """An engine that says nothing until `spoken` is set, and then `ending`."""
 
-    identity, slots, honours = EngineIdentity("thinking", "1", {}), 4, frozenset()
+    identity, slots, supported_extras = EngineIdentity("thinking", "1", {}), 4, frozenset()
 
     def __init__(self, ending: EngineError | None = None) -> None:
         self.ending, self.spoken = ending, asyncio.Event()

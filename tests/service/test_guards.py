@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmops.engines.fake import FakeEngine
-from llmops.generation import UNSAID, Chunk, Further, GenerationParameters, Usage
+from llmops.generation import UNSAID, Chunk, ExtraFields, GenerationParameters, Usage
 from llmops.production_log import pseudonym_of
 from service.error_map import ApiError
 from service.guards import MOST_HELD, MOST_SEARCHED, GuardRules, Guards, guards_for
@@ -196,17 +196,17 @@ def test_arguments_of_a_tool_call_are_searched_as_they_read_call_by_call_and_end
 @pytest.mark.parametrize("field", ["reasoning_content", "refusal", "something_new"])
 def test_what_is_said_beside_the_text_passes_and_ends_the_answer_where_a_pattern_finds_something(field):
     guard = guards(block=["rm -rf"])
-    first = Chunk("", further=Further({field: "run rm "}))
-    assert guard.screen(first).further == first.further
-    cut = guard.screen(Chunk("", further=Further({field: "-rf /"})))
-    assert (cut.finish_reason, cut.further) == ("content_filter", None)
+    first = Chunk("", extra_fields=ExtraFields({field: "run rm "}))
+    assert guard.screen(first).extra_fields == first.extra_fields
+    cut = guard.screen(Chunk("", extra_fields=ExtraFields({field: "-rf /"})))
+    assert (cut.finish_reason, cut.extra_fields) == ("content_filter", None)
 
 
 def test_content_in_parts_goes_out_as_the_text_that_was_screened():
     guard = guards(block=["tango"])
     parts = [{"type": "text", "text": "say tan"}]
-    chunk = guard.screen(Chunk("say tan", further=Further({"role": "assistant", "content": parts})))
-    assert (chunk.text, dict(chunk.further.delta)) == ("say ", {"role": "assistant"})
+    chunk = guard.screen(Chunk("say tan", extra_fields=ExtraFields({"role": "assistant", "content": parts})))
+    assert (chunk.text, dict(chunk.extra_fields.delta)) == ("say ", {"role": "assistant"})
     assert guard.screen(Chunk("go")) is None
     assert guard.screen(Chunk("!")).finish_reason == "content_filter"
 
@@ -319,7 +319,9 @@ def knows_a_number(request):
 def strict(serve_shared, release):
     """Blocks `tango`, and keeps personal data from engine and log."""
     made = guarded(release, block=["tango"], redact_log=True, redact_engine=True)
-    with serve_shared(made, engine=lambda _: FakeEngine(knows_a_number, honours=frozenset({"tools"}))) as gateway:
+    with serve_shared(
+        made, engine=lambda _: FakeEngine(knows_a_number, supported_extras=frozenset({"tools"}))
+    ) as gateway:
         yield gateway
 
 

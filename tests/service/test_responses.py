@@ -210,7 +210,7 @@ def calling(_):
         Chunk("", tool_calls=call(function={"arguments": ': "Bern"}'})),
         Chunk("", "tool_calls", Usage(1, 9)),
     ]
-    return FakeEngine(script=lambda _: script, honours=EXTRAS)
+    return FakeEngine(script=lambda _: script, supported_extras=EXTRAS)
 
 
 TOOLS = [{"type": "function", "name": "weather", "parameters": {"type": "object"}, "strict": True}]
@@ -265,7 +265,7 @@ def test_logprobs_come_with_the_text_and_an_empty_answer_is_still_a_message(serv
     def script(request):
         return [*([Chunk("a", logprobs=[entry])] if request.extras else []), Chunk("", "stop", Usage(1, 1))]
 
-    with serve(engine=lambda _: FakeEngine(script=script, honours=EXTRAS)) as gateway:
+    with serve(engine=lambda _: FakeEngine(script=script, supported_extras=EXTRAS)) as gateway:
         assert respond(gateway, **asked).json()["output"][0]["content"][0]["logprobs"] == [entry]
         delta = next(e for e in events(respond(gateway, **asked, stream=True)) if e["type"].endswith("text.delta"))
         assert delta["logprobs"] == [entry]

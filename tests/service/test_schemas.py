@@ -22,7 +22,7 @@ TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type
 @pytest.fixture(scope="module")
 def plain_gateway(serve_shared):
     """A gateway whose engine honours none of the extra fields."""
-    with serve_shared(engine=lambda _: FakeEngine(honours=frozenset())) as running:
+    with serve_shared(engine=lambda _: FakeEngine(supported_extras=frozenset())) as running:
         yield running
 
 

@@ -53,12 +53,12 @@ def meaning_of(type_name: str, types: ScorerTypes = SCORER_TYPES) -> str:
 def options_of(make: Callable[..., Scorer]) -> dict[str, FieldInfo]:
     """The options of a type that a suite may set, in order: its fields but those that a workflow hands in."""
     target: Any = make
-    settled = {"name", "endpoint", "embed"}
+    bound = {"name", "endpoint", "embed"}
     while isinstance(target, functools.partial):
-        settled |= target.keywords.keys()
+        bound |= target.keywords.keys()
         target = target.func
     fields: dict[str, FieldInfo] = target.model_fields
-    return {field.alias or name: field for name, field in fields.items() if name not in settled}
+    return {field.alias or name: field for name, field in fields.items() if name not in bound}
 
 
 def make_scorer(
@@ -66,11 +66,11 @@ def make_scorer(
     type_name: str,
     parameters: Mapping[str, Any],
     types: ScorerTypes = SCORER_TYPES,
-    besides: Sequence[str] = (),
+    also_listed: Sequence[str] = (),
 ) -> Scorer:
     """A scorer called `name` in results.
 
-    besides: options that the caller has taken out of the parameters already; they are listed with the others.
+    also_listed: options that the caller has taken out of the parameters already; they are listed with the others.
 
     Raises:
         UsageError: an unknown type or option, one that is missing, or a wrong value, naming it and the type's options.
@@ -87,7 +87,7 @@ def make_scorer(
             f"{option} (needed)" if field.is_required() else f"{option} = {default_of(field)}"
             for option, field in options.items()
         ]
-        listed += [f"{option} = none" for option in besides]
+        listed += [f"{option} = none" for option in also_listed]
         raise UsageError(f"{error}; options of {type_name}: {', '.join(listed) or 'none'}") from error
 
 
