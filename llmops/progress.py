@@ -16,13 +16,18 @@ def progress_bar(wanted: bool = True) -> Iterator[ShowProgress]:
     """Gives `show(what, done, total)`: a bar for each `what`."""
     if wanted and "ipykernel" in sys.modules:
         yield from _in_notebook()
-        return
+    elif wanted and sys.stderr.isatty():
+        yield from _on_terminal()
+    else:
+        yield lambda *_: None
+
+
+def _on_terminal() -> Iterator[ShowProgress]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not (wanted and console.is_terminal)) as bars:
+    with Progress(*columns, console=Console(stderr=True)) as bars:
         tasks: dict[str, Any] = {}
 
         def show(what: str, done: int, total: int) -> None:

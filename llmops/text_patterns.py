@@ -8,6 +8,7 @@ addresses and other personal data that need a model to see are out of scope.
 import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 
 PERSONAL_SOURCES: Mapping[str, str] = {
     "email": r"(?<![\w.+-])[a-z0-9][a-z0-9._%+-]{0,63}@(?:[a-z0-9-]{1,63}\.){1,8}[a-z]{2,24}(?![\w-])",
@@ -85,10 +86,15 @@ REFUSAL_SOURCE = rf"(?<![\"“«])(?:{'|'.join(_REFUSAL_PHRASES)})"
 REFUSAL_REACH = 300
 """Characters in which a refusal stands: at the start of an answer. Further on, such words are mostly quoted."""
 
-# Every phrase begins with one of these letters, at the start of a word: to try no other place is five times as fast.
-_REFUSAL = re.compile(rf"\b(?=[agijmnorstvw]){REFUSAL_SOURCE}", re.IGNORECASE)
 _MARKS_AROUND = ' \t\r\n"“”«»*_>#'
 _STRAIGHT = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "＇": "'"})
+
+
+@cache
+def _refusal() -> re.Pattern[str]:
+    # Compiled when it is asked for: that takes 50 ms. Every phrase begins with one of these letters, at the start of a
+    # word: to try no other place is five times as fast.
+    return re.compile(rf"\b(?=[agijmnorstvw]){REFUSAL_SOURCE}", re.IGNORECASE)
 
 
 def refusal_phrase(text: str) -> str | None:
@@ -99,7 +105,7 @@ def refusal_phrase(text: str) -> str | None:
     found: no phrase tells them from an answer. The scorer, the monitor and the gate all read refusals by this function.
     """
     start = " ".join(text.lstrip(_MARKS_AROUND)[:REFUSAL_REACH].translate(_STRAIGHT).split())
-    phrase = _REFUSAL.search(start)
+    phrase = _refusal().search(start)
     return phrase[0] if phrase else None
 
 

@@ -251,6 +251,15 @@ def test_help_loads_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
+def test_with_sqlite_no_command_loads_the_drivers_of_postgresql():
+    code = (
+        "import sys; import llmops.api.evaluation, llmops.registry.mlflow_database, monitoring.act.actions;"
+        "print('sqlalchemy.dialects.sqlite' in sys.modules, 'sqlalchemy.dialects.postgresql' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
+    assert done.stdout.strip() == "True False"
+
+
 def test_the_gateway_process_loads_neither_evidently_nor_ragas_nor_torch_nor_the_labs():
     code = (
         "import sys, service.app, service.server, llmops.registry;"

@@ -17,7 +17,6 @@ from llmops.evaluation.statistics import ALPHA, ROUNDING
 
 POWER = 0.8
 _EXACT_UP_TO = 4096  # discordant pairs; above, Connor's formula gives the same power to half a percent
-_TABLE = 2 * _EXACT_UP_TO
 _MOST_ROWS = 10**12
 _PRECISION = 1e-4  # of a detectable difference, relative
 
@@ -45,7 +44,8 @@ class Discordance:
             beyond = gap * pairs**0.5 - statistics.normal_quantile() * share**0.5
             return float(special.ndtr(beyond / (share - gap**2) ** 0.5))
         discordant, chance = _counts(pairs, share)
-        critical, gain = _critical()[discordant], (share + gap) / (2 * share)
+        table = _critical(1 << int(discordant[-1]).bit_length())  # of few sizes: a table takes up to 0.1 s
+        critical, gain = table[discordant], (share + gap) / (2 * share)
         power = special.bdtr(critical, discordant, gain) + special.bdtr(critical, discordant, 1 - gain)
         return float((chance * np.where(critical >= 0, power, 0.0)).sum())
 
@@ -136,13 +136,14 @@ def _counts(clusters: float, share: float) -> tuple[Any, Any]:
 
 
 @cache
-def _critical() -> Any:
-    """For each number of discordant pairs, the most gains (or losses) whose two-sided p is below alpha; −1: none."""
+def _critical(size: int) -> Any:
+    """For each number of discordant pairs below `size`, the most gains (or losses) whose two-sided p is below alpha;
+    −1: none."""
     import numpy as np
     from scipy import special
 
     # The inverse is not defined where even 0 gains have a p above alpha.
-    least_above = np.nan_to_num(np.ceil(special.bdtrik(ALPHA / 2, np.arange(1.0, _TABLE), 0.5)), nan=0.0)
+    least_above = np.nan_to_num(np.ceil(special.bdtrik(ALPHA / 2, np.arange(1.0, size), 0.5)), nan=0.0)
     return np.append(-1.0, np.maximum(least_above, 0.0) - 1)
 
 

@@ -23,7 +23,7 @@ from llmops.production_log.record import (
     pseudonym_of,
 )
 from llmops.production_log.replies import ClaimedKey, ReplyRow, StoredReply
-from llmops.production_log.tables import make_tables
+from llmops.production_log.tables import insert_into, make_tables
 
 __all__ = [
     "PREDICT",
@@ -40,6 +40,7 @@ __all__ = [
     "VoteCounts",
     "hidden_if_redacted",
     "in_batches",
+    "insert_into",
     "is_prediction",
     "make_tables",
     "moment_of",

@@ -8,7 +8,6 @@ from types import MappingProxyType
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from llmops.production_log.budgets import TokenBudgets
 from llmops.production_log.database import LogDatabase
@@ -35,7 +34,7 @@ from llmops.production_log.record import (
     prediction_of,
 )
 from llmops.production_log.replies import IdempotentReplies, ReplyRow
-from llmops.production_log.tables import RecordInsert, feedback_of_row, log_archives, record_of_row
+from llmops.production_log.tables import RecordInsert, feedback_of_row, insert_into, log_archives, record_of_row
 from llmops.production_log.tables import feedback as feedback_table
 from llmops.production_log.tables import log_records as records_table
 from llmops.state_files import FileIdentity, identity_of
@@ -58,8 +57,8 @@ class ProductionLog:
         self.url = url
         self._database = LogDatabase(url, file)
         self._insert = RecordInsert(self._database.engine.dialect)
-        insert = postgresql.insert if self._database.is_postgresql else sqlite.insert
-        self._insert_feedback = insert(feedback_table).on_conflict_do_nothing(index_elements=["key"]).inline()
+        insert_feedback = insert_into(self._database.engine.dialect, feedback_table)
+        self._insert_feedback = insert_feedback.on_conflict_do_nothing(index_elements=["key"]).inline()
         self.replies = IdempotentReplies(self._database)
         self.budgets = TokenBudgets(self._database)
 

@@ -2,6 +2,7 @@
 to date without losing a record."""
 
 import dataclasses
+import importlib
 import json
 import math
 import operator
@@ -73,7 +74,6 @@ sa.Index(
     "log_records_user",
     log_records.c.user,
     sqlite_where=log_records.c.user.is_not(None),
-    postgresql_where=log_records.c.user.is_not(None),
 )
 
 # record_key, release, app and their counterparts are copies from the log: votes are counted without reading it.
@@ -234,6 +234,11 @@ _SCHEMA_LOCK = 0x6C6C6D01  # one of PostgreSQL's advisory locks, which are named
 _BATCH = 1000
 
 
+def insert_into(dialect: sa.Dialect, table: sa.TableClause) -> Any:
+    """An insert that can say what to do where a row stands already, as each dialect has its own."""
+    return importlib.import_module(f"sqlalchemy.dialects.{dialect.name}").insert(table)
+
+
 def is_complete(connection: sa.Connection, tables: sa.MetaData = metadata) -> bool:
     """Whether every table is there and none is of an older version."""
     there = _columns(connection, tables)
@@ -255,6 +260,8 @@ def make_tables(connection: sa.Connection, tables: sa.MetaData) -> None:
             connection.execute(sa.schema.CreateTable(table))
         _add_columns(connection, table, _outdated(there, table)[0])
         for index in sorted(table.indexes, key=lambda index: str(index.name)):
+            if connection.dialect.name == "postgresql":  # naming its options in a table loads all of its drivers
+                index.dialect_options["postgresql"]["where"] = index.dialect_options["sqlite"]["where"]
             connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
 
 

@@ -17,9 +17,9 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from llmops.errors import UnknownVersion
+from llmops.production_log import insert_into
 
 REVISION = "dc11669786a5"
 """MLflow's last migration, as its `alembic_version` names it."""
@@ -331,8 +331,7 @@ class DatabaseClient:
         return Path(url2pathname(uri.path)) if uri.scheme in ("", "file") else None
 
     def _set(self, table: sa.TableClause, where: Mapping[str, Any], value: Mapping[str, Any]) -> None:
-        insert = sqlite.insert if self.database.dialect.name == "sqlite" else postgresql.insert
-        statement = insert(table).values(**where, **value)
+        statement = insert_into(self.database.dialect, table).values(**where, **value)
         with self.database.begin() as connection:
             connection.execute(statement.on_conflict_do_update(index_elements=list(where), set_=dict(value)))
 

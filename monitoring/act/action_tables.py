@@ -11,8 +11,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from llmops.production_log import make_tables
-from monitoring.store.database import NUMBER, insert_into, writing_alone
+from llmops.production_log import insert_into, make_tables
+from monitoring.store.database import NUMBER, writing_alone
 
 metadata = sa.MetaData()
 
@@ -198,7 +198,7 @@ class Lease:
             held = {"holder": self.holder, "until": now + self.seconds}
             mine_or_over = (table.c.holder == self.holder) | is_due(table.c.until, now, _LONGEST_LEASE * self.seconds)
             taken = (
-                insert_into(connection, table)
+                insert_into(connection.dialect, table)
                 .values(name=self._name, **held)
                 .on_conflict_do_update(index_elements=["name"], set_=held, where=mine_or_over)
             )

@@ -13,10 +13,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from llmops.errors import LlmopsError
+from llmops.production_log import insert_into
 from monitoring.act.action_tables import alert_outbox as table
 from monitoring.act.action_tables import change, is_due
 from monitoring.act.alerts import Channel, NotDelivered
-from monitoring.store.database import insert_into, reading, writing_alone
+from monitoring.store.database import reading, writing_alone
 
 FIRST_PAUSE_SECONDS, MOST_PAUSE_SECONDS = 10.0, 3600.0
 _LONGEST_SECONDS = 60.0
@@ -90,7 +91,7 @@ class Outbox:
             if not channel.apps or alert["app"] in channel.apps
         ]
         if rows:
-            insert = insert_into(connection, table)
+            insert = insert_into(connection.dialect, table)
             connection.execute(insert.on_conflict_do_nothing(index_elements=["alert_id", "channel"]), rows)
 
     def add_decision(self, app: str, decision: Mapping[str, Any]) -> None:

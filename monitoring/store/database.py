@@ -6,10 +6,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from llmops.errors import StoreUnavailable, first_line
-from llmops.production_log import PREDICT, make_tables, open_engine
+from llmops.production_log import PREDICT, insert_into, make_tables, open_engine
 
 metadata = sa.MetaData()
 NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
@@ -150,11 +149,6 @@ def forestall_ingest(connection: sa.Connection) -> None:
     connection.execute(sa.update(ingest_cursors).values(revision=ingest_cursors.c.revision + 1))
 
 
-def insert_into(connection: sa.Connection, table: sa.Table) -> Any:
-    """An insert that can say what to do where a row stands already."""
-    return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
-
-
 def upsert(
     connection: sa.Connection,
     table: sa.Table,
@@ -166,7 +160,7 @@ def upsert(
     columns `added` grow by those of the new row."""
     if not rows:
         return
-    insert = insert_into(connection, table)
+    insert = insert_into(connection.dialect, table)
     changed = {name: insert.excluded[name] for name in replaced}
     changed |= {name: table.c[name] + insert.excluded[name] for name in added}
     statement = insert.on_conflict_do_update(index_elements=list(table.primary_key.columns), set_=changed)
