@@ -20,7 +20,11 @@ _HOUR = timedelta(hours=1)
 @click.option("--to", "url", required=True, metavar="FOLDER|s3://BUCKET/PREFIX", help="Where the archive is.")
 @window_options
 @click.option("--delete", is_flag=True, help="Delete from the log what is archived, once it is read back.")
-@click.option("--undescribed", is_flag=True, help="With --delete: also records without computed descriptors.")
+@click.option(
+    "--undescribed",
+    is_flag=True,
+    help="With --delete: also records that the monitor has not described yet; without a monitor none waits.",
+)
 @click.option("--unregister", is_flag=True, help="Only forget this archive, which was deleted for good.")
 @json_option
 def archive(

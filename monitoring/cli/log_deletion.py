@@ -18,7 +18,11 @@ dry_run_option = click.option("--dry-run", is_flag=True, help="Only show what wo
 
 @click.command()
 @click.option("--days", type=click.IntRange(0), help="Minimum age in days; default: LLMOPS_RETENTION_DAYS.")
-@click.option("--undescribed", is_flag=True, help="Also records without computed descriptors.")
+@click.option(
+    "--undescribed",
+    is_flag=True,
+    help="Also records that the monitor has not described yet; without a monitor none waits.",
+)
 @dry_run_option
 @json_option
 def retain(days: int | None, undescribed: bool, dry_run: bool, as_json: bool) -> None:
