@@ -1,15 +1,12 @@
 """Records and windows for the monitor's tests, made from seeds."""
 
 import random
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import psycopg
 import pytest
 from psycopg import sql
-from sqlalchemy import Engine
 
-from deploy.services.servers import PostgresServer
 from llmops.production_log import LogRecord, ProductionLog
 from llmops.settings import Settings
 from monitoring.act.action_tables import ensure_tables
@@ -47,12 +44,12 @@ MakeRecords = Callable[..., list[LogRecord]]
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def settings(tmp_path):
     return Settings(home=tmp_path)
 
 
 @pytest.fixture
-def few_descriptors(tmp_path: Path) -> Settings:
+def few_descriptors(tmp_path):
     """Settings with FEW_DESCRIPTORS in place of the packaged ones."""
     file = tmp_path / "monitor.toml"
     file.write_text(FEW_DESCRIPTORS, encoding="utf-8")
@@ -60,17 +57,15 @@ def few_descriptors(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def log(settings: Settings) -> ProductionLog:
+def log(settings):
     return ProductionLog(settings.resolved_log_url)
 
 
 @pytest.fixture
-def make_records() -> MakeRecords:
+def make_records():
     """Chat records a minute apart; `first` numbers them and sets the time of the first."""
 
-    def make(
-        count: int, *, first: int = 0, refusals: float = 0.05, release: str = "assistant@1", question: str | None = None
-    ) -> list[LogRecord]:
+    def make(count, *, first=0, refusals=0.05, release="assistant@1", question=None):
         chance = random.Random(first)  # noqa: S311 (test data)
         records = []
         for number in range(first, first + count):
@@ -104,12 +99,12 @@ slow_on_postgresql = pytest.mark.parametrize(
 
 
 @pytest.fixture(scope="session")
-def _kept_schema(postgres: PostgresServer) -> str:
+def _kept_schema(postgres):
     return postgres.new_schema()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def log_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def log_url(request, tmp_path):
     """The URL of an empty production log, on each database in turn. PostgreSQL's tables are kept and emptied: to make
     those of the monitor anew takes three times as long as most of this room's tests."""
     if request.param == "sqlite":
@@ -124,7 +119,7 @@ def log_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def engine(any_log: ProductionLog) -> Iterator[Engine]:
+def engine(any_log):
     """The database of an empty log, on each database in turn, with the monitor's tables in it."""
     made = open_database(any_log.url)
     ensure_tables(made)
@@ -133,7 +128,7 @@ def engine(any_log: ProductionLog) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def clock() -> Clock:
+def clock():
     return Clock()
 
 

@@ -19,7 +19,7 @@ __all__ = ["cluster"]  # a fixture
 ROWS = 12_000  # a minute apart: eight days
 
 
-def refuse(number: int) -> int:
+def refuse(number):
     if number == 3:
         raise BadFile("monitor.toml", "must not be so", line=7)
     return number * number
@@ -38,7 +38,7 @@ def test_a_run_on_a_cluster_gives_the_local_verdict_though_a_node_is_killed(clus
         logs[name].append(made[3 * ROWS // 4 :])
     window, verdicts, killed = ("assistant", START + 4 * DAY, START + 5 * DAY), {}, []
 
-    def progress(done: int, total: int) -> None:
+    def progress(done, total):
         if total > ROWS // 2 and done > total // 3 and not killed:
             killed.append(done)
             cluster.kill(0)

@@ -27,7 +27,7 @@ EVIDENCE: dict[str, Any] = {
 
 
 @pytest.fixture
-def app(workshop: Any, request: pytest.FixtureRequest) -> str:
+def app(workshop, request):
     """An app of its own with three releases."""
     name = f"app{abs(hash(request.node.nodeid)) % 10**8}"
     registry = workshop.registry
@@ -39,26 +39,26 @@ def app(workshop: Any, request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def actuator(workshop: Any) -> RegistryActuator:
+def actuator(workshop):
     return RegistryActuator(workshop.settings, threading.Event())
 
 
-def action(app: str, kind: Any, version: int, policy: Policy = OBSERVE) -> MonitorAction:
+def action(app, kind, version, policy=OBSERVE):
     release = f"{app}@{version}"
     return MonitorAction(f"{app}/{kind}/{release}/7", app, kind, release, "refusals rose", False, EVIDENCE, policy)
 
 
 @pytest.fixture
-def releases(workshop: Any) -> Any:
+def releases(workshop):
     return workshop.registry.release_versions
 
 
-def promote(releases: Any, *refs: str) -> None:
+def promote(releases, *refs):
     for ref in refs:
         releases.promote(releases.get(ref), why="a test")
 
 
-def challenge(releases: Any, app: str, version: int, policy: TrafficPolicy) -> None:
+def challenge(releases, app, version, policy):
     """With a canary of a release beside the first."""
     promote(releases, f"{app}@1")
     releases.challenge(releases.get(f"{app}@{version}"))
@@ -119,7 +119,7 @@ def test_a_release_is_evaluated_anew_on_the_suite_of_its_gate(workshop, app, act
 SCRIPT = "import sys, json; e = json.load(open(sys.argv[1])); print(e['release'], sys.argv[2]); sys.exit(%d)"
 
 
-def retraining(code: int, **changed: Any) -> Policy:
+def retraining(code, **changed):
     command = (sys.executable, "-c", SCRIPT % code, "{evidence}", "{app}")
     return Policy("retrain", False, retrain_command=command, **changed)
 
@@ -214,7 +214,7 @@ def test_a_rollback_cut_off_between_its_two_aliases_is_finished(releases, app, a
     client = actuator._registry.store.client
     move = client.set_registered_model_alias
 
-    def killed(name: str, alias: str, version: str) -> None:
+    def killed(name, alias, version):
         if alias == "previous":
             raise StoreUnavailable("gone")
         move(name, alias, version)

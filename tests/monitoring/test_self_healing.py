@@ -10,7 +10,6 @@ import itertools
 import threading
 import time
 from collections import namedtuple
-from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -20,9 +19,8 @@ from typing import Any
 import httpx
 import pytest
 
-from deploy.services.servers import PostgresServer
 from llmops.engines.fake import FakeEngine
-from llmops.generation import GenerationParameters, GenerationRequest
+from llmops.generation import GenerationParameters
 from llmops.production_log import ProductionLog
 from llmops.prompt_file import parse_prompt
 from llmops.registry import Registry
@@ -69,21 +67,21 @@ class Traffic:
     answers: list[Answer] = field(default_factory=list)
     stop: threading.Event = field(default_factory=threading.Event)
 
-    def ask(self, http: httpx.Client, app: str, number: int) -> None:
+    def ask(self, http, app, number):
         question = {"role": "user", "content": f"What is the capital of country {number % 50}?"}
         asked_at = time.time()
         reply = http.post("/v1/chat/completions", json={"model": app, "messages": [question], "user": f"u{number}"})
         release = reply.headers.get("x-llmops-release", "")
         self.answers.append(Answer(app, asked_at, reply.status_code, release, reply.headers["x-request-id"]))
 
-    def go_on(self, app: str) -> None:
+    def go_on(self, app):
         with httpx.Client(base_url=self.url, timeout=30) as http:
             for number in itertools.count(1000):
                 self.ask(http, app, number)
                 if self.stop.wait(PAUSE):
                     return
 
-    def of(self, app: str) -> list[Answer]:
+    def of(self, app):
         return [answer for answer in self.answers if answer.app == app]
 
 
@@ -97,13 +95,13 @@ class Story:
     moved: dict[str, float]
     history_before: dict[str, list[dict[str, Any]]]
 
-    def actions(self, app: str) -> list[dict[str, Any]]:
+    def actions(self, app):
         return [got.body for got in self.receiver.got if got.body["event"] == "action" and got.body["app"] == app]
 
-    def moves(self, app: str) -> list[dict[str, Any]]:
+    def moves(self, app):
         return self.registry.release_versions.history(app)[len(self.history_before[app]) :]
 
-    def watch(self) -> None:
+    def watch(self):
         """Waits until every app's action has been told; notes when those that were no rehearsal were done.
 
         It looks at nothing but what the webhook got, so that it does not slow down those it waits for.
@@ -113,18 +111,18 @@ class Story:
             app: datetime.fromisoformat(self.moves(app)[-1]["at"]).timestamp() for app in ("canary", "champion")
         }
 
-    def is_settled(self, app: str) -> bool:
+    def is_settled(self, app):
         """Whether the old release has given the last answers."""
         after = [each for each in self.traffic.of(app) if each.asked_at > self.moved[app]]
         return len(after) > ANSWERS_AFTER and {each.release for each in after[-ANSWERS_AFTER:]} == {f"{app}@1"}
 
 
-def answer(request: GenerationRequest) -> str:
+def answer(request):
     refuses = "a refuser" in request.messages[0]["content"]
     return REFUSAL if refuses else "The capital is well known, and people like it."
 
 
-def make_releases(registry: Registry) -> None:
+def make_releases(registry):
     model, _ = registry.models.register(
         ModelVersion("tiny", 0, "openai:http://127.0.0.1:9/v1#tiny", "openai", "a" * 64)
     )
@@ -137,7 +135,7 @@ def make_releases(registry: Registry) -> None:
         registry.release_versions.promote(registry.release_versions.get(f"{app}@1"), why="a test")
 
 
-def begin_to_refuse(registry: Registry) -> None:
+def begin_to_refuse(registry):
     releases = registry.release_versions
     for app in ("canary", "rehearsal"):
         releases.challenge(releases.get(f"{app}@2"))
@@ -146,9 +144,7 @@ def begin_to_refuse(registry: Registry) -> None:
 
 
 @pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
-def story(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer
-) -> Iterator[Story]:
+def story(request, tmp_path_factory, postgres):
     home: Path = tmp_path_factory.mktemp("home")
     settings = Settings(home=home, log_url=postgres.new_schema() if request.param == "postgresql" else None)
     registry = Registry(settings)

@@ -69,7 +69,7 @@ def test_a_lock_ends_with_the_process_that_holds_it(database, tmp_path, request)
         assert not is_held(url, "b")
         waited: list[bool] = []
 
-        def waiting() -> None:
+        def waiting():
             waited.append(True)
             holder.kill()
 

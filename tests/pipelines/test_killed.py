@@ -3,8 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -48,7 +46,7 @@ print(json.dumps(done.to_json()))
 NAMES = ["load", "train", "register"]
 
 
-def run(home: Path, url: str = "", where: str = "", victim: str = "") -> Any:
+def run(home, url="", where="", victim=""):
     """The run's JSON; None where it was killed."""
     home.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-c", SCRIPT, str(home), url, where, victim]
@@ -57,7 +55,7 @@ def run(home: Path, url: str = "", where: str = "", victim: str = "") -> Any:
     return None if ended.returncode else json.loads(ended.stdout)
 
 
-def check_going_on(home: Path, url: str, where: str, victim: str) -> None:
+def check_going_on(home, url, where, victim):
     assert run(home, url, where, victim) is None
     done = run(home, url)
 

@@ -5,15 +5,14 @@ import dataclasses
 import logging
 import sqlite3
 import threading
-from typing import Any
 
 import pytest
 
 from llmops.errors import CannotRun, StoreUnavailable, UnknownVersion, UsageError
-from llmops.pipelines import Pipeline, PipelineRun, Pipelines, StepFailed, Steps
+from llmops.pipelines import Pipeline, PipelineRun, Pipelines, StepFailed
 
 
-def statuses(run: PipelineRun) -> dict[str, str]:
+def statuses(run):
     return {step.name: step.status for step in run.steps}
 
 
@@ -73,7 +72,7 @@ def test_the_exit_code_of_a_failure_is_its_causes(pipelines, sums, error, code, 
 def test_what_fails_between_steps_goes_on_after_the_last_one(pipelines, sums):
     broken = [True]
 
-    def function(steps: Steps, inputs: Any) -> Any:
+    def function(steps, inputs):
         steps.do("first", sums.step("first"), 1)
         if broken:
             raise CannotRun("half way")
@@ -91,7 +90,7 @@ def test_a_step_is_tried_again_but_not_after_a_usage_error(pipelines):
     left = [UsageError("wrong"), CannotRun("second"), CannotRun("first")]
     tried: list[str] = []
 
-    def work() -> str:
+    def work():
         tried.append("work")
         if left:
             raise left.pop()
@@ -120,7 +119,7 @@ def test_a_step_that_cannot_be_written_down_is_done_again_and_a_failure_is_told_
 
 
 def test_inputs_are_completed_and_checked_before_anything_begins(pipelines, sums):
-    def complete(inputs: Any) -> Any:
+    def complete(inputs):
         if set(inputs) - {"number"}:
             raise UsageError("only a number")
         return {"number": 7, **inputs}
@@ -156,7 +155,7 @@ def test_a_cycle_that_older_code_began_gets_new_inputs_and_other_steps_ask_for_a
     with pytest.raises(StepFailed):
         pipelines.run(sums.pipeline(), {}, cycle="x")
 
-    def changed(steps: Steps, inputs: Any) -> Any:
+    def changed(steps, inputs):
         return steps.do("zeroth", sums.step("zeroth"))
 
     with pytest.raises(StepFailed, match="the pipeline has changed; begin another cycle"):
@@ -173,7 +172,7 @@ def test_a_cycle_that_older_code_began_gets_new_inputs_and_other_steps_ask_for_a
 def test_a_second_caller_of_the_same_cycle_waits_and_gets_the_same_result(settings, sums):
     begun, waits = threading.Event(), threading.Event()
 
-    def slow(number: int) -> int:
+    def slow(number):
         begun.set()
         assert waits.wait(30)
         return number

@@ -97,7 +97,7 @@ def test_a_cronjob_goes_on_after_a_crash_and_ends_after_a_verdict():
     assert (made["spec"]["concurrencyPolicy"], pod["restartPolicy"]) == ("Forbid", "OnFailure")
     (line,) = pod["containers"][0]["args"]
 
-    def exit_code(code: int) -> tuple[int, str]:
+    def exit_code(code):
         script = f'llmops() {{ echo "$*"; return {code}; }}\n{line}'
         done = subprocess.run(["/bin/sh", "-c", script], capture_output=True, text=True, check=False)
         return done.returncode, done.stdout

@@ -1,7 +1,6 @@
 """Compiled pipelines give what they give for frames, or are not used."""
 
 import warnings
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,11 +41,11 @@ WHOLE = RowSchema(INPUTS[:3], REGRESSION.output, "regression")
 NUMBERS = DATA[[*WHOLE.names]]
 
 
-def predicted(estimator: Any, given: Any) -> list[Any]:
+def predicted(estimator, given):
     return [getattr(estimator, name)(given) for name in ("predict", "predict_proba") if hasattr(estimator, name)]
 
 
-def check_same(estimator: Any, schema: RowSchema, data: pd.DataFrame = DATA, *, to_the_last_bit: bool = False) -> None:
+def check_same(estimator, schema, data=DATA, *, to_the_last_bit=False):
     quick = compiled(estimator, schema)
     assert quick is not None
     tolerance = 0.0 if to_the_last_bit else 1e-12
@@ -135,7 +134,7 @@ def test_the_estimator_itself_is_left_as_it_was():
 class Halved(StandardScaler):
     """Gives something else for arrays than for frames."""
 
-    def transform(self, X: Any, copy: Any = None) -> Any:  # noqa: N803
+    def transform(self, X, copy=None):  # noqa: N803
         return super().transform(X) / (1 if hasattr(X, "columns") else 2)
 
 

@@ -3,7 +3,6 @@
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ ROWS = rows_of(frame(20, seed=1))
 ROW = ROWS[0]
 
 
-def model(name: str, schema: RowSchema = REGRESSION) -> TabularModel:
+def model(name, schema=REGRESSION):
     return TabularModel(fitted(name, schema), schema)
 
 
@@ -78,7 +77,7 @@ def test_a_model_is_shared_between_threads():
     alone = [forest.predict([row]).values for row in ROWS]
     start = threading.Barrier(4)
 
-    def ask(_number: int) -> list[list[Any]]:
+    def ask(_number):
         start.wait(30)
         return [forest.predict([row]).values for row in ROWS]
 
@@ -123,7 +122,7 @@ def test_any_json_is_predicted_or_refused_as_a_bad_row(name, schema):
 
     @settings(max_examples=40, deadline=None)
     @given(st.lists(json_values | rows, max_size=3))
-    def check(sent: list[Any]) -> None:
+    def check(sent):
         try:
             found = made.predict(sent)
         except BadRow as refused:

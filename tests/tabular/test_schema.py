@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llmops.errors import Corrupted, UsageError
-from llmops.tabular import BadRow, Column, Kind, RowSchema, columns_of
+from llmops.tabular import BadRow, Column, RowSchema, columns_of
 from llmops.tabular.schema import LARGEST_INTEGER, LONGEST_TEXT
 
 SCHEMA = RowSchema(
@@ -32,13 +32,13 @@ ROW: dict[str, Any] = {"hour": 3, "temp": 0.5, "sky": "clear", "holiday": False,
 NULLS = {"note": None, "wind": None, "day": None, "busy": None}
 
 
-def problem(*rows: Any) -> BadRow:
+def problem(*rows):
     with pytest.raises(BadRow) as refused:
         columns_of(SCHEMA, rows)
     return refused.value
 
 
-def one(kind: Kind, *values: Any) -> np.ndarray:
+def one(kind, *values):
     schema = RowSchema((Column("x", kind),), SCHEMA.output, "regression")
     return columns_of(schema, [{"x": value} for value in values])["x"]
 
@@ -106,7 +106,7 @@ def test_a_wrong_value_is_named_by_row_and_column(column, value, said):
     assert str(found) == f"row 3, column '{column}': {said}"
 
 
-def without(*names: str) -> dict[str, Any]:
+def without(*names):
     return {name: value for name, value in ROW.items() if name not in names}
 
 

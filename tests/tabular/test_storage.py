@@ -7,7 +7,6 @@ import pickle
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +24,7 @@ Write = Callable[..., Path]
 ROWS = rows_of(frame(10, seed=2))
 
 
-def refused(folder: Path, kind: type[CannotRun] = CannotRun) -> str:
+def refused(folder, kind=CannotRun):
     with pytest.raises(kind) as error:
         load(folder)
     text = str(error.value)
@@ -37,11 +36,11 @@ def refused(folder: Path, kind: type[CannotRun] = CannotRun) -> str:
 class Cruel:
     """What a stranger would have a server run."""
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self):
         return os.system, ("touch /tmp/llmops-was-here",)
 
 
-def unlisted(values: Any) -> Any:
+def unlisted(values):
     return values
 
 
@@ -52,7 +51,7 @@ def test_what_was_fitted_predicts_the_same_when_read(write, name, schema):
     assert read.predict(ROWS) == TabularModel(fitted(name, schema), schema).predict(ROWS)
 
 
-def with_example(write: Write, content: str, **saved: Any) -> Path:
+def with_example(write, content, **saved):
     info = {"artifact_path": "input_example.json", "pandas_orient": "split", "type": "dataframe", **saved}
     folder = write(fitted("mean"), saved_input_example_info=info)
     (folder.parent / "input_example.json").write_text(content)
@@ -60,7 +59,7 @@ def with_example(write: Write, content: str, **saved: Any) -> Path:
     return folder
 
 
-def split(*rows: dict[str, Any]) -> str:
+def split(*rows):
     return json.dumps({"columns": list(rows[0]), "data": [list(row.values()) for row in rows]})
 
 
@@ -99,7 +98,7 @@ def test_a_type_outside_of_the_list_is_named(write):
     assert said.endswith("It is not loaded")
 
 
-def flavour(**changed: Any) -> dict[str, Any]:
+def flavour(**changed):
     return {"flavors": {"sklearn": {"pickled_model": "model.skops", "serialization_format": "skops", **changed}}}
 
 
@@ -141,13 +140,13 @@ def test_a_folder_without_a_model_is_named(tmp_path):
     assert "no MLflow model here: No such file" in refused(tmp_path)
 
 
-def saved(array: Any, **how: Any) -> bytes:
+def saved(array, **how):
     buffer = io.BytesIO()
     np.save(buffer, array, **how)
     return buffer.getvalue()
 
 
-def rewrite(path: Path, change: Callable[[str, bytes], bytes]) -> None:
+def rewrite(path, change):
     with zipfile.ZipFile(path) as old:
         members = {name: old.read(name) for name in old.namelist()}
     with zipfile.ZipFile(path, "w") as new:
@@ -194,7 +193,7 @@ def test_a_file_that_unpacks_to_too_much_is_not_read(write):
 def test_one_array_that_is_named_again_and_again_is_not_read(write):
     folder = write(fitted("mean"))
 
-    def repeated(name: str, data: bytes) -> bytes:
+    def repeated(name, data):
         if name != "schema.json":
             return data + bytes(1 << 24)
         schema = json.loads(data)
@@ -208,7 +207,7 @@ def test_one_array_that_is_named_again_and_again_is_not_read(write):
     assert "unpacks to 1,6" in refused(folder)
 
 
-def nodes_of(value: Any) -> Any:
+def nodes_of(value):
     if isinstance(value, dict):
         yield value
         value = list(value.values())
@@ -233,7 +232,7 @@ def nodes_of(value: Any) -> Any:
 def test_trees_whose_nodes_point_outside_of_them_or_back_are_refused(write, name, field, value):
     folder = write(fitted(name))
 
-    def misled(_name: str, data: bytes) -> bytes:
+    def misled(_name, data):
         if not _name.endswith(".npy"):
             return data
         nodes = np.load(io.BytesIO(data))
@@ -256,7 +255,7 @@ def test_what_is_no_fitted_estimator_for_such_rows_is_refused(write):
     assert "fitted on the columns" in refused(write(fitted("mean"), fewer, "c"))
 
 
-def written(folder: Path, name: str, schema: RowSchema, number: int) -> Path:
+def written(folder, name, schema, number):
     path = folder / f"{number}.skops"
     skops.io.dump(fit(name, schema), path)
     make_canonical(path)

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -13,7 +12,7 @@ from monitoring.act.actions import CLAIM_SECONDS, MOST_ATTEMPTS, ActionQueue, In
 from monitoring.act.alarm_book import AlarmBook
 from monitoring.act.alerts import AlertSettings, Webhook
 from monitoring.act.outbox import Outbox
-from monitoring.act.policy import Decision, Policy, Situation, decide
+from monitoring.act.policy import Policy, Situation, decide
 from tests.at_once import at_once
 from tests.monitoring.acting import Clock, NotingActuator, finding
 
@@ -31,29 +30,29 @@ class Bench:
     clock: Clock
     actuator: NotingActuator
 
-    def __post_init__(self) -> None:
+    def __post_init__(self):
         self.outbox = Outbox(self.engine, [Webhook("ops", url="http://127.0.0.1:9/")], now=self.clock)
         self.book = AlarmBook(self.engine, AlertSettings(), self.outbox)
 
-    def queue(self, holder: str = "one") -> ActionQueue:
+    def queue(self, holder="one"):
         policies = {"assistant": ROLLBACK}
         return ActionQueue(self.engine, self.actuator, self.outbox, AlertSettings(), policies, holder, self.clock)
 
-    def decision(self, policy: Policy = ROLLBACK, **found: Any) -> Decision:
+    def decision(self, policy=ROLLBACK, **found):
         self.book.record("assistant", f"tick {self.clock.at}", [finding(**found)], self.clock.at)
         return decide("assistant", self.book.entries(), policy, SITUATION)
 
-    def queued(self, holder: str = "one", policy: Policy = ROLLBACK) -> ActionQueue:
+    def queued(self, holder="one", policy=ROLLBACK):
         """A daemon's queue with an action in it."""
         queue = self.queue(holder)
         assert queue.put(self.decision(policy), SITUATION)
         return queue
 
-    def ended(self, queue: ActionQueue, rounds: int, **pause: float) -> list[Any]:
+    def ended(self, queue, rounds, **pause):
         """What comes to its end in so many rounds, which a pause precedes."""
         return [each for _ in range(rounds) if self.clock.move(**pause) for each in queue.carry_out_due(slow=False)]
 
-    def alerts(self) -> list[Any]:
+    def alerts(self):
         with self.engine.begin() as connection:
             rows = connection.execute(sa.select(alert_outbox.c.payload).order_by(alert_outbox.c.id)).scalars()
             return [row for row in rows if row["event"] == "action"]

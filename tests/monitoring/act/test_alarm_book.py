@@ -4,7 +4,6 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -114,7 +113,7 @@ def test_two_daemons_that_book_the_same_verdict_make_one_entry(engine, clock):
 
 def test_an_alert_and_its_entry_are_written_together_or_not_at_all(engine, clock):
     class Broken(Outbox):
-        def put(self, connection: sa.Connection, alert: Any) -> None:
+        def put(self, connection, alert):
             super().put(connection, alert)
             raise KeyboardInterrupt
 
@@ -182,14 +181,14 @@ def test_a_clock_that_leaps(book, clock, engine, ticks, alerts):
     assert put(engine) == alerts
 
 
-def result(*alarms: Any, releases: dict[str, int], rows: int = 100) -> Any:
+def result(*alarms, releases, rows=100):
     parts = [SimpleNamespace(label={"app": "assistant"}, rows=rows)]
     parts += [SimpleNamespace(label={"release": name}, rows=count) for name, count in releases.items()]
     window, cure = SimpleNamespace(rows=rows), Cure(True, "the output changed")
     return SimpleNamespace(app="assistant", alarms=alarms, slices=parts, window=window, cure=cure)
 
 
-def alarm(*slices: dict[str, str], **more: Any) -> Any:
+def alarm(*slices, **more):
     given = {"what": "output.refusal", "why": "rose", "rows": ("r1",), "side": "output", "kind": "drift"}
     return SimpleNamespace(slices=slices, severity="high", **{"explained": None, **given, **more})
 

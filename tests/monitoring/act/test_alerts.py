@@ -186,7 +186,7 @@ def certificate(tmp_path_factory):
     return context, str(cert)
 
 
-def mail(port: int, security: str = "none", **changed: Any) -> Email:
+def mail(port, security="none", **changed):
     to = ("ops@example.com", "b@example.com")
     return Email("on-call", "127.0.0.1", "llmops@example.com", to, port, security, **changed)
 

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -20,7 +19,7 @@ ROLLBACK, STOP = Policy("rollback", dry_run=False), Policy("stop-canary", dry_ru
 RETRAIN = Policy("retrain", dry_run=False, retrain_command=("true",))
 
 
-def entry(number: int = 1, release: str | None = "assistant@2", **changed: Any) -> BookedAlarm:
+def entry(number=1, release="assistant@2", **changed):
     made = BookedAlarm(
         id=number, app="assistant", release=release, what="output.refusal", kind="sequential", side="output",
         severity="high", slice={}, why="rose", rows=("r1",), cure=None, run_id=None, source="tick", first_at=START,

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,15 +28,15 @@ PROGRAM = "import sys; from monitoring.cli.daemon import daemon; daemon(sys.argv
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
-    def invoke(command: str, *arguments: str) -> Result:
+def run(tmp_path):
+    def invoke(command, *arguments):
         environment = {"LLMOPS_HOME": str(tmp_path), "LLMOPS_SERVER_LOG": "json"}
         return CliRunner().invoke(cli, ["monitor", command, *arguments], env=environment, catch_exceptions=False)
 
     return invoke
 
 
-def alarm(home: Path) -> None:
+def alarm(home):
     engine = open_database(Settings(home=home).resolved_log_url)
     book = AlarmBook(engine, AlertSettings(), Outbox(engine))
     book.record("assistant", "window", [finding(kind="drift", rows=("r1",))], START)
@@ -72,7 +71,7 @@ def test_a_wrong_time_is_a_usage_error(run):
             run("daemon", option, value, "--once")
 
 
-def records(home: Path) -> None:
+def records(home):
     log = ProductionLog(Settings(home=home).resolved_log_url)
     now = datetime.now(UTC)
     log.append(

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -22,18 +21,18 @@ MARKER = "kilo-lima-mike-november"
 
 
 @pytest.fixture
-def log(home: Path) -> Iterator[ProductionLog]:
+def log(home):
     log = ProductionLog(Settings(home=home).resolved_log_url)
     yield log
     log.close()
 
 
 @pytest.fixture
-def to(tmp_path: Path) -> str:
+def to(tmp_path):
     return str(tmp_path / "archive")
 
 
-def record(number: int, user: str, hours: float = 30) -> LogRecord:
+def record(number, user, hours=30):
     at = NOW.replace(minute=0) - timedelta(hours=hours) + timedelta(minutes=number)
     return LogRecord(f"r{number}", at, 200, "ok", f"{MARKER} {user}", f"to {user}", "assistant@1", user=user)
 
@@ -70,7 +69,7 @@ def test_what_is_archived_and_described_is_deleted_from_the_log(llmops, log, to)
     assert llmops("log", "tail", "--archive", to, "--json").json["total"] == 2
 
 
-def fill_and_archive(llmops, log, to) -> list[LogRecord]:
+def fill_and_archive(llmops, log, to):
     """Archives anna's and bert's records of two hours; anna's first is left in the log too."""
     records = [record(n, ("anna", "bert")[n % 2], hours=30 + n // 4) for n in range(8)]
     log.append(records[1:])

@@ -2,9 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
@@ -22,25 +20,25 @@ NOW = datetime.now(UTC)
 
 
 @pytest.fixture
-def log(home: Path) -> Iterator[ProductionLog]:
+def log(home):
     log = ProductionLog(Settings(home=home).resolved_log_url)
     yield log
     log.close()
 
 
-def record(number: int, user: str, days: float = 0) -> LogRecord:
+def record(number, user, days=0):
     text = f"{MARKER} {user}: " + "why? " * 100
     at = NOW - timedelta(days=days, minutes=number)
     return LogRecord(f"r{number}", at, 200, "ok", text, text * 20, "assistant@1", user=user, route="chat")
 
 
-def describe(log: ProductionLog) -> None:
+def describe(log):
     engine = open_database(log.url)
     ingest(log, engine, cheap_set(), slices=("release", "user"))
     engine.dispose()
 
 
-def bytes_of(folder: Path) -> bytes:
+def bytes_of(folder):
     return b"".join(path.read_bytes() for path in folder.iterdir() if path.is_file())
 
 

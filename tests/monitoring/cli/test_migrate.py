@@ -2,11 +2,9 @@
 
 import json
 import math
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -28,7 +26,7 @@ OTHERS = (keys.metadata, store.metadata, references.metadata, watch.metadata, ac
 JSON = [{"text": "é \u0000 😀", "large": 2**70, "real": 1e300, "none": None}, [], "not an object"]
 
 
-def value(column: sa.Column[Any], row: int) -> Any:
+def value(column, row):
     """What SQLite holds in a column of a row: as far from usual as its type allows."""
     kind = column.type.impl_instance if isinstance(column.type, sa.TypeDecorator) else column.type
     if column.nullable and row == 2:
@@ -51,7 +49,7 @@ def value(column: sa.Column[Any], row: int) -> Any:
 
 
 @pytest.fixture
-def filled(home: Path) -> Iterator[str]:
+def filled(home):
     """A home whose tables all hold rows, and whose pipelines have run. Gives the URL of its log."""
     url = Settings(home=home).resolved_log_url
     ProductionLog(url).close()
@@ -76,13 +74,13 @@ def filled(home: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def target(postgres: Any, request: pytest.FixtureRequest) -> str:
+def target(postgres, request):
     """The URL of a new PostgreSQL database."""
     url: str = postgres.new_database(request.node.name[:63])
     return url
 
 
-def contents(url: str) -> dict[str, Any]:
+def contents(url):
     with opened_alone(url) as connection:
         found = sa.MetaData()
         found.reflect(connection)
@@ -138,7 +136,7 @@ def test_the_copy_goes_on_where_the_source_stopped(llmops, home, filled, target,
     assert llmops("pipeline", "show", "sums@1", "--json").json["status"] == "finished"
 
 
-def small(url: str, **fields: Any) -> None:
+def small(url, **fields):
     """A log with one record, whose columns are changed in the database."""
     with closing(ProductionLog(url)) as log:
         log.append([LogRecord("r1", datetime.now(UTC), 200, "ok", input="hello")])
@@ -150,7 +148,7 @@ def small(url: str, **fields: Any) -> None:
         engine.dispose()
 
 
-def count(url: str) -> int:
+def count(url):
     with closing(ProductionLog(url)) as log:
         return log.count()
 
@@ -220,7 +218,7 @@ def test_a_target_with_data_and_databases_in_use_are_refused(llmops, home, targe
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def log_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def log_url(request, tmp_path):
     """A database without tables."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/deep/log.db"

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -44,7 +43,7 @@ class FakeWork:
     held: threading.Lock = field(default_factory=threading.Lock)
     side_by_side: int = 0
 
-    def ingest(self) -> int:
+    def ingest(self):
         if not self.held.acquire(blocking=False):
             self.side_by_side += 1
         else:
@@ -54,10 +53,10 @@ class FakeWork:
         self._fail("ingest")
         return 3
 
-    def apps(self) -> Sequence[str]:
+    def apps(self):
         return ["assistant"]
 
-    def advance(self, app: str) -> Sequence[Sighting]:
+    def advance(self, app):
         self._fail("advance")
         return self.found
 
@@ -71,10 +70,10 @@ class FakeWork:
             state="alarm" if alarms else self.state, to_json=lambda: {"app": app},
         )  # fmt: skip
 
-    def retain(self) -> None:
+    def retain(self):
         self._fail("retain")
 
-    def _fail(self, stage: str) -> None:
+    def _fail(self, stage):
         if stage in self.broken:
             raise self.broken[stage]
 
@@ -82,33 +81,33 @@ class FakeWork:
 class Bench:
     """Daemons on one database, by one clock, which is moved; what they find, and what they do."""
 
-    def __init__(self, engine: sa.Engine) -> None:
+    def __init__(self, engine):
         self.clock, self.work = Clock(START + timedelta(hours=9)), FakeWork(engine)
         self.actuator = NotingActuator(Situation("assistant@2", None, "assistant@1"))
 
     def daemon(
         self,
-        policy: Policy = Policy("rollback", dry_run=False),  # noqa: B008 - it is frozen
-        alerts: AlertSettings = AlertSettings(),  # noqa: B008
-        record: Any = lambda _: "run-1",
-        lease_seconds: float = 0.4,
-    ) -> Daemon:
+        policy=Policy("rollback", dry_run=False),  # noqa: B008 - it is frozen
+        alerts=AlertSettings(),  # noqa: B008
+        record=lambda _: "run-1",
+        lease_seconds=0.4,
+    ):
         self.work.config = SimpleNamespace(alerts=alerts, policies={"assistant": policy})
         times = {"every": 0.02, "lease_seconds": lease_seconds, "now": self.clock}
         return Daemon(self.work, self.actuator, record, **times)  # type: ignore[arg-type]
 
-    def tick(self, **move: float) -> Any:
+    def tick(self, **move):
         """One tick of a new daemon, after the clock has moved."""
         self.clock.move(**move)
         return self.daemon().tick()
 
-    def entries(self) -> list[Any]:
+    def entries(self):
         return AlarmBook(self.work.engine, AlertSettings(), Outbox(self.work.engine)).entries(resolved=True)
 
-    def states(self) -> list[str]:
+    def states(self):
         return [entry.state for entry in self.entries()]
 
-    def windows(self) -> list[int]:
+    def windows(self):
         """The days after START at which the windows ended that were tested."""
         return [(until - START).days for _, until in self.work.windows]
 
@@ -243,7 +242,7 @@ def test_prometheus_gets_a_file(bench, tmp_path):
 
 
 @contextmanager
-def running(daemon: Daemon) -> Iterator[threading.Event]:
+def running(daemon):
     """The daemon in a thread, which has ended afterwards, however the test ends; setting the event ends it sooner."""
     stop = threading.Event()
     thread = threading.Thread(target=daemon.run, args=(stop,))
@@ -276,7 +275,7 @@ def test_slow_actions_hold_up_no_tick(bench):
     begun, go_on = threading.Event(), threading.Event()
 
     class Slow(NotingActuator):
-        def carry_out(self, action: Any) -> Any:
+        def carry_out(self, action):
             begun.set()
             assert go_on.wait(60)
             return super().carry_out(action)

@@ -60,7 +60,7 @@ class Watch:
     log: ProductionLog
     clock: Clock
 
-    def answer(self, rows: int, refusing: bool) -> None:
+    def answer(self, rows, refusing):
         """Rows of the minutes before now."""
         answers = [REFUSAL if refusing or number % 20 == 0 else "It is this." for number in range(1, rows + 1)]
         self.log.append(
@@ -71,21 +71,21 @@ class Watch:
             ]
         )  # fmt: skip
 
-    def pin(self) -> None:
+    def pin(self):
         """Makes 300 good rows of now the reference."""
         self.answer(300, refusing=False)
         at = self.clock.at
         pin_reference(self.settings, "assistant", at - HOUR, at, "a test", config=self.config)
 
-    def work(self) -> LogWork:
+    def work(self):
         schedule = WindowSchedule()
         return LogWork(self.settings, self.config, schedule, lambda _: "assistant@1", settle=0, now=self.clock)
 
-    def counted_until(self) -> float | None:
+    def counted_until(self):
         with self.work() as work:
             return DetectorStore(work.engine).counted_until("assistant")
 
-    def alarms(self) -> set[tuple[str, str | None]]:
+    def alarms(self):
         with self.work() as work:
             work.ingest()
             return {(alarm.what, alarm.release) for alarm in work.advance("assistant")}

@@ -1,7 +1,6 @@
 """Windows looked at together: which ones, against what, and what they show that one alone does not."""
 
 import dataclasses
-from typing import Any
 
 import pytest
 
@@ -9,10 +8,8 @@ from benchmarks.monitoring.simulation import detected, shifted
 from monitoring.config import read_config
 from monitoring.decide.families import MOST_BETWEEN, Pool, SincePin, pool_of
 from monitoring.decide.pinned_summaries import freeze
-from monitoring.decide.result import MonitorResult
 from monitoring.decide.window_choice import LogWindow, WindowPair
 from monitoring.examination import RunQuestion, examine
-from monitoring.store.rows import DescribedRows
 from monitoring.store.summaries import Summary
 from tests.monitoring.described import HOUR, START, InMemoryWindows, share, window
 from tests.monitoring.described import shifted as moved
@@ -22,11 +19,11 @@ LENGTH = "output.length"
 ROWS = 400
 
 
-def hour(number: float) -> Any:
+def hour(number):
     return START + number * HOUR
 
 
-def pool(number: int, rejected: float | None = None, counts_from: float = 1) -> Pool | None:
+def pool(number, rejected=None, counts_from=1):
     """That of the hour with this number; the reference is the first hour unless told otherwise."""
     end = None if rejected is None else hour(rejected)
     return pool_of(hour(number), hour(number + 1), hour(counts_from), end, 0)
@@ -54,7 +51,7 @@ def test_a_window_is_looked_at_with_the_quiet_ones_before_it(given, expected):
     assert pool(**given) == expected
 
 
-def judged(*after: DescribedRows, number: int, between: bool = False) -> MonitorResult:
+def judged(*after, number, between=False):
     """The hour with that number, after a quiet reference in the first."""
     reference, current = LogWindow(hour(0), hour(1)), LogWindow(hour(number), hour(number + 1))
     reader = InMemoryWindows(CONFIG, window(CONFIG, ROWS, 0), *after)
@@ -66,7 +63,7 @@ def judged(*after: DescribedRows, number: int, between: bool = False) -> Monitor
     return examine(reader, CONFIG, question, failures={})
 
 
-def hours(by: float, numbers: range, **given: Any) -> list[DescribedRows]:
+def hours(by, numbers, **given):
     changes = {LENGTH: moved(by), "output.refusal": share(0.08)}
     return [window(CONFIG, ROWS, number, hours=number, change=changes, **given) for number in numbers]
 

@@ -2,9 +2,7 @@
 
 import json
 import os
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any
+from datetime import UTC, datetime
 
 import pytest
 
@@ -18,7 +16,7 @@ from monitoring.store.summaries import FlagSummary, NumberSummary, Summary
 START = datetime(2026, 3, 1, tzinfo=UTC)
 
 
-def verdict(until: datetime, alarms: int = 0) -> dict[str, Any]:
+def verdict(until, alarms=0):
     drift = {"effect": 0.07, "drifted": bool(alarms)}
     names = ("output.refusal", "latency_ms", "input.words")
     return {
@@ -34,16 +32,16 @@ def verdict(until: datetime, alarms: int = 0) -> dict[str, Any]:
     }
 
 
-def summary(rows: int = 24, refusals: int = 3) -> Summary:
+def summary(rows=24, refusals=3):
     flags = {"output.refusal": FlagSummary(rows, refusals), "output.pii_email": FlagSummary(rows, 0)}
     return Summary(rows=rows, numbers={"latency_ms": NumberSummary.of([200.0] * rows)}, flags=flags)
 
 
-def levels(since: datetime, length: timedelta) -> Levels:
+def levels(since, length):
     return Levels(since, since + length, summary(), {"assistant@2": summary(12), "assistant@10": summary(12)})
 
 
-def files(folder: Path) -> list[Path]:
+def files(folder):
     return sorted((folder / str(project_id("assistant")) / "snapshots").glob("*.json"))
 
 

@@ -2,13 +2,12 @@
 
 import re
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from llmops.errors import CannotRun
 from llmops.pages.rendering import environment
-from llmops.production_log import LogRecord, ProductionLog
+from llmops.production_log import LogRecord
 from monitoring.config import read_config
 from monitoring.decide.rules import DriftRules
 from monitoring.run import list_references, run_monitor, write_report
@@ -24,18 +23,17 @@ from monitoring.show.verdict_page import (
 )
 from monitoring.store.summaries import FlagSummary, LabelSummary, NumberSummary, Summary
 from tests.moments import MINUTE, START
-from tests.monitoring.conftest import MakeRecords
 
 SINCE, UNTIL = START + 60 * MINUTE, START + 120 * MINUTE
 
 
 @pytest.fixture
-def logged(log: ProductionLog, make_records: MakeRecords) -> None:
+def logged(log, make_records):
     log.append([*make_records(60, refusals=0), *make_records(60, first=60, refusals=0.8, release="<b>@2")])
     log.append(make_records(60, first=60, refusals=0.8))
 
 
-def verdict(**changed: Any) -> dict[str, Any]:
+def verdict(**changed):
     drift = {"effect": 0.07, "p_adjusted": 1e-6, "drifted": True, "before": 0.03, "after": 0.1, "test": "fisher-exact"}
     window = {"since": SINCE.isoformat(), "until": UNTIL.isoformat(), "rows": 60}
     alarm = {"what": "output.refusal", "why": "it <i>rose</i>", "rows": ["r1", "r2", "gone"], "in": "output",
@@ -51,7 +49,7 @@ def verdict(**changed: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def summary(hits: float) -> Summary:
+def summary(hits):
     """Of a window with so many refusals; NaN for unknown."""
     if hits != hits:
         return Summary(rows=60)
@@ -142,7 +140,7 @@ def test_distributions_are_drawn_for_every_kind_and_said_to_be_missing():
     )
     same = Summary(numbers={"n": NumberSummary.of([5.0] * 9)})
 
-    def drawn(name: str, before: Summary, after: Summary, unit: str = "") -> str:
+    def drawn(name, before, after, unit=""):
         source = '{% from "monitoring/show/parts.html" import distribution %}{{ distribution(chart) }}'
         return environment.from_string(source).render(chart=distribution(before.part(name), after.part(name), unit))
 

@@ -1,7 +1,6 @@
 """Archived records that the log has no longer: described once, with their feedback, here or in another process."""
 
 import pickle
-from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -23,14 +22,14 @@ from tests.moments import HOUR, START
 from tests.monitoring.described import APP, cheap_set, record, records, rows_in
 
 
-def travelling(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+def travelling(function, items):
     """As `map`, with what another process gets of the function and the items, and sends back."""
     for item in items:
         there, given = pickle.loads(pickle.dumps((function, item)))  # noqa: S301
         yield pickle.loads(pickle.dumps(there(given)))  # noqa: S301
 
 
-def archive_all(log: ProductionLog, archive: Archive, *, delete: bool = True) -> None:
+def archive_all(log, archive, *, delete=True):
     """Archives every record of the log, and deletes them from it."""
     for place, seen in log.hours().items():
         manifest, _ = archive.archive(log, Partition(*place), seen)
@@ -39,12 +38,12 @@ def archive_all(log: ProductionLog, archive: Archive, *, delete: bool = True) ->
 
 
 @pytest.fixture
-def archive(tmp_path) -> Archive:
+def archive(tmp_path):
     (tmp_path / "archive").mkdir()
     return Archive(str(tmp_path / "archive"))
 
 
-def keys_of(engine: sa.Engine, descriptors: Any) -> list[str]:
+def keys_of(engine, descriptors):
     """Of every described row, which the summaries must count alike."""
     reader = WindowReader(engine, descriptors)
     keys = sorted(rows_in(reader, APP, None, None).keys)
@@ -101,7 +100,7 @@ def test_no_record_counts_twice_and_none_is_missing(any_log, engine, archive):
     calls: list[int] = []
     descriptors = cheap_set(calls=calls)
 
-    def update() -> int:
+    def update():
         done = ingest(any_log, engine, descriptors)
         return done + ingest_archive(archive, engine, descriptors)
 
@@ -136,7 +135,7 @@ def test_what_was_interrupted_is_begun_again_and_what_was_done_stays(any_log, en
     archive_all(any_log, archive)
     tasks: list[Any] = []
 
-    def interrupted(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    def interrupted(function, items):
         for item in items:
             tasks.append(item)
             if len(tasks) == 3:

@@ -2,15 +2,12 @@
 
 import json
 import re
-from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from llmops.errors import BadFile, UsageError
-from llmops.tabular.schema import RowSchema
-from monitoring.tabular.checking import TabularVerdict, check
+from monitoring.tabular.checking import check
 from monitoring.tabular.error import ErrorEstimator, PastEstimate
 from monitoring.tabular.observed import observe
 from monitoring.tabular.settings import TabularSettings, read_settings
@@ -21,17 +18,11 @@ REFERENCE = hours(60)
 TRUSTED: list[PastEstimate] = [(10.0, 10.0)] * 3
 
 
-def judged(
-    current: pd.DataFrame,
-    settings: TabularSettings = QUICK,
-    reference: pd.DataFrame = REFERENCE,
-    schema: RowSchema = REGRESSION,
-    **given: Any,
-) -> TabularVerdict:
+def judged(current, settings=QUICK, reference=REFERENCE, schema=REGRESSION, **given):
     return check(reference, current, schema, settings, windows_in_budget=12, **given)
 
 
-def rules_of(verdict: TabularVerdict) -> list[tuple[str, str]]:
+def rules_of(verdict):
     return [(alarm.rule, alarm.what) for alarm in verdict.alarms]
 
 
@@ -82,7 +73,7 @@ def test_wine_as_it_were():
 def test_before_labels_a_trusted_estimate_raises_the_alarm_and_an_untrusted_one_does_not():
     settings = TabularSettings(estimate_outside_at_most=0.5)
 
-    def harder(frame: pd.DataFrame) -> pd.DataFrame:
+    def harder(frame):
         factor = np.where(frame["temp"] > 1, 3.0, 1.0)
         return frame.assign(truth=frame["prediction"] + factor * (frame["truth"] - frame["prediction"]))
 

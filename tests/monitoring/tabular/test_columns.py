@@ -1,14 +1,12 @@
 """Drift by column, and faults of rows: found where rows prove them, and not where days alone differ."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from llmops.tabular.schema import RowSchema
-from monitoring.tabular.columns import ColumnDrift, Quality, drift_of, quality_of
+from monitoring.tabular.columns import drift_of, quality_of
 from monitoring.tabular.observed import observe
 from monitoring.tabular.settings import TabularSettings
 from tests.monitoring.tabular.windows import CLASSIFICATION, REGRESSION, hours, kinds, rows_of
@@ -17,19 +15,12 @@ Draw = Callable[..., pd.DataFrame]
 EITHER = pytest.mark.parametrize("draw", [hours, rows_of], ids=["in blocks", "independent"])
 
 
-def drift(
-    reference: pd.DataFrame,
-    current: pd.DataFrame,
-    schema: RowSchema = REGRESSION,
-    *,
-    floor: float = 0.06,
-    labelled: bool = True,
-) -> dict[str, ColumnDrift]:
+def drift(reference, current, schema=REGRESSION, *, floor=0.06, labelled=True):
     before, after = observe(reference, schema, "reference"), observe(current, schema, "current")
     return drift_of(before, after, TabularSettings(effect_floor=floor), 0.01, schema.output.name, labelled=labelled)
 
 
-def drifted(found: dict[str, ColumnDrift]) -> set[str]:
+def drifted(found):
     return {name for name, column in found.items() if column.drifted}
 
 
@@ -87,12 +78,12 @@ def test_classes_drift_as_labels():
 USUAL = rows_of(30)
 
 
-def quality(current: pd.DataFrame, reference: pd.DataFrame = USUAL, **changed: Any) -> Quality:
+def quality(current, reference=USUAL, **changed):
     before, after = observe(reference, REGRESSION, "reference"), observe(current, REGRESSION, "current")
     return quality_of(before, after, REGRESSION, TabularSettings(**changed), 0.001)
 
 
-def without(frame: pd.DataFrame, share: float) -> pd.DataFrame:
+def without(frame, share):
     """Temperatures are missing in that share of the rows."""
     return frame.assign(temp=frame["temp"].mask(np.random.default_rng(7).random(len(frame)) < share))
 

@@ -1,10 +1,8 @@
 """The error of a window, its interval, whether it rose, and estimates before labels."""
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from llmops.tabular.schema import RowSchema
 from monitoring.tabular.error import (
     ErrorEstimator,
     Losses,
@@ -15,15 +13,15 @@ from monitoring.tabular.error import (
     trust_of,
 )
 from monitoring.tabular.observed import observe
-from monitoring.tabular.settings import Loss, TabularSettings
+from monitoring.tabular.settings import TabularSettings
 from tests.monitoring.tabular.windows import CLASSIFICATION, REGRESSION, hours, kinds, rows_of
 
 
-def losses(frame: pd.DataFrame, loss: Loss = "squared", schema: RowSchema = REGRESSION) -> Losses:
+def losses(frame, loss="squared", schema=REGRESSION):
     return losses_of(observe(frame, schema, "current"), loss)
 
 
-def interval(found: Losses, correlation: float = 0.0) -> tuple[float, float]:
+def interval(found, correlation=0.0):
     bounds = error_interval(found, correlation)
     assert bounds is not None
     return bounds
@@ -93,15 +91,13 @@ def test_a_relative_error_is_the_mae_over_the_mean_label_and_busy_days_weigh_mor
 SETTINGS = TabularSettings()
 
 
-def harder_when_hot(frame: pd.DataFrame) -> pd.DataFrame:
+def harder_when_hot(frame):
     """The error is three times as large above a temperature of 1."""
     factor = np.where(frame["temp"] > 1, 3.0, 1.0)
     return frame.assign(truth=frame["prediction"] + factor * (frame["truth"] - frame["prediction"]))
 
 
-def estimated(
-    reference: pd.DataFrame, window: pd.DataFrame, schema: RowSchema = REGRESSION, settings: TabularSettings = SETTINGS
-) -> float:
+def estimated(reference, window, schema=REGRESSION, settings=SETTINGS):
     """The window's error by an estimator that was fitted on the reference."""
     estimator = ErrorEstimator.fit(observe(reference, schema, "reference"), schema, settings)
     assert estimator is not None
@@ -138,7 +134,7 @@ def test_a_classifiers_error_is_what_its_calibrated_or_own_probabilities_leave()
 
 
 def test_no_estimate_without_labels_or_probabilities_to_learn_from():
-    def fitted_on(rows: pd.DataFrame, schema: RowSchema) -> ErrorEstimator | None:
+    def fitted_on(rows, schema):
         return ErrorEstimator.fit(observe(rows, schema, "reference"), schema, SETTINGS)
 
     assert fitted_on(hours(3), REGRESSION) is None

@@ -1,7 +1,6 @@
 """Logged predictions become the frame that is judged; frames become arrays, or an error that names the column."""
 
 from datetime import UTC, datetime
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -18,7 +17,7 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ROW = {"temp": 0.5, "hour": 3, "sky": "mist", "holiday": False}
 
 
-def batch(predictions: Any, rows: Any = (ROW, ROW), chances: Any = None, truth: Any = None) -> PredictionBatch:
+def batch(predictions, rows=(ROW, ROW), chances=None, truth=None):
     unknown = [None] * len(predictions)
     return PredictionBatch(NOON, "r1", "bike@2", rows[: len(predictions)], predictions, chances, truth or unknown)
 

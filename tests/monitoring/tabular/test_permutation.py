@@ -1,7 +1,6 @@
 """Permuting blocks: exact where blocks are exchangeable, at its level where a day is like the day before."""
 
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,14 +21,14 @@ from monitoring.tabular.permutation import (
 DRAWS = BlockDraws(60, 30, 1_999)
 
 
-def days(blocks: int, correlation: float, chance: np.random.Generator) -> Any:
+def days(blocks, correlation, chance):
     steps, fresh = chance.standard_normal(blocks), math.sqrt(1 - correlation**2)
     for day in range(1, blocks):
         steps[day] = correlation * steps[day - 1] + fresh * steps[day]
     return steps
 
 
-def table(values: Any, reference: int) -> BlockTable:
+def table(values, reference):
     return BlockTable(np.asarray(values, dtype=float)[:, None], np.ones(len(values)), reference)
 
 

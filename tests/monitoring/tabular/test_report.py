@@ -1,14 +1,11 @@
 """The report of a window: our verdict first, Evidently's view beside it, and nothing that runs or loads."""
 
 import re
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from llmops.errors import CannotRun
-from llmops.tabular.schema import RowSchema
 from monitoring.tabular.checking import check
 from monitoring.tabular.observed import observe
 from monitoring.tabular.report import verdict_section, write_report
@@ -18,9 +15,7 @@ from tests.monitoring.tabular.windows import CLASSIFICATION, REGRESSION, hours, 
 SETTINGS = TabularSettings(estimate=False)
 
 
-def page_of(
-    reference: pd.DataFrame, current: pd.DataFrame, folder: Path, schema: RowSchema = REGRESSION, **title: str
-) -> str:
+def page_of(reference, current, folder, schema=REGRESSION, **title):
     verdict = check(reference, current, schema, SETTINGS, windows_in_budget=12)
     out = write_report(reference, current, schema, verdict, folder / "deep" / "report.html", **title)
     return out.read_text(encoding="utf-8")
