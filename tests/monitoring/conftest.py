@@ -58,7 +58,9 @@ def few_descriptors(tmp_path):
 
 @pytest.fixture
 def log(settings):
-    return ProductionLog(settings.resolved_log_url)
+    log = ProductionLog(settings.resolved_log_url)
+    yield log
+    log.close()
 
 
 @pytest.fixture

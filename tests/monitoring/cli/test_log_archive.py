@@ -1,9 +1,10 @@
 """`llmops log archive` and `verify`; `retain` and `forget` reach what was archived."""
 
-import json
 import os
+import re
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,20 +12,14 @@ import duckdb
 import pytest
 
 from llmops.audit import AuditLog
+from llmops.cli import main
 from llmops.production_log import Feedback, LogRecord, ProductionLog
 from llmops.production_log.archive import Archive
-from llmops.settings import Settings
-from tests.monitoring.cli.test_log_deletion import describe
+from tests.at_once import at_once
+from tests.monitoring.cli.conftest import describe
 
 NOW = datetime.now(UTC)
 MARKER = "kilo-lima-mike-november"
-
-
-@pytest.fixture
-def log(home):
-    log = ProductionLog(Settings(home=home).resolved_log_url)
-    yield log
-    log.close()
 
 
 @pytest.fixture
@@ -169,12 +164,14 @@ def test_a_command_that_is_killed_anywhere_leaves_nothing_twice_and_nothing_miss
     assert int(done.stdout) >= least
 
 
-def test_two_archivers_at_once_take_turns(llmops, log, to):
+def test_two_archivers_at_once_take_turns(log, to, capsys):
     log.append([record(n, "anna", hours=30 + n) for n in range(20)])
-    program = [sys.executable, "-m", "llmops.cli", "log", "archive", "--to", to, "--delete", "--json"]
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    running = [subprocess.Popen(program, **options) for _ in range(2)]
-    results = [json.loads(each.communicate()[0]) for each in running]
-    assert sum(each["deleted"] for each in results) == 20
+
+    def archive():
+        with suppress(SystemExit):
+            main(["log", "archive", "--to", to, "--delete", "--json"])
+
+    at_once(archive, archive)
+    assert sum(map(int, re.findall(r'"deleted": (\d+)', capsys.readouterr().out))) == 20
     assert (log.count(), Archive(to).count()) == (0, 20)
     assert [problem for _, found in Archive(to).verify() for problem in found] == []

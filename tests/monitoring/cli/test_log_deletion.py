@@ -4,38 +4,21 @@ import json
 import sqlite3
 from datetime import UTC, datetime, timedelta
 
-import pytest
-
 from llmops.production_log import Feedback, LogRecord, ProductionLog
 from llmops.recording.production_traces import TraceExporter, experiment_of
 from llmops.registry.store import Store
 from llmops.settings import Settings
 from monitoring.act.actions import evidence_folder
-from monitoring.store.database import open_database
-from monitoring.store.ingest import ingest
-from tests.monitoring.described import cheap_set
+from tests.monitoring.cli.conftest import describe
 
 MARKER = "kilo-lima-mike-november"
 NOW = datetime.now(UTC)
-
-
-@pytest.fixture
-def log(home):
-    log = ProductionLog(Settings(home=home).resolved_log_url)
-    yield log
-    log.close()
 
 
 def record(number, user, days=0):
     text = f"{MARKER} {user}: " + "why? " * 100
     at = NOW - timedelta(days=days, minutes=number)
     return LogRecord(f"r{number}", at, 200, "ok", text, text * 20, "assistant@1", user=user, route="chat")
-
-
-def describe(log):
-    engine = open_database(log.url)
-    ingest(log, engine, cheap_set(), slices=("release", "user"))
-    engine.dispose()
 
 
 def bytes_of(folder):

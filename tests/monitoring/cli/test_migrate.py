@@ -2,7 +2,7 @@
 
 import json
 import math
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,8 +21,13 @@ from llmops.settings import Settings
 from monitoring.act import action_tables
 from monitoring.decide import references, watch
 from monitoring.store import database as store
+from tests.conftest import log_url
 
-OTHERS = (keys.metadata, store.metadata, references.metadata, watch.metadata, action_tables.metadata)
+__all__ = ["log_url"]  # that of every room: a database without tables
+
+DECLARED = (
+    log_tables.metadata, keys.metadata, store.metadata, references.metadata, watch.metadata, action_tables.metadata
+)  # fmt: skip
 JSON = [{"text": "é \u0000 😀", "large": 2**70, "real": 1e300, "none": None}, [], "not an object"]
 
 
@@ -48,21 +53,32 @@ def value(column, row):
     return f"{row}\n😀é'\"\\\t"[: getattr(kind, "length", None)]
 
 
+@contextmanager
+def connected(url):
+    """A connection that writes, past whatever is declared of the tables."""
+    engine = open_engine(url)
+    with engine.execution_options(writes=True).begin() as connection:
+        yield connection
+    engine.dispose()
+
+
+def light(table):
+    """The table without its types, which check and convert what is written."""
+    return sa.table(table.name, *(sa.column(column.name) for column in table.columns))
+
+
 @pytest.fixture
 def filled(home):
     """A home whose tables all hold rows, and whose pipelines have run. Gives the URL of its log."""
     url = Settings(home=home).resolved_log_url
     ProductionLog(url).close()
-    engine = open_engine(url)
-    with engine.execution_options(writes=True).begin() as connection:
-        for metadata in (log_tables.metadata, *OTHERS):
+    with connected(url) as connection:
+        for metadata in DECLARED:
             make_tables(connection, metadata)
             for table in metadata.sorted_tables:
                 if table is not keys.metadata.tables["gateway_keys"]:
-                    light = sa.table(table.name, *(sa.column(column.name) for column in table.columns))
                     rows = [{column.name: value(column, row) for column in table.columns} for row in range(3)]
-                    connection.execute(sa.insert(light), rows)
-    engine.dispose()
+                    connection.execute(sa.insert(light(table)), rows)
     with closing(KeyStore(url)) as store_of_keys:
         store_of_keys.create("website", apps=["assistant"])
     AuditLog(url).append("gate", "assistant@1", {"why": "\u0000"})
@@ -84,7 +100,7 @@ def contents(url):
     with opened_alone(url) as connection:
         found = sa.MetaData()
         found.reflect(connection)
-        declared = {name: table for part in (log_tables.metadata, *OTHERS) for name, table in part.tables.items()}
+        declared = {name: table for part in DECLARED for name, table in part.tables.items()}
         tables = {name: declared.get(name, table) for name, table in found.tables.items()}
         return {name: content(connection, table) for name, table in tables.items() if not name.startswith("dbos_")}
 
@@ -92,9 +108,8 @@ def contents(url):
 def test_everything_goes_to_postgresql_and_back(llmops, home, filled, target):
     before = contents(filled), contents(f"sqlite:///{home}/pipelines.db")
     there = llmops("migrate", "--to", target, "--json").json
-    back = llmops(
-        "migrate", "--from", target, "--pipelines-from", target, "--to", f"sqlite:///{home}/back/log.db", "--json"
-    ).json
+    sources = ("--from", target, "--pipelines-from", target)
+    back = llmops("migrate", *sources, "--to", f"sqlite:///{home}/back/log.db", "--json").json
     assert (contents(f"sqlite:///{home}/back/log.db"), contents(f"sqlite:///{home}/back/pipelines.db")) == before
     assert (contents(filled), contents(f"sqlite:///{home}/pipelines.db")) == before
     for copied in (there, back):
@@ -102,32 +117,27 @@ def test_everything_goes_to_postgresql_and_back(llmops, home, filled, target):
         assert copied["audit"]["whole"]
         assert copied["audit"]["entries"] == 2
         rows = {table["name"]: table["target"]["rows"] for table in copied["tables"]}
-        of_log = {name: rows[name] for part in (log_tables.metadata, *OTHERS) for name in part.tables}
+        of_log = {name: rows[name] for part in DECLARED for name in part.tables}
         assert of_log == dict.fromkeys(of_log, 3) | {"gateway_keys": 1}
         assert rows["workflow_status"] == 1
         assert rows["operation_outputs"] >= 1
 
 
 def test_the_copy_goes_on_where_the_source_stopped(llmops, home, filled, target, monkeypatch):
-    engine = open_engine(filled)
-    with engine.begin() as connection:  # no number comes again, not even that of a row which is gone
+    with connected(filled) as connection:  # no number comes again, not even that of a row which is gone
         connection.execute(sa.delete(log_tables.log_records).where(log_tables.log_records.c.seq == 3))
-    engine.dispose()
     assert llmops("migrate", "--to", target).code == 0
     assert (home / "databases-with-keys").read_text().splitlines()[-1].startswith("postgresql")
-    engine = open_engine(target)
-    with engine.begin() as connection:
-        given = {}
-        for table in [t for part in (log_tables.metadata, *OTHERS) for t in part.sorted_tables]:
+    given = {}
+    with connected(target) as connection:
+        for table in [t for part in DECLARED for t in part.sorted_tables]:
             if table.autoincrement_column is not None:
                 columns = [c for c in table.columns if c is not table.autoincrement_column]
-                light = sa.table(table.name, *(sa.column(c.name) for c in table.columns))
                 values = {c.name: f"x{value(c, 1)}" if c.unique else value(c, 1) for c in columns}
                 values |= {c.name: bool(values[c.name]) for c in columns if isinstance(c.type, sa.Boolean)}
                 values |= {"alert_id": "new"} if table.name == "alert_outbox" else {}
-                number = light.c[table.autoincrement_column.name]
-                given[table.name] = connection.execute(sa.insert(light).values(values).returning(number)).scalar_one()
-    engine.dispose()
+                number, insert = sa.column(table.autoincrement_column.name), sa.insert(light(table)).values(values)
+                given[table.name] = connection.execute(insert.returning(number)).scalar_one()
     assert given == dict.fromkeys(given, 4)
     AuditLog(target).append("gate", "assistant@3")
     monkeypatch.setenv("LLMOPS_LOG_URL", target)
@@ -141,11 +151,8 @@ def small(url, **fields):
     with closing(ProductionLog(url)) as log:
         log.append([LogRecord("r1", datetime.now(UTC), 200, "ok", input="hello")])
     if fields:
-        engine = open_engine(url)
-        with engine.begin() as connection:
-            light = sa.table("log_records", *(sa.column(name) for name in fields))
-            connection.execute(sa.update(light).values(fields))
-        engine.dispose()
+        with connected(url) as connection:
+            connection.execute(sa.update(light(log_tables.log_records)).values(fields))
 
 
 def count(url):
@@ -160,12 +167,9 @@ def test_what_a_database_cannot_hold_is_replaced_and_counted(llmops, home, targe
     with closing(ProductionLog(target)) as log:
         (record,) = log.read()
     assert (record.input, record.details) == ("a\ufffdb", {"score": None})
-    small_back = f"sqlite:///{home}/back.db"
-    engine = open_engine(target)
-    with engine.begin() as connection:
+    with connected(target) as connection:
         connection.execute(sa.update(log_tables.log_records).values(latency_ms=math.nan))
-    engine.dispose()
-    copied = llmops("migrate", "--from", target, "--to", small_back, "--json").json
+    copied = llmops("migrate", "--from", target, "--to", f"sqlite:///{home}/back.db", "--json").json
     assert copied["equal"]
     assert sum(table["replaced"] for table in copied["tables"]) == 1
 
@@ -179,8 +183,7 @@ def test_a_row_that_the_target_refuses_is_named_and_nothing_is_kept(llmops, home
 def test_a_difference_is_shown_and_nothing_is_kept(llmops, home, target):
     small(f"sqlite:///{home}/log.db")
     ProductionLog(target).close()
-    engine = open_engine(target)
-    with engine.begin() as connection:
+    with connected(target) as connection:
         connection.exec_driver_sql(
             "CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS"
             " $$ BEGIN NEW.input := upper(NEW.input); RETURN NEW; END $$"
@@ -188,7 +191,6 @@ def test_a_difference_is_shown_and_nothing_is_kept(llmops, home, target):
         connection.exec_driver_sql(
             "CREATE TRIGGER spoils BEFORE INSERT ON log_records FOR EACH ROW EXECUTE FUNCTION spoil()"
         )
-    engine.dispose()
     said = llmops("migrate", "--to", target).refused(1, "nothing was kept")
     assert "DIFFERS" in said.out
     assert count(target) == 0
@@ -217,20 +219,10 @@ def test_a_target_with_data_and_databases_in_use_are_refused(llmops, home, targe
     llmops("migrate", "--to", source).refused(2, "same database")
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def log_url(request, tmp_path):
-    """A database without tables."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/deep/log.db"
-    url: str = request.getfixturevalue("postgres_url")
-    return url
-
-
 def test_a_database_of_version_0_1_0_is_brought_up_to_date(log_url, tmp_path):
     kind = "sqlite" if log_url.startswith("sqlite") else "postgresql"
     (tmp_path / "deep").mkdir()
-    engine = open_engine(log_url)
-    with engine.execution_options(writes=True).begin() as connection:
+    with connected(log_url) as connection:
         script = (Path(__file__).parent / f"schema_0_1_0/{kind}.sql").read_text(encoding="utf-8")
         for statement in script.split(";\n"):
             if statement.strip():
@@ -241,11 +233,10 @@ def test_a_database_of_version_0_1_0_is_brought_up_to_date(log_url, tmp_path):
         log.append([LogRecord("r1", datetime.now(UTC), 200, "ok")])
         store_of_keys.create("website", tokens_per_day=5)
         assert [key.tokens_per_day for key in store_of_keys.read()] == [5]
-    with engine.execution_options(writes=True).begin() as connection:
-        for metadata in (log_tables.metadata, *OTHERS):
+    with connected(log_url) as connection:
+        for metadata in DECLARED:
             make_tables(connection, metadata)
             assert log_tables.is_complete(connection, metadata)
             for table in metadata.sorted_tables:
                 there = {column["name"] for column in sa.inspect(connection).get_columns(table.name)}
                 assert there == set(table.columns.keys())
-    engine.dispose()
