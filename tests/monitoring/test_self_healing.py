@@ -207,9 +207,7 @@ def test_no_request_fails_meanwhile_and_the_gateway_follows_and_goes_back_no_mor
 def test_a_canary_that_refuses_is_stopped_and_withdrawn(story):
     assert [move["what"] for move in story.moves("canary")] == ["traffic", "withdraw"]
     assert story.registry.release_versions.policy("canary") == TrafficPolicy(sticky="request")
-    champion = story.registry.release_versions.champion("canary")
-    assert champion is not None
-    assert champion.ref == "canary@1"
+    assert story.registry.release_versions.champion("canary").ref == "canary@1"
 
 
 def test_a_champion_that_refuses_is_rolled_back_once(story):

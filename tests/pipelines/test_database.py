@@ -63,7 +63,6 @@ def test_a_lock_ends_with_the_process_that_holds_it(database, tmp_path, request)
     text = f"sqlite:///{tmp_path}/p.db" if is_file else request.getfixturevalue("postgres_database")
     url = database_url(text)
     with subprocess.Popen([sys.executable, "-c", HOLDER, text], stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         assert is_held(url, "a")
         assert not is_held(url, "b")

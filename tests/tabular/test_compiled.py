@@ -47,7 +47,6 @@ def predicted(estimator, given):
 
 def check_same(estimator, schema, data=DATA, *, to_the_last_bit=False):
     quick = compiled(estimator, schema)
-    assert quick is not None
     tolerance = 0.0 if to_the_last_bit else 1e-12
     with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("error")
@@ -121,7 +120,6 @@ def test_trees_walked_at_once_predict_the_same_to_the_last_bit(ensemble, goal):
 def test_trees_read_sparse_rows_too():
     forest = RandomForestRegressor(3, n_jobs=1, random_state=0).fit(NUMBERS, COUNT)
     quick = compiled(forest, WHOLE)
-    assert quick is not None
     assert np.array_equal(quick[-1].predict(sparse.csr_matrix(NUMBERS[:5], dtype=float)), forest.predict(NUMBERS[:5]))
 
 

@@ -35,7 +35,6 @@ def test_predictions_are_those_of_the_estimator(name, schema, rows):
     if schema is REGRESSION:
         assert found.probabilities is None
     else:
-        assert found.probabilities is not None
         names = [str(name) for name in estimator.classes_.tolist()]
         assert [list(row) for row in found.probabilities] == [names] * rows
         np.testing.assert_allclose([list(row.values()) for row in found.probabilities], estimator.predict_proba(data))

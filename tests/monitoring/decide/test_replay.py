@@ -85,7 +85,6 @@ def test_what_alarmed_is_named_by_rule_and_descriptor():
 def test_resampled_months_find_what_chronological_ones_found():
     past = Past(6, changed={3: {"shift": 1.0}}.items())
     found = replay(past, request(6, months=3)).resampled
-    assert found is not None
     assert (found.months, found.alarmed) == (3, 3)
     assert found.what["latency_ms"] == 3
     again = replay(past, request(6, months=3)).resampled

@@ -212,7 +212,6 @@ def test_an_ingest_killed_at_any_moment_has_done_a_batch_or_has_not(any_log, eng
     cut_short = 0
     for batches, delay in ((1, 0.0), (2, 0.02), (1, 0.05)):
         with subprocess.Popen([sys.executable, "-c", program, any_log.url], stdout=subprocess.PIPE) as process:
-            assert process.stdout is not None
             for _ in range(1 + batches):
                 process.stdout.readline()
             threading.Event().wait(delay)

@@ -81,13 +81,13 @@ def test_the_verdict_is_the_same_from_log_and_archive_and_wherever_it_is_describ
 
 
 def test_new_records_of_the_log_are_described_elsewhere_alike(few_descriptors, make_records, tmp_path):
-    descriptors, made = read_config(few_descriptors).descriptors, make_records(2500)
+    descriptors, made = read_config(few_descriptors).descriptors, make_records(1200)
     found = []
     for name, spread in (("here", map), ("elsewhere", travelling)):
         log = ProductionLog(f"sqlite:///{tmp_path}/{name}/log.db")
         log.append(made)
         engine = open_database(log.url)
-        assert ingest(log, engine, descriptors, spread=spread) == 2500
+        assert ingest(log, engine, descriptors, spread=spread) == 1200
         with engine.connect() as connection:
             query = "SELECT after_seq, through_seq, data FROM descriptor_segments ORDER BY id"
             found.append(connection.execute(sa.text(query)).all())

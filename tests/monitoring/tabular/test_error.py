@@ -14,7 +14,7 @@ from monitoring.tabular.error import (
 )
 from monitoring.tabular.observed import observe
 from monitoring.tabular.settings import TabularSettings
-from tests.monitoring.tabular.windows import CLASSIFICATION, REGRESSION, hours, kinds, rows_of
+from tests.monitoring.tabular.windows import CLASSIFICATION, REGRESSION, harder_when_hot, hours, kinds, rows_of
 
 
 def losses(frame, loss="squared", schema=REGRESSION):
@@ -22,9 +22,7 @@ def losses(frame, loss="squared", schema=REGRESSION):
 
 
 def interval(found, correlation=0.0):
-    bounds = error_interval(found, correlation)
-    assert bounds is not None
-    return bounds
+    return error_interval(found, correlation)
 
 
 @pytest.mark.parametrize(("loss", "error", "metric"), [("squared", (25 / 2) ** 0.5, "rmse"), ("absolute", 3.5, "mae")])
@@ -44,7 +42,7 @@ def test_a_classifiers_error_is_the_share_of_wrong_labels():
 def test_the_interval_holds_the_error_and_is_wider_where_days_are_alike_or_wrong_labels_come_in_days():
     found = losses(hours(20))
     narrow, wide = interval(found), interval(found, 0.6)
-    assert wide[0] < narrow[0] < (found.error or 0) < narrow[1] < wide[1]
+    assert wide[0] < narrow[0] < found.error < narrow[1] < wide[1]
     assert error_interval(losses(hours(1)), 0.0) is None
     hits, day = np.repeat([0.0] * 18 + [1.0] * 2, 24), np.repeat(np.arange(20), 24)
     (low, high), (low_rows, high_rows) = (interval(Losses(hits, block, True, False)) for block in (day, None))
@@ -91,20 +89,10 @@ def test_a_relative_error_is_the_mae_over_the_mean_label_and_busy_days_weigh_mor
 SETTINGS = TabularSettings()
 
 
-def harder_when_hot(frame):
-    """The error is three times as large above a temperature of 1."""
-    factor = np.where(frame["temp"] > 1, 3.0, 1.0)
-    return frame.assign(truth=frame["prediction"] + factor * (frame["truth"] - frame["prediction"]))
-
-
 def estimated(reference, window, schema=REGRESSION, settings=SETTINGS):
     """The window's error by an estimator that was fitted on the reference."""
     estimator = ErrorEstimator.fit(observe(reference, schema, "reference"), schema, settings)
-    assert estimator is not None
-    expected = estimator.losses(observe(window, schema, "current"))
-    assert expected is not None
-    assert expected.error is not None
-    return expected.error
+    return estimator.losses(observe(window, schema, "current")).error
 
 
 def test_a_regressions_error_is_foreseen_where_only_the_inputs_changed():
@@ -141,7 +129,6 @@ def test_no_estimate_without_labels_or_probabilities_to_learn_from():
     assert fitted_on(kinds(10), CLASSIFICATION) is None
     assert fitted_on(kinds(90).drop(columns="probability"), CLASSIFICATION) is None
     fitted = fitted_on(kinds(90), CLASSIFICATION)
-    assert fitted is not None
     assert fitted.losses(observe(kinds(90).drop(columns="probability"), CLASSIFICATION, "current")) is None
     assert fitted.losses(observe(kinds(90).assign(probability=np.nan), CLASSIFICATION, "current")) is None
 

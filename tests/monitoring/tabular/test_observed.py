@@ -61,7 +61,6 @@ def test_no_predictions_are_an_empty_frame_with_all_columns(schema):
 def test_blocks_are_numbered_in_the_order_of_their_names():
     frame = hours(3)
     seen = observe(frame.iloc[::-1], REGRESSION, "current")
-    assert seen.block is not None
     assert (seen.blocks, seen.block[0]) == (3, 2)
     assert observe(frame.drop(columns="block"), REGRESSION, "current").block is None
     assert observe(frame.assign(block=["a", 1] * 36), REGRESSION, "current").blocks == 2

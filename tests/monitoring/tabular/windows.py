@@ -34,6 +34,12 @@ def hours(days: int, *, seed: int = 0, error: float = 10.0, warmer: float = 0.0)
     )
 
 
+def harder_when_hot(frame: pd.DataFrame) -> pd.DataFrame:
+    """The error is three times as large above a temperature of 1."""
+    factor = np.where(frame["temp"] > 1, 3.0, 1.0)
+    return frame.assign(truth=frame["prediction"] + factor * (frame["truth"] - frame["prediction"]))
+
+
 def rows_of(days: int, **changed: Any) -> pd.DataFrame:
     """The same rows as independent ones."""
     return hours(days, **changed).drop(columns="block")
