@@ -11,8 +11,10 @@ from llmops.production_log import LogRecord, ProductionLog
 from llmops.settings import Settings
 from monitoring.act.action_tables import ensure_tables
 from monitoring.store.database import open_database
+from monitoring.store.ingest import ingest
 from tests.moments import MINUTE, START
 from tests.monitoring.acting import Clock, http_receiver
+from tests.monitoring.described import cheap_set
 
 QUESTIONS = (
     "What is the capital of {}?",
@@ -127,6 +129,17 @@ def engine(any_log):
     ensure_tables(made)
     yield made
     made.dispose()
+
+
+@pytest.fixture
+def describe(any_log, engine):
+    """Logs these records and describes all that is new, of which it gives the number; cheaply unless told otherwise."""
+
+    def describe(made=(), descriptors=cheap_set(), slices=("release", "user", "language"), **given):  # noqa: B008
+        any_log.append([*made])
+        return ingest(any_log, engine, descriptors, slices=slices, **given)
+
+    return describe
 
 
 @pytest.fixture

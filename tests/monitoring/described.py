@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
+import sqlalchemy as sa
 
 from llmops.production_log import LogRecord
 from llmops.text_io import read_toml
@@ -95,6 +96,12 @@ def described_set() -> DescriptorSet:
 FLAG_SHARE = 0.05
 
 Change = Callable[[Any, Any], Any]
+
+
+def selected(engine: sa.Engine, query: sa.Select[Any] | str) -> list[Any]:
+    """The first column of what a query finds."""
+    with engine.connect() as connection:
+        return list(connection.execute(sa.text(query) if isinstance(query, str) else query).scalars())
 
 
 def rows_in(reader: WindowReader, app: str, since: datetime | None, until: datetime | None, **of: Any) -> DescribedRows:

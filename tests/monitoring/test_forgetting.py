@@ -1,6 +1,5 @@
 """What belongs to a user leaves the monitor's tables, and nothing else does; texts go as far as they are described."""
 
-import dataclasses
 import json
 from contextlib import closing
 from datetime import timedelta
@@ -12,43 +11,23 @@ from llmops.production_log import Feedback, ProductionLog
 from monitoring.act import action_tables
 from monitoring.decide.references import ensure_tables, reference_summaries
 from monitoring.forgetting import forget_in_database, still_holds
-from monitoring.store.database import hourly_summaries, open_database, writing
-from monitoring.store.ingest import ingest
+from monitoring.store.database import writing
 from monitoring.store.ingest_feedback import ingest_feedback
 from monitoring.store.summaries import Summary
 from monitoring.store.windows import WindowReader
 from monitoring.stores import described_up_to, retain
 from tests.monitoring.conftest import slow_on_postgresql
-from tests.monitoring.described import APP, START, cheap_set, record, records, rows_in
+from tests.monitoring.described import APP, START, cheap_set, record, records, rows_in, selected
 
 SLICES = ("release", "user", "language")
 SET = cheap_set()
 
 
 @pytest.fixture
-def engine(any_log):
-    engine = open_database(any_log.url)
-    yield engine
-    engine.dispose()
-
-
-@pytest.fixture
-def described(any_log, engine):
+def described(any_log, describe):
     """100 rows, a quarter of them user1's, over some hours."""
-    any_log.append(records(range(100)))
-    ingest(any_log, engine, SET, slices=SLICES)
+    describe(records(range(100)))
     return any_log
-
-
-@pytest.fixture
-def add(described, engine):
-    """Logs and describes one more row."""
-
-    def add(**given):
-        described.append([dataclasses.replace(record(100), **given)])
-        ingest(described, engine, SET, slices=SLICES)
-
-    return add
 
 
 @pytest.fixture
@@ -87,7 +66,6 @@ def rows(engine):
     return rows
 
 
-@slow_on_postgresql
 def test_rows_and_summaries_are_as_if_the_user_had_never_been(described, engine, left, forget, rows):
     counts = left(described.belongings(user="user1"))
     assert counts["descriptor_segments"] == 25
@@ -117,7 +95,6 @@ def alarm(**values):
 
 
 def test_alarms_lose_the_users_rows_and_slices(described, engine, left, forget):
-    action_tables.ensure_tables(engine)
     result = {
         "slices": [{"slice": {"user": "user1"}}, {"slice": {"user": "user2"}}],
         "alarms": [{"rows": ["r1", "r2"]}],
@@ -130,9 +107,8 @@ def test_alarms_lose_the_users_rows_and_slices(described, engine, left, forget):
     counts = left(described.belongings(user="user1"))
     assert (counts["alarm_book"], counts["tested_windows"]) == (2, 1)
     assert forget(user="user1")["alarm_book"] >= 3
-    with engine.connect() as connection:
-        assert connection.execute(sa.select(action_tables.alarm_book.c.rows)).scalars().all() == [["r2"]]
-        kept = connection.execute(sa.select(action_tables.tested_windows.c.result)).scalar_one()
+    assert selected(engine, sa.select(action_tables.alarm_book.c.rows)) == [["r2"]]
+    (kept,) = selected(engine, sa.select(action_tables.tested_windows.c.result))
     assert kept == {"slices": [{"slice": {"user": "user2"}}], "alarms": [{"rows": ["r2"]}]}
 
 
@@ -158,8 +134,9 @@ def test_a_table_that_nobody_here_knows_is_searched_too(described, engine, left)
 
 
 @slow_on_postgresql
-def test_a_user_who_is_called_like_an_app_takes_nothing_else_along(add, forget, rows):
-    add(user=APP)
+@pytest.mark.usefixtures("described")
+def test_a_user_who_is_called_like_an_app_takes_nothing_else_along(describe, forget, rows):
+    describe([record(100, user=APP)])
     forget(user=APP)
     assert len(rows()) == 100
 
@@ -167,16 +144,14 @@ def test_a_user_who_is_called_like_an_app_takes_nothing_else_along(add, forget, 
 @slow_on_postgresql
 @pytest.mark.parametrize("name", ["en", APP])
 def test_a_request_that_is_called_like_a_language_or_an_app_is_forgotten_completely(
-    add, described, engine, left, forget, name
+    describe, described, engine, left, forget, name
 ):
-    add(request_id=name)
-    action_tables.ensure_tables(engine)
+    describe([record(100, request_id=name)])
     with writing(engine) as connection:
         connection.execute(alarm(rows=["r1", name]))
     assert left(described.belongings(request_id=name))["alarm_book"] == 1
     forget(request_id=name)
-    with engine.connect() as connection:
-        assert connection.execute(sa.select(action_tables.alarm_book.c.rows)).scalar_one() == ["r1"]
+    assert selected(engine, sa.select(action_tables.alarm_book.c.rows)) == [["r1"]]
 
 
 @pytest.mark.parametrize("url", ["sqlite:///{folder}/log.db", "{postgresql}"])
@@ -188,20 +163,18 @@ def test_a_log_without_a_monitor_has_nothing_to_forget(url, tmp_path, postgres_u
             assert (len(found.all_keys), forget_in_database(connection, found)) == (1, {})
 
 
-def test_texts_are_deleted_as_far_as_the_log_is_described(any_log, engine):
+def test_texts_are_deleted_as_far_as_the_log_is_described(any_log, engine, describe):
     now = START + timedelta(days=30)
     any_log.append(records(range(10)))
     assert described_up_to(engine) is None
     assert [retain(any_log, engine, days, now=now) for days in (None, 7)] == [0, 0]
     assert all(each.input for each in any_log.read())
-    ingest(any_log, engine, SET, slices=SLICES)
+    describe()
     any_log.append(records(range(10, 15)))
     assert described_up_to(engine) == 10
     assert retain(any_log, engine, 31, now=now) == 0
     assert retain(any_log, engine, 7, now=now, dry_run=True) == 10
     assert retain(any_log, engine, 7, now=now) == 10
-    ingest(any_log, engine, SET, slices=SLICES)
+    describe()
     assert retain(any_log, engine, 7, now=now) == 5
-    with engine.connect() as connection:
-        whole = sa.select(sa.func.sum(hourly_summaries.c.rows)).where(hourly_summaries.c.dimension == "app")
-        assert connection.execute(whole).scalar_one() == 15
+    assert selected(engine, "SELECT sum(rows) FROM hourly_summaries WHERE dimension = 'app'") == [15]

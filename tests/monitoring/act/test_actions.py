@@ -15,6 +15,7 @@ from monitoring.act.outbox import Outbox
 from monitoring.act.policy import Policy, Situation, decide
 from tests.at_once import at_once
 from tests.monitoring.acting import Clock, NotingActuator, finding
+from tests.monitoring.described import selected
 
 SITUATION = Situation("assistant@2", None, "assistant@1")
 ROLLBACK = Policy("rollback", dry_run=False)
@@ -53,9 +54,8 @@ class Bench:
         return [each for _ in range(rounds) if self.clock.move(**pause) for each in queue.carry_out_due(slow=False)]
 
     def alerts(self):
-        with self.engine.begin() as connection:
-            rows = connection.execute(sa.select(alert_outbox.c.payload).order_by(alert_outbox.c.id)).scalars()
-            return [row for row in rows if row["event"] == "action"]
+        payloads = selected(self.engine, sa.select(alert_outbox.c.payload).order_by(alert_outbox.c.id))
+        return [each for each in payloads if each["event"] == "action"]
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from monitoring.decide.result import Cure
 from monitoring.forgetting import forget_in_database
 from tests.at_once import at_once
 from tests.monitoring.acting import START, finding
+from tests.monitoring.described import selected
 
 CHANNEL = Webhook("ops", url="http://127.0.0.1:9/")
 SETTINGS = AlertSettings(cool_down=3600.0)
@@ -34,8 +35,7 @@ def make_book(engine, clock):
 
 def put(engine, column=alert_outbox.c.alert_id):
     """A column of the outbox, in the order of the alerts."""
-    with engine.connect() as connection:
-        return list(connection.execute(sa.select(column).order_by(alert_outbox.c.id)).scalars())
+    return selected(engine, sa.select(column).order_by(alert_outbox.c.id))
 
 
 def forget_request(engine, request_id):

@@ -2,7 +2,7 @@ import signal
 import subprocess
 import sys
 import threading
-from dataclasses import replace
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from monitoring.store.summaries import OTHER, Summary
 from monitoring.store.windows import WindowReader
 from tests.at_once import at_once
 from tests.monitoring.conftest import slow_on_postgresql
-from tests.monitoring.described import APP, START, cheap_set, declare, record, records, rows_in
+from tests.monitoring.described import APP, START, cheap_set, declare, record, records, rows_in, selected
 
 SLICES = ("release", "user", "language")
 SET = cheap_set()
@@ -56,17 +56,18 @@ def opinion(number, **given):
     return Feedback(rated.request_id, rated.key, **values)
 
 
-def test_rows_are_described_once_and_kept(any_log, engine):
-    calls: list[int] = []
+def take_feedback(log, engine, descriptors=SET):
+    return ingest_feedback(log, engine, descriptors, slices=SLICES)
+
+
+def test_rows_are_described_once_and_kept(engine, describe):
+    calls = []
     descriptors = cheap_set(calls=calls)
-    assert ingest(any_log, engine, descriptors) == 0
+    assert describe([], descriptors) == 0
     assert isinstance(everything(engine, descriptors), DescribedRows)
-    assert WindowReader(engine, descriptors).whole(APP, None, None) == Summary()
-    any_log.append(records(range(30)))
-    assert ingest(any_log, engine, descriptors, slices=SLICES) == 30
-    any_log.append(records(range(30, 50)))
-    assert ingest(any_log, engine, descriptors, slices=SLICES) == 20
-    assert ingest(any_log, engine, descriptors, slices=SLICES) == 0
+    assert whole(engine, descriptors) == Summary()
+    for numbers, new in ((range(30), 30), (range(30, 50), 20), ((), 0)):
+        assert describe(records(numbers), descriptors) == new
     assert calls == [30, 20]
     assert_complete(engine, descriptors, 50)
     rows = everything(engine, descriptors)
@@ -77,51 +78,46 @@ def test_rows_are_described_once_and_kept(any_log, engine):
 
 
 @slow_on_postgresql
-def test_batches_and_segments_change_nothing(any_log, engine):
-    any_log.append(records(range(5000)))
+def test_batches_and_segments_change_nothing(engine, describe):
     seen = []
-    assert ingest(any_log, engine, SET, slices=SLICES, progress=lambda *at: seen.append(at)) == 5000
+    assert describe(records(range(5000)), progress=lambda *at: seen.append(at)) == 5000
     assert seen == [(done, 5000) for done in (1000, 2000, 3000, 4000, 5000)]
     assert_complete(engine, SET, 5000)
 
 
-def test_raw_models_and_predictions_are_passed_over_and_apps_kept_apart(any_log, engine):
-    calls: list[int] = []
+def test_raw_models_and_predictions_are_passed_over_and_apps_kept_apart(engine, describe):
+    calls = []
     descriptors = cheap_set(calls=calls)
-    predicted = [replace(record(number), route="predict") for number in (0, 1)]
-    any_log.append([*records(range(2, 6)), record(6, release=None), record(7, release="other@1"), *predicted])
-    assert ingest(any_log, engine, descriptors) == 5
+    made = [*records(range(2, 6)), record(6, release=None), record(7, release="other@1")]
+    assert describe([*made, *records((0, 1), route="predict")], descriptors) == 5
     assert everything(engine, descriptors).keys == [record(number).key for number in range(2, 6)]
     assert WindowReader(engine, descriptors).whole("other", None, None).rows == 1
-    any_log.append([replace(record(9), release="bike@1", model="bike@1", route="predict")])
-    assert ingest(any_log, engine, descriptors) == 0
+    assert describe([record(9, release="bike@1", model="bike@1", route="predict")], descriptors) == 0
     assert (calls, rows_in(WindowReader(engine, descriptors), "bike", None, None).keys) == ([4, 1], [])
     assert apps_in_log(engine) == [APP, "other"]
 
 
 @slow_on_postgresql
-def test_hostile_rows_stop_nothing_and_failures_are_counted(any_log, engine):
+def test_hostile_rows_stop_nothing_and_failures_are_counted(engine, describe):
     def fussy(texts):
         return [1 / (len(text) % 2) for text in texts]
 
     descriptors = DescriptorSet([declare("input.fussy", "numeric", "input", fussy)])
     hostile = ["\0", "x" * 1_000_000, '{"a": ', "", "\ud800"]
     rows = [record(number, input=text, details={"arm": ["?"], "shadow_of": 3}) for number, text in enumerate(hostile)]
-    any_log.append([*rows, record(5, user="u\0" * 256, input="odd")])
-    assert ingest(any_log, engine, descriptors, slices=SLICES) == 6
+    assert describe([*rows, record(5, user="u\0" * 256, input="odd")], descriptors) == 6
     reader = WindowReader(engine, descriptors)
     assert (reader.failures(APP, None, None), reader.failures("another", None, None)) == ({"input.fussy": 3}, {})
-    with engine.connect() as connection:
-        assert "ZeroDivisionError" in connection.execute(sa.text("SELECT reason FROM ingest_failures")).scalar_one()
+    (reason,) = selected(engine, "SELECT reason FROM ingest_failures")
+    assert "ZeroDivisionError" in reason
     assert reader.whole(APP, None, None).numbers["input.fussy"].n == 3
     assert len(reader.by_value(APP, None, None, "user")) == 5
 
 
 @slow_on_postgresql
-def test_shadow_rows_stay_out_of_every_window_but_their_own(any_log, engine):
+def test_shadow_rows_stay_out_of_every_window_but_their_own(engine, describe):
     shadows = records(range(10, 15), outcome="shadow", release=f"{APP}@9", details={"arm": "shadow", "shadow_of": "r1"})
-    any_log.append([*records(range(10)), *shadows])
-    ingest(any_log, engine, SET, slices=SLICES)
+    describe([*records(range(10)), *shadows])
     reader = WindowReader(engine, SET)
     assert whole(engine).rows == 10
     assert set(reader.by_value(APP, None, None, "release")) == {f"{APP}@1", f"{APP}@2"}
@@ -134,19 +130,18 @@ def test_shadow_rows_stay_out_of_every_window_but_their_own(any_log, engine):
 
 
 @slow_on_postgresql
-def test_only_changed_descriptors_are_computed_anew_and_values_of_deleted_texts_are_taken_over(any_log, engine):
-    calls: list[int] = []
-    any_log.append(records(range(20)))
-    ingest(any_log, engine, cheap_set(calls=calls), slices=SLICES)
-    ingest(any_log, engine, cheap_set(calls=calls), slices=("release",))
+def test_only_changed_descriptors_are_computed_anew_and_values_of_deleted_texts_are_taken_over(engine, describe):
+    calls = []
+    describe(records(range(20)), cheap_set(calls=calls))
+    describe([], cheap_set(calls=calls), slices=("release",))
     assert calls == [20], "other slices, no other values"
-    ingest(any_log, engine, cheap_set(calls=calls, output_version="2"), slices=SLICES)
+    describe([], cheap_set(calls=calls, output_version="2"))
     assert calls == [20, 20]
     assert_complete(engine, cheap_set(output_version="2"), 20)
     with engine.begin() as connection:
         connection.execute(sa.text("UPDATE log_records SET input = '', output = '', text_deleted_at = 1 WHERE seq < 6"))
     changed = cheap_set(output_version="3")
-    ingest(any_log, engine, changed, slices=SLICES)
+    describe([], changed)
     rows = everything(engine, changed)
     assert rows.columns["input.length"].tolist() == [len(record(number).input) for number in range(20)]
     lengths = rows.columns["output.length"]
@@ -155,37 +150,41 @@ def test_only_changed_descriptors_are_computed_anew_and_values_of_deleted_texts_
 
 
 @slow_on_postgresql
-def test_what_older_versions_left_is_deleted_when_the_new_one_has_caught_up(any_log, engine):
-    any_log.append(records(range(1500)))
-    ingest(any_log, engine, SET)
+def test_what_older_versions_left_is_deleted_when_the_new_one_has_caught_up(engine, describe):
+    describe(records(range(1500)))
     with engine.begin() as connection:
         connection.execute(sa.text("CREATE TABLE descriptor_values (key TEXT)"))  # of an older release
     changed = cheap_set(output_version="2")
-    ingest(any_log, engine, changed)
+    describe([], changed)
     with pytest.raises(CannotRun, match="not described"):
         everything(engine)
-    with engine.connect() as connection:
-        for table in ("descriptor_segments", "hourly_summaries", "ingest_cursors"):
-            versions = connection.execute(sa.select(sa.column("version")).select_from(sa.table(table))).scalars()
-            assert len(set(versions)) == 1
+    for table in ("descriptor_segments", "hourly_summaries", "ingest_cursors"):
+        assert len(set(selected(engine, sa.select(sa.text("version")).select_from(sa.text(table))))) == 1
     assert not sa.inspect(engine).has_table("descriptor_values")
     assert_complete(engine, changed, 1500)
 
 
-def test_two_ingests_at_once_lose_and_repeat_nothing(any_log, engine):
+@contextmanager
+def opened_again(url):
+    """A log and its database, as another process has them."""
+    log, engine = ProductionLog(url), open_database(url)
+    yield log, engine
+    engine.dispose()
+    log.close()
+
+
+def test_two_ingests_at_once_lose_and_repeat_nothing(any_log, engine, describe):
     any_log.append(records(range(1500)))
     done = []
 
     def work(first):
-        log, own = ProductionLog(any_log.url), open_database(any_log.url)
-        for start in range(first, first + 150, 50):
-            log.append(records(range(start, start + 50)))
-            done.append(ingest(log, own, SET, slices=SLICES))
-        own.dispose()
-        log.close()
+        with opened_again(any_log.url) as (log, own):
+            for start in range(first, first + 150, 50):
+                log.append(records(range(start, start + 50)))
+                done.append(ingest(log, own, SET, slices=SLICES))
 
     at_once(lambda: work(1500), lambda: work(1650))
-    ingest(any_log, engine, SET, slices=SLICES)
+    describe()
     assert (len(done), sum(done)) == (6, 1800)
     assert_complete(engine, SET, 1800)
 
@@ -205,7 +204,7 @@ ingest(ProductionLog(url), open_database(url), cheap_set(), slices=("release", "
 
 
 @pytest.mark.slow
-def test_an_ingest_killed_at_any_moment_has_done_a_batch_or_has_not(any_log, engine):
+def test_an_ingest_killed_at_any_moment_has_done_a_batch_or_has_not(any_log, engine, describe):
     count = 8000
     any_log.append(records(range(count)))
     program = KILLED.format(root=str(Path(__file__).parents[3]))
@@ -221,15 +220,14 @@ def test_an_ingest_killed_at_any_moment_has_done_a_batch_or_has_not(any_log, eng
         assert described % 1000 == 0
         assert_complete(engine, SET, described)
     assert cut_short >= 2
-    ingest(any_log, engine, SET, slices=SLICES)
+    describe()
     assert_complete(engine, SET, count)
 
 
 @slow_on_postgresql
-def test_values_beyond_the_most_frequent_are_counted_together(any_log, engine):
+def test_values_beyond_the_most_frequent_are_counted_together(engine, describe):
     users = MOST_VALUES + 50
-    any_log.append([record(number, at=START, user=f"u{number % users}") for number in range(2 * users)])
-    ingest(any_log, engine, SET, slices=SLICES)
+    describe(record(number, at=START, user=f"u{number % users}") for number in range(2 * users))
     with engine.connect() as connection:
         query = "SELECT value, rows FROM hourly_summaries WHERE dimension = 'user'"
         stored = dict(connection.execute(sa.text(query)).all())
@@ -246,18 +244,7 @@ def forget(engine, numbers):
         rebuild_hours(connection, APP, rewrite_without(connection, APP, keys))
 
 
-def test_forgotten_rows_are_in_no_summary_any_more(any_log, engine):
-    any_log.append(records(range(100)))
-    ingest(any_log, engine, SET, slices=SLICES)
-    forget(engine, range(3, 100, 4))
-    rows = everything(engine)
-    assert len(rows) == 75
-    assert whole(engine) == Summary.of(rows, SET)
-    assert set(WindowReader(engine, SET).by_value(APP, None, None, "user")) == {"user0", "user1", "user2"}
-
-
-def test_rows_deleted_while_they_are_being_described_do_not_come_back(any_log, engine):
-    any_log.append(records(range(20)))
+def test_rows_deleted_while_they_are_being_described_do_not_come_back(engine, describe):
     calls = []
 
     def forgetting(texts):
@@ -267,7 +254,7 @@ def test_rows_deleted_while_they_are_being_described_do_not_come_back(any_log, e
         return [1] * len(texts)
 
     descriptors = DescriptorSet([declare("input.one", "numeric", "input", forgetting)])
-    assert ingest(any_log, engine, descriptors, slices=SLICES) == 15
+    assert describe(records(range(20)), descriptors) == 15
     assert calls == [20, 15]
     assert everything(engine, descriptors).keys == [record(number).key for number in range(5, 20)]
 
@@ -282,15 +269,13 @@ def test_a_database_that_is_gone_is_a_plain_error(any_log, engine):
         open_database("postgresql+psycopg://nobody@127.0.0.1:1/none")
 
 
-def test_feedback_is_added_once_to_the_hour_and_slices_of_its_answer(any_log, engine):
-    any_log.append(records(range(200)))
-    ingest(any_log, engine, SET)
+def test_feedback_is_added_once_to_the_hour_and_slices_of_its_answer(any_log, engine, describe):
+    describe(records(range(200)))
     for number, score, label in ((0, 1.0, "good"), (1, 0.0, None), (0, 0.5, "good"), (150, None, "bad")):
         any_log.add_feedback(opinion(number, score=score, label=label))
-    assert ingest_feedback(any_log, engine, SET) == 4
-    assert ingest_feedback(any_log, engine, SET) == 0
+    assert [take_feedback(any_log, engine) for _ in range(2)] == [4, 0]
     any_log.add_feedback(opinion(2, label="late", at=START + timedelta(days=30)))
-    assert ingest_feedback(any_log, engine, SET) == 1
+    assert take_feedback(any_log, engine) == 1
 
     found, reader = whole(engine), WindowReader(engine, SET)
     assert found.rows == 200
@@ -303,57 +288,49 @@ def test_feedback_is_added_once_to_the_hour_and_slices_of_its_answer(any_log, en
     assert [each.labels["feedback.label"].counts for _, each in hours] == [{"good": 2, "late": 1}, {"bad": 1}]
 
 
-def test_feedback_waits_for_its_row(any_log, engine):
-    any_log.append(records(range(3)))
-    ingest(any_log, engine, SET)
+def test_feedback_waits_for_its_row(any_log, engine, describe):
+    describe(records(range(3)))
     any_log.append(records(range(3, 6)))
     for number in (1, 4, 2):
         any_log.add_feedback(opinion(number, score=1.0))
-    assert ingest_feedback(any_log, engine, SET) == 1
-    assert ingest_feedback(any_log, engine, SET) == 0
-    ingest(any_log, engine, SET)
-    assert ingest_feedback(any_log, engine, SET) == 2
+    assert [take_feedback(any_log, engine) for _ in range(2)] == [1, 0]
+    describe()
+    assert take_feedback(any_log, engine) == 2
 
 
-def test_feedback_on_rows_that_are_not_described_is_counted_and_passed_over(any_log, engine):
-    any_log.append([*records(range(3)), record(3, release=None)])
-    ingest(any_log, engine, SET)
-    any_log.add_feedback(opinion(3, app="", score=1.0))
-    any_log.add_feedback(Feedback("gone", "f" * 32, "anonymous", APP, score=1.0))
-    any_log.add_feedback(opinion(2, score=1.0))
-    assert ingest_feedback(any_log, engine, SET) == 1
-    with engine.connect() as connection:
-        assert connection.execute(sa.text("SELECT unfit FROM ingest_cursors")).scalar_one() == 2
+def test_feedback_on_rows_that_are_not_described_is_counted_and_passed_over(any_log, engine, describe):
+    describe([*records(range(3)), record(3, release=None)])
+    gone = Feedback("gone", "f" * 32, "anonymous", APP, score=1.0)
+    for said in (opinion(3, app="", score=1.0), gone, opinion(2, score=1.0)):
+        any_log.add_feedback(said)
+    assert take_feedback(any_log, engine) == 1
+    assert selected(engine, "SELECT unfit FROM ingest_cursors") == [2]
 
 
 @slow_on_postgresql
-def test_feedback_is_added_again_for_another_version_and_after_rows_were_forgotten(any_log, engine):
-    any_log.append(records(range(10)))
-    ingest(any_log, engine, SET)
+def test_feedback_is_added_again_for_another_version_and_after_rows_were_forgotten(any_log, engine, describe):
+    describe(records(range(10)))
     for number in range(10):
         any_log.add_feedback(opinion(number, score=float(number)))
-    ingest_feedback(any_log, engine, SET)
+    take_feedback(any_log, engine)
     forget(engine, (8, 9))
     assert whole(engine).numbers["feedback.score"].total == 28
     changed = cheap_set(output_version="2")
-    ingest(any_log, engine, changed)
+    describe([], changed)
     assert "feedback.score" not in whole(engine, changed).numbers
-    assert ingest_feedback(any_log, engine, changed) == 8
+    assert take_feedback(any_log, engine, changed) == 8
     assert whole(engine, changed).numbers["feedback.score"].total == 28
 
 
-def test_two_at_once_add_no_feedback_twice(any_log, engine):
-    any_log.append(records(range(50)))
-    ingest(any_log, engine, SET)
+def test_two_at_once_add_no_feedback_twice(any_log, engine, describe):
+    describe(records(range(50)))
     for number in range(50):
         any_log.add_feedback(opinion(number, score=1.0))
     added = []
 
     def work():
-        log, own = ProductionLog(any_log.url), open_database(any_log.url)
-        added.append(ingest_feedback(log, own, SET))
-        own.dispose()
-        log.close()
+        with opened_again(any_log.url) as opened:
+            added.append(take_feedback(*opened))
 
     at_once(work, work, work)
     assert sum(added) == 50

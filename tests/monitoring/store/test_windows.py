@@ -35,10 +35,8 @@ def url(tmp_path_factory):
     log.append(records(order[400:]))
     ingest(log, engine, SET, slices=SLICES)
     for number in range(0, ROWS, 9):
-        rated = record(number)
-        log.add_feedback(
-            Feedback(rated.request_id, rated.key, "anonymous", APP, rated.release, score=float(number % 2))
-        )
+        rated, score = record(number), float(number % 2)
+        log.add_feedback(Feedback(rated.request_id, rated.key, "anonymous", APP, rated.release, score=score))
     ingest_feedback(log, engine, SET, slices=SLICES)
     engine.dispose()
     log.close()
@@ -99,9 +97,8 @@ def test_rows_are_read_oldest_first_and_chosen(reader):
 
 
 @slow_on_postgresql
-def test_values_beyond_the_most_frequent_are_counted_over_a_window_too(any_log, engine):
-    any_log.append([record(number, user=f"u{number // 2}") for number in range(2 * MOST_VALUES + 100)])
-    ingest(any_log, engine, SET, slices=SLICES)
+def test_values_beyond_the_most_frequent_are_counted_over_a_window_too(engine, describe):
+    describe(record(number, user=f"u{number // 2}") for number in range(2 * MOST_VALUES + 100))
     found = WindowReader(engine, SET).by_value(APP, None, None, "user")
     assert len(found) == MOST_VALUES + 1
     assert found[OTHER].rows == 100
@@ -113,9 +110,8 @@ def test_a_log_that_was_never_described_is_told_apart_from_an_empty_one(engine):
         WindowReader(engine, SET).whole(APP, None, None)
 
 
-def test_a_damaged_summary_is_named(any_log, engine):
-    any_log.append(records(range(5)))
-    ingest(any_log, engine, SET)
+def test_a_damaged_summary_is_named(engine, describe):
+    describe(records(range(5)))
     with engine.begin() as connection:
         connection.execute(sa.update(hourly_summaries).values(data=b"\x01\x02"))
     with pytest.raises(StoreUnavailable, match="hour 2026-01-01T00:00:00"):
