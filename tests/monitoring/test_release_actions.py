@@ -5,12 +5,10 @@ import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from llmops.errors import CannotRun, StoreUnavailable
-from llmops.eval_runs.evaluations import RunOptions
 from llmops.generation import GenerationParameters
 from llmops.production_log.record import pseudonym_of
 from llmops.traffic_policy import TrafficPolicy
@@ -19,11 +17,8 @@ from monitoring.act.policy import Policy, Situation
 from monitoring.release_actions import RegistryActuator
 
 OBSERVE = Policy()
-EVIDENCE: dict[str, Any] = {
-    "alarms": [{"id": 7, "rows": ["r1", "r2"]}, {"id": 8, "rows": ["r2"]}],
-    "situation": {},
-    "verdict": None,
-}
+ALARMS = [{"id": 7, "rows": ["r1", "r2"]}, {"id": 8, "rows": ["r2"]}]
+EVIDENCE = {"alarms": ALARMS, "situation": {}, "verdict": None}
 
 
 @pytest.fixture
@@ -105,10 +100,8 @@ def test_a_rollback_moves_the_alias_once_and_never_to_and_fro(releases, app, act
 def test_a_release_is_evaluated_anew_on_the_suite_of_its_gate(workshop, app, actuator):
     with pytest.raises(CannotRun, match="no gate on record"):
         actuator.carry_out(action(app, "re-evaluate", 1))
-    evaluations = workshop.evaluations
-    suite = evaluations.suite("sums")
-    (first,) = evaluations.run(suite, evaluations.cells(suite, releases=[f"{app}@1"]), RunOptions(), lambda *_: None)
-    evaluations.gate(f"{app}@1", None, "sums")
+    (first,) = workshop.run(releases=[f"{app}@1"])
+    workshop.evaluations.gate(f"{app}@1", None, "sums")
     done, again = (actuator.carry_out(action(app, "re-evaluate", 1)) for _ in range(2))
     assert done["suite"] == "sums"
     assert done["run_id"] not in ("", first.run.run_id)
@@ -132,7 +125,7 @@ def test_a_retrain_command_gets_the_evidence(workshop, app, actuator):
     assert [alarm["id"] for alarm in evidence["alarms"]] == [7, 8]
 
 
-HANGING = Policy("retrain", retrain_command=(sys.executable, "-c", "import time; time.sleep(60)"), retrain_timeout=0.5)
+HANGING = Policy("retrain", retrain_command=(sys.executable, "-c", "import time; time.sleep(60)"), retrain_timeout=0.2)
 
 
 @pytest.mark.parametrize(
@@ -149,12 +142,10 @@ def test_a_retrain_command_that_fails_hangs_or_is_missing_is_an_error(app, actua
 
 
 def test_a_retrain_command_ends_with_the_daemon(workshop, app):
-    stop = threading.Event()
-    threading.Timer(0.3, stop.set).start()
+    stop, hanging = threading.Event(), action(app, "retrain", 1, replace(HANGING, retrain_timeout=60))
+    threading.Timer(0.1, stop.set).start()
     with pytest.raises(Interrupted):
-        RegistryActuator(workshop.settings, stop).retrain(
-            action(app, "retrain", 1, replace(HANGING, retrain_timeout=60))
-        )
+        RegistryActuator(workshop.settings, stop).retrain(hanging)
 
 
 def test_a_recipe_begins_a_cycle_of_improve_whose_outcome_is_the_actions(
@@ -163,8 +154,8 @@ def test_a_recipe_begins_a_cycle_of_improve_whose_outcome_is_the_actions(
     promote(releases, f"{app}@1")
     (tmp_path / "recipe.toml").write_text('optimizer = "examples"\n')
     policy = Policy("retrain", False, suite="sums", recipe=str(tmp_path / "recipe.toml"))
-    alarm = {"id": 7, "what": "output.refusal", "kind": "drift", "side": "output", "why": "rose", "release": None}
-    alarm |= {"rows": ["r1"]}
+    alarm = {"id": 7, "what": "output.refusal", "kind": "drift", "side": "output", "why": "rose", "release": None,
+             "rows": ["r1"]}  # fmt: skip
     asked = replace(action(app, "retrain", 1, policy), evidence={**EVIDENCE, "alarms": [alarm]})
     monkeypatch.setenv("LLMOPS_HOME", str(workshop.settings.home))
     monkeypatch.setenv("LLMOPS_EVAL_SETS", str(workshop.folder))
@@ -179,11 +170,9 @@ def test_what_is_evaluated_anew_and_has_become_worse_is_improved_by_the_recipe(
     workshop, app, actuator, releases, monkeypatch
 ):
     promote(releases, f"{app}@1")
-    evaluations = workshop.evaluations
-    suite = evaluations.suite("sums")
-    evaluations.run(suite, evaluations.cells(suite, releases=[f"{app}@1"]), RunOptions(), lambda *_: None)
-    evaluations.gate(f"{app}@1", None, "sums")
-    begun = list[str]()
+    workshop.run(releases=[f"{app}@1"])
+    workshop.evaluations.gate(f"{app}@1", None, "sums")
+    begun = []
     monkeypatch.setattr(actuator, "_improve", lambda action, suite: begun.append(suite) or {"pipeline": "improve@x"})
     asked = action(app, "re-evaluate", 1, Policy("re-evaluate", False, recipe="recipe.toml"))
     assert (actuator.carry_out(asked)["worse"], begun) == (False, [])
@@ -193,8 +182,10 @@ def test_what_is_evaluated_anew_and_has_become_worse_is_improved_by_the_recipe(
 
 def test_an_action_is_recorded_once_with_its_evidence_and_names_no_user(workshop, app, actuator):
     about = {"user": "anna@example.com"}
-    alarms = [{**EVIDENCE["alarms"][0], "slice": about}, EVIDENCE["alarms"][1]]
-    evidence = {"alarms": alarms, "verdict": {"slices": [{"slice": about, "rows": 5}], "alarms": []}}
+    evidence = {
+        "alarms": [{**ALARMS[0], "slice": about}, ALARMS[1]],
+        "verdict": {"slices": [{"slice": about, "rows": 5}], "alarms": []},
+    }
     done = replace(action(app, "rollback", 1), evidence=evidence)
     run_id, again = (actuator.record(done, {"champion": f"{app}@1"}) for _ in range(2))
     assert again == run_id

@@ -17,9 +17,13 @@ DESCRIPTORS = read_config().descriptors.descriptors
 SINCE, UNTIL = START + 200 * MINUTE, START + 400 * MINUTE
 
 
+def judged(settings, since=SINCE, until=UNTIL, **given):
+    return run_monitor(settings, "assistant", since, until, **given)
+
+
 @pytest.mark.usefixtures("worse")
 def test_the_json_has_the_contracts_shape(settings):
-    found = json.loads(json.dumps(run_monitor(settings, "assistant", SINCE, UNTIL).to_json(), allow_nan=False))
+    found = json.loads(json.dumps(judged(settings).to_json(), allow_nan=False))
     assert found["app"] == "assistant"
     assert found["window"] == {"since": SINCE.isoformat(), "until": UNTIL.isoformat(), "rows": 200}
     assert found["reference"]["rows"] == 200
@@ -37,18 +41,18 @@ def test_the_json_has_the_contracts_shape(settings):
 
 @pytest.mark.usefixtures("worse")
 def test_the_first_since_pins_the_reference_and_rows_are_described_once(settings):
-    first = run_monitor(settings, "assistant", SINCE, UNTIL)
+    first = judged(settings)
     assert (first.computed, first.alarm, first.pinned.why) == (400, True, "rows before the first --since")
-    later = run_monitor(settings, "assistant", SINCE + 100 * MINUTE, UNTIL)
+    later = judged(settings, SINCE + 100 * MINUTE)
     assert later.computed == 0
     assert (later.reference.since, later.reference.until, later.window.rows) == (START, SINCE, 100)
 
 
 def test_asking_something_else_is_drift_of_the_input_and_a_quiet_window_is_ok(settings, log, make_records):
     log.append([*make_records(200), *make_records(100, first=200, question="Schreibe mir bitte ein langes Gedicht.")])
-    quiet = run_monitor(settings, "assistant", START + 100 * MINUTE, SINCE)
+    quiet = judged(settings, START + 100 * MINUTE, SINCE)
     assert (quiet.state, quiet.alarm, quiet.to_json()["alarms"], quiet.to_json()["drift_in"]) == ("ok", False, [], [])
-    found = run_monitor(settings, "assistant", SINCE, UNTIL).to_json()
+    found = judged(settings).to_json()
     assert "input.language" in {alarm["what"] for alarm in found["alarms"]}
     assert "output" not in found["drift_in"]
 
@@ -58,7 +62,7 @@ def test_asking_something_else_is_drift_of_the_input_and_a_quiet_window_is_ok(se
 )
 def test_too_few_rows_give_no_verdict(settings, log, make_records, before, after, note):
     log.append(make_records(before + after, refusals=0))
-    found = run_monitor(settings, "assistant", START + before * MINUTE, UNTIL)
+    found = judged(settings, START + before * MINUTE)
     assert (found.state, found.alarm, found.slices) == ("too-few-rows", False, [])
     assert note in found.note
     assert (found.pinned is None) == (before == 5), "a reference too small is not pinned"
@@ -66,7 +70,7 @@ def test_too_few_rows_give_no_verdict(settings, log, make_records, before, after
 
 @pytest.mark.usefixtures("worse")
 def test_metrics_are_flat_finite_and_named_for_mlflow(settings):
-    metrics = run_monitor(settings, "assistant", SINCE, UNTIL).metrics()
+    metrics = judged(settings).metrics()
     assert metrics["drift/output.refusal/p_adjusted"] < 0.001
     assert metrics["drift/assistant-2/output.refusal/effect"] > 0.2
     assert metrics["mean/output.refusal"] == pytest.approx(0.4, abs=0.1)
@@ -78,46 +82,30 @@ def test_metrics_are_flat_finite_and_named_for_mlflow(settings):
 def test_progress_counts_rows_and_apps_are_listed(settings, log, make_records):
     log.append([*make_records(40), *make_records(3, first=40, release="other@1")])
     seen = []
-    run_monitor(
-        settings, "assistant", START + 20 * MINUTE, UNTIL, progress=lambda done, total: seen.append((done, total))
-    )
+    judged(settings, START + 20 * MINUTE, progress=lambda *at: seen.append(at))
     assert seen == [(43, 43)], "the log is described once, whatever window is asked for"
     assert list_apps(settings) == ["assistant", "other"]
 
 
 def test_an_empty_log_says_what_to_do(tmp_path):
-    with pytest.raises(CannotRun, match="no reference window is pinned"):
-        run_monitor(Settings(home=tmp_path / "new"), "assistant")
-    with pytest.raises(CannotRun, match="no rows of app assistant"):
-        run_monitor(Settings(home=tmp_path / "new"), "assistant", SINCE)
+    for since, problem in ((None, "no reference window is pinned"), (SINCE, "no rows of app assistant")):
+        with pytest.raises(CannotRun, match=problem):
+            run_monitor(Settings(home=tmp_path / "new"), "assistant", since)
 
 
 @pytest.mark.usefixtures("worse")
 def test_two_monitors_at_once_both_finish(settings):
     found = []
-    at_once(*[lambda: found.append(run_monitor(settings, "assistant", SINCE, UNTIL))] * 2)
+    at_once(*[lambda: found.append(judged(settings))] * 2)
     assert [result.window.rows for result in found] == [200, 200]
 
 
 @pytest.mark.usefixtures("worse")
 def test_the_detectors_see_a_bad_release_before_its_window_ends(settings):
-    result = run_monitor(settings, "assistant", SINCE, SINCE + 60 * MINUTE)
+    result = judged(settings, SINCE, SINCE + 60 * MINUTE)
     sequential = [alarm for alarm in result.alarms if alarm.kind == "sequential"]
     assert "output.refusal" in {alarm.what for alarm in sequential}
     assert all(alarm.rows and alarm.severity == "high" for alarm in sequential)
-
-
-def test_hostile_rows_are_counted_and_stop_nothing(settings, log, make_records):
-    hostile = ["", "x" * 1_000_000, "[" * 50_000, "\ud800 lone", "{broken json", "\u202e\u0000"[:1], "http://["]
-    bad = [
-        dataclasses.replace(record, input=text, output=text, request_id=f"bad{number}")
-        for number, (record, text) in enumerate(zip(make_records(len(hostile), first=200), hostile, strict=True))
-        if "\ud800" not in text
-    ]
-    log.append([*make_records(200), *bad, *make_records(100, first=210)])
-    found = run_monitor(settings, "assistant", SINCE, START + 310 * MINUTE)
-    assert found.window.rows == 100 + len(bad)
-    json.dumps(found.to_json(), allow_nan=False)
 
 
 def test_what_a_descriptor_cannot_compute_is_counted_in_the_result(settings, log, make_records):
@@ -129,7 +117,7 @@ def test_what_a_descriptor_cannot_compute_is_counted_in_the_result(settings, log
     broken = Declared(Descriptor("fragile", "numeric", "service", version="1"), "record", fails_on_two)
     config = dataclasses.replace(read_config(), descriptors=DescriptorSet([broken]))
     log.append(make_records(400))
-    found = run_monitor(settings, "assistant", SINCE, UNTIL, config=config)
+    found = judged(settings, config=config)
     assert found.to_json()["failures"] == {"fragile": 2}
     assert found.metrics()["failures/fragile"] == 2.0
 
@@ -159,12 +147,12 @@ def alarmed(result):
 
 
 def test_feedback_that_comes_after_the_pin_is_no_part_of_the_reference_until_it_is_pinned_again(few_descriptors, rated):
-    assert run_monitor(few_descriptors, "assistant", SINCE, UNTIL).not_compared == ()
+    assert judged(few_descriptors).not_compared == ()
     rated()
-    late = run_monitor(few_descriptors, "assistant", SINCE, UNTIL)
+    late = judged(few_descriptors)
     assert (late.state, late.not_compared) == ("ok", ("feedback.score",))
     pin_reference(few_descriptors, "assistant", START, SINCE, "with what was said since")
-    again = run_monitor(few_descriptors, "assistant", SINCE, UNTIL)
+    again = judged(few_descriptors)
     assert (alarmed(again), again.not_compared) == (["feedback.score"], ())
     assert again.to_json()["feedback"] == {"scores": 60, "mean_score": 0.0, "labels": {}}
 
@@ -172,8 +160,8 @@ def test_feedback_that_comes_after_the_pin_is_no_part_of_the_reference_until_it_
 def test_feedback_after_its_window_was_judged_is_seen_with_the_next_or_when_asked_again(few_descriptors, rated):
     rated(window=False)
     middle = SINCE + 100 * MINUTE
-    assert run_monitor(few_descriptors, "assistant", SINCE, middle).state == "ok"
+    assert judged(few_descriptors, SINCE, middle).state == "ok"
     rated(reference=False)
-    following = run_monitor(few_descriptors, "assistant", middle, UNTIL)
-    again = run_monitor(few_descriptors, "assistant", SINCE, middle)
+    following = judged(few_descriptors, middle)
+    again = judged(few_descriptors, SINCE, middle)
     assert alarmed(following) == alarmed(again) == ["feedback.score"]

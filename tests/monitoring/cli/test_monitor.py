@@ -16,13 +16,12 @@ import pytest
 
 from deploy.services.servers import free_port
 from llmops.api.versions import gate_answers
-from llmops.eval_runs.evaluations import RunOptions
-from llmops.registry import Registry
 from llmops.settings import Settings
 from tests.moments import START
-from tests.registry.conftest import model, template
+from tests.registered_home import release_of
 
 SINCE, UNTIL = "2026-01-01T03:20:00Z", "2026-01-01T06:40:00Z"
+WINDOW = ("--since", SINCE, "--until", UNTIL)
 
 
 @pytest.fixture
@@ -43,11 +42,11 @@ def traffic(tmp_path, llmops):
 
 @pytest.mark.usefixtures("traffic")
 def test_a_run_alarms_pins_its_reference_and_says_whether_a_rollback_helps(llmops):
-    found = llmops("monitor", "run", "--since", SINCE, "--until", UNTIL, "--no-record", "--json")
+    found = llmops("monitor", "run", *WINDOW, "--no-record", "--json")
     assert found.code == 1
     assert "output.refusal" in {alarm["what"] for alarm in found.json["alarms"]}
     assert found.json["cure"]["rollback"] is True
-    shown = llmops("monitor", "run", "--since", SINCE, "--until", UNTIL, "--no-record")
+    shown = llmops("monitor", "run", *WINDOW, "--no-record")
     assert "ALARM output.refusal" in shown.out
     assert "a rollback may help" in shown.out
     listed = llmops("monitor", "reference", "list", "--json").json["references"]
@@ -58,8 +57,7 @@ def test_a_run_alarms_pins_its_reference_and_says_whether_a_rollback_helps(llmop
 
 @pytest.mark.usefixtures("traffic")
 def test_a_run_also_describes_what_only_an_archive_holds(llmops, tmp_path):
-    archive, run = str(tmp_path / "archive"), ("monitor", "run", "--app", "assistant", "--since", SINCE, "--no-record")
-    run += ("--until", UNTIL)
+    archive, run = str(tmp_path / "archive"), ("monitor", "run", "--app", "assistant", *WINDOW, "--no-record")
     assert llmops("log", "archive", "--to", archive, "--delete", "--undescribed", "--json").json["deleted"] == 400
     llmops(*run).refused(3, "no rows of app assistant")
     llmops(*run, "--archive", str(tmp_path / "nowhere")).refused(3, "is not there")
@@ -75,20 +73,14 @@ def test_a_run_also_describes_what_only_an_archive_holds(llmops, tmp_path):
 
 @pytest.mark.usefixtures("traffic")
 def test_a_reference_can_be_pinned_by_hand(llmops):
-    window = ("--since", SINCE, "--until", UNTIL)
-    pinned = llmops("monitor", "reference", "pin", "assistant", *window, "--why", "a bad time", "--json")
+    pinned = llmops("monitor", "reference", "pin", "assistant", *WINDOW, "--why", "a bad time", "--json")
     assert (pinned.code, pinned.json["source"], pinned.json["why"]) == (0, "by-hand", "a bad time")
     empty = ("--since", "2025-01-01", "--until", "2025-01-02", "--why", "nothing")
-    refused = llmops("monitor", "reference", "pin", "assistant", *empty)
-    assert refused.code == 3
-    assert "no rows of app assistant" in refused.err
+    llmops("monitor", "reference", "pin", "assistant", *empty).refused(3, "no rows of app assistant")
 
 
 def test_a_promotion_awaits_the_first_window_of_the_new_champion(home, llmops):
-    registry = Registry(Settings(home=home))
-    prompt, _ = registry.prompts.register("qa", template())
-    version, _ = registry.models.register(model("tiny", format="openai"))
-    registry.release_versions.create("assistant", prompt, version, template().parameters)
+    release_of(Settings(home=home))
     promoted = llmops("promote", "assistant@1", "--force", "--why", "first one", "--json")
     assert (promoted.code, promoted.json["reference"]["source"]) == (0, "first-window")
     shown = llmops("monitor", "reference", "show", "assistant", "--json").json
@@ -100,9 +92,7 @@ def test_a_promotion_awaits_the_first_window_of_the_new_champion(home, llmops):
 @pytest.mark.usefixtures("traffic")
 def test_a_replay_counts_alarms_beside_the_stated_budget(llmops):
     llmops("monitor", "reference", "pin", "assistant", "--since", "2026-01-01", "--until", SINCE, "--why", "good")
-    short = llmops("monitor", "replay", "--until", UNTIL, "--months", "0")
-    assert short.code == 3
-    assert "nothing to replay" in short.err
+    llmops("monitor", "replay", "--until", UNTIL, "--months", "0").refused(3, "nothing to replay")
     found = llmops("monitor", "replay", "--until", "2026-01-03", "--months", "0", "--json").json
     assert found["windows"] >= 1
     assert found["alarmed_windows"] >= 1
@@ -110,15 +100,14 @@ def test_a_replay_counts_alarms_beside_the_stated_budget(llmops):
 
 
 def test_the_answers_that_the_gate_saw_are_records_of_the_release(workshop):
-    evaluations, registry = workshop.evaluations, workshop.registry
+    registry = workshop.registry
     prompt, made = registry.prompts.get("qa"), registry.models.get("tiny@1")
     release, _ = registry.release_versions.create("answering", prompt, made, prompt.template.parameters)
     assert gate_answers(registry, release) == [], "no gate is on record"
-    suite = evaluations.suite("sums")
-    evaluations.run(suite, evaluations.cells(suite, releases=[release.ref]), RunOptions(), lambda *_: None)
-    evaluations.gate(release.ref, None, "sums")
+    workshop.run(releases=[release.ref])
+    workshop.evaluations.gate(release.ref, None, "sums")
     answers = gate_answers(registry, release)
-    assert len(answers) == len(list(suite.rows))
+    assert len(answers) == len(list(workshop.evaluations.suite("sums").rows))
     assert {answer.release for answer in answers} == {"answering@1"}
     assert all(answer.input.startswith("Is “") and answer.output and answer.status == 200 for answer in answers)
 
@@ -145,10 +134,8 @@ def test_a_fresh_dashboard_is_filled_from_the_history_and_again_changes_nothing(
 
 @pytest.mark.usefixtures("traffic")
 def test_a_run_is_a_point_of_the_dashboard_and_one_run_in_mlflow_however_often(llmops, home):
-    ids = {
-        llmops("monitor", "run", "--since", SINCE, "--until", UNTIL, "--json").json["run_id"] for _ in range(2)
-    }  # fmt: skip
-    assert len(ids) == 1
+    first, again = (llmops("monitor", "run", *WINDOW, "--json").json["run_id"] for _ in range(2))
+    assert first == again
     (verdict,) = values(home, "verdict")
     assert verdict["app alarms"]["value"] >= 1
     assert verdict["app effect output.refusal"]["value"] > 0.2
@@ -160,17 +147,14 @@ def test_a_home_without_records_is_no_error_and_a_port_that_is_taken_a_plain_one
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        found = llmops("monitor", "ui", "--port", str(taken.getsockname()[1]))
-    assert found.code == 3
-    assert "choose another with --port" in found.err
+        port = str(taken.getsockname()[1])
+        llmops("monitor", "ui", "--port", port).refused(3, "choose another with --port")
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("traffic")
 def test_the_interface_shows_the_app_and_ends_when_told():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     arguments = [sys.executable, "-m", "llmops.cli", "monitor", "ui", "--port", str(port)]
     with subprocess.Popen(arguments, env=dict(os.environ), stderr=subprocess.DEVNULL) as process:
         try:
