@@ -166,8 +166,6 @@ def test_windows_are_looked_at_together_until_one_alarms_by_itself(settings, log
     config = dataclasses.replace(read_config(), descriptors=DescriptorSet.from_config([LENGTH], settings))
     spans = [(SINCE + 100 * number * MINUTE, SINCE + 100 * (number + 1) * MINUTE) for number in range(6)]
     found = [run_monitor(settings, "assistant", *span, config=config) for span in spans]
-    pooled = [
-        (result.pooled.drift.after.rows, result.pooled.drift.before.rows) if result.pooled else None for result in found
-    ]
+    pooled = [each and (each.drift.after.rows, each.drift.before.rows) for each in (result.pooled for result in found)]
     assert [result.state for result in found] == ["ok", "ok", "ok", "alarm", "ok", "ok"]
     assert pooled == [None, (200, 200), (300, 200), (300, 300), None, (200, 200)]
