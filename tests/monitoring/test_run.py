@@ -9,7 +9,7 @@ from llmops.settings import Settings
 from monitoring.config import read_config
 from monitoring.descriptors import Descriptor, DescriptorSet
 from monitoring.descriptors.model import Declared
-from monitoring.run import list_apps, pin_reference, run_monitor
+from monitoring.run import pin_reference, run_monitor
 from tests.at_once import at_once
 from tests.moments import MINUTE, START
 
@@ -48,15 +48,6 @@ def test_the_first_since_pins_the_reference_and_rows_are_described_once(settings
     assert (later.reference.since, later.reference.until, later.window.rows) == (START, SINCE, 100)
 
 
-def test_asking_something_else_is_drift_of_the_input_and_a_quiet_window_is_ok(settings, log, make_records):
-    log.append([*make_records(200), *make_records(100, first=200, question="Schreibe mir bitte ein langes Gedicht.")])
-    quiet = judged(settings, START + 100 * MINUTE, SINCE)
-    assert (quiet.state, quiet.alarm, quiet.to_json()["alarms"], quiet.to_json()["drift_in"]) == ("ok", False, [], [])
-    found = judged(settings).to_json()
-    assert "input.language" in {alarm["what"] for alarm in found["alarms"]}
-    assert "output" not in found["drift_in"]
-
-
 @pytest.mark.parametrize(
     ("before", "after", "note"), [(5, 50, "reference window has 5"), (50, 5, "current window has 5")]
 )
@@ -77,14 +68,6 @@ def test_metrics_are_flat_finite_and_named_for_mlflow(settings):
     assert (metrics["rows"], metrics["reference_rows"]) == (200.0, 200.0)
     assert all(isinstance(value, float) and value == value for value in metrics.values())
     assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-./") for name in metrics)
-
-
-def test_progress_counts_rows_and_apps_are_listed(settings, log, make_records):
-    log.append([*make_records(40), *make_records(3, first=40, release="other@1")])
-    seen = []
-    judged(settings, START + 20 * MINUTE, progress=lambda *at: seen.append(at))
-    assert seen == [(43, 43)], "the log is described once, whatever window is asked for"
-    assert list_apps(settings) == ["assistant", "other"]
 
 
 def test_an_empty_log_says_what_to_do(tmp_path):

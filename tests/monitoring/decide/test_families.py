@@ -4,15 +4,13 @@ import dataclasses
 
 import pytest
 
-from benchmarks.monitoring.simulation import detected, shifted
 from monitoring.config import read_config
 from monitoring.decide.families import MOST_BETWEEN, Pool, SincePin, pool_of
 from monitoring.decide.pinned_summaries import freeze
 from monitoring.decide.window_choice import LogWindow, WindowPair
 from monitoring.examination import RunQuestion, examine
 from monitoring.store.summaries import Summary
-from tests.monitoring.described import HOUR, START, InMemoryWindows, share, window
-from tests.monitoring.described import shifted as moved
+from tests.monitoring.described import HOUR, START, InMemoryWindows, share, shifted, window
 
 CONFIG = read_config()
 LENGTH = "output.length"
@@ -63,7 +61,7 @@ def judged(*after, number, between=False):
 
 
 def hours(by, numbers, **given):
-    changes = {LENGTH: moved(by), "output.refusal": share(0.08)}
+    changes = {LENGTH: shifted(by), "output.refusal": share(0.08)}
     return [window(CONFIG, ROWS, number, hours=number, change=changes, **given) for number in numbers]
 
 
@@ -108,10 +106,3 @@ def test_a_replay_takes_the_same_windows_together():
         if number == 5:
             since_pin.reject()
     assert found == [None, (2, 11, 0), (3, 111, 0), (4, 1110, 1), (5, 11100, 11), None, (7, 1_100_000, 0)]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("from_day", [0, 1, 15])
-def test_in_a_hundred_months_a_small_shift_of_bell_shaped_numbers_is_found_within_three_days(from_day):
-    change = shifted("output.sentiment", 0.2, 0.4)
-    assert detected(100, "", 1_001, change, "output.sentiment", 3, from_day, 0.95).holds

@@ -104,5 +104,12 @@ def test_a_rise_of_refusals_is_found_within_two_days(months, from_day, reference
     assert detected(months, "", reference, RISEN, REFUSAL, within=2, from_day=from_day, bound=bound).holds
 
 
-def test_a_small_shift_of_a_number_is_found_within_three_days():
-    assert detected(12, "", 5_000, shifted("latency_ms", 0.2, 6**0.5), "latency_ms", 3, 0, 0.95).holds
+@pytest.mark.parametrize(
+    ("months", "reference", "what", "deviation", "from_day"),
+    [
+        (12, 5_000, "latency_ms", 6**0.5, 0),
+        *(slow(100, 1_001, "output.sentiment", 0.4, from_day) for from_day in (0, 1, 15)),  # bell-shaped
+    ],
+)
+def test_a_small_shift_of_a_number_is_found_within_three_days(months, reference, what, deviation, from_day):
+    assert detected(months, "", reference, shifted(what, 0.2, deviation), what, 3, from_day, 0.95).holds

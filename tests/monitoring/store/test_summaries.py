@@ -96,17 +96,6 @@ def test_bins_keep_the_order_of_numbers_and_are_narrow(values):
         assert middle_of(found) == pytest.approx(value, rel=0.022, abs=0)
 
 
-@given(st.lists(FLOATS, min_size=1, max_size=40), st.lists(FLOATS, min_size=1, max_size=40))
-def test_a_distance_over_bins_is_never_above_that_over_values(first, second):
-    def distance(a, b):
-        points = np.unique(np.concatenate([a, b]))
-        shares = [np.searchsorted(np.sort(part), points, side="right") / len(part) for part in (a, b)]
-        return np.abs(shares[0] - shares[1]).max()
-
-    a, b = (np.array(values, dtype=np.float32) for values in (first, second))
-    assert distance(bins_of(a), bins_of(b)) <= distance(a, b)
-
-
 def test_whole_numbers_to_46_have_bins_of_their_own():
     assert len(set(bins_of(np.arange(-46, 47, dtype=np.float32)).tolist())) == 93
     assert [middle_of(int(bins_of(np.array([n], dtype=np.float32))[0])) for n in range(47)] == list(range(47))
