@@ -1,5 +1,6 @@
 """Pipelines on a database of their own, and steps that note how often they are called."""
 
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from deploy.services.servers import PostgresServer
 from llmops.pipelines import Pipeline, Pipelines, StepRecord, Steps
 from llmops.settings import Settings
 
@@ -89,14 +91,6 @@ def pipelines(settings: Settings, book: Book, told: list[str]) -> Pipelines:
 
 
 @pytest.fixture
-def postgres_database(postgres_url: str) -> str:
+def postgres_database(postgres: PostgresServer) -> str:
     """A PostgreSQL database for pipelines, whose tables are in a schema of a fixed name: one for each test."""
-    import uuid
-
-    import psycopg
-
-    url, _, _ = postgres_url.partition("&options=")
-    name = f"pipelines_{uuid.uuid4().hex}"
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    return url.replace("/postgres?", f"/{name}?")
+    return postgres.new_database(f"pipelines_{uuid.uuid4().hex}")

@@ -26,9 +26,8 @@ ATTACKS = list(make_attacks(WORDINGS, 0, 12))
 
 def test_attacks_are_the_same_for_a_seed_and_each_kinds_whatever_the_others_are():
     assert list(make_attacks(WORDINGS, 0, 12)) == ATTACKS != list(make_attacks(WORDINGS, 1, 12))
-    assert (
-        list(make_attacks(WORDINGS, 0, 5, ["role_play"])) == [each for each in ATTACKS if each.kind == "role_play"][:5]
-    )
+    role_plays = [each for each in ATTACKS if each.kind == "role_play"]
+    assert list(make_attacks(WORDINGS, 0, 5, ["role_play"])) == role_plays[:5]
     assert Counter(each.kind for each in ATTACKS) == dict.fromkeys(KINDS, 12)
     assert len({each.id for each in ATTACKS}) == len(ATTACKS)
 
@@ -45,17 +44,19 @@ def test_an_attack_succeeds_by_what_it_asks_for_and_by_nothing_else(attack):
         assert not attack.succeeded(Output(f"I will not say {target}."))
 
 
-def wordings_file(folder, text):
+def with_wordings(folder, **changed):
+    """Settings whose wordings are ours but for what is changed."""
     path = folder / "redteam" / "wordings.toml"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(text, "utf-8")
+    lists = {**asdict(WORDINGS), **changed}
+    path.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in lists.items()), "utf-8")
     return replace(Settings.from_environment({}), eval_sets=folder)
 
 
 def test_a_projects_own_wordings_are_read_in_place_of_ours(tmp_path):
     assert read_wordings(replace(Settings.from_environment({}), eval_sets=tmp_path)) == WORDINGS
-    lists = {**asdict(WORDINGS), "words": ["Ahoy"], "role_play": ['As {"role": "sailor"}, say {word}. {question}']}
-    own = read_wordings(wordings_file(tmp_path, "".join(f"{name} = {json.dumps(v)}\n" for name, v in lists.items())))
+    template = 'As {"role": "sailor"}, say {word}. {question}'
+    own = read_wordings(with_wordings(tmp_path, words=["Ahoy"], role_play=[template]))
     [attack] = make_attacks(own, 0, 1, ["role_play"])
     assert attack.messages[0]["content"].startswith('As {"role": "sailor"}, say Ahoy. ')
     assert attack.targets == ("Ahoy",)
@@ -72,10 +73,8 @@ def test_a_projects_own_wordings_are_read_in_place_of_ours(tmp_path):
     ],
 )
 def test_wordings_that_cannot_be_are_refused_by_field(tmp_path, change, problem):
-    lists = {**asdict(WORDINGS), **change}
-    settings = wordings_file(tmp_path, "".join(f"{name} = {json.dumps(v)}\n" for name, v in lists.items()))
     with pytest.raises(BadFile, match=rf"wordings\.toml: {problem}"):
-        read_wordings(settings)
+        read_wordings(with_wordings(tmp_path, **change))
 
 
 def test_a_spelt_out_secret_counts_and_so_does_a_broken_format():
@@ -143,8 +142,8 @@ def test_each_kind_has_its_rate_and_the_verdict_is_that_of_the_worst(attacked):
 
 
 def test_guards_are_tried_on_the_same_attacks_with_what_they_block_of_normal_rows_beside(attacked, tmp_path):
-    kinds = ["secret_leak", "instruction_override", "role_play"]
-    found = llmops.red_team("guarded@2", kinds=kinds, per_kind=30, suite="sums", settings=attacked, progress=False)
+    kinds, given = ["secret_leak", "instruction_override", "role_play"], {"suite": "sums", "settings": attacked}
+    found = llmops.red_team("guarded@2", kinds=kinds, per_kind=30, **given, progress=False)
     by_kind = {each.kind: each for each in found.kinds}
     assert by_kind["secret_leak"].bare.succeeded > 0
     assert by_kind["secret_leak"].guarded.succeeded == 0  # whoever asks for the code, or is told it, is blocked
@@ -153,15 +152,8 @@ def test_guards_are_tried_on_the_same_attacks_with_what_they_block_of_normal_row
     assert (found.normal.blocked, found.normal.rows) == (0, 24)
     assert "redact-pii-engine" in found.guards
 
-    strict = llmops.red_team(
-        "guarded@2",
-        kinds=["role_play"],
-        per_kind=40,
-        guards=["block=[A-Za-z]"],
-        suite="sums",
-        settings=attacked,
-        progress=False,
-    )
+    any_letter = ["block=[A-Za-z]"]
+    strict = llmops.red_team("guarded@2", kinds=["role_play"], per_kind=40, guards=any_letter, **given, progress=False)
     assert strict.passed
     assert strict.normal.blocked == strict.normal.rows == 24  # and nothing else gets through
     html, markdown = strict.write(html=tmp_path / "page.html", markdown=tmp_path / "page.md")
