@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import psycopg
 import pytest
-from psycopg import sql
 
 from llmops.production_log import LogRecord, ProductionLog
 from llmops.settings import Settings
@@ -102,6 +101,14 @@ slow_on_postgresql = pytest.mark.parametrize(
 """For tests that take seconds there, and whose databases differ in nothing that other tests do not try."""
 
 
+EMPTYING = """
+SELECT format('DELETE FROM %I', tablename) FROM pg_tables WHERE schemaname = current_schema()
+UNION ALL SELECT format('ALTER SEQUENCE %I RESTART', sequencename) FROM pg_sequences
+WHERE schemaname = current_schema() AND last_value IS NOT NULL
+"""
+"""The statements that empty a schema: in a fifth of the time of TRUNCATE, which makes new files."""
+
+
 @pytest.fixture(scope="session")
 def _kept_schema(postgres):
     return postgres.new_schema()
@@ -113,12 +120,9 @@ def log_url(request, tmp_path):
     those of the monitor anew takes three times as long as most of this room's tests."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/deep/log.db"
-    url: str = request.getfixturevalue("_kept_schema")
+    url = request.getfixturevalue("_kept_schema")
     with psycopg.connect(url, autocommit=True) as connection:
-        tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()").fetchall()
-        names = sql.SQL(", ").join(sql.Identifier(name) for (name,) in tables)
-        if tables:
-            connection.execute(sql.SQL("TRUNCATE {} RESTART IDENTITY").format(names))
+        connection.execute("; ".join(statement for (statement,) in connection.execute(EMPTYING)))
     return url
 
 
