@@ -79,9 +79,28 @@ def test_prompt_variables_go_in_the_extra_body(client):
     assert reply.choices[0].message.content == "You said: polite: hello world"
 
 
-def test_errors_are_the_clients_own_classes(client):
-    with pytest.raises(openai.NotFoundError, match="nobody"):
+def test_several_answers_come_whole_and_streamed(client, clients_gateway):
+    asked = {"model": "assistant", "messages": MESSAGES, "n": 2}
+    whole = client.chat.completions.create(**asked)
+    assert [(choice.index, choice.message.content) for choice in whole.choices] == [(0, SAID), (1, SAID)]
+    assert whole.usage.completion_tokens == 8
+    texts, ends = ["", ""], {}
+    for chunk in client.chat.completions.create(**asked, stream=True):
+        (choice,) = chunk.choices
+        texts[choice.index] += choice.delta.content or ""
+        ends[choice.index] = choice.finish_reason
+    assert (texts, ends) == ([SAID, SAID], {0: "stop", 1: "stop"})
+    details = clients_gateway.records()[-1].details
+    assert details["extras"] == {"n": 2}
+    assert details["other_answers"] == [{"output": SAID, "finish_reason": "stop"}]
+
+
+def test_errors_are_the_clients_own_classes(client, clients_gateway):
+    before = clients_gateway.log.count()
+    with pytest.raises(openai.NotFoundError, match=r"nobody.*assistant@champion") as unknown:
         client.chat.completions.create(model="nobody", messages=MESSAGES)
+    assert (unknown.value.code, unknown.value.param) == ("model_not_found", "model")
+    assert clients_gateway.log.count() == before
     with pytest.raises(openai.BadRequestError) as raised:
         client.chat.completions.create(model="assistant", messages=MESSAGES, temperature=9)
     assert raised.value.param == "temperature"

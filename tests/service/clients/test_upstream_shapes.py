@@ -98,10 +98,14 @@ def calls(client: openai.OpenAI, shape: str, form: Form) -> Any:
 RIGHT = [{**call["function"], "type": "function"} for call in BOTH]
 
 
-@pytest.mark.parametrize(("shape", "form"), forms_of(ODD_TOOLS))
-def test_tool_calls_of_any_shape_are_numbered_named_and_have_arguments_as_text(asked, shape, form):
-    identities = [{"id": call["id"]} for call in BOTH]
-    assert calls(asked["through"], shape, form) == [a | b for a, b in zip(RIGHT, identities, strict=True)]
+@pytest.mark.parametrize(("shape", "form"), forms_of({"tools": SHAPES["tools"], **ODD_TOOLS}))
+def test_tool_calls_of_any_shape_are_numbered_named_logged_and_have_arguments_as_text(asked, shape, form):
+    identified = [{**right, "id": call["id"]} for right, call in zip(RIGHT, BOTH, strict=True)]
+    assert calls(asked["through"], shape, form) == identified
+    record = asked["gateway"].records()[-1]
+    logged = [{**call["function"], "type": call["type"], "id": call["id"]} for call in record.details["tool_calls"]]
+    assert logged == identified
+    assert record.first_token_ms is not None
 
 
 @pytest.mark.parametrize(("shape", "form"), forms_of(NO_IDS))
@@ -181,7 +185,7 @@ PASSED_ON = {
     "prompt_cache_key": "p", "prompt_cache_retention": "24h", "reasoning_effort": "low", "verbosity": "low",
     "parallel_tool_calls": False, "modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"},
     "prediction": {"type": "content", "content": "Hello"}, "web_search_options": {}, "logit_bias": {"7": 1.0},
-    "tools": [{"type": "function", "function": {"name": "weather"}}],
+    "tools": [{"type": "function", "function": {"name": "weather"}}], "logprobs": True, "top_logprobs": 2,
 }  # fmt: skip
 
 
