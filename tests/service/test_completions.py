@@ -52,7 +52,7 @@ def test_a_stream_ends_with_its_finish_and_done(shared_gateway):
 def test_n_texts_come_by_index(shared_gateway, stream):
     reply = complete(shared_gateway, n=3, stream=stream)
     objects = events_of(reply)[:-1] if stream else [reply.json()]
-    texts: dict[int, str] = {}
+    texts = {}
     for choice in (choice for item in objects for choice in item["choices"]):
         texts[choice["index"]] = texts.get(choice["index"], "") + choice["text"]
     assert texts == dict.fromkeys(range(3), "You said: hello world")

@@ -9,7 +9,7 @@ import pytest
 
 from llmops.engines.protocol import EngineIdentity
 from llmops.errors import EngineError, EngineRejected
-from llmops.generation import Chunk, GenerationRequest, Message, Usage
+from llmops.generation import Chunk, Message, Usage
 from llmops.production_log import pseudonym_of
 from llmops.traffic_policy import TrafficPolicy
 from service.answering import UNWATCHED_SECONDS, run_unless_gone
@@ -185,22 +185,22 @@ class Thinking:
 
     identity, slots, supported_extras = EngineIdentity("thinking", "1", {}), 4, frozenset()
 
-    def __init__(self, ending: EngineError | None = None) -> None:
+    def __init__(self, ending=None):
         self.ending, self.spoken = ending, asyncio.Event()
-        self.loop: asyncio.AbstractEventLoop | None = None
+        self.loop = None
 
-    def speak(self) -> None:
+    def speak(self):
         assert self.loop is not None
         self.loop.call_soon_threadsafe(self.spoken.set)
 
-    async def stream(self, _: GenerationRequest):
+    async def stream(self, _):
         self.loop = asyncio.get_running_loop()
         await self.spoken.wait()
         if self.ending is not None:
             raise self.ending
         yield Chunk("42", "stop", Usage(1, 1))
 
-    async def close(self) -> None:
+    async def close(self):
         pass
 
 

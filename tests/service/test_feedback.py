@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from llmops.keys import Key
 from llmops.production_log import VoteCounts, read_predictions
 from tests.service.conftest import caller
 from tests.service.tabular_models import WINE, Classes, Hours, row
@@ -24,7 +23,7 @@ def answered(gateway):
     return gateway.chat().headers["x-request-id"]
 
 
-def problem(reply) -> dict:
+def problem(reply):
     return reply.json()["error"]
 
 
@@ -98,7 +97,7 @@ def test_a_wrong_field_is_named(shared_gateway, body, param):
 class OneKey:
     """An ASGI layer that says who calls, as the key check does."""
 
-    def __init__(self, app, caller: Key) -> None:
+    def __init__(self, app, caller):
         self.app, self.caller = app, caller
 
     async def __call__(self, scope, receive, send):
@@ -159,7 +158,7 @@ def predicting(serve_shared, release):
         yield gateway
 
 
-def predict(gateway, model="bike", rows=None) -> str:
+def predict(gateway, model="bike", rows=None):
     """The request id of a prediction."""
     return gateway.http.post(f"/v1/predict/{model}", json={"rows": rows or [row(7), row(8)]}).headers["x-request-id"]
 

@@ -26,7 +26,7 @@ HEADERS = [
 ANNA = caller("key_anna")
 
 
-def record(status: int = 200, outcome: str = "ok") -> LogRecord:
+def record(status=200, outcome="ok"):
     return LogRecord("r1", datetime.now(UTC), status, outcome, release="assistant@1")
 
 

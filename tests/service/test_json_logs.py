@@ -7,9 +7,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
 
@@ -25,24 +23,24 @@ LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.access")
 class Stream(io.TextIOWrapper):
     """A text stream in memory, as stderr is one."""
 
-    def __init__(self, terminal: bool = False) -> None:
+    def __init__(self, terminal=False):
         super().__init__(io.BytesIO(), encoding="utf-8")
         self._terminal = terminal
 
-    def isatty(self) -> bool:
+    def isatty(self):
         return self._terminal
 
     @property
-    def text(self) -> str:
-        return self.buffer.getvalue().decode()  # type: ignore[attr-defined,no-any-return]
+    def text(self):
+        return self.buffer.getvalue().decode()
 
     @property
-    def entries(self) -> list[dict[str, Any]]:
+    def entries(self):
         return [json.loads(line) for line in self.text.splitlines()]
 
 
 @contextmanager
-def logging_to(stream: Any = None, form: str = "json") -> Iterator[Any]:
+def logging_to(stream=None, form="json"):
     """The stream of a log that is written when the block ends; logging is then as it was."""
     stream, root = stream or Stream(), logging.getLogger()
     handlers, level = root.handlers[:], root.level
@@ -59,7 +57,7 @@ def logging_to(stream: Any = None, form: str = "json") -> Iterator[Any]:
             logging.getLogger(name).setLevel(theirs)
 
 
-def scope(path: str = "/v1/chat/completions") -> dict[str, Any]:
+def scope(path="/v1/chat/completions"):
     return {
         "type": "http",
         "method": "POST",
@@ -71,8 +69,8 @@ def scope(path: str = "/v1/chat/completions") -> dict[str, Any]:
     }
 
 
-async def answering(status: int | None, request: dict[str, Any], error: Exception | None = None) -> None:
-    async def app(scope: Any, _receive: Any, send: Any) -> None:
+async def answering(status, request, error=None):
+    async def app(scope, _receive, send):
         scope["state"]["reply_headers"].append((b"x-llmops-release", b"assistant@1"))
         if status is not None:
             await send({"type": "http.response.start", "status": status, "headers": []})
@@ -80,10 +78,10 @@ async def answering(status: int | None, request: dict[str, Any], error: Exceptio
         if error is not None:
             raise error
 
-    async def receive() -> Any:
+    async def receive():
         return {"type": "http.request", "body": b"secret question"}
 
-    async def send(_message: Any) -> None:
+    async def send(_message):
         pass
 
     await RequestContext(app, lambda _: None, Tracing())(request, receive, send)
@@ -156,9 +154,9 @@ async def test_a_path_cannot_forge_a_line():
 
 def test_a_reader_that_stops_reading_delays_nobody_and_learns_what_it_missed():
     reading, writing = os.pipe()
-    found: list[bytes] = []
+    found = []
 
-    def read() -> None:
+    def read():
         with os.fdopen(reading, "rb") as reader:
             found.extend(line for line in reader if b"left out" in line)
 

@@ -2,12 +2,9 @@
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
 
-import httpx
 import pytest
 import sqlalchemy as sa
 
@@ -15,7 +12,6 @@ from llmops.engines.fake import FakeEngine
 from llmops.errors import EngineUnavailable
 from llmops.generation import UNKNOWN_USAGE, Chunk
 from llmops.keys import KeyStore
-from llmops.production_log import ProductionLog
 from llmops.production_log.budgets import BudgetState
 from llmops.production_log.tables import token_reservations
 from service.error_map import ApiError
@@ -31,24 +27,24 @@ ROUTES = [
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory) -> Iterator[KeyStore]:
+def store(tmp_path_factory):
     opened = KeyStore(f"sqlite:///{tmp_path_factory.mktemp('keys') / 'log.db'}")
     yield opened
     opened.close()
 
 
 @pytest.fixture(scope="module")
-def keys(store) -> dict[str, str]:
+def keys(store):
     made = {"own": {"apps": ["assistant"]}, "other": {"apps": ["other"]}, "all": {}, "poor": {"tokens_per_day": 1}}
     return {name: store.create(**scope)[1] for name, scope in made.items()}
 
 
 @pytest.fixture(scope="module")
-def ask(store, keys, serve_shared) -> Iterator[Any]:
+def ask(store, keys, serve_shared):
     releases = release(1, "champion"), release(2), release(1, "champion", app="other")
     with serve_shared(*releases, keys=store, embed=embed) as gateway:
 
-        def call(key: str, path: str, body: Any = None, **headers: str) -> httpx.Response:
+        def call(key, path, body=None, **headers):
             sent = {**bearer(keys.get(key, key)), **headers}
             return gateway.http.request("GET" if body is None else "POST", path, json=body, headers=sent)
 
@@ -217,13 +213,13 @@ LIMIT = 64_000
 LARGE = {"minute": LIMIT}
 
 
-def reserved(log: ProductionLog) -> list[int]:
+def reserved(log):
     """Tokens of each reservation there is."""
     with log._database.reading() as connection:
         return list(connection.execute(sa.select(token_reservations.c.tokens)).scalars())
 
 
-def left(log: ProductionLog, limit: int = LIMIT) -> int:
+def left(log, limit=LIMIT):
     found = log.budgets.reserve("k", {"minute": limit}, 1, 60.0)
     if isinstance(found, BudgetState):
         return found.left
@@ -231,16 +227,16 @@ def left(log: ProductionLog, limit: int = LIMIT) -> int:
     return found.budgets[0].left
 
 
-async def spend(budgets: Budgets, tokens: int, limits: dict[str, int] = LARGE) -> dict[bytes, bytes]:
+async def spend(budgets, tokens, limits=LARGE):
     """Uses tokens as one request; the reply's headers."""
-    headers: list[tuple[bytes, bytes]] = []
+    headers = []
     async with budgets.spending("k", limits, tokens, headers) as spending:
         spending.tokens = tokens
     return dict(headers)
 
 
-def run(work: Callable[[Budgets], Awaitable[None]], log: ProductionLog, lease_seconds: float = 60.0) -> None:
-    async def main() -> None:
+def run(work, log, lease_seconds=60.0):
+    async def main():
         budgets = Budgets(log.budgets, 60.0, lease_seconds)
         await work(budgets)
         await budgets.close()

@@ -6,8 +6,6 @@ import http.client
 import io
 import json
 import socket
-from collections.abc import Iterator
-from typing import Any, Self
 
 import httpx
 import pytest
@@ -18,7 +16,7 @@ from tests.service.tabular_models import Hours, row, version
 
 CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
 GENERATING = (CHAT, COMPLETIONS, RESPONSES)
-GOOD: dict[str, dict[str, Any]] = {
+GOOD = {
     CHAT: {"model": "assistant", "messages": [{"role": "user", "content": "hello"}]},
     COMPLETIONS: {"model": "assistant", "prompt": "hello"},
     RESPONSES: {"model": "assistant", "input": "hello"},
@@ -28,7 +26,7 @@ GOOD: dict[str, dict[str, Any]] = {
 }
 DEEP = 10_000
 
-BODIES: dict[str, bytes] = {
+BODIES = {
     "empty": b"",
     "blank": b" \r\n\t ",
     "cut off": b'{"model": "assis',
@@ -57,7 +55,7 @@ BODIES: dict[str, bytes] = {
     "unknown field": b'{"model": "assistant", "input": "x", "wishes": 1}',
 }
 
-VALUES: dict[str, bytes] = {
+VALUES = {
     "null": b"null",
     "true": b"true",
     "negative": b"-1",
@@ -81,14 +79,14 @@ VALUES: dict[str, bytes] = {
 
 
 @pytest.fixture(scope="module")
-def shared_gateway(serve_shared) -> Iterator[Any]:
+def shared_gateway(serve_shared):
     models = {"tabular": [version(1, "champion")], "open_tabular": lambda _: Hours()}
     with serve_shared(release(1, "champion"), embed=embed, **models) as gateway:
         yield gateway
 
 
 @pytest.fixture(scope="module")
-def posts(shared_gateway) -> list[str]:
+def posts(shared_gateway):
     """Every POST route there is."""
     paths = shared_gateway.http.get("/openapi.json").json()["paths"]
     found = sorted(path for path, item in paths.items() if "post" in item and "{" not in path)
@@ -96,7 +94,7 @@ def posts(shared_gateway) -> list[str]:
     return found
 
 
-def assert_refused(reply: httpx.Response, *where: object) -> None:
+def assert_refused(reply, *where):
     assert 400 <= reply.status_code < 500, (*where, reply.status_code, reply.text[:300])
     error = reply.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}, where
@@ -105,11 +103,11 @@ def assert_refused(reply: httpx.Response, *where: object) -> None:
     assert "Traceback" not in reply.text, where
 
 
-def assert_serves(gateway) -> None:
+def assert_serves(gateway):
     assert gateway.chat().status_code == 200
 
 
-def send(gateway, path: str, content: bytes, kind: bytes = b"application/json") -> httpx.Response:
+def send(gateway, path, content, kind=b"application/json"):
     return gateway.http.post(path, content=content, headers={"content-type": kind})
 
 
@@ -137,10 +135,10 @@ def test_any_value_of_any_field_is_taken_or_refused(shared_gateway, posts):
     assert_serves(shared_gateway)
 
 
-def _nested(path: str, value: Any) -> Iterator[dict[str, Any]]:
+def _nested(path, value):
     """The good body of a route, with `value` at each place inside its first field that holds something."""
 
-    def places(item: Any, way: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    def places(item, way):
         if way:
             yield way
         children = item.items() if isinstance(item, dict) else enumerate(item) if isinstance(item, list) else ()
@@ -149,7 +147,7 @@ def _nested(path: str, value: Any) -> Iterator[dict[str, Any]]:
 
     for way in places(GOOD[path], ()):
         body = copy.deepcopy(GOOD[path])
-        target: Any = body
+        target = body
         for key in way[:-1]:
             target = target[key]
         target[way[-1]] = value
@@ -237,50 +235,50 @@ def test_schemas_nested_at_any_depth_are_taken_or_refused(shared_gateway, depth)
 class _KeptOpen(io.BufferedReader):
     """What one reply left unread belongs to the next one, so a reply's end must not close it."""
 
-    def close(self) -> None:
+    def close(self):
         pass
 
 
 class Wire:
     """One connection to the gateway, for saying what HTTP clients do not."""
 
-    def __init__(self, gateway) -> None:
+    def __init__(self, gateway):
         address = httpx.URL(gateway.url)
         self._socket = socket.create_connection((address.host, address.port), timeout=60)
         self._reader = _KeptOpen(socket.SocketIO(self._socket, "r"))
 
-    def __enter__(self) -> Self:
+    def __enter__(self):
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_):
         self._socket.close()
 
-    def send(self, data: bytes) -> None:
+    def send(self, data):
         # The gateway may hang up before it has read everything.
         with contextlib.suppress(ConnectionError):
             self._socket.sendall(data)
 
-    def half_close(self) -> None:
+    def half_close(self):
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
 
-    def reply(self) -> tuple[int, bytes] | None:
+    def reply(self):
         """Status and body of the next reply; None when the connection is closed without one."""
-        response = http.client.HTTPResponse(self)  # type: ignore[arg-type]  # of a socket it asks only for the file
+        response = http.client.HTTPResponse(self)  # of a socket it asks only for the file
         try:
             response.begin()
             return response.status, response.read()
         except (http.client.HTTPException, ConnectionError):
             return None
 
-    def makefile(self, mode: str) -> io.BufferedReader:
+    def makefile(self, mode):
         return self._reader
 
-    def receive(self, size: int) -> bytes:
+    def receive(self, size):
         return self._reader.read1(size)
 
 
-def post(path: str, body: bytes, *headers: bytes, version: bytes = b"1.1", length: bool = True) -> bytes:
+def post(path, body, *headers, version=b"1.1", length=True):
     lines = [b"POST %s HTTP/%s" % (path.encode(), version), b"host: x", b"content-type: application/json", *headers]
     if length:
         lines.append(b"content-length: %d" % len(body))
@@ -289,7 +287,7 @@ def post(path: str, body: bytes, *headers: bytes, version: bytes = b"1.1", lengt
 
 HELLO = json.dumps(GOOD[CHAT]).encode()
 
-WIRES: dict[str, bytes] = {
+WIRES = {
     "no HTTP at all": b"hello\r\n\r\n",
     "TLS": bytes.fromhex("16030100c8010000c403036162") + b"\x00" * 64 + b"\r\n\r\n",
     "HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
@@ -356,7 +354,7 @@ def test_odd_headers_do_no_harm(shared_gateway, posts, header):
 
 
 def test_http_1_0_is_answered_and_hung_up_on_and_pipelined_requests_are_answered_in_turn(shared_gateway):
-    def replies(data: bytes, count: int = 1) -> list[tuple[int, bytes]]:
+    def replies(data, count=1):
         with Wire(shared_gateway) as wire:
             wire.send(data)
             found = [wire.reply() for _ in range(count)]
@@ -372,7 +370,7 @@ def test_http_1_0_is_answered_and_hung_up_on_and_pipelined_requests_are_answered
 
 
 @pytest.fixture
-def verbose(serve) -> Iterator[Any]:
+def verbose(serve):
     """A gateway whose answers fill every buffer between it and a client that does not read."""
     with serve(engine=lambda _: FakeEngine(lambda _: " ".join(["word" * 2000] * 2000))) as gateway:
         yield gateway

@@ -7,8 +7,6 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -19,15 +17,15 @@ from service.metrics import MOST_TARGETS, Metrics
 OK = {"target": "assistant@1", "outcome": "ok", "status": "200"}
 
 
-def record(release: str | None = "assistant@1", **values: Any) -> LogRecord:
+def record(release="assistant@1", **values):
     fields = {"status": 200, "outcome": "ok", "model": "tiny@1"}
     fields |= {"tokens_in": 7, "tokens_out": 5, "latency_ms": 500.0, "first_token_ms": 100.0, **values}
     return LogRecord("r", datetime.now(UTC), release=release, **fields)
 
 
-def scraped(text: bytes) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+def scraped(text):
     """Every sample; the parser raises on what is not valid. Fails on doubled samples."""
-    samples: dict[Any, float] = {}
+    samples = {}
     for family in text_string_to_metric_families(text.decode()):
         for sample in family.samples:
             key = (sample.name, frozenset(sample.labels.items()))
@@ -36,11 +34,11 @@ def scraped(text: bytes) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     return samples
 
 
-def value(text: bytes, name: str, **labels: str) -> float | None:
+def value(text, name, **labels):
     return scraped(text).get((f"llmops_{name}", frozenset(labels.items())))
 
 
-def make(in_flight: float = 0) -> Metrics:
+def make(in_flight=0):
     return Metrics(in_flight=lambda: in_flight)
 
 
@@ -146,7 +144,7 @@ sys.stdin.read()
 """
 
 
-def worker(environment: dict[str, str], held: int, then: str = "wait") -> subprocess.Popen[bytes]:
+def worker(environment, held, then="wait"):
     process = subprocess.Popen(
         [sys.executable, "-c", WORKER, str(held), then],
         env={**os.environ, **environment},
@@ -159,14 +157,14 @@ def worker(environment: dict[str, str], held: int, then: str = "wait") -> subpro
     return process
 
 
-def ended(process: subprocess.Popen[bytes]) -> bytes:
+def ended(process):
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     return out
 
 
 @pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
+def environment(tmp_path):
     return {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
 
 
@@ -192,7 +190,7 @@ def test_one_scrape_is_the_sum_over_all_workers_the_dead_ones_too_whose_files_go
 async def test_what_is_watched_is_refreshed_while_nobody_scrapes():
     looks, twice = iter((1, 2)), asyncio.Event()
 
-    def look() -> int:
+    def look():
         if (number := next(looks, 3)) == 2:
             twice.set()
         return number

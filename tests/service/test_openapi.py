@@ -1,8 +1,6 @@
 """The OpenAPI document against a running gateway: schemathesis sends what it allows and what it does not."""
 
 import collections
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 import schemathesis
@@ -30,19 +28,19 @@ CHECKS = [
 
 
 @pytest.fixture(scope="module")
-def gateway(serve_shared) -> Iterator[Any]:
+def gateway(serve_shared):
     models = {"tabular": [version(1, "champion")], "open_tabular": lambda _: Hours()}
     with serve_shared(release(1, "champion"), embed=embed, **models) as gateway:
         yield gateway
 
 
 @pytest.fixture(scope="module")
-def document(gateway) -> dict[str, Any]:
+def document(gateway):
     return gateway.http.get("/openapi.json").json()
 
 
 @pytest.fixture(scope="module")
-def answerable(gateway) -> dict[str, Any]:
+def answerable(gateway):
     """The document, narrowed to requests that can be answered: of models there are, ending with the user's turn."""
     document = gateway.http.get("/openapi.json").json()
     schemas = document["components"]["schemas"]
@@ -70,7 +68,7 @@ def answerable(gateway) -> dict[str, Any]:
     return document
 
 
-def exercise(api: Any, mode: GenerationMode, examples: int, check: Callable[[Any], object]) -> None:
+def exercise(api, mode, examples, check):
     """Calls `check` with so many cases of each operation, the same ones each time."""
     for operation in (found.ok() for found in api.get_all_operations()):
         if mode is GenerationMode.NEGATIVE and not operation.body:
@@ -87,8 +85,8 @@ def exercise(api: Any, mode: GenerationMode, examples: int, check: Callable[[Any
         chosen(given(case=strategy)(check))()
 
 
-def all_kinds(url: str, document: dict[str, Any], answerable: dict[str, Any], examples: int) -> collections.Counter:
-    def load(described: dict[str, Any]) -> Any:
+def all_kinds(url, document, answerable, examples):
+    def load(described):
         api = schemathesis.openapi.from_dict(described)
         api.config.update(base_url=url)
         # What breaks a bound of thousands is a body too large first, and is refused as such.
@@ -96,12 +94,12 @@ def all_kinds(url: str, document: dict[str, Any], answerable: dict[str, Any], ex
         refusals.expected_statuses = [*refusals.expected_statuses, "413"]
         return api
 
-    told: collections.Counter = collections.Counter()
+    told = collections.Counter()
 
-    def answered(case: Any) -> None:
+    def answered(case):
         told[case.operation.path, case.call_and_validate(checks=CHECKS).status_code] += 1
 
-    def refused(case: Any) -> None:
+    def refused(case):
         case.call_and_validate(checks=[*CHECKS, negative_data_rejection])
 
     exercise(load(document), GenerationMode.POSITIVE, examples // 2, answered)

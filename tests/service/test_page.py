@@ -2,18 +2,16 @@
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from llmops.keys import KeyStore
 from llmops.production_log import Feedback, LogRecord
 from service.routes.page import MOST_RECORDS, figures, quantile
-from tests.service.conftest import Running, bearer, serving
+from tests.service.conftest import bearer, serving
 from tests.service.tabular_models import WINE, Hours, row, version
 
 FILES = {
@@ -26,19 +24,19 @@ FILES = {
 
 
 @pytest.fixture(scope="module")
-def paged(serve_shared: Any, release: Any) -> Iterator[Any]:
+def paged(serve_shared, release):
     with serve_shared(release(1, "previous"), release(2, "champion"), release(3, "challenger", tone="calm")) as running:
         yield running
 
 
-def status(running: Any) -> Any:
+def status(running):
     reply = running.http.get("/status.json")
     assert reply.status_code == 200
     return reply.json()
 
 
-def record(release: str = "assistant@2", *, ago: float = 10, **values: Any) -> LogRecord:
-    fields: dict[str, Any] = {"status": 200, "outcome": "ok", "latency_ms": 100.0, "first_token_ms": 20.0,
+def record(release="assistant@2", *, ago=10, **values):
+    fields = {"status": 200, "outcome": "ok", "latency_ms": 100.0, "first_token_ms": 20.0,
                               "tokens_out": 10}  # fmt: skip
     return LogRecord("r", datetime.now(UTC) - timedelta(seconds=ago), release=release, **{**fields, **values})
 
@@ -126,11 +124,11 @@ def test_under_much_traffic_the_figures_are_those_of_the_newest_records_and_with
 
 
 @contextmanager
-def with_key(folder: Path, *releases: Any, tabular: Sequence[Any] = (), **key: Any) -> Iterator[tuple[Running, str]]:
+def with_key(folder, *releases, tabular=(), **key):
     """A gateway with one key, and the key."""
     with contextlib.closing(KeyStore(f"sqlite:///{folder / 'log.db'}")) as keys:
         _, secret = keys.create(**key)
-        models: dict[str, Any] = {"tabular": tabular, "open_tabular": lambda _: Hours(example=row(8))}
+        models = {"tabular": tabular, "open_tabular": lambda _: Hours(example=row(8))}
         with serving(folder, *releases, keys=keys, keys_poll=0.02, **models) as running:
             yield running, secret
 

@@ -1,14 +1,11 @@
 """The page in a real Chromium: what it shows, a blind comparison from question to counted vote, and who can use it."""
 
 import json
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from llmops.engines.fake import FakeEngine
 from llmops.errors import EngineError
-from tests.service.browser import Browser
 from tests.service.test_page import with_key
 
 VOTABLE = "!document.querySelector('[data-vote]').disabled"
@@ -16,33 +13,33 @@ SHOWN = "!document.querySelector('#content').hidden"
 
 
 @pytest.fixture(scope="module")
-def paged(serve_shared: Any, release: Any) -> Iterator[Any]:
+def paged(serve_shared, release):
     """Three releases; the third needs a variable, the fourth is one nobody uses."""
     releases = (release(1, "previous"), release(2, "champion"), release(3, "challenger", tone="calm"), release(4))
     with serve_shared(*releases) as running:
         yield running
 
 
-def opened(browser: Browser, running: Any) -> None:
+def opened(browser, running):
     browser.open(running.url + "/")
     browser.wait(SHOWN)
 
 
-def choose(browser: Browser, selector: str, value: str) -> None:
+def choose(browser, selector, value):
     place = f"document.querySelector('{selector}')"
     browser.run(f"{place}.value = '{value}'; {place}.dispatchEvent(new Event('change'))")
 
 
-def ask(browser: Browser, question: str = "What is the capital of Peru?", against: str = "assistant@1") -> None:
+def ask(browser, question="What is the capital of Peru?", against="assistant@1"):
     choose(browser, "#play-second", against)
     browser.run("document.querySelector('#play-question').value = ''")
     browser.type("#play-question", question)
     browser.click("#play-ask")
 
 
-def order(browser: Browser) -> list[str]:
+def order(browser):
     """The releases on the left and on the right, which the page does not show before the vote."""
-    found: list[str] = browser.run("[round.left.release.release, round.right.release.release]")
+    found = browser.run("[round.left.release.release, round.right.release.release]")
     return found
 
 
@@ -89,7 +86,7 @@ def test_a_question_two_answers_a_vote_and_it_is_counted(browser, paged):
 
 def test_the_order_is_random(browser, paged):
     opened(browser, paged)
-    seen: set[str] = set()
+    seen = set()
     for number in range(30):
         if len(seen) < 2:
             ask(browser, f"Question {number}?")
@@ -109,7 +106,7 @@ def test_a_prompts_other_variables_can_be_filled(browser, paged):
 
 
 def test_an_answer_that_fails_is_shown_and_cannot_be_voted_on(browser, serve, release):
-    def engine(model: Any) -> FakeEngine:
+    def engine(model):
         return FakeEngine(failure=EngineError("secret") if model.version == 2 else None)
 
     with serve(release(1, "champion"), release(2, "challenger"), engine=engine) as running:

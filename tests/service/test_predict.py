@@ -4,7 +4,6 @@ import dataclasses
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import httpx
 import pytest
@@ -41,11 +40,11 @@ def serve_bikes(serve):
     return run
 
 
-def ask(gateway, *rows: Any, model: str = "bike", headers: Any = None, **fields: Any) -> httpx.Response:
+def ask(gateway, *rows, model="bike", headers=None, **fields):
     return gateway.http.post(f"/v1/predict/{model}", json={"rows": list(rows), **fields}, headers=headers)
 
 
-def error(reply: httpx.Response) -> dict[str, Any]:
+def error(reply):
     return reply.json()["error"]
 
 

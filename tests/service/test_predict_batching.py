@@ -2,8 +2,6 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -19,16 +17,16 @@ from tests.service.tabular_models import Classes, Hours, row
 class Door:
     """Holds the first call until it is opened, so that others gather behind it."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.reached, self.open = threading.Event(), threading.Event()
 
-    def __call__(self, _rows: object) -> None:
+    def __call__(self, _rows):
         self.reached.set()
         assert self.open.wait(30)
 
 
-def running(work: Callable[[PredictionBatches], Coroutine[Any, Any, Any]]) -> Any:
-    async def run() -> Any:
+def running(work):
+    async def run():
         opened = PredictionBatches()
         opened.start()
         try:
@@ -39,7 +37,7 @@ def running(work: Callable[[PredictionBatches], Coroutine[Any, Any, Any]]) -> An
     return asyncio.run(run())
 
 
-async def gathered(batches: PredictionBatches, first: Hours, door: Door, *later: Any) -> list[Any]:
+async def gathered(batches, first, door, *later):
     """Sends the later requests while the first one is held; gives their outcomes."""
     held = asyncio.create_task(batches.predict(first, [row(0)]))
     await asyncio.to_thread(door.reached.wait, 30)

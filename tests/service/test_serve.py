@@ -4,7 +4,6 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 
 import httpx
 import psutil
@@ -16,7 +15,7 @@ from llmops.production_log import ProductionLog
 from llmops.prompt_file import parse_prompt
 from llmops.settings import Settings
 from llmops.tabular import Column, RowSchema
-from llmops.versions import ModelVersion, TabularVersion
+from llmops.versions import ModelVersion
 from service.serve import registry_on_demand, serve
 from tests.service.conftest import PROMPT
 from tests.service.test_server import free_port
@@ -25,7 +24,7 @@ HOURS = RowSchema((Column("hour", "integer"), Column("temperature", "number")), 
 
 
 @pytest.fixture
-def environment(tmp_path) -> dict[str, str]:
+def environment(tmp_path):
     """A home with `assistant@1`, its champion, answered by the fake engine."""
     from llmops.registry import Registry
 
@@ -39,7 +38,7 @@ def environment(tmp_path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def serving(environment) -> Iterator[tuple[psutil.Process, httpx.Client]]:
+def serving(environment):
     port = free_port()
     command = [sys.executable, "-m", "llmops.cli", "serve", "--port", str(port), "--workers", "2"]
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
@@ -52,19 +51,19 @@ def serving(environment) -> Iterator[tuple[psutil.Process, httpx.Client]]:
                 process.wait(40)
 
 
-def status(http: httpx.Client, path: str = "/readyz") -> int | None:
+def status(http, path="/readyz"):
     try:
         return http.get(path).status_code
     except httpx.TransportError:
         return None
 
 
-def ask(http: httpx.Client) -> httpx.Response:
+def ask(http):
     body = {"model": "assistant", "messages": [{"role": "user", "content": "hello"}]}
     return http.post("/v1/chat/completions", json=body)
 
 
-def named(parent: psutil.Process, part: str) -> list[psutil.Process]:
+def named(parent, part):
     found = []
     for child in parent.children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):  # it has just died
@@ -118,14 +117,14 @@ def test_a_registry_is_opened_by_the_first_look_and_asked_again_after_a_failure(
 
 
 @pytest.fixture
-def train(tmp_path) -> Callable[..., TabularVersion]:
+def train(tmp_path):
     """`train(alpha)`: registers a fitted model of the bikes and makes it the champion."""
     from llmops.recording import record_training
     from llmops.registry import Registry
 
     registry = Registry(Settings(home=tmp_path))
 
-    def trained(alpha: float) -> TabularVersion:
+    def trained(alpha):
         import pandas as pd
         from sklearn.compose import ColumnTransformer
         from sklearn.linear_model import Ridge
@@ -143,7 +142,7 @@ def train(tmp_path) -> Callable[..., TabularVersion]:
     return trained
 
 
-def predict(http: httpx.Client) -> httpx.Response:
+def predict(http):
     """Over a connection of its own, so that any worker may answer."""
     body = {"rows": [{"hour": 2, "temperature": 0.0}]}
     return httpx.post(http.base_url.join("/v1/predict/bike"), json=body, timeout=60)
@@ -157,7 +156,7 @@ def test_the_registrys_tabular_models_are_served_by_every_worker_without_an_engi
         wait_until(lambda: status(http) == 200, 90)
         statuses = set()
 
-        def all_answer(ref: str) -> bool:
+        def all_answer(ref):
             replies = [predict(http) for _ in range(16)]
             statuses.update(reply.status_code for reply in replies)
             return {reply.headers.get("x-llmops-model") for reply in replies} == {ref}

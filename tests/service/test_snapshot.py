@@ -25,7 +25,7 @@ from tests.service.tabular_models import WINE, Gated, row, version
 
 
 @pytest.fixture
-def opener() -> Gated:
+def opener():
     made = Gated()
     made.may_load.set()
     return made

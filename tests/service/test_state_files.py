@@ -12,12 +12,12 @@ from llmops.keys import KeyStore
 from llmops.production_log import ProductionLog
 
 
-def replace(log: Path) -> None:
+def replace(log):
     log.rename(log.with_name("aside.db"))
     ProductionLog(f"sqlite:///{log}").close()
 
 
-def cut(log: Path, share: float) -> None:
+def cut(log, share):
     size = log.stat().st_size
     with log.open("r+b") as file:
         file.truncate(int(size * share))

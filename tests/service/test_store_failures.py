@@ -5,34 +5,30 @@ What holds in each case: every request that was answered is in the log, and all 
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
-from typing import Any
+from contextlib import closing, contextmanager
 
 import httpx
 import psycopg
 import pytest
 
-from deploy.services.servers import PostgresServer
 from llmops.keys import KeyStore
 from llmops.production_log import ProductionLog, database
 from tests.at_once import at_once
-from tests.service.conftest import Running, bearer, serving, wait_until
+from tests.service.conftest import bearer, serving, wait_until
 
-Breaks = Callable[[PostgresServer, str], AbstractContextManager[None]]
 _TERMINATE = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()"
 _FULL = """CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100'; END $$"""
 
 
-def run(server: PostgresServer, name: str, *statements: str) -> None:
+def run(server, name, *statements):
     with psycopg.connect(server.url(name), autocommit=True) as connection:
         for statement in statements:
             connection.execute(statement.encode())
 
 
 @contextmanager
-def lost(server: PostgresServer, name: str) -> Iterator[None]:
+def lost(server, name):
     server.stop()
     try:
         yield
@@ -41,7 +37,7 @@ def lost(server: PostgresServer, name: str) -> Iterator[None]:
 
 
 @contextmanager
-def read_only(server: PostgresServer, name: str) -> Iterator[None]:
+def read_only(server, name):
     """As after a fail-over to a standby."""
     run(server, "postgres", f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     with psycopg.connect(server.url(), autocommit=True) as connection:
@@ -51,7 +47,7 @@ def read_only(server: PostgresServer, name: str) -> Iterator[None]:
 
 
 @contextmanager
-def full(server: PostgresServer, name: str) -> Iterator[None]:
+def full(server, name):
     """With the SQLSTATE of a full disk, as PostgreSQL reports it."""
     tables = ("log_records", "idempotent_replies", "feedback")
     made = [f"CREATE TRIGGER full_disk BEFORE INSERT ON {t} EXECUTE FUNCTION full_disk()" for t in tables]
@@ -61,7 +57,7 @@ def full(server: PostgresServer, name: str) -> Iterator[None]:
 
 
 @contextmanager
-def locked(server: PostgresServer, name: str) -> Iterator[None]:
+def locked(server, name):
     """By somebody's forgotten session."""
     with psycopg.connect(server.url(name)) as connection:
         connection.execute("LOCK TABLE log_records, idempotent_replies, feedback IN ACCESS EXCLUSIVE MODE")
@@ -69,7 +65,7 @@ def locked(server: PostgresServer, name: str) -> Iterator[None]:
 
 
 @pytest.fixture
-def name(postgres: PostgresServer, request: pytest.FixtureRequest) -> str:
+def name(postgres, request):
     """The name of a new database."""
     made = "".join(c if c.isalnum() else "_" for c in request.node.name.lower())[-60:]
     postgres.new_database(made)
@@ -77,11 +73,11 @@ def name(postgres: PostgresServer, request: pytest.FixtureRequest) -> str:
 
 
 @contextmanager
-def asking(gateway: Running, replies: list[httpx.Response]) -> Iterator[None]:
+def asking(gateway, replies):
     """Clients that ask all the while, every third one with an Idempotency-Key."""
     ended = threading.Event()
 
-    def client(number: int) -> None:
+    def client(number):
         with httpx.Client(base_url=gateway.url, timeout=60) as http:
             body = {"model": "assistant", "messages": [{"role": "user", "content": f"client {number}"}]}
             while not ended.is_set():
@@ -99,7 +95,7 @@ def asking(gateway: Running, replies: list[httpx.Response]) -> Iterator[None]:
             each.join(60)
 
 
-def answered(replies: list[httpx.Response]) -> list[str]:
+def answered(replies):
     return [reply.headers["x-request-id"] for reply in replies if reply.status_code == 200]
 
 
@@ -112,7 +108,7 @@ def test_nothing_acknowledged_is_lost_and_the_gateway_serves_again_by_itself(
     breaks, postgres, name, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(database, "LOCK_SECONDS", 1)
-    replies: list[httpx.Response] = []
+    replies = []
     with serving(tmp_path, log_url=postgres.url(name)) as gateway:
         request_id = gateway.chat().headers["x-request-id"]
         vote = {"request_id": request_id, "score": 1}
@@ -139,10 +135,10 @@ def test_nothing_acknowledged_is_lost_and_the_gateway_serves_again_by_itself(
 
 
 def test_requests_wait_for_a_slow_log_up_to_the_limit_and_the_others_are_refused_at_once(postgres, name, tmp_path):
-    replies: list[httpx.Response] = []
+    replies = []
     with serving(tmp_path, log_url=postgres.url(name), max_waiting=3) as gateway:
 
-        def ask() -> None:
+        def ask():
             with httpx.Client(base_url=gateway.url, timeout=60) as http:
                 body = {"model": "assistant", "messages": [{"role": "user", "content": "hi"}]}
                 replies.append(http.post("/v1/chat/completions", json=body))
@@ -174,7 +170,7 @@ def test_keys_read_last_stay_good_while_their_database_is_lost(postgres, name, t
 
 
 def test_two_gateways_on_one_log_take_one_idempotency_key_once(postgres, name, tmp_path):
-    replies: list[Any] = []
+    replies = []
     url = postgres.url(name)
     with serving(tmp_path / "a", log_url=url) as first, serving(tmp_path / "b", log_url=url) as second:
         at_once(

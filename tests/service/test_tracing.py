@@ -7,10 +7,8 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -34,13 +32,13 @@ NAME = "POST /v1/chat/completions"
 class Receiver:
     """An OTLP/HTTP trace receiver, an ASGI app; `spans` are protobuf messages."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.url = ""
-        self.spans: list[Any] = []
-        self.paths: list[str] = []
-        self.bodies: list[bytes] = []
+        self.spans = []
+        self.paths = []
+        self.bodies = []
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope, receive, send):
         from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
 
         body = await read_body(receive) or b""
@@ -56,7 +54,7 @@ class Receiver:
 
 
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
+def receiver():
     made = Receiver()
     with listening(made, lifespan="off") as port:
         made.url = f"http://127.0.0.1:{port}"
@@ -67,7 +65,7 @@ def receiver() -> Iterator[Receiver]:
 def trace(receiver):
     """`trace(*requests)`: begins each request, given by its headers, ends it as said, and gives the spans begun."""
 
-    def send(*requests: tuple[Any, dict[str, Any]], **values: Any) -> list[Any]:
+    def send(*requests, **values):
         tracing = open_tracing(Settings(otel_endpoint=receiver.url, **values))
         begun = [tracing.begin(headers, NAME) for headers, _ in requests]
         for span, (_, ending) in zip(reversed(begun), reversed(requests), strict=True):
@@ -78,8 +76,8 @@ def trace(receiver):
     return send
 
 
-def record(**values: Any) -> LogRecord:
-    fields: dict[str, Any] = {
+def record(**values):
+    fields = {
         "status": 200,
         "outcome": "ok",
         "input": "secret question",
@@ -95,7 +93,7 @@ def record(**values: Any) -> LogRecord:
     return LogRecord("req_1", datetime.now(UTC), **{**fields, **values})
 
 
-def attributes(span: Any) -> dict[str, Any]:
+def attributes(span):
     return {item.key: getattr(item.value, item.value.WhichOneof("value")) for item in span.attributes}
 
 

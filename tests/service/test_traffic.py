@@ -6,7 +6,6 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import Any, Self
 
 import httpx
 import pytest
@@ -24,7 +23,7 @@ from service import shadow as shadow_module
 from service.error_map import ApiError
 from service.exchange import AnswerRequest, Arrival
 from service.shadow import AT_ONCE, MOST_WAITING, Shadow
-from service.snapshot import Routed, Router, Snapshot, Target, position
+from service.snapshot import Router, Snapshot, Target, position
 from tests.service.conftest import caller
 from tests.service.static_releases import StaticReleases
 
@@ -40,7 +39,7 @@ COUNT = 2000
 def snapshot_with(release):
     """Makes a snapshot of `assistant@1` (champion), `assistant@2` (challenger) and a policy."""
 
-    def make(policy: TrafficPolicy | None, *challenger_aliases: str) -> Snapshot:
+    def make(policy, *challenger_aliases):
         aliases = challenger_aliases or ("challenger",)
         source = StaticReleases([release(1, "champion"), release(2, *aliases)])
         source.set_policy("assistant", policy)
@@ -49,11 +48,11 @@ def snapshot_with(release):
     return make
 
 
-def choose(snapshot: Snapshot, model: str = "assistant", request_id: str = "r", **who: str) -> Routed:
+def choose(snapshot, model="assistant", request_id="r", **who):
     return EVERY_MODEL_IS_LOADED.choose(snapshot, model, request_id=request_id, **who)
 
 
-def arms(snapshot: Snapshot, sticky: str, salt: str = "") -> list[str]:
+def arms(snapshot, sticky, salt=""):
     """The arm of each of COUNT askers."""
     name = "request_id" if sticky == "request" else sticky
     return [choose(snapshot, **{name: f"{salt}{number}"}).arm for number in range(COUNT)]
@@ -88,7 +87,7 @@ def test_where_the_sticky_one_is_missing_the_next_takes_its_place(snapshot_with)
     by_key = snapshot_with(TrafficPolicy(canary=0.5, sticky="key"))
     by_request = snapshot_with(TrafficPolicy(canary=0.5, sticky="request"))
 
-    def split(snapshot: Snapshot, **fixed: str) -> int:
+    def split(snapshot, **fixed):
         return len({choose(snapshot, request_id=number, **fixed).arm for number in numbers})
 
     assert split(by_user, key="k") == 1
@@ -181,7 +180,7 @@ SECONDS = 3.0
 CLIENTS = 6
 
 
-def hammer(url: str, stop: threading.Event, stream: bool) -> set[tuple[int, str, str]]:
+def hammer(url, stop, stream):
     """Asks until told to stop; every distinct status, words of model and prompt, and version headers seen."""
     seen = set()
     body = {"model": "assistant", "messages": [{"role": "user", "content": "x"}], "stream": stream}
@@ -221,42 +220,42 @@ def test_flips_of_the_champion_under_load_fail_nothing_and_mix_nothing(serve, re
 class Records(list[LogRecord]):
     """A log in memory."""
 
-    async def write(self, record: LogRecord) -> None:
+    async def write(self, record):
         self.append(record)
 
 
 class Stage:
     """A shadow over one fake engine, with a switch for whether production waits."""
 
-    def __init__(self, engine: FakeEngine, seconds: float = 10.0) -> None:
+    def __init__(self, engine, seconds=10.0):
         self.engine, self.log, self.waits, self.told = engine, Records(), False, []
         self.pool = EnginePool(lambda _: engine)
         self.shadow = Shadow(self.pool, self.log, seconds=seconds, production_waits=self._waits, count=self.told.append)
 
-    async def _waits(self) -> bool:
+    async def _waits(self):
         return self.waits
 
-    async def __aenter__(self) -> Self:
+    async def __aenter__(self):
         self.shadow.start()
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, *_):
         await self.shadow.close()
         await self.pool.close()
 
-    def submit(self, release: Any, request_id: str = "r1", **fields: Any) -> None:
+    def submit(self, release, request_id="r1", **fields):
         arrival = Arrival(request_id, datetime.now(UTC), time.perf_counter(), headers={"traceparent": "00-1-2-01"})
         request = AnswerRequest(
             route="chat", model="assistant", messages=(Message(role="user", content="hello world"),), **fields
         )
         self.shadow.submit(arrival, request, Target(release.model, release))
 
-    async def until(self, condition: Any) -> None:
+    async def until(self, condition):
         async with asyncio.timeout(10):
             while not condition():  # noqa: ASYNC110  there is no event to wait for
                 await asyncio.sleep(0.005)
 
-    async def ended(self, count: int = 1) -> None:
+    async def ended(self, count=1):
         await self.until(lambda: len(self.told) >= count)
 
 
@@ -343,7 +342,7 @@ async def test_few_run_at_once_and_few_wait(release):
 async def test_a_log_that_fails_does_not_end_the_shadow(release):
     async with Stage(FakeEngine()) as stage:
 
-        async def broken(_: LogRecord) -> None:
+        async def broken(_):
             raise EngineError("disk full")
 
         stage.log.write = broken

@@ -18,8 +18,8 @@ LLM = Path.home() / ".cache" / "llmops-test-clients" / "llm"
 SAID = "You said: hello world"
 
 
-def run(*command: str, **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **options)  # type: ignore[call-overload,no-any-return]
+def run(*command, **options):
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **options)
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def curl(base_url):
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
 
-    def call(*arguments: str, path: str = "chat/completions", **fields: object) -> tuple[int, str]:
+    def call(*arguments, path="chat/completions", **fields):
         body = {"model": "assistant", "messages": [{"role": "user", "content": "hello world"}], **fields}
         done = run("curl", "-sS", *arguments, f"{base_url}/{path}", "-d", json.dumps(body))
         return done.returncode, done.stdout
@@ -58,7 +58,7 @@ def test_curl_is_told_what_is_wrong(curl):
 
 
 @pytest.fixture(scope="module")
-def llm_program() -> Path:
+def llm_program():
     program = LLM / "bin" / "llm"
     if not program.exists():
         venv.create(LLM, with_pip=True, clear=True)
@@ -75,7 +75,7 @@ def test_llm_prompts_continues_a_conversation_and_asks_for_a_schema(llm_program,
         f"- model_id: assistant\n  model_name: assistant\n  api_base: {base_url}\n  supports_schema: true\n"
     )
 
-    def llm(*arguments: str) -> str:
+    def llm(*arguments):
         done = run(str(llm_program), "-m", "assistant", *arguments, env={**os.environ, "LLM_USER_PATH": str(tmp_path)})
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()

@@ -4,9 +4,7 @@ upstream asked directly, field by field, but for ids, names and times."""
 import json
 import re
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import openai
 import pytest
@@ -14,14 +12,13 @@ from openai.lib.streaming.chat import ChatCompletionStreamState
 
 from llmops.engines.openai import OpenAIEngine
 from tests.engines.upstream_server import serving
-from tests.engines.upstream_shapes import BOTH, FAILURES, NO_IDS, ODD_TOOLS, SHAPES, TWO_ANSWERS, Shape, answer
+from tests.engines.upstream_shapes import BOTH, FAILURES, NO_IDS, ODD_TOOLS, SHAPES, TWO_ANSWERS, answer
 
 OF_EACH = {"id", "model", "created"}
-Form = Callable[[openai.OpenAI, str], Any]
 
 
 @pytest.fixture(scope="module")
-def asked(serve_shared: Any) -> Iterator[dict[str, Any]]:
+def asked(serve_shared):
     """A client of the upstream, one of a gateway before it, and both of these."""
     with (
         serving(answer) as upstream,
@@ -32,19 +29,19 @@ def asked(serve_shared: Any) -> Iterator[dict[str, Any]]:
         yield {"direct": direct, "through": through, "gateway": gateway, "upstream": upstream}
 
 
-def told(value: Any) -> Any:
+def told(value):
     """Every field with a value, but those that differ by nature."""
     if isinstance(value, dict):
         return {name: told(item) for name, item in value.items() if item is not None and name not in OF_EACH}
     return [told(item) for item in value] if isinstance(value, list) else value
 
 
-def whole(client: openai.OpenAI, shape: str) -> Any:
+def whole(client, shape):
     reply = client.chat.completions.create(model="assistant", messages=[{"role": "user", "content": shape}])
     return reply.to_dict(warnings=False)
 
 
-def streamed(client: openai.OpenAI, shape: str, **fields: Any) -> Any:
+def streamed(client, shape, **fields):
     """All events put together as the client does it, and the fields around them."""
     state, around = ChatCompletionStreamState(), {}
     for chunk in client.chat.completions.create(
@@ -56,7 +53,7 @@ def streamed(client: openai.OpenAI, shape: str, **fields: Any) -> Any:
     return {**around, **state.current_completion_snapshot.to_dict(warnings=False)}
 
 
-def forms_of(shapes: Mapping[str, Shape]) -> list[Any]:
+def forms_of(shapes):
     """Each shape whole and streamed, where it has that form."""
     forms = [(name, whole, shape.whole) for name, shape in shapes.items()]
     forms += [(name, streamed, shape.events) for name, shape in shapes.items()]
@@ -88,7 +85,7 @@ def test_the_official_npm_package_gets_equal_objects_too(asked, node_modules):
     assert [form for form in forms if found["through"][form] != found["direct"][form]] == []
 
 
-def calls(client: openai.OpenAI, shape: str, form: Form) -> Any:
+def calls(client, shape, form):
     (choice,) = form(client, shape)["choices"]
     return [
         {**told(call["function"]), "id": call["id"], "type": call["type"]} for call in choice["message"]["tool_calls"]
@@ -133,7 +130,7 @@ def ask(asked):
     """Sends a body to the gateway, and returns the reply with the body that the upstream got."""
     gateway, upstream = asked["gateway"], asked["upstream"]
 
-    def send(path: str = "chat/completions", **fields: Any) -> tuple[Any, Any]:
+    def send(path="chat/completions", **fields):
         body = {"model": "tiny@1", **fields}
         reply = gateway.http.post(f"/v1/{path}", json=body)
         assert reply.status_code == 200, reply.text
@@ -200,7 +197,7 @@ def test_what_a_request_asks_of_an_upstream_reaches_it(ask):
         assert {each: seen[each] for each in seen if each.startswith("max_")} == {name: 9}
 
 
-def json_schema(schema: Any, *, strict: bool = True) -> Any:
+def json_schema(schema, *, strict=True):
     return {"type": "json_schema", "json_schema": {"name": "a", "strict": strict, "schema": schema}}
 
 
@@ -230,13 +227,13 @@ def test_a_stream_that_breaks_its_schema_is_the_upstreams_own_and_is_logged(aske
     assert asked["gateway"].records()[-1].details["off_format"] == "it is not JSON"
 
 
-def counted(gateway: Any) -> float:
+def counted(gateway):
     text = gateway.http.get("/metrics").text
     found = re.findall(r'^llmops_answers_with_total\{.*what="off_format".*\} (\S+)$', text, re.MULTILINE)
     return sum(map(float, found))
 
 
-def respond(ask, shape: str, **fields: Any) -> Any:
+def respond(ask, shape, **fields):
     return ask("responses", input=shape, **fields)[0]
 
 
@@ -269,7 +266,7 @@ def test_a_streamed_response_adds_up_to_its_end(asked, shape):
     assert kinds[-1] == "response.completed"
 
 
-def contents(response: Any) -> Any:
+def contents(response):
     items = [item.to_dict(warnings=False) for item in response.output]
     kept = ("type", "content", "name", "arguments", "call_id")
     return [{name: told(item[name]) for name in kept if name in item} for item in items]
@@ -310,7 +307,7 @@ def test_a_custom_call_of_a_response_and_its_result_reach_the_upstream(ask):
 
 
 def test_the_log_tells_refusal_reasoning_calls_usage_missing_answers_and_other_fields(asked, ask):
-    def record(shape: str, **fields: Any) -> Any:
+    def record(shape, **fields):
         ask(messages=[{"role": "user", "content": shape}], **fields)
         return asked["gateway"].records()[-1]
 
