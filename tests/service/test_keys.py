@@ -65,9 +65,11 @@ def test_a_key_of_one_app_opens_it_and_nothing_else(ask, store, path, body):
     assert ask("own", path, body).status_code == 200
     (record,) = ask.log.read(newest=True, limit=1)
     assert record.details["key"] == record.caller == store.read()[0].id
-    assert ask("own", path, {**body, "model": "tiny@1"}).status_code == 403
-    for model in ("assistant", "assistant@1", "assistant@champion"):
-        assert ask("other", path, {**body, "model": model}).status_code == 403
+    closed = [("own", "tiny@1"), *(("other", f"assistant{name}") for name in ("", "@1", "@champion"))]
+    for key, model in closed:
+        refused = ask(key, path, {**body, "model": model})
+        error = refused.json()["error"]
+        assert (refused.status_code, error["code"], error["param"]) == (403, "app_not_allowed", "model")
     unknown = ask("own", path, {**body, "model": "assistant@9"})
     assert (unknown.status_code, "tiny@1" in unknown.text) == (404, False)
 

@@ -133,21 +133,6 @@ def test_an_unknown_model_names_what_there_is(served, model):
         assert "bike, bike@champion, bike@2" in error(reply)["message"]
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "status"),
-    [
-        ("GET", "/v1/predict/bike", 405),
-        ("POST", "/v1/predict/", 404),
-        ("POST", "/v1/predict", 404),
-        ("POST", "/v1/predict/bike/", 404),
-        ("POST", "/v1/predict/bike/schema", 405),
-        ("POST", "/v1/predict/a%2Fbike", 404),
-    ],
-)
-def test_other_paths_and_methods_are_refused(served, method, path, status):
-    assert served.http.request(method, path, json={"rows": [row()]}).status_code == status
-
-
 def test_tabular_models_are_listed_and_do_not_answer_chats(served):
     listed = {card["id"] for card in served.http.get("/v1/models").json()["data"]}
     assert listed == {"bike", "bike@previous", "bike@champion", "bike@1", "bike@2", "wine", "wine@champion", "wine@1"}
