@@ -94,18 +94,22 @@ def polite(serve_shared, release):
 
 
 @pytest.mark.parametrize(
-    ("fields", "param"),
+    ("fields", "param", "words"),
     [
-        ({}, "prompt_variables.tone"),
-        ({"prompt_variables": {"tone": "a", "mood": "b"}}, "prompt_variables.mood"),
-        ({"prompt_variables": {"tone": "a", "question": "b"}}, "prompt_variables.question"),
-        ({"model": "tiny@1", "prompt_variables": {"tone": "a"}}, "prompt_variables"),
-        ({"prompt_variables": {"tone": "a"}, "messages": [{"role": "assistant", "content": "x"}]}, "messages"),
+        ({}, "prompt_variables.tone", ""),
+        ({"prompt_variables": {"tone": "a", "mood": "b"}}, "prompt_variables.mood", ""),
+        ({"prompt_variables": {"tone": "a", "question": "b"}}, "prompt_variables.question", ""),
+        ({"model": "tiny@1", "prompt_variables": {"tone": "a"}}, "prompt_variables", "only a release"),
+        *(
+            ({"prompt_variables": {"tone": "a"}, "messages": [turn]}, "messages", "last message must be the user's")
+            for turn in ({"role": "assistant", "content": "x"}, {"role": "tool", "content": "3", "tool_call_id": "c"})
+        ),
     ],
 )
-def test_a_request_the_prompt_cannot_take_is_refused_and_logged(polite, fields, param):
+def test_a_request_the_prompt_cannot_take_is_refused_and_logged(polite, fields, param, words):
     reply = polite.chat(**fields)
     assert (reply.status_code, reply.json()["error"]["param"]) == (400, param)
+    assert words in reply.json()["error"]["message"]
     assert reply.headers["x-llmops-model"] == "tiny@1"
     record = polite.records()[-1]
     assert (record.request_id, record.status, record.outcome) == (reply.headers["x-request-id"], 400, "error")

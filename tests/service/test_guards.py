@@ -42,7 +42,10 @@ def test_personal_data_is_kept_out_of_the_log_and_still_answered(serve, release)
         reply = gateway.chat(text=f"mail {MAIL} or {PHONE}", user=MAIL, metadata={"card": CARD})
         assert reply.json()["choices"][0]["message"]["content"] == f"You said: mail {MAIL} or {PHONE}"
         assert MAIL in gateway.engines["tiny@1"].requests[0].messages[-1]["content"]
-        (record,) = gateway.records()
+        for user in ("anna", None):
+            gateway.chat(user=user)
+        record, *others = gateway.records()
+    assert [each.user for each in (record, *others)] == [pseudonym_of(MAIL), "anna", None]
     assert record.input == "mail [EMAIL] or [PHONE]"
     assert record.output == "You said: mail [EMAIL] or [PHONE]"
     assert record.details["messages"] == [{"role": "user", "content": "mail [EMAIL] or [PHONE]"}]
@@ -211,14 +214,19 @@ def test_content_in_parts_goes_out_as_the_text_that_was_screened():
     assert guard.screen(Chunk("!")).finish_reason == "content_filter"
 
 
-def test_a_pattern_that_takes_too_long_blocks_in_bounded_time():
+@pytest.mark.parametrize(
+    ("texts", "seconds"),
+    [(["a" * 200 + "b"], 5), ([f"{'a' * 18}{number}b" for number in range(20000)], 20)],
+    ids=["one text", "many texts"],
+)
+def test_a_pattern_that_takes_too_long_blocks_in_bounded_time(texts, seconds):
     guard = guards(block=["(a|aa)+$"])
     start = time.perf_counter()
     with pytest.raises(ApiError) as refused:
-        guard.admit({"messages": [{"role": "user", "content": "a" * 200 + "b"}]})
+        guard.admit({"messages": [{"role": "user", "content": text} for text in texts]})
     assert refused.value.code == "content_filter"
     assert guard.actions[0]["failure"] == "search took too long"
-    assert time.perf_counter() - start < 5
+    assert time.perf_counter() - start < seconds
 
 
 class Interrupted:
@@ -385,13 +393,3 @@ def test_a_reply_with_personal_data_is_not_kept_for_its_idempotency_key(strict):
     assert "hi" in stored
     assert MAIL not in stored
     assert PHONE not in stored
-
-
-def test_searching_many_texts_takes_bounded_time_and_then_counts_as_found():
-    slow = guards(block=["(a|aa)+$"])
-    many = [{"role": "user", "content": f"{'a' * 18}{number}b"} for number in range(20000)]
-    start = time.perf_counter()
-    with pytest.raises(ApiError):
-        slow.admit({"messages": many})
-    assert slow.actions[0]["failure"] == "search took too long"
-    assert time.perf_counter() - start < 20

@@ -198,19 +198,3 @@ async def test_a_log_that_cannot_be_written_is_told(log):
         await keys.begin(ANNA, "k", "print")
     await keys.release(ClaimedKey("anna", "k", "token"))  # ends by its time
     await keys.close()
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_over_http_a_repetition_is_the_same_reply_and_no_new_generation(gateway, stream):
-    headers = {"idempotency-key": "order 66"}
-    first, second = (gateway.chat(headers=headers, stream=stream) for _ in range(2))
-    assert first.status_code == second.status_code == 200
-    assert second.content == first.content
-    assert second.headers["content-type"] == first.headers["content-type"]
-    assert second.headers["x-llmops-release"] == "assistant@1"
-    assert "idempotent-replayed" not in first.headers
-    assert second.headers["idempotent-replayed"] == "true"
-    (only,) = gateway.records()
-    assert len(gateway.engines["tiny@1"].requests) == 1
-    assert second.headers["x-llmops-original-request-id"] == only.request_id == first.headers["x-request-id"]
-    assert gateway.chat(headers=headers, stream=stream, max_tokens=3).status_code == 422

@@ -48,7 +48,7 @@ def ask(store, keys, serve_shared):
             sent = {**bearer(keys.get(key, key)), **headers}
             return gateway.http.request("GET" if body is None else "POST", path, json=body, headers=sent)
 
-        call.log = gateway.log
+        call.gateway, call.log = gateway, gateway.log
         yield call
 
 
@@ -122,12 +122,18 @@ def test_the_models_listed_are_those_that_the_key_opens(ask):
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(("path", "body"), ROUTES)
-def test_a_repeated_idempotency_key_gives_the_first_reply_again(ask, path, body, stream):
-    repeated = {"idempotency-key": f"{path} {stream}"}
+def test_a_repeated_idempotency_key_gives_the_first_reply_again_and_generates_nothing(ask, path, body, stream):
+    repeated, requests = {"idempotency-key": f"{path} {stream}"}, ask.gateway.engines["tiny@1"].requests
+    before = len(requests), ask.log.count()
     first, again = (ask("own", path, {**body, "stream": stream}, **repeated) for _ in range(2))
     assert first.status_code == again.status_code == 200
     assert first.content == again.content
-    assert again.headers["idempotent-replayed"] == "true"
+    assert first.headers["content-type"] == again.headers["content-type"]
+    assert again.headers["x-llmops-release"] == "assistant@1"
+    assert ("idempotent-replayed" in first.headers, again.headers["idempotent-replayed"]) == (False, "true")
+    assert again.headers["x-llmops-original-request-id"] == first.headers["x-request-id"]
+    assert ask.log.read(newest=True, limit=1)[0].request_id == first.headers["x-request-id"]
+    assert (len(requests), ask.log.count()) == (before[0] + 1, before[1] + 1)
     assert ask("own", path, {**body, "user": "another"}, **repeated).status_code == 422
 
 
