@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from llmops.production_log import VoteCounts, read_predictions
-from tests.service.conftest import caller
+from tests.service.conftest import bearer
 from tests.service.tabular_models import WINE, Classes, Hours, row
 from tests.service.tabular_models import version as bike
 
@@ -86,6 +86,7 @@ def test_an_unknown_request_is_not_found(give, answered):
         ({"request_id": "r", "comment": "x" * 4097}, "comment"),
         ({"request_id": "r", "score": 1, "user": []}, "user"),
         ({"request_id": "r", "score": 1, "stars": 5}, "stars"),
+        ({}, "request_id"),
     ],
 )
 def test_a_wrong_field_is_named(shared_gateway, body, param):
@@ -94,47 +95,43 @@ def test_a_wrong_field_is_named(shared_gateway, body, param):
     assert (reply.status_code, problem(reply)["param"]) == (400, param)
 
 
-class OneKey:
-    """An ASGI layer that says who calls, as the key check does."""
-
-    def __init__(self, app, caller):
-        self.app, self.caller = app, caller
-
-    async def __call__(self, scope, receive, send):
-        if scope["type"] == "http":
-            scope.setdefault("state", {})["caller"] = self.caller
-        await self.app(scope, receive, send)
-
-
 @pytest.mark.parametrize(
-    ("apps", "of_app", "of_model"), [(None, 200, 200), (("assistant",), 200, 404), (("other",), 404, 404)]
+    ("content", "missing"),
+    [
+        *((empty, "request_id") for empty in (b"", b" \n", b"{}")),
+        (b'{"request_id": "r"}', "at least one of score, label, comment and truth"),
+    ],
 )
-def test_a_key_reaches_the_answers_of_its_apps_alone(serve, apps, of_app, of_model):
-    with serve() as gateway:
-        asked = {model: gateway.chat(model).headers["x-request-id"] for model in ("assistant", "tiny@1")}
-        stack = gateway.app.middleware_stack
-        gateway.app.middleware_stack = OneKey(stack, caller(apps=apps))
-        for model, status in (("assistant", of_app), ("tiny@1", of_model)):
-            reply = gateway.http.post("/v1/feedback", json={"request_id": asked[model], "score": 1})
-            assert reply.status_code == status
-        stored = gateway.log.feedback_since(0)[0]
-        assert [feedback.caller for feedback in stored] == ["key_1"] * [of_app, of_model].count(200)
+def test_feedback_without_content_is_told_what_is_missing(shared_gateway, content, missing):
+    reply = shared_gateway.http.post("/v1/feedback", content=content, headers={"content-type": "application/json"})
+    assert reply.status_code == 400
+    assert missing in problem(reply)["message"]
 
 
-def test_of_a_repeated_request_id_the_callers_own_request_is_meant_or_else_the_newest(gateway, give):
-    stack, mine = gateway.app.middleware_stack, {"x-request-id": "mine"}
+def test_a_key_reaches_the_answers_of_its_apps_alone(serve, key_store):
+    keys = {apps: key_store.create(apps=apps) for apps in (None, ("assistant",), ("other",))}
+    with serve(keys=key_store) as gateway:
+        headers = {apps: bearer(text) for apps, (_, text) in keys.items()}
+        asked = [
+            gateway.chat(model, headers=headers[None]).headers["x-request-id"] for model in ("assistant", "tiny@1")
+        ]
+        for apps, statuses in ((None, [200, 200]), (("assistant",), [200, 404]), (("other",), [404, 404])):
+            bodies = [{"request_id": request_id, "score": 1} for request_id in asked]
+            replies = [gateway.http.post("/v1/feedback", json=body, headers=headers[apps]) for body in bodies]
+            assert [reply.status_code for reply in replies] == statuses
+        stored = [feedback.caller for feedback in gateway.log.feedback_since(0)[0]]
+    assert stored == [keys[apps][0].id for apps in (None, None, ("assistant",))]
 
-    def as_caller(name):
-        gateway.app.middleware_stack = OneKey(stack, caller(name))
 
-    for name in ("anna", "ben"):
-        as_caller(name)
-        body = {"model": "assistant", "messages": [{"role": "user", "content": name}]}
-        gateway.http.post("/v1/chat/completions", json=body, headers=mine)
-    for name in ("anna", "carl"):
-        as_caller(name)
-        assert give({"request_id": "mine", "label": name}).status_code == 200
-    records = gateway.log.read(request_id="mine", feedback=True)
+def test_of_a_repeated_request_id_the_callers_own_request_is_meant_or_else_the_newest(serve, key_store):
+    headers = {name: {**bearer(key_store.create(name)[1]), "x-request-id": "mine"} for name in ("anna", "ben", "carl")}
+    with serve(keys=key_store) as gateway:
+        for name in ("anna", "ben"):
+            gateway.chat(headers=headers[name])
+        for name in ("anna", "carl"):
+            said = {"request_id": "mine", "label": name}
+            assert gateway.http.post("/v1/feedback", json=said, headers=headers[name]).status_code == 200
+        records = gateway.log.read(request_id="mine", feedback=True)
     assert [[each.label for each in record.feedback] for record in records] == [["anna"], ["carl"]]
 
 
@@ -213,16 +210,3 @@ def test_a_prediction_whose_rows_are_gone_still_counts_them(predicting):
     predicting.log.delete_texts(datetime.now(UTC) + timedelta(hours=1))
     assert tell(predicting, asked, [1]).status_code == 400
     assert tell(predicting, asked, [1, 2]).status_code == 200
-
-
-def test_feedback_without_content_is_told_what_is_missing(shared_gateway):
-    said = "at least one of score, label, comment and truth"
-    for body, missing in (
-        (b"", "request_id"),
-        (b" \n", "request_id"),
-        (b"{}", "request_id"),
-        (b'{"request_id": "r"}', said),
-    ):
-        reply = shared_gateway.http.post("/v1/feedback", content=body, headers={"content-type": "application/json"})
-        assert reply.status_code == 400
-        assert missing in problem(reply)["message"]
