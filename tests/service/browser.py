@@ -102,12 +102,8 @@ def chromium(program: str) -> Iterator[Browser]:
             with connect(_page_url(Path(profile), process), max_size=None) as connection:
                 yield Browser(connection)
         finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.kill()
+            process.wait()
 
 
 def _page_url(profile: Path, process: subprocess.Popen[bytes]) -> str:

@@ -220,7 +220,7 @@ def _wait_until() -> Callable[..., None]:
     return wait_until
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def one_browser() -> Iterator[Browser]:
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
@@ -231,7 +231,7 @@ def one_browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def browser(one_browser: Browser) -> Browser:
-    """The module's browser, as a new one is."""
+    """The one browser, as a new one is."""
     one_browser.call("Emulation.setEmulatedMedia", features=[])
     one_browser.call("Emulation.setDeviceMetricsOverride", width=1200, height=900, deviceScaleFactor=1, mobile=False)
     one_browser.open("about:blank#new")

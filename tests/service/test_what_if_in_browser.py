@@ -1,4 +1,5 @@
-"""What if, on the page, in a real Chromium: a row that a person changes, and what versions of a model say of it."""
+"""What if, on the page, in a real Chromium: a row that a person changes, and what versions of a model say of it; and the
+whole page as everybody must be able to use it."""
 
 import json
 import threading
@@ -8,7 +9,7 @@ import pytest
 from llmops.errors import EngineError
 from tests.service.tabular_models import WINE, Classes, Hours, row, version
 from tests.service.test_page import with_key
-from tests.service.test_page_in_browser import CONTRAST, choose, opened
+from tests.service.test_page_in_browser import VOTABLE, ask, choose, opened
 
 BIKES = [version(1, "previous"), version(2, "champion")]
 WINES = [version(1, "champion", name="wine", schema=WINE)]
@@ -23,7 +24,8 @@ def predictor(asked):
 
 @pytest.fixture(scope="module")
 def modelled(serve_shared, release):
-    with serve_shared(release(1, "champion"), tabular=[*BIKES, *WINES], open_tabular=predictor) as running:
+    releases = release(1, "previous"), release(2, "champion")
+    with serve_shared(*releases, tabular=[*BIKES, *WINES], open_tabular=predictor) as running:
         yield running
 
 
@@ -213,37 +215,77 @@ def test_a_new_champion_is_offered_and_what_a_person_has_chosen_and_written_stay
         assert (chosen, browser.run(f"document.querySelector('{HOUR}').value")) == (["bike@1", ""], "11")
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0.0361312, "0.03613"),
-        (1234567.8, "1,234,568"),
-        (0, "0"),
-        (0.0000123, "1.23e-5"),
-        ("clear", "clear"),
-        (-2.5, "-2.5"),
-    ],
-)
-def test_numbers_keep_four_digits_that_count(browser, modelled, value, text):
+def test_numbers_keep_four_digits_that_count(browser, modelled):
     opened(browser, modelled)
-    assert browser.run(f"predictionText({json.dumps(value)})") == text
+    told = {0.0361312: "0.03613", 1234567.8: "1,234,568", 0: "0", 0.0000123: "1.23e-5", "clear": "clear", -2.5: "-2.5"}
+    assert browser.run(f"{json.dumps([*told])}.map((value) => predictionText(value))") == [*told.values()]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_can_be_read_and_heard_and_reached_by_keyboard(browser, modelled, scheme):
-    browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-    shown(browser, modelled)
+def ask_everything(browser, running, question="What is the capital of Peru?"):
+    """A question of two releases, and a row of two versions of a model."""
+    shown(browser, running)
+    ask(browser, question)
+    browser.wait(VOTABLE)
     browser.run(f"document.querySelector('{HOUR}').focus()")
     browser.press("Enter", 13)
     browser.wait(SAID)
+
+
+# The lowest contrast of any text with its background, as WCAG computes it, and the text.
+CONTRAST = """
+(() => {
+  const light = ([r, g, b]) => {
+    const part = [r, g, b].map((v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * part[0] + 0.7152 * part[1] + 0.0722 * part[2];
+  };
+  const parse = (text) => text.match(/[\\d.]+/g).map(Number);
+  const ground = (element) => {
+    for (let at = element; at; at = at.parentElement) {
+      const colour = parse(getComputedStyle(at).backgroundColor);
+      if (colour.length === 3 || colour[3] > 0) return colour;
+    }
+    return [255, 255, 255];
+  };
+  let lowest = [21, ""];
+  for (const element of document.querySelectorAll("body *")) {
+    const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
+    if (!own || !element.getClientRects().length || element.disabled || element.closest(".skip, noscript")) continue;
+    const [a, b] = [light(parse(getComputedStyle(element).color)), light(ground(element))].sort((x, y) => y - x);
+    const ratio = (a + 0.05) / (b + 0.05);
+    if (ratio < lowest[0]) lowest = [ratio, element.textContent.slice(0, 40)];
+  }
+  return lowest;
+})()
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_is_readable_in_light_and_in_dark_and_moves_for_nobody_who_does_not_want_it(browser, modelled, scheme):
+    browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    ask_everything(browser, modelled)
+    browser.click("[data-vote=left]")
+    browser.wait("document.querySelector('#play-status').textContent.startsWith('Kept')")
     ratio, text = browser.run(CONTRAST)
     assert ratio >= 4.5, text
+    ground = json.loads(browser.run("JSON.stringify(getComputedStyle(document.body).backgroundColor.match(/\\d+/g))"))
+    assert (int(ground[0]) < 128) == (scheme == "dark")
+    # Who wants no motion sees none.
+    browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-reduced-motion", "value": "reduce"}])
+    browser.run("document.querySelector('#left-text').setAttribute('aria-busy', 'true')")
+    assert browser.run("getComputedStyle(document.querySelector('#left-text'), '::after').animationName") == "none"
+
+
+def test_everything_that_can_be_used_has_a_name_for_a_screen_reader_and_is_reached_by_keyboard(browser, modelled):
+    ask_everything(browser, modelled)
     nodes = browser.call("Accessibility.getFullAXTree")["nodes"]
-    roles = {"button", "textbox", "spinbutton", "combobox", "region", "meter", "image", "img"}
-    used = [node for node in nodes if not node["ignored"] and node.get("role", {}).get("value") in roles]
+    roles = {"button", "textbox", "spinbutton", "combobox", "link", "region", "navigation", "heading", "meter", "image"}
+    used = [node for node in nodes if not node["ignored"] and node.get("role", {}).get("value") in {*roles, "img"}]
     names = [node.get("name", {}).get("value") for node in used]
+    assert len(used) > 20
     assert [node["role"]["value"] for node, name in zip(used, names, strict=True) if not name] == []
     assert {"hour", "temperature (may be empty)", "Predict"} <= set(names)
+    assert browser.run("document.documentElement.lang") == "en"
+    assert browser.run("document.querySelectorAll('h1').length") == 1
     reached = []
     for _ in range(12):
         browser.press("Tab", 9)
@@ -255,8 +297,12 @@ def test_it_can_be_read_and_heard_and_reached_by_keyboard(browser, modelled, sch
 @pytest.mark.parametrize("width", [320, 390, 768])
 def test_on_a_small_screen_nothing_is_cut_off(browser, modelled, width):
     browser.call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=2, mobile=True)
-    shown(browser, modelled)
-    browser.click("#what-ask")
-    browser.wait(SAID)
+    ask_everything(
+        browser, modelled, "Donaudampfschifffahrtsgesellschaftskapitänsmützenabzeichenverleihungsurkunde" * 3
+    )
     assert browser.run("document.documentElement.scrollWidth") <= width
     assert browser.run("document.querySelector('#what-chart svg').getBoundingClientRect().width") <= width
+    heights = browser.run(
+        "[...document.querySelectorAll('#votes button')].map((b) => b.getBoundingClientRect().height)"
+    )
+    assert min(heights) >= 40
