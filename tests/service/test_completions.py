@@ -42,20 +42,16 @@ def test_parameters_reach_the_engine_and_the_record_others_are_the_releases(shar
     assert (record.details["route"], record.details["user"]) == ("completions", "u1")
 
 
-def test_a_stream_ends_with_its_finish_and_done(shared_gateway):
-    *_, finish, done = events_of(complete(shared_gateway, stream=True))
-    assert finish["choices"][0] == {"index": 0, "text": "", "logprobs": None, "finish_reason": "stop"}
-    assert done == "[DONE]"
-
-
 @pytest.mark.parametrize("stream", [False, True])
 def test_n_texts_come_by_index(shared_gateway, stream):
     reply = complete(shared_gateway, n=3, stream=stream)
-    objects = events_of(reply)[:-1] if stream else [reply.json()]
+    *objects, end = events_of(reply) if stream else [reply.json(), "[DONE]"]
     texts = {}
     for choice in (choice for item in objects for choice in item["choices"]):
         texts[choice["index"]] = texts.get(choice["index"], "") + choice["text"]
     assert texts == dict.fromkeys(range(3), "You said: hello world")
+    assert end == "[DONE]"
+    assert objects[-1]["choices"][-1]["finish_reason"] == "stop"
 
 
 def entry(token, logprob):

@@ -147,17 +147,16 @@ async def test_closing_writes_what_is_queued_and_refuses_more(log):
 CRASHING = """
 import sys
 from pathlib import Path
-sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests/service"]
-import conftest
-with conftest.serving(Path(sys.argv[2])) as gateway:
+from tests.service.conftest import serving
+with serving(Path(sys.argv[1])) as gateway:
     print(gateway.url, flush=True)
     sys.stdin.read()
 """
 
 
 def test_an_acknowledged_request_survives_kill_9(tmp_path):
-    script = [sys.executable, "-c", CRASHING, str(ROOT), str(tmp_path)]
-    with subprocess.Popen(script, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    script = [sys.executable, "-c", CRASHING, str(tmp_path)]
+    with subprocess.Popen(script, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         url = process.stdout.readline().strip()
         body = {"model": "assistant", "messages": [{"role": "user", "content": "remember me"}]}
         with httpx.Client(base_url=url) as http:

@@ -1,6 +1,5 @@
 """The listening socket, draining, and the supervisor of the workers, with a small app in real processes."""
 
-import asyncio
 import contextlib
 import os
 import signal
@@ -23,24 +22,6 @@ from service.server import Workers, bound_socket
 DRAIN_SECONDS = 60.0
 
 
-async def app(scope, receive, send):
-    """Answers with its process id."""
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"connection", b"close")]})
-    await send({"type": "http.response.body", "body": str(os.getpid()).encode()})
-
-
-async def held_app(scope, receive, send):
-    """Answers when the file exists that the path names."""
-    while not Path(scope["path"]).exists():  # noqa: ASYNC110, ASYNC240  of another process
-        await asyncio.sleep(0.01)
-    await app(scope, receive, send)
-
-
-async def no_app(scope, receive, send):
-    """Does not start."""
-    raise RuntimeError("no")
-
-
 @contextlib.contextmanager
 def supervised(name="app", lifespan="off", on_serving=lambda: None, refuses_first=False):
     """Runs workers, as the main thread must, while `scenario(pids, workers)` runs in another; raises what that did.
@@ -51,7 +32,7 @@ def supervised(name="app", lifespan="off", on_serving=lambda: None, refuses_firs
     with bound_socket("127.0.0.1", 0) as listener:
         if not refuses_first:
             listener.listen()
-        config = uvicorn.Config(f"tests.service.test_server:{name}", workers=2, lifespan=lifespan, log_level="critical")
+        config = uvicorn.Config(f"tests.service.small_apps:{name}", workers=2, lifespan=lifespan, log_level="critical")
         workers = Workers(config, [listener], drain_seconds=DRAIN_SECONDS, on_serving=on_serving)
         try:
             yield workers, f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -165,22 +146,20 @@ DRAINING = """
 import sys
 from pathlib import Path
 import uvicorn
-sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests/service"]
-import conftest
 from llmops.engines.fake import FakeEngine
 from llmops.production_log import ProductionLog
 from llmops.settings import Settings
 from service.app import create_app
 from service.gateway import Gateway
 from service.server import bound_socket, uvicorn_config
+from tests.service.conftest import release
 from tests.service.static_releases import StaticReleases
-home = Path(sys.argv[2])
-log = ProductionLog(f"sqlite:///{home / 'log.db'}")
-source = StaticReleases([conftest.release(1, "champion")])
+settings = Settings(home=Path(sys.argv[1]))
+log = ProductionLog(settings.resolved_log_url)
+source = StaticReleases([release(1, "champion")])
 opener = lambda model: FakeEngine(lambda _: "one two three four five", word_seconds=0.15)
-settings = Settings(home=home)
 config = uvicorn_config(lambda: create_app(Gateway(settings, source.registered, opener, log)), settings)
-uvicorn.Server(config).run(sockets=[bound_socket("127.0.0.1", int(sys.argv[3]))])
+uvicorn.Server(config).run(sockets=[bound_socket("127.0.0.1", int(sys.argv[2]))])
 print("stopped", flush=True)
 """
 
@@ -197,8 +176,8 @@ def test_a_taken_port_is_said_clearly_and_a_wrong_one_too():
 
 def test_sigterm_lets_open_requests_end(tmp_path, wait_until):
     port = free_port()
-    script = [sys.executable, "-c", DRAINING, str(ROOT), str(tmp_path), str(port)]
-    with subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    script = [sys.executable, "-c", DRAINING, str(tmp_path), str(port)]
+    with subprocess.Popen(script, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}") as http:
 
             def ready():

@@ -1,5 +1,5 @@
-"""What if, on the page, in a real Chromium: a row that a person changes, and what versions of a model say of it; and the
-whole page as everybody must be able to use it."""
+"""What if, on the page, in a real Chromium: a row that a person changes, and what versions of a model say of it; and
+the whole page as everybody must be able to use it."""
 
 import json
 import threading
