@@ -10,7 +10,6 @@ import pytest
 from llmops.engines.protocol import EngineIdentity
 from llmops.errors import EngineError
 from llmops.generation import Chunk, Message, Usage
-from llmops.traffic_policy import TrafficPolicy
 from service.answering import UNWATCHED_SECONDS, run_unless_gone
 from service.error_map import ApiError
 from service.exchange import AnswerRequest, Arrival, Exchange
@@ -97,20 +96,6 @@ def test_every_route_says_itself_and_the_user(serve, release):
         records = gateway.records()
     assert [(record.route, record.user, record.caller) for record in records] == [(r, "anna", None) for r in bodies]
     assert [record.details["route"] for record in records] == list(bodies)
-
-
-def test_a_failed_request_and_a_shadow_request_say_them_too(serve, release, wait_until):
-    guarded = dataclasses.replace(release(1, "champion"), guards={"block": ["bomb"]})
-    with serve(guarded, release(2, "challenger")) as gateway:
-        assert gateway.chat(text="bomb", user="anna").status_code == 400
-        gateway.source.set_policy("assistant", TrafficPolicy(shadow=1.0))
-        wait_until(lambda: gateway.app.state.gateway.keeper.snapshot.splits)
-        wait_until(lambda: gateway.app.state.gateway.pool.is_loaded(release(2).model))
-        gateway.chat(user="anna")
-        wait_until(lambda: gateway.log.count(shadow=True) == 3)
-        records = list(gateway.log.iterate(shadow=True))
-    assert {(each.route, each.user) for each in records} == {("chat", "anna")}
-    assert sorted(each.status for each in records) == [200, 200, 400]
 
 
 class Letters(EventStream):

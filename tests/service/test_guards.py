@@ -66,11 +66,11 @@ def test_personal_data_is_kept_from_the_engine_where_the_release_says_so(strict)
 def test_blocked_input_is_refused_and_never_reaches_the_engine(serve, release, stream, fields):
     made = dataclasses.replace(release(1, "champion", tone="polite"), guards={"block": ["(?i)secret plan"]})
     with serve(made) as gateway:
-        reply = gateway.chat(**{"prompt_variables": {"tone": "kind"}, **fields}, stream=stream)
+        reply = gateway.chat(**{"prompt_variables": {"tone": "kind"}, **fields}, stream=stream, user="anna")
         assert (reply.status_code, reply.json()["error"]["code"]) == (400, "content_filter")
         assert gateway.engines["tiny@1"].requests == []
         (record,) = gateway.records()
-    assert (record.status, record.outcome) == (400, "error")
+    assert (record.status, record.outcome, record.route, record.user) == (400, "error", "chat", "anna")
     assert record.details["guards"] == [{"guard": "block", "where": "input", "pattern": 0}]
 
 

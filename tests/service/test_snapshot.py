@@ -279,17 +279,6 @@ async def test_a_tabular_models_failure_is_told_and_tried_again_after_a_moment(o
         await tabular_models(None).model(version(1))
 
 
-def test_every_name_of_a_release_finds_it(release):
-    first, second, other = release(1, "champion"), release(2, "challenger"), release(1, app="other")
-    snapshot = Snapshot(StaticReleases([first, second, other]).registered())
-    found = {name: target.release for name, target in snapshot.targets.items() if target.release is not None}
-    assert found == {
-        "assistant": first, "assistant@champion": first, "assistant@1": first,
-        "assistant@2": second, "assistant@challenger": second, "other@1": other,
-    }  # fmt: skip
-    assert snapshot.targets["tiny@2"].release is None
-
-
 def test_a_name_that_nothing_has_is_answered_with_those_there_are(release):
     of_one = Snapshot(StaticReleases([release(1)]).registered())
     many = Snapshot(RegisteredVersions({}, tuple(model_version(version=number) for number in range(1, 40))))

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.anyio
 EVERY_MODEL_IS_LOADED = Router(lambda _: True)
 NAMES = st.text(max_size=20)
 SHARES = st.floats(0, 1)
-COUNT = 2000
+COUNT = 1000
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def arms(snapshot, sticky, salt=""):
     return [choose(snapshot, **{name: f"{salt}{number}"}).arm for number in range(COUNT)]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20)
 @given(canary=SHARES, sticky=st.sampled_from(STICKY), salt=NAMES)
 def test_the_challengers_share_is_the_canary(snapshot_with, canary, sticky, salt):
     found = arms(snapshot_with(TrafficPolicy(canary=canary, sticky=sticky)), sticky, salt)
@@ -66,7 +66,6 @@ def test_the_challengers_share_is_the_canary(snapshot_with, canary, sticky, salt
     assert low <= found.count("challenger") <= high
 
 
-@settings(max_examples=50, deadline=None)
 @given(smaller=SHARES, larger=SHARES, user=NAMES)
 def test_a_larger_canary_moves_users_to_the_challenger_and_none_back(snapshot_with, smaller, larger, user):
     smaller, larger = sorted((smaller, larger))
@@ -159,16 +158,6 @@ def test_without_a_challenger_beside_the_champion_a_policy_rests_and_says_so(rel
     assert EVERY_MODEL_IS_LOADED.notes(snapshot) == [note]
 
 
-def test_a_challenger_that_is_not_loaded_gets_nothing_and_that_is_noted(snapshot_with):
-    snapshot, loaded = snapshot_with(TrafficPolicy(canary=1.0)), set()
-    router = Router(lambda model: model.ref in loaded)
-    assert router.choose(snapshot, "assistant", request_id="r").arm == "champion"
-    assert router.notes(snapshot) == ["traffic policy of assistant waits for the engine of assistant@2"]
-    loaded.add("tiny@2")
-    assert router.choose(snapshot, "assistant", request_id="r").arm == "challenger"
-    assert router.notes(snapshot) == []
-
-
 def test_a_resting_or_cleared_policy_and_a_key_that_does_not_open_the_app_need_no_note(snapshot_with):
     for policy, aliases in itertools.product((None, TrafficPolicy()), (("challenger",), ("previous",))):
         assert EVERY_MODEL_IS_LOADED.notes(snapshot_with(policy, *aliases)) == []
@@ -176,7 +165,7 @@ def test_a_resting_or_cleared_policy_and_a_key_that_does_not_open_the_app_need_n
     assert EVERY_MODEL_IS_LOADED.notes(snapshot_with(TrafficPolicy(canary=0.5)), [stranger]) == []
 
 
-SECONDS = 3.0
+SECONDS = 1.5
 CLIENTS = 6
 
 
@@ -360,13 +349,14 @@ def test_through_the_gateway_only_the_champion_is_heard(serve, release, wait_unt
         gateway.source.set_policy("assistant", TrafficPolicy(shadow=1.0))
         wait_until(lambda: gateway.app.state.gateway.keeper.snapshot.splits)
         wait_until(lambda: "tiny@2" in gateway.app.state.gateway.pool.loaded)
-        reply = gateway.chat()
+        reply = gateway.chat(user="anna")
         assert reply.json()["choices"][0]["message"]["content"] == "Answer as release 1."
         wait_until(lambda: gateway.log.count(shadow=True) == 2)
         (heard,) = gateway.log.read()
         assert (heard.release, heard.outcome, gateway.log.count()) == ("assistant@1", "ok", 1)
         (unheard,) = [record for record in gateway.log.iterate(shadow=True) if record.outcome == "shadow"]
         assert (unheard.release, unheard.output) == ("assistant@2", "Answer as release 2.")
+        assert (unheard.status, unheard.route, unheard.user) == (200, "chat", "anna")
         assert unheard.details["shadow_of"] == heard.request_id == reply.headers["x-request-id"]
         assert gateway.log.read(request_id=unheard.request_id) == [unheard]
         gateway.chat("assistant@1")
