@@ -204,7 +204,10 @@ def test_a_registry_that_is_down_is_a_warning_while_its_last_releases_serve(gate
     wait_until(lambda: not gateway.http.get("/readyz").json()["warnings"])
 
 
-def test_an_engine_process_that_is_not_well_or_cannot_load_a_champion_turns_readiness_off(serve, wait_until):
+def test_an_engine_process_that_is_not_well_or_cannot_load_a_champion_turns_readiness_off(
+    serve, wait_until, monkeypatch
+):
+    monkeypatch.setattr("service.gateway.LOOK_SECONDS", 0.02)
     down, of_model = ["the engine process is being restarted"], report(waiting=2, loaded=False, failure="no memory")
 
     async def ping():

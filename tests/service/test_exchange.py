@@ -168,7 +168,8 @@ BODY = {"model": "assistant", "messages": [{"role": "user", "content": "hi"}], "
 
 
 @pytest.mark.parametrize("path", ["chat/completions", "responses", "completions"])
-def test_a_silent_model_does_not_keep_a_client_without_headers_and_comments(serve, path):
+def test_a_silent_model_does_not_keep_a_client_without_headers_and_comments(serve, monkeypatch, path):
+    monkeypatch.setattr("service.replies.SILENT_SECONDS", 0.05)
     engine = Thinking()
     asked = {"responses": {"input": "hi"}, "completions": {"prompt": "hi"}}.get(path, {"messages": BODY["messages"]})
     body = {"model": "assistant", "stream": True, **asked}
@@ -179,7 +180,8 @@ def test_a_silent_model_does_not_keep_a_client_without_headers_and_comments(serv
         assert "42" in "".join(lines)
 
 
-def test_a_failure_after_the_headers_is_an_error_event_and_logged_with_its_status(serve):
+def test_a_failure_after_the_headers_is_an_error_event_and_logged_with_its_status(serve, monkeypatch):
+    monkeypatch.setattr("service.replies.SILENT_SECONDS", 0.05)
     engine = Thinking(EngineError("gone", reason="gone"))
     with serve(engine=lambda _: engine) as gateway:
         with gateway.http.stream("POST", "/v1/chat/completions", json=BODY) as reply:

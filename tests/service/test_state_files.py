@@ -72,7 +72,8 @@ def test_a_log_that_is_damaged_while_it_is_open_is_told_and_every_request_refuse
         wait_until(lambda: any(str(tmp_path) in reason for reason in gateway.get("/readyz").json()["reasons"]))
 
 
-def test_a_log_that_comes_back_is_written_again(keyed, tmp_path, wait_until):
+def test_a_log_that_comes_back_is_written_again(keyed, tmp_path, wait_until, monkeypatch):
+    monkeypatch.setattr("service.log_writer.RETRY_SECONDS", 0.02)
     with keyed() as gateway:
         log, aside = tmp_path / "log.db", tmp_path / "aside.db"
         log.rename(aside)

@@ -166,7 +166,8 @@ def test_the_client_decides_whether_its_trace_is_sampled_and_the_share_decides_o
     assert unsampled.headers["traceparent"].endswith("-00")
 
 
-def test_an_endpoint_that_is_away_delays_neither_requests_nor_the_end(caplog):
+def test_an_endpoint_that_is_away_delays_neither_requests_nor_the_end(caplog, monkeypatch):
+    monkeypatch.setattr("service.tracing._CLOSE_SECONDS", 0.1)
     tracing = open_tracing(Settings(otel_endpoint="http://127.0.0.1:9"))
     caplog.set_level(logging.CRITICAL)
     start = time.monotonic()
