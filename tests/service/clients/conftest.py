@@ -3,43 +3,35 @@
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from llmops.engines.fake import FakeEngine, echo
-from llmops.generation import GenerationRequest
+from tests.service.conftest import embed
 
 NODE = Path.home() / ".cache" / "llmops-test-clients" / "node"
 PERSON = {"name": "Ada", "age": 36}
 
 
-def answer(request: GenerationRequest) -> str:
+def answer(request):
     return json.dumps(PERSON) if request.parameters.response_format else echo(request)
 
 
-async def embed(texts: Any) -> tuple[list[list[float]], int]:
-    """A vector that tells texts apart, and a token for each word."""
-    vectors = [[float(len(text)), *[0.25] * 383] for text in texts]
-    return vectors, sum(len(text.split()) for text in texts)
-
-
 @pytest.fixture(scope="module")
-def clients_gateway(serve_shared, release) -> Iterator[Any]:
+def clients_gateway(serve_shared, release):
     releases = [release(1), release(2, "champion"), release(3, tone="polite")]
     with serve_shared(*releases, engine=lambda model: FakeEngine(answer, name=model.ref), embed=embed) as gateway:
         yield gateway
 
 
 @pytest.fixture
-def base_url(clients_gateway) -> str:
+def base_url(clients_gateway):
     return f"{clients_gateway.url}/v1"
 
 
 @pytest.fixture(scope="module")
-def node_modules() -> Path:
+def node_modules():
     """A folder with the official npm package, which is installed once, below the user's cache folder."""
     npm = shutil.which("npm")
     if npm is None or shutil.which("node") is None:

@@ -23,14 +23,6 @@ def client(base_url):
         yield client
 
 
-def run_async(base_url, work):
-    async def call():
-        async with openai.AsyncOpenAI(base_url=base_url, api_key="none", max_retries=0) as client:
-            return await work(client)
-
-    return asyncio.run(call())
-
-
 def test_chat(client):
     reply = client.chat.completions.create(model="assistant", messages=MESSAGES, user="u", metadata={"a": "b"}, n=1)
     assert (reply.choices[0].message.content, reply.choices[0].finish_reason) == (SAID, "stop")
@@ -58,13 +50,15 @@ def test_chat_parsed_into_a_pydantic_model(client):
 
 
 def test_chat_async_many_at_once_and_streamed(base_url):
-    async def work(client):
-        calls = [client.chat.completions.create(model="assistant", messages=MESSAGES) for _ in range(8)]
-        whole = {reply.choices[0].message.content for reply in await asyncio.gather(*calls)}
-        stream = await client.chat.completions.create(model="assistant", messages=MESSAGES, stream=True)
-        return whole, "".join([chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices])
+    async def work():
+        asked = {"model": "assistant", "messages": MESSAGES}
+        async with openai.AsyncOpenAI(base_url=base_url, api_key="none", max_retries=0) as client:
+            replies = await asyncio.gather(*(client.chat.completions.create(**asked) for _ in range(8)))
+            stream = await client.chat.completions.create(**asked, stream=True)
+            pieces = [chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices]
+        return {reply.choices[0].message.content for reply in replies}, "".join(pieces)
 
-    assert run_async(base_url, work) == ({SAID}, SAID)
+    assert asyncio.run(work()) == ({SAID}, SAID)
 
 
 def test_headers_of_the_raw_reply_name_the_versions(client):
@@ -136,6 +130,8 @@ def test_responses(client):
     assert (item.type, item.role, item.status) == ("message", "assistant", "completed")
     part = {"type": "output_text", "text": SAID, "annotations": [], "logprobs": []}
     assert [each.to_dict() for each in item.content] == [part]
+    turns = [*MESSAGES, *reply.output, {"role": "user", "content": "second"}]
+    assert client.responses.create(model="assistant", input=turns).output_text == "You said: second"
 
 
 def test_responses_with_a_registered_prompt(client):
@@ -169,18 +165,6 @@ def test_responses_parsed_into_a_pydantic_model(client):
         assert stream.get_final_response().output_parsed == Person(name="Ada", age=36)
 
 
-def test_responses_async(base_url):
-    async def work(client):
-        turns = [*MESSAGES, {"role": "assistant", "content": "yes?"}, {"role": "user", "content": "second"}]
-        whole = await client.responses.create(model="assistant", input=turns)
-        again = await client.responses.create(
-            model="assistant", input=[*turns, *whole.output, {"role": "user", "content": "third"}], stream=True
-        )
-        return whole.output_text, [event.type async for event in again][-1]
-
-    assert run_async(base_url, work) == ("You said: second", "response.completed")
-
-
 @pytest.mark.parametrize("encoding", [{}, {"encoding_format": "float"}, {"encoding_format": "base64"}])
 def test_embeddings(client, encoding):
     reply = client.embeddings.create(model="all-minilm-l6-v2", input=["one", "two words"], **encoding)
@@ -189,12 +173,5 @@ def test_embeddings(client, encoding):
     vectors = [item.embedding for item in reply.data]
     if encoding.get("encoding_format") == "base64":
         vectors = [struct.unpack("<384f", base64.b64decode(vector)) for vector in vectors]
-    assert [list(vector[:2]) for vector in vectors] == [[3.0, 0.25], [9.0, 0.25]]
+    assert [list(vector[:2]) for vector in vectors] == [[3.0, 0.5], [9.0, 0.5]]
     assert {len(vector) for vector in vectors} == {384}
-
-
-def test_models(client):
-    ids = [card.id for card in client.models.list()]
-    assert {"assistant", "assistant@3", "tiny@1", "all-minilm-l6-v2"} <= set(ids)
-    for identity in ids:
-        assert client.models.retrieve(identity).id == identity

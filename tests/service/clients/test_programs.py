@@ -98,6 +98,6 @@ def test_every_route_from_node(base_url, node_modules):
     assert (told["release"], told["tokens"]) == ("assistant@2", 4)
     assert told["structured"] == {"name": "Ada", "age": 36}
     assert (told["kinds"][0], told["kinds"][-1]) == ("response.created", "response.completed")
-    assert told["vectors"] == [[3, 0.25], [9, 0.25]]
+    assert told["vectors"] == [[3, 0.5], [9, 0.5]]
     assert "assistant@3" in told["models"]
     assert told["error"] == {"name": "NotFoundError", "status": 404, "code": "model_not_found", "param": "model"}
