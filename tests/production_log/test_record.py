@@ -10,15 +10,7 @@ import pytest
 from hypothesis import given
 
 from llmops.errors import UsageError
-from llmops.production_log import (
-    Feedback,
-    LogRecord,
-    ProductionLog,
-    VoteCounts,
-    open_engine,
-    parse_time,
-    pseudonym_of,
-)
+from llmops.production_log import Feedback, LogRecord, ProductionLog, VoteCounts, open_engine, parse_time, pseudonym_of
 from tests.at_once import at_once
 from tests.core.log_records import FIELDS, RECORDS, START, ids, record
 

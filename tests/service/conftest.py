@@ -6,7 +6,6 @@ import json
 import shutil
 import ssl
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
@@ -31,6 +30,7 @@ from service.gateway import Embed, Gateway, Ping
 from service.predictions import TabularOpener
 from service.server import bound_socket
 from service.slow_clients import with_header_timeout
+from tests.at_once import wait_until
 from tests.service.browser import Browser, chromium
 from tests.service.static_releases import StaticReleases
 
@@ -65,6 +65,14 @@ def release(
     return Release(app, version, prompt, model or model_version(version=version), chosen, aliases)
 
 
+ANSWERABLE: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"model": "assistant", "messages": [{"role": "user", "content": "hello"}]},
+    "/v1/completions": {"model": "assistant", "prompt": "hello"},
+    "/v1/responses": {"model": "assistant", "input": "hello"},
+}
+"""Routes that generate, and a body that each answers."""
+
+
 @dataclasses.dataclass
 class Running:
     """A gateway being served, and all its parts."""
@@ -92,13 +100,6 @@ class Running:
         return self.http.get("/readyz").status_code == 200
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.005)
-
-
 def caller(key_id: str = "key_1", *, name: str = "", **fields: Any) -> Key:
     """The holder of a key."""
     return Key(key_id, name, "", datetime.now(UTC), **fields)
@@ -113,6 +114,12 @@ def events_of(reply: httpx.Response) -> list[Any]:
     """The data of a streamed reply's events; the last is `[DONE]` when a completion ended well."""
     data = [line.removeprefix("data: ") for line in reply.text.splitlines() if line.startswith("data: ")]
     return [item if item == "[DONE]" else json.loads(item) for item in data]
+
+
+def assert_refused(reply: httpx.Response, param: str | None, words: str = "", status: int = 400) -> None:
+    error = reply.json()["error"]
+    assert (reply.status_code, error["param"]) == (status, param), reply.text
+    assert words in error["message"]
 
 
 async def embed(texts: Any) -> tuple[list[list[float]], int]:
@@ -209,6 +216,13 @@ def shared_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running
 def key_store(tmp_path: Path) -> Iterator[KeyStore]:
     """A store of keys beside the gateway's log, which has none yet."""
     with closing(KeyStore(f"sqlite:///{tmp_path / 'log.db'}")) as store:
+        yield store
+
+
+@pytest.fixture(scope="module")
+def shared_key_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeyStore]:
+    """As `key_store`, one for a whole module."""
+    with closing(KeyStore(f"sqlite:///{tmp_path_factory.mktemp('keys') / 'log.db'}")) as store:
         yield store
 
 

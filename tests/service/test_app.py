@@ -16,7 +16,6 @@ import service.app
 from llmops.engine_host.frames import Pong
 from llmops.engines.fake import FakeEngine
 from llmops.errors import EngineUnavailable, StoreUnavailable
-from llmops.keys import KeyStore
 from llmops.production_log import ProductionLog
 from llmops.settings import Settings
 from service.gateway import EngineWatch, Gateway
@@ -233,12 +232,13 @@ class Relay(FakeEngine):
         return ["http://vllm-1: no connection (tried again in 4 s)"]
 
 
-def test_a_key_of_one_app_is_told_nothing_of_what_lies_behind_nor_of_other_apps(serve, tmp_path, release, wait_until):
-    keys = KeyStore(f"sqlite:///{tmp_path / 'keys.db'}")
-    _, scoped = keys.create(apps=["assistant"])
-    _, admin = keys.create(apps=["assistant"], admin=True)
+def test_a_key_of_one_app_is_told_nothing_of_what_lies_behind_nor_of_other_apps(
+    serve, key_store, tmp_path, release, wait_until
+):
+    _, scoped = key_store.create(apps=["assistant"])
+    _, admin = key_store.create(apps=["assistant"], admin=True)
     releases = release(1, "champion"), release(1, "champion", app="payroll")
-    with serve(*releases, engine=lambda model: Relay(name=model.ref), keys=keys, until_ready=False) as gateway:
+    with serve(*releases, engine=lambda model: Relay(name=model.ref), keys=key_store, until_ready=False) as gateway:
 
         def get(path, key=scoped):
             return gateway.http.get(path, headers=bearer(key))
@@ -262,7 +262,6 @@ def test_a_key_of_one_app_is_told_nothing_of_what_lies_behind_nor_of_other_apps(
         engines = ready.json()["engines"]
         assert engines["loaded"] == ["tiny@1"]
         assert engines["modes"] == {"tiny@1": asdict(Relay(name="tiny@1").identity)}
-    keys.close()
 
 
 def report(waiting=0, running=0, loaded=True, failure=None):

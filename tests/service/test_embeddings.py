@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from llmops.errors import EngineBusy, EngineUnavailable
-from tests.service.conftest import embed
+from tests.service.conftest import assert_refused, embed
 
 MODEL = "all-minilm-l6-v2"
 
@@ -40,10 +40,7 @@ def test_a_text_or_several_give_a_vector_each_in_order(embedding):
     ],
 )
 def test_what_cannot_be_honoured_is_refused_by_name(embedding, fields, param, words):
-    reply = ask(embedding, **fields)
-    assert reply.status_code == 400
-    assert reply.json()["error"]["param"] == param
-    assert words in reply.json()["error"]["message"]
+    assert_refused(ask(embedding, **fields), param, words)
 
 
 def test_another_model_is_404_and_so_is_every_model_where_there_is_none(embedding, shared_gateway):

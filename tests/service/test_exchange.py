@@ -16,7 +16,7 @@ from service.exchange import AnswerRequest, Arrival, Exchange
 from service.guards import guards_for
 from service.replies import EventStream
 from service.snapshot import Target
-from tests.service.conftest import caller, embed
+from tests.service.conftest import ANSWERABLE, caller, embed
 
 pytestmark = pytest.mark.anyio
 
@@ -84,18 +84,14 @@ def test_a_guarded_record_holds_no_personal_data_wherever_it_stands(exchange, re
 
 
 def test_every_route_says_itself_and_the_user(serve, release):
-    bodies = {
-        "chat": ("chat/completions", {"model": "assistant", "messages": [{"role": "user", "content": "hi"}]}),
-        "completions": ("completions", {"model": "assistant", "prompt": "hi"}),
-        "responses": ("responses", {"model": "assistant", "input": "hi"}),
-        "embeddings": ("embeddings", {"model": "all-minilm-l6-v2", "input": "hi"}),
-    }
+    bodies = {**ANSWERABLE, "/v1/embeddings": {"model": "all-minilm-l6-v2", "input": "hi"}}
+    routes = ["chat", "completions", "responses", "embeddings"]
     with serve(release(1, "champion"), embed=embed) as gateway:
-        for path, body in bodies.values():
-            assert gateway.http.post(f"/v1/{path}", json={**body, "user": "anna"}).status_code == 200
+        for path, body in bodies.items():
+            assert gateway.http.post(path, json={**body, "user": "anna"}).status_code == 200
         records = gateway.records()
-    assert [(record.route, record.user, record.caller) for record in records] == [(r, "anna", None) for r in bodies]
-    assert [record.details["route"] for record in records] == list(bodies)
+    assert [(record.route, record.user, record.caller) for record in records] == [(r, "anna", None) for r in routes]
+    assert [record.details["route"] for record in records] == routes
 
 
 class Letters(EventStream):
@@ -164,16 +160,12 @@ class Thinking:
         pass
 
 
-BODY = {"model": "assistant", "messages": [{"role": "user", "content": "hi"}], "stream": True}
-
-
-@pytest.mark.parametrize("path", ["chat/completions", "responses", "completions"])
+@pytest.mark.parametrize("path", ANSWERABLE)
 def test_a_silent_model_does_not_keep_a_client_without_headers_and_comments(serve, monkeypatch, path):
     monkeypatch.setattr("service.replies.SILENT_SECONDS", 0.05)
     engine = Thinking()
-    asked = {"responses": {"input": "hi"}, "completions": {"prompt": "hi"}}.get(path, {"messages": BODY["messages"]})
-    body = {"model": "assistant", "stream": True, **asked}
-    with serve(engine=lambda _: engine) as gateway, gateway.http.stream("POST", f"/v1/{path}", json=body) as reply:
+    body = {**ANSWERABLE[path], "stream": True}
+    with serve(engine=lambda _: engine) as gateway, gateway.http.stream("POST", path, json=body) as reply:
         lines = reply.iter_lines()
         assert (reply.status_code, next(lines)) == (200, ": waiting")
         engine.speak()
@@ -184,7 +176,8 @@ def test_a_failure_after_the_headers_is_an_error_event_and_logged_with_its_statu
     monkeypatch.setattr("service.replies.SILENT_SECONDS", 0.05)
     engine = Thinking(EngineError("gone", reason="gone"))
     with serve(engine=lambda _: engine) as gateway:
-        with gateway.http.stream("POST", "/v1/chat/completions", json=BODY) as reply:
+        body = {**ANSWERABLE["/v1/chat/completions"], "stream": True}
+        with gateway.http.stream("POST", "/v1/chat/completions", json=body) as reply:
             lines = reply.iter_lines()
             assert (reply.status_code, next(lines)) == (200, ": waiting")
             engine.speak()

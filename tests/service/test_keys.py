@@ -11,38 +11,26 @@ import sqlalchemy as sa
 from llmops.engines.fake import FakeEngine
 from llmops.errors import EngineUnavailable
 from llmops.generation import UNKNOWN_USAGE, Chunk
-from llmops.keys import KeyStore
 from llmops.production_log.budgets import BudgetState
 from llmops.production_log.tables import token_reservations
 from service.error_map import ApiError
 from service.key_limits import Budgets
-from tests.service.conftest import bearer, embed, release, serving
+from tests.service.conftest import ANSWERABLE, bearer, embed, release, serving
 
 MODEL = "all-minilm-l6-v2"
-ROUTES = [
-    ("/v1/chat/completions", {"model": "assistant", "messages": [{"role": "user", "content": "hello"}]}),
-    ("/v1/completions", {"model": "assistant", "prompt": "hello"}),
-    ("/v1/responses", {"model": "assistant", "input": "hello"}),
-]
+ROUTES = list(ANSWERABLE.items())
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    opened = KeyStore(f"sqlite:///{tmp_path_factory.mktemp('keys') / 'log.db'}")
-    yield opened
-    opened.close()
-
-
-@pytest.fixture(scope="module")
-def keys(store):
+def keys(shared_key_store):
     made = {"own": {"apps": ["assistant"]}, "other": {"apps": ["other"]}, "all": {}, "poor": {"tokens_per_day": 1}}
-    return {name: store.create(**scope)[1] for name, scope in made.items()}
+    return {name: shared_key_store.create(**scope)[1] for name, scope in made.items()}
 
 
 @pytest.fixture(scope="module")
-def ask(store, keys, serve_shared):
+def ask(shared_key_store, keys, serve_shared):
     releases = release(1, "champion"), release(2), release(1, "champion", app="other")
-    with serve_shared(*releases, keys=store, embed=embed) as gateway:
+    with serve_shared(*releases, keys=shared_key_store, embed=embed) as gateway:
 
         def call(key, path, body=None, **headers):
             sent = {**bearer(keys.get(key, key)), **headers}
@@ -61,10 +49,10 @@ def test_without_a_key_nothing_is_answered_or_logged(ask, path, body):
 
 
 @pytest.mark.parametrize(("path", "body"), ROUTES)
-def test_a_key_of_one_app_opens_it_and_nothing_else(ask, store, path, body):
+def test_a_key_of_one_app_opens_it_and_nothing_else(ask, shared_key_store, path, body):
     assert ask("own", path, body).status_code == 200
     (record,) = ask.log.read(newest=True, limit=1)
-    assert record.details["key"] == record.caller == store.read()[0].id
+    assert record.details["key"] == record.caller == shared_key_store.read()[0].id
     closed = [("own", "tiny@1"), *(("other", f"assistant{name}") for name in ("", "@1", "@champion"))]
     for key, model in closed:
         refused = ask(key, path, {**body, "model": model})

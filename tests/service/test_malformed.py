@@ -11,15 +11,12 @@ import httpx
 import pytest
 
 from llmops.engines.fake import FakeEngine
-from tests.service.conftest import embed, release
+from tests.service.conftest import ANSWERABLE, embed, release
 from tests.service.tabular_models import Hours, row, version
 
-CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
-GENERATING = (CHAT, COMPLETIONS, RESPONSES)
+CHAT, _, RESPONSES = GENERATING = tuple(ANSWERABLE)
 GOOD = {
-    CHAT: {"model": "assistant", "messages": [{"role": "user", "content": "hello"}]},
-    COMPLETIONS: {"model": "assistant", "prompt": "hello"},
-    RESPONSES: {"model": "assistant", "input": "hello"},
+    **ANSWERABLE,
     "/v1/embeddings": {"model": "all-minilm-l6-v2", "input": "hello"},
     "/v1/feedback": {"request_id": "req_1", "score": 1},
     "/v1/predict/bike": {"rows": [row()]},
@@ -94,7 +91,7 @@ def posts(shared_gateway):
     return found
 
 
-def assert_refused(reply, *where):
+def assert_client_error(reply, *where):
     assert 400 <= reply.status_code < 500, (*where, reply.status_code, reply.text[:300])
     error = reply.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}, where
@@ -115,7 +112,7 @@ def send(gateway, path, content, kind=b"application/json"):
 def test_a_body_that_means_nothing_is_refused(shared_gateway, posts, body):
     for path in posts:
         reply = send(shared_gateway, path, body)
-        assert_refused(reply, path)
+        assert_client_error(reply, path)
     assert_serves(shared_gateway)
 
 
@@ -131,7 +128,7 @@ def test_any_value_of_any_field_is_taken_or_refused(shared_gateway, posts):
                 text = json.dumps(good).encode()[:-1] + b', "' + field.encode() + b'": ' + value + b"}"
                 reply = send(shared_gateway, path, text)
                 if reply.status_code != 200:
-                    assert_refused(reply, path, field, name)
+                    assert_client_error(reply, path, field, name)
     assert_serves(shared_gateway)
 
 
@@ -157,7 +154,7 @@ def test_a_wrong_value_inside_the_body_is_taken_or_refused_and_half_a_surrogate_
         for body in _nested(GOOD[path], value):
             reply = send(shared_gateway, path, json.dumps(body).encode())  # ASCII, with the half as an escape
             if reply.status_code != 200 or value == HALF_A_PAIR:
-                assert_refused(reply, path, body)
+                assert_client_error(reply, path, body)
     assert_serves(shared_gateway)
 
 
@@ -171,7 +168,7 @@ def test_the_last_of_two_equal_names_counts(shared_gateway):
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "", "\xff"])
 def test_json_sent_as_something_else_is_refused(shared_gateway, posts, kind):
     for path in posts:
-        assert_refused(send(shared_gateway, path, json.dumps(GOOD[path]).encode(), kind.encode("latin-1")), path)
+        assert_client_error(send(shared_gateway, path, json.dumps(GOOD[path]).encode(), kind.encode("latin-1")), path)
 
 
 def test_a_body_beyond_the_limit_is_413(shared_gateway, posts):
@@ -179,7 +176,7 @@ def test_a_body_beyond_the_limit_is_413(shared_gateway, posts):
     for path in posts:
         for content in (body, iter([body[:500_000], body[500_000:]])):  # the second one without its length
             reply = shared_gateway.http.post(path, content=content)
-            assert_refused(reply, path)
+            assert_client_error(reply, path)
             assert (reply.status_code, reply.json()["error"]["code"]) == (413, "body_too_large")
     assert shared_gateway.log.count() == before
     assert_serves(shared_gateway)
@@ -187,14 +184,14 @@ def test_a_body_beyond_the_limit_is_413(shared_gateway, posts):
 
 def test_large_valid_bodies_are_answered_or_refused(shared_gateway):
     many = [{"role": "user", "content": "x"}] * 20_000
-    assert_refused(shared_gateway.http.post(CHAT, json={"model": "assistant", "messages": many}))
-    assert_refused(shared_gateway.http.post(RESPONSES, json={"model": "assistant", "input": many}))
-    assert_refused(
+    assert_client_error(shared_gateway.http.post(CHAT, json={"model": "assistant", "messages": many}))
+    assert_client_error(shared_gateway.http.post(RESPONSES, json={"model": "assistant", "input": many}))
+    assert_client_error(
         shared_gateway.http.post("/v1/embeddings", json={"model": "all-minilm-l6-v2", "input": ["x"] * 9999})
     )
     names = {f"field{number}": number for number in range(50_000)}
     for path in GENERATING:
-        assert_refused(shared_gateway.http.post(path, json=GOOD[path] | names))
+        assert_client_error(shared_gateway.http.post(path, json=GOOD[path] | names))
 
 
 @pytest.mark.parametrize("depth", [100, 200, 300, 600, 980, 1010, 1100])
@@ -212,7 +209,7 @@ def test_schemas_nested_at_any_depth_are_taken_or_refused(shared_gateway, depth)
             body = json.dumps(GOOD[path])[:-1] + f', "stream": {stream}, {field}}}'
             reply = send(shared_gateway, path, body)
             if reply.status_code != 200:
-                assert_refused(reply, path, field[:20])
+                assert_client_error(reply, path, field[:20])
     assert_serves(shared_gateway)
 
 

@@ -17,7 +17,8 @@ from llmops.errors import UsageError
 from service.error_map import ApiError
 from service.key_limits import RateLimits, duration
 from service.redis_windows import REDIS_SECONDS
-from tests.service.conftest import caller, wait_until
+from tests.at_once import wait_until
+from tests.service.conftest import caller
 
 pytestmark = pytest.mark.anyio
 

@@ -6,7 +6,7 @@ from llmops.engines.fake import FakeEngine
 from llmops.errors import ContextTooLong, EngineError, EngineRejected
 from llmops.generation import EXTRAS, Chunk, Usage
 from llmops.traffic_policy import TrafficPolicy
-from tests.service.conftest import events_of
+from tests.service.conftest import assert_refused, events_of
 
 
 def respond(gateway, **fields):
@@ -183,9 +183,7 @@ def test_without_a_version_a_canary_still_routes(serve, release, wait_until):
     ],
 )  # fmt: skip
 def test_what_cannot_be_honoured_is_refused_by_name(prompts, fields, status, param, words):
-    reply = respond(prompts, **fields)
-    assert (reply.status_code, reply.json()["error"]["param"]) == (status, param), reply.text
-    assert words in reply.json()["error"]["message"]
+    assert_refused(respond(prompts, **fields), param, words, status)
 
 
 def test_fields_that_change_nothing_are_taken(prompts):

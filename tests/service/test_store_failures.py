@@ -13,8 +13,8 @@ import pytest
 
 from llmops.keys import KeyStore
 from llmops.production_log import ProductionLog, database
-from tests.at_once import at_once
-from tests.service.conftest import bearer, serving, wait_until
+from tests.at_once import at_once, wait_until
+from tests.service.conftest import bearer, serving
 
 _TERMINATE = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()"
 _FULL = """CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$
