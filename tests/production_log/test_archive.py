@@ -1,6 +1,5 @@
 """Archived records equal the log's own, exactly once each, whatever happened in between."""
 
-from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,30 +22,24 @@ END = datetime(2101, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
-def s3(tmp_path_factory) -> Iterator[str]:
+def s3(tmp_path_factory):
     """The endpoint of an S3 store with the bucket `archive`."""
     with s3_server(tmp_path_factory.mktemp("s3"), "archive") as url:
         yield url
 
 
 @pytest.fixture
-def archive(tmp_path) -> Archive:
+def archive(tmp_path):
     return Archive(str(tmp_path / "archive"))
 
 
 @pytest.fixture(params=["folder", "s3"])
-def any_archive(request, archive, tmp_path, monkeypatch) -> Archive:
+def any_archive(request, archive, tmp_path, monkeypatch):
     if request.param == "folder":
         return archive
     for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": request.getfixturevalue("s3")}.items():
         monkeypatch.setenv(name, value)
     return Archive(f"s3://archive/{tmp_path.name}/{request.node.name.partition('[')[0]}")
-
-
-@pytest.fixture
-def sqlite_log(tmp_path) -> Iterator[ProductionLog]:
-    with closing(ProductionLog(f"sqlite:///{tmp_path}/log.db")) as log:
-        yield log
 
 
 def archive_all(log, archive, **window):
@@ -64,7 +57,7 @@ def problems(archive):
     return [problem for _, found in archive.verify() for problem in found]
 
 
-def tree(archive) -> dict[str, bytes]:
+def tree(archive):
     folder = Path(archive.url)
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 

@@ -5,7 +5,6 @@ import dataclasses
 import time
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -16,7 +15,6 @@ from llmops.production_log import (
     SHADOW,
     ClaimedKey,
     Feedback,
-    LogRecord,
     ProductionLog,
     ReplyRow,
     StoredReply,
@@ -28,7 +26,7 @@ from tests.core.log_records import HOUR, JSON, START, ids, record
 MARKER = "kilo-lima-mike-november"
 
 
-def anna(number: int, **fields):
+def anna(number, **fields):
     return record(number, user="anna", input=f"{MARKER} {number}", output=MARKER * 300, **fields)
 
 
@@ -93,7 +91,7 @@ def test_a_request_takes_what_a_challenger_answered_to_it_unseen_along(log):
 
 
 def test_more_than_a_query_can_name_go(log):
-    log.append([anna(number) for number in range(1200)])
+    log.append([record(number, user="anna") for number in range(1200)])
     found, deleted = forget(log, user="anna")
     assert deleted["log_records"] == 1200
     log.erase(found)
@@ -105,7 +103,7 @@ def file(tmp_path):
     return tmp_path / "log.db"
 
 
-def bytes_of(file: Path) -> bytes:
+def bytes_of(file):
     return b"".join(path.read_bytes() for path in file.parent.glob(f"{file.name}*"))
 
 
@@ -165,7 +163,7 @@ DETAILS = {
 }
 
 
-def full(number: int) -> LogRecord:
+def full(number):
     return record(number, input=SECRET, output=SECRET, details=DETAILS, route="chat", user="anna", tokens_in=3)
 
 

@@ -16,26 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmops.errors import StoreUnavailable
-from llmops.production_log import LogRecord, ProductionLog, RecordRefused, open_engine
+from llmops.production_log import ProductionLog, RecordRefused, open_engine
 from tests.at_once import at_once
 from tests.core.log_records import RECORDS, START, ids, record
 from tests.moments import HOUR
-
-
-def execute(url: str, *statements: str) -> None:
-    """Executes statements on the log's database in a transaction of their own."""
-    engine = open_engine(url)
-    with engine.begin() as connection:
-        for statement in statements:
-            connection.exec_driver_sql(statement)
-    engine.dispose()
-
-
-@pytest.fixture
-def sqlite_log(tmp_path):
-    log = ProductionLog(f"sqlite:///{tmp_path}/log.db")
-    yield log
-    log.close()
+from tests.production_log.conftest import execute
 
 
 def test_a_record_is_read_back_as_it_was_written_with_or_without_its_texts(log):
@@ -49,7 +34,7 @@ def test_a_record_is_read_back_as_it_was_written_with_or_without_its_texts(log):
 
 
 def test_any_records_survive_the_database(log):
-    def stored(item: LogRecord) -> LogRecord:
+    def stored(item):
         """PostgreSQL's text holds every character but one."""
         if log.url.startswith("sqlite"):
             return item
@@ -136,11 +121,11 @@ def test_importing_again_adds_nothing(log):
 
 def test_iterating_holds_a_batch_and_not_the_log_in_memory(log):
     text = "x" * 5_000
-    log.append([record(number, input=text) for number in range(4_000)])  # 20 MB
+    log.append([record(number, input=text) for number in range(2_000)])  # 10 MB
     tracemalloc.start()
     try:
-        assert sum(len(item.input) for item in log.iterate(batch=50)) == 20_000_000
-        assert tracemalloc.get_traced_memory()[1] < 4_000_000
+        assert sum(len(item.input) for item in log.iterate(batch=50)) == 10_000_000
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
     finally:
         tracemalloc.stop()
 
@@ -155,7 +140,7 @@ def test_records_written_while_iterating_do_not_wait(log):
 
 
 def test_threads_may_share_a_log(log):
-    def write(worker: int) -> None:
+    def write(worker):
         for number in range(10):
             log.append([record(number, request_id=f"{worker}-{number}")])
 
@@ -180,7 +165,7 @@ def test_a_transaction_that_reads_and_then_writes_queues_behind_other_writers(sq
     writes = engine.execution_options(writes=True)
     done = threading.Event()
 
-    def other_writer() -> None:
+    def other_writer():
         sqlite_log.append([record(1)])
         done.set()
 
@@ -238,17 +223,15 @@ DETAILS = {"route": "chat", "key": "k1", "user": "Änna", "messages": [{"content
 
 def make_numbered(url, rows):
     """A log as releases up to 0.9 made it."""
+    numbers = "INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT", "BIGSERIAL PRIMARY KEY"
+    execute(url, NUMBERED_SQLITE if url.startswith("sqlite") else NUMBERED_SQLITE.replace(*numbers))
+    same = {"app": "assistant", "status": 200, "outcome": "ok", "input": "", "output": "", "tokens_in": 0,
+            "tokens_out": 0, "latency_ms": 0}  # fmt: skip
+    made = [{**same, "key": str(n), "request_id": f"r{n}", "at": n, "details": row} for n, row in enumerate(rows)]
+    columns = [sa.column(name, sa.JSON if name == "details" else None) for name in made[0]]
     engine = open_engine(url)
     with engine.begin() as connection:
-        kind = engine.dialect.name
-        text = NUMBERED_SQLITE.replace("INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT", "BIGSERIAL PRIMARY KEY")
-        connection.exec_driver_sql(NUMBERED_SQLITE if kind == "sqlite" else text)
-        names = ("key", "request_id", "at", "app", "status", "outcome", "input", "output", "tokens_in", "tokens_out")
-        table = sa.table("log_records", *map(sa.column, (*names, "latency_ms")), sa.column("details", sa.JSON))
-        for number, details in enumerate(rows):
-            values = (str(number), f"r{number}", number, "assistant", 200, "ok", "", "", 0, 0)
-            row = {**dict(zip(names, values, strict=True)), "latency_ms": 0, "details": details}
-            connection.execute(sa.insert(table).values(row))
+        connection.execute(sa.insert(sa.table("log_records", *columns)), made)
     engine.dispose()
 
 

@@ -3,15 +3,15 @@
 import json
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmops.errors import Corrupted
-from llmops.production_log import Feedback, LogRecord, ProductionLog, is_prediction, open_engine, read_predictions
+from llmops.production_log import Feedback, LogRecord, ProductionLog, is_prediction, read_predictions
 from llmops.production_log.record import prediction_of, row_count
+from tests.production_log.conftest import execute
 
 START = datetime(2012, 1, 1, tzinfo=UTC)
 ROWS = [{"hour": 7, "weather": "clear"}, {"hour": 8, "weather": "mist"}]
@@ -24,8 +24,8 @@ VALUES = (
 )
 
 
-def predicted(number: int = 0, rows: Any = ROWS, output: Any = (1.5, 2.0), **fields: Any) -> LogRecord:
-    values: dict[str, Any] = {
+def predicted(number=0, rows=ROWS, output=(1.5, 2.0), **fields):
+    values = {
         "request_id": f"r{number}", "key": f"key{number}", "at": START + timedelta(hours=number), "status": 200,
         "outcome": "ok", "route": "predict", "release": "bike@2", "model": "bike@2",
         "input": json.dumps(rows), "output": json.dumps(output), "details": {"rows": len(rows)},
@@ -33,7 +33,7 @@ def predicted(number: int = 0, rows: Any = ROWS, output: Any = (1.5, 2.0), **fie
     return LogRecord(**{**values, **fields})
 
 
-def told(truth: Any, number: int = 0, **fields: Any) -> Feedback:
+def told(truth, number=0, **fields):
     return Feedback(f"r{number}", f"key{number}", "anonymous", "bike", "bike@2", truth=truth, **fields)
 
 
@@ -99,10 +99,7 @@ def test_feedback_of_an_older_log_is_kept_and_takes_truths(log_url):
     with closing(ProductionLog(log_url)) as log:
         log.append([predicted()])
         log.add_feedback(told(None, score=1.0))
-    engine = open_engine(log_url)
-    with engine.begin() as connection:
-        connection.exec_driver_sql("ALTER TABLE feedback DROP COLUMN truth")
-    engine.dispose()
+    execute(log_url, "ALTER TABLE feedback DROP COLUMN truth")
     for _ in range(2):
         with closing(ProductionLog(log_url)) as log:
             (record,) = log.read(feedback=True)

@@ -20,17 +20,17 @@ from tests.core.log_records import ids, record
 REPLY = StoredReply(200, (("content-type", "application/json"), ("x-llmops-release", "assistant@1")), b"\x00{}", "r1")
 
 
-def settled(claim: ClaimedKey, reply: StoredReply | None = REPLY, seconds: float = 60.0) -> ReplyRow:
+def settled(claim, reply=REPLY, seconds=60.0):
     return ReplyRow(claim, reply, time.time() + seconds)
 
 
-def claimed(log: ProductionLog, key: str = "k", caller: str = "anna", fingerprint: str = "print", seconds: float = 60):
+def claimed(log, key="k", caller="anna", fingerprint="print", seconds=60):
     claim = log.replies.claim(caller, key, fingerprint, seconds)
     assert isinstance(claim, ClaimedKey)
     return claim
 
 
-def in_use(log: ProductionLog, key: str = "k") -> KeyInUse:
+def in_use(log, key="k"):
     found = log.replies.claim("anna", key, "another print", 60)
     assert isinstance(found, KeyInUse)
     return found
@@ -74,7 +74,7 @@ def test_of_many_that_claim_a_key_at_once_one_gets_it(log_url):
     logs = [ProductionLog(log_url) for _ in range(4)]
     start, found = threading.Barrier(8), []
 
-    def claim(log: ProductionLog) -> None:
+    def claim(log):
         start.wait(10)
         found.append(log.replies.claim("anna", "k", "print", 60))
 
@@ -126,7 +126,7 @@ def test_a_lock_is_one_holders_alone_thread_or_process_and_a_killed_one_lets_go(
     path = f"{tmp_path}/log.db-writers"
     lock, entered, inside, most = ProcessLock(path), threading.Event(), [], []
 
-    def write() -> None:
+    def write():
         for _ in range(50):
             with lock:
                 entered.set()
@@ -164,24 +164,24 @@ class Writer:
     """A process that has imported everything, and, let go, opens the log and appends until it is killed; and every
     record that it was told is durable."""
 
-    def __init__(self, url: str, name: str) -> None:
+    def __init__(self, url, name):
         command = [sys.executable, "-c", WRITER, url, name]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout.readline() == "\n"
-        self.acknowledged: list[str] = []
+        self.acknowledged = []
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
-    def let_go(self) -> None:
+    def let_go(self):
         self._process.stdin.write("\n")
         self._process.stdin.flush()
 
-    def _read(self) -> None:
+    def _read(self):
         for line in self._process.stdout:
             if line.endswith("\n"):
                 self.acknowledged += line.split()
 
-    def kill(self) -> list[str]:
+    def kill(self):
         """Kills it at once; returns what it had acknowledged."""
         self._process.kill()
         self._process.wait()
@@ -191,14 +191,14 @@ class Writer:
         return self.acknowledged
 
 
-def write_and_kill(url: str, kills: int, least: int) -> None:
+def write_and_kill(url, kills, least):
     """Has four writers open a new log at once, kills one again and again at a random moment, then compares.
 
     least: acknowledged records of a writer before it may be killed, so that each one has really begun.
     """
     chance = random.Random(7)  # noqa: S311
     writers = [Writer(url, f"w{number}") for number in range(4)]
-    acknowledged: list[str] = []
+    acknowledged = []
     for writer in writers:
         writer.let_go()
     try:

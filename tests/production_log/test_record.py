@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 
 from llmops.errors import UsageError
-from llmops.production_log import Feedback, LogRecord, ProductionLog, VoteCounts, open_engine, parse_time, pseudonym_of
+from llmops.production_log import Feedback, LogRecord, ProductionLog, VoteCounts, parse_time, pseudonym_of
 from tests.at_once import at_once
 from tests.core.log_records import FIELDS, RECORDS, START, ids, record
+from tests.production_log.conftest import execute
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 ABSENT = object()
@@ -102,11 +103,11 @@ def test_a_time_is_iso_text_or_seconds():
     assert parse_time(0, "since") == EPOCH
 
 
-def said(number: int = 0, **fields) -> Feedback:
+def said(number=0, **fields):
     return Feedback(f"r{number}", f"key{number}", "anonymous", app="assistant", release="assistant@1", **fields)
 
 
-def voted(label: str, release: str = "assistant@1", other: str = "assistant@2", pair: int = 0, **fields) -> Feedback:
+def voted(label, release="assistant@1", other="assistant@2", pair=0, **fields):
     return Feedback(
         f"a{pair}", f"a{pair}", fields.pop("caller", "anonymous"), "assistant", release, label=label,
         compared_to=f"b{pair}", compared_key=f"b{pair}", compared_release=other, **fields,
@@ -194,7 +195,7 @@ def test_a_follower_passes_over_nothing_while_several_write(log_url):
     logs = [ProductionLog(log_url) for _ in range(5)]
     *writers, follower = logs
 
-    def write(worker: int) -> None:
+    def write(worker):
         for number in range(40):
             writers[worker].append([record(request_id=f"{worker}-{number}-{n}") for n in range(1 + number % 3)])
 
@@ -215,9 +216,6 @@ def test_a_follower_passes_over_nothing_while_several_write(log_url):
 def test_a_number_is_never_given_twice_even_when_everything_was_deleted(log):
     log.append([record(0), record(1)])
     cursor = log.records_end()
-    engine = open_engine(log.url)
-    with engine.begin() as connection:
-        connection.exec_driver_sql("DELETE FROM log_records")
-    engine.dispose()
+    execute(log.url, "DELETE FROM log_records")
     log.append([record(2)])
     assert ids(log.records_since(cursor)[0]) == ["r2"]
