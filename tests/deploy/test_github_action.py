@@ -48,7 +48,7 @@ sys.exit(int(os.environ["CODE"]))
 """
 
 
-def put(folder: Path, name: str, program: str) -> None:
+def put(folder, name, program):
     path = folder / name
     path.write_text(f"#!{sys.executable}\n{program}", "utf-8")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
@@ -57,14 +57,14 @@ def put(folder: Path, name: str, program: str) -> None:
 class Job:
     """Runs the script, and has what it left."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder):
         self.comments_file, self.summary, self.bin = folder / "comments.json", folder / "summary.md", folder / "bin"
         self.bin.mkdir()
         put(self.bin, "gh", GH)
         put(self.bin, "llmops", LLMOPS)
         self.comments_file.write_text(json.dumps({"1": "a person's comment"}))
 
-    def run(self, said: str | None, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(self, said, code=0, **environment):
         given = {
             "BASE": "abc",
             "FOLDER": ".",
@@ -85,12 +85,12 @@ class Job:
         )  # fmt: skip
 
     @property
-    def comments(self) -> dict[str, str]:
+    def comments(self):
         return json.loads(self.comments_file.read_text())
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> Job:
+def job(tmp_path):
     return Job(tmp_path)
 
 

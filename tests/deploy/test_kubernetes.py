@@ -3,7 +3,6 @@
 import copy
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -15,7 +14,7 @@ FOLDER = Path(check.__file__).parent
 GONE = object()
 POD = "spec.template.spec"
 CONTAINER = f"{POD}.containers.0"
-GATEWAY = ("Deployment", "gateway")
+GATEWAY, MLFLOW, PIPELINE = ("Deployment", "gateway"), ("Deployment", "mlflow"), ("CronJob", "pipeline")
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +22,14 @@ def builds():
     return {each.source: each for each in check.builds()}
 
 
+def variable(name, value):
+    return {"name": name, "value": value}
+
+
 def broken(builds, build, kind, name, path, value):
     """The build with one value of one manifest set, or removed."""
     manifests = copy.deepcopy(builds[build].all)
-    at: Any = next(each for each in manifests if each["kind"] == kind and each["metadata"]["name"] == name)
+    at = next(each for each in manifests if each["kind"] == kind and each["metadata"]["name"] == name)
     *way, last = (int(part) if part.isdigit() else part.replace("~", ".") for part in path.split("."))
     for part in way:
         at = at[part]
@@ -61,7 +64,7 @@ def test_the_chart_renders_the_objects_of_the_base(builds):
         ("non-root", GATEWAY, f"{POD}.securityContext.runAsUser", 0),
         ("seccomp", GATEWAY, f"{POD}.securityContext.seccompProfile", GONE),
         ("no token", GATEWAY, f"{POD}.automountServiceAccountToken", GONE),
-        ("read-only root", ("Deployment", "mlflow"), f"{CONTAINER}.securityContext.readOnlyRootFilesystem", GONE),
+        ("read-only root", MLFLOW, f"{CONTAINER}.securityContext.readOnlyRootFilesystem", GONE),
         ("no privileges", GATEWAY, f"{CONTAINER}.securityContext.capabilities", GONE),
         ("no privileges", GATEWAY, f"{CONTAINER}.securityContext.allowPrivilegeEscalation", GONE),
         ("resources", ("Deployment", "monitor"), f"{CONTAINER}.resources.limits.memory", GONE),
@@ -76,30 +79,15 @@ def test_the_chart_renders_the_objects_of_the_base(builds):
         ("grace", ("ConfigMap", "llmops-settings"), "data.LLMOPS_DRAIN_SECONDS", GONE),
         ("images", GATEWAY, f"{CONTAINER}.image", "redis"),
         ("images", GATEWAY, f"{CONTAINER}.image", "registry.example:5000/llmops-gateway:latest"),
-        (
-            "secrets by reference",
-            GATEWAY,
-            f"{CONTAINER}.env.0",
-            {"name": "LLMOPS_LOG_URL", "value": "db://me:pw@host/log"},
-        ),
-        (
-            "secrets by reference",
-            ("Deployment", "mlflow"),
-            f"{CONTAINER}.env.7",
-            {"name": "AWS_ACCESS_KEY_ID", "value": "AKIA"},
-        ),
+        ("secrets by reference", GATEWAY, f"{CONTAINER}.env.0", variable("LLMOPS_LOG_URL", "db://me:pw@host/log")),
+        ("secrets by reference", MLFLOW, f"{CONTAINER}.env.7", variable("AWS_ACCESS_KEY_ID", "AKIA")),
         ("secret keys", GATEWAY, f"{CONTAINER}.env.0.valueFrom.secretKeyRef.key", "log-uri"),
         ("secrets by reference", ("ConfigMap", "llmops-settings"), "data.LLMOPS_LOG_URL", "db://me:pw@host/log"),
         ("settings", ("ConfigMap", "llmops-settings"), "data.LLMOPS_DRAIN_SECOND", "120"),
         ("settings", ("ConfigMap", "llmops-settings"), "data.LLMOPS_MAX_WAITING", "many"),
         ("settings", GATEWAY, f"{CONTAINER}.env.1.name", "LLMOPS_REDIS"),
         ("commands", GATEWAY, f"{CONTAINER}.args", ["serve", "--hots", "localhost"]),
-        (
-            "commands",
-            ("CronJob", "pipeline"),
-            f"spec.jobTemplate.{CONTAINER}.args.0",
-            "llmops pipelines run llm; exit 0",
-        ),
+        ("commands", PIPELINE, f"spec.jobTemplate.{CONTAINER}.args.0", "llmops pipelines run llm; exit 0"),
         ("references", GATEWAY, f"{CONTAINER}.envFrom.0.configMapRef.name", "settings"),
         ("volumes", GATEWAY, f"{CONTAINER}.volumeMounts.0.name", "hoem"),
         ("references", ("ConfigMap", "llmops-monitor"), "metadata.name", "monitor"),
@@ -115,9 +103,9 @@ def test_the_chart_renders_the_objects_of_the_base(builds):
         ("scaling", ("HorizontalPodAutoscaler", "gateway"), "spec.metrics.0", GONE),
         ("scaling", ("HorizontalPodAutoscaler", "gateway"), "spec.scaleTargetRef.name", "gatewy"),
         ("scaling", ("HorizontalPodAutoscaler", "gateway"), "spec.minReplicas", 21),
-        ("jobs", ("CronJob", "pipeline"), "spec.concurrencyPolicy", GONE),
-        ("jobs", ("CronJob", "pipeline"), "spec.schedule", "0 3 * * 8"),
-        ("jobs", ("CronJob", "pipeline"), "spec.timeZone", GONE),
+        ("jobs", PIPELINE, "spec.concurrencyPolicy", GONE),
+        ("jobs", PIPELINE, "spec.schedule", "0 3 * * 8"),
+        ("jobs", PIPELINE, "spec.timeZone", GONE),
     ],
 )
 def test_a_manifest_that_breaks_a_rule_is_refused_by_it(builds, rule, kind_and_name, path, value):

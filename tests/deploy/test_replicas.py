@@ -11,8 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,16 +21,16 @@ import pytest
 import sqlalchemy as sa
 
 from deploy.services.demo import Gateway
-from deploy.services.servers import PostgresServer, free_port, nginx_server, valkey_server
+from deploy.services.servers import free_port, nginx_server, valkey_server
 from llmops.generation import GenerationParameters
 from llmops.keys import KeyStore
 from llmops.production_log import ProductionLog
 from llmops.prompt_file import parse_prompt
 from llmops.registry import Registry
 from llmops.settings import Settings
-from llmops.versions import ModelVersion, Release
+from llmops.versions import ModelVersion
 from tests.at_once import wait_until
-from tests.engines.upstream_server import STREAM_HEAD, USAGE, Seen, Send, chunked, delta, reply, serving, sse, whole
+from tests.engines.upstream_server import STREAM_HEAD, USAGE, chunked, delta, reply, serving, sse, whole
 from tests.service.conftest import PROMPT, bearer
 
 HTTP = httpx.Client(timeout=60, limits=httpx.Limits(max_keepalive_connections=0))
@@ -47,7 +46,7 @@ class Upstream:
     released: threading.Event = field(default_factory=threading.Event)
     held: Counter[str] = field(default_factory=Counter)
 
-    async def behave(self, seen: Seen, send: Send) -> bool:
+    async def behave(self, seen, send):
         question = seen.body["messages"][-1]["content"]
         if not seen.body.get("stream"):
             return await reply(200, whole(f"You said: {question}"))(seen, send)
@@ -73,7 +72,7 @@ class Answer:
     ended: bool
 
     @property
-    def acknowledged(self) -> bool:
+    def acknowledged(self):
         return self.ended and self.status == 200 and (b"[DONE]" in self.body or b'"usage"' in self.body)
 
 
@@ -90,9 +89,7 @@ class Cluster:
     gateways: list[Gateway]
     url: str
 
-    def ask(
-        self, question: str, *, stream: bool = False, repeat_key: str | None = None, to: str | None = None
-    ) -> Answer:
+    def ask(self, question, *, stream=False, repeat_key=None, to=None):
         """One request over a connection of its own."""
         body = {"model": "assistant", "messages": [{"role": "user", "content": question}], "stream": stream}
         headers = bearer(self.key) | ({"idempotency-key": repeat_key} if repeat_key else {})
@@ -108,24 +105,24 @@ class Cluster:
         except httpx.TransportError:
             return Answer(None, "", httpx.Headers(), b"", False)
 
-    def start(self, number: int) -> None:
+    def start(self, number):
         """Starts a gateway again at its port, and waits until nginx, which had left it alone, sends requests to it."""
         self.gateways[number] = gateway = Gateway(self.environment, self.gateways[number].port)
         wait_until(gateway.ready, 120)
         seen = len(self.passed_on())
 
-        def used() -> bool:
+        def used():
             self.ask("back?")
             return any(line["gateway"].endswith(f":{gateway.port}") for line in self.passed_on()[seen:])
 
         wait_until(used)
 
-    def passed_on(self) -> list[dict[str, str]]:
+    def passed_on(self):
         """nginx's lines, one for each request that has ended."""
         lines = (self.folder / "nginx.log").read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines if line.startswith("{")]
 
-    def logged(self) -> Counter[str]:
+    def logged(self):
         """How often each request id stands in the log with a good answer."""
         log = ProductionLog(self.environment["LLMOPS_LOG_URL"])
         found = Counter(record.request_id for record in log.read() if record.outcome == "ok")
@@ -133,12 +130,12 @@ class Cluster:
         return found
 
     @contextmanager
-    def loaded(self, clients: int = 6) -> Iterator[list[Answer]]:
+    def loaded(self, clients=6):
         """Clients that ask without end, whole and streamed in turn, until the block ends; what they have got so far."""
-        answers: list[Answer] = []
+        answers = []
         ended = threading.Event()
 
-        def client(name: int) -> None:
+        def client(name):
             number = 0
             while not ended.is_set():
                 answers.append(self.ask(f"load {name} {number}", stream=number % 2 == 0))
@@ -154,7 +151,7 @@ class Cluster:
             each.result()
 
     @contextmanager
-    def held(self, name: str, count: int = 6, to: str | None = None) -> Iterator[list[Future[Answer]]]:
+    def held(self, name, count=6, to=None):
         """Streams of which half has been sent until the block ends; six through an idle nginx: two on each gateway."""
         self.upstream.released.clear()
         with ThreadPoolExecutor(count) as threads:
@@ -167,21 +164,21 @@ class Cluster:
                 self.upstream.released.set()
 
 
-def acknowledged(answers: list[Answer]) -> list[str]:
+def acknowledged(answers):
     return [answer.request_id for answer in answers if answer.acknowledged]
 
 
-def wait_for_more(answers: list[Answer], count: int = 60) -> None:
+def wait_for_more(answers, count=60):
     target = len(acknowledged(answers)) + count
     wait_until(lambda: len(acknowledged(answers)) >= target)
 
 
 @contextmanager
-def engines_disposed() -> Iterator[None]:
+def engines_disposed():
     """Closes the connections that MLflow would keep until its process ends."""
-    engines: set[sa.Engine] = set()
+    engines = set()
 
-    def seen(connection: sa.Connection) -> None:
+    def seen(connection):
         engines.add(connection.engine)
 
     sa.event.listen(sa.Engine, "engine_connect", seen)
@@ -192,7 +189,7 @@ def engines_disposed() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer) -> Iterator[Cluster]:
+def cluster(tmp_path_factory, postgres):
     folder, upstream = tmp_path_factory.mktemp("replicas"), Upstream()
     with engines_disposed(), ExitStack() as stack:
         port = stack.enter_context(serving(upstream.behave)).port
@@ -241,7 +238,7 @@ def test_a_killed_gateway_takes_along_nothing_that_was_acknowledged_and_a_repeat
     assert len(broken) == 2  # those of one gateway of three
     assert all(answer.status == 200 and b"You said: " in answer.body for answer in broken)  # so nginx did not repeat it
 
-    def repeated(number: int) -> Answer:
+    def repeated(number):
         name = f"hold kill {number}"
         wait_until(lambda: cluster.ask(name, stream=True, repeat_key=name).status == 200)
         return cluster.ask(name, stream=True, repeat_key=name)
@@ -290,7 +287,7 @@ def test_a_keys_limit_counts_over_all_gateways(cluster):
     _, key = cluster.keys.create("limited", requests_per_minute=limit)
     body = {"model": "assistant", "messages": [{"role": "user", "content": "limited"}]}
 
-    def ask(number: int) -> httpx.Response:
+    def ask(number):
         gateway = cluster.gateways[number % 3].url
         return HTTP.post(f"{gateway}/v1/chat/completions", json=body, headers=bearer(key))
 
@@ -307,8 +304,8 @@ def test_a_keys_limit_counts_over_all_gateways(cluster):
 def test_every_gateway_serves_a_moved_alias_within_two_seconds_of_the_move(cluster):
     first, second = sorted(cluster.registry.registered().releases["assistant"], key=lambda each: each.version)
 
-    def seconds_until_served(release: Release, since: float) -> list[float]:
-        def seen(gateway: Gateway) -> float:
+    def seconds_until_served(release, since):
+        def seen(gateway):
             wait_until(lambda: cluster.ask("who?", to=gateway.url).headers["x-llmops-release"] == release.ref)
             return time.monotonic() - since
 
@@ -354,7 +351,7 @@ def test_the_shipped_configuration_is_valid_and_waits_longer_than_a_gateway(tmp_
     assert checked.returncode == 0, checked.stderr
     text, settings = (CONFIGURATION / "nginx.conf").read_text("utf-8"), Settings()
 
-    def told(name: str) -> int:
+    def told(name):
         (value,) = re.findall(rf"^\s*{name} (\d+)[sm];", text, re.MULTILINE)
         return int(value)
 

@@ -1,7 +1,6 @@
 """The log in its databases: appending, reading, opening, and logs of older versions."""
 
 import dataclasses
-import socket
 import threading
 import tracemalloc
 import uuid
@@ -267,17 +266,6 @@ def test_a_writer_that_failed_leaves_no_transaction_open(log):
     assert ids(log.read()) == ["r1"]
 
 
-def test_an_unreachable_database_is_named_without_its_password():
-    with socket.socket() as held:  # bound and not listening: connections are refused
-        held.bind(("127.0.0.1", 0))
-        place = f"127.0.0.1:{held.getsockname()[1]}/log"
-        with pytest.raises(StoreUnavailable) as caught:
-            ProductionLog(f"postgresql://anna:sesame@{place}")
-    assert f"postgresql://anna:***@{place}" in str(caught.value)
-    assert "sesame" not in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
 @pytest.mark.parametrize(
     ("url", "told"),
     [
@@ -285,6 +273,7 @@ def test_an_unreachable_database_is_named_without_its_password():
         ("anna:sesame", "production log"),
         ("nosuchdatabase://anna:sesame@host/log", "production log"),
         ("mysql://a:sesame@h/l", "production log"),
+        ("postgresql://anna:sesame@127.0.0.1:9/log", r"postgresql://anna:\*\*\*@127\.0\.0\.1:9/log"),
         ("sqlite:///{folder}/diary", "not a database"),
         ("sqlite:///{folder}/diary/log.db", "diary"),
     ],
@@ -294,6 +283,7 @@ def test_what_cannot_be_opened_is_told_without_its_password(tmp_path, url, told)
     with pytest.raises(StoreUnavailable, match=told) as caught:
         ProductionLog(url.format(folder=tmp_path))
     assert "sesame" not in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_log_that_lost_its_table_says_so_on_every_call(log):
