@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -22,43 +23,27 @@ from service.server import Workers, bound_socket
 DRAIN_SECONDS = 60.0
 
 
-@contextlib.contextmanager
-def supervised(name="app", lifespan="off", on_serving=lambda: None, refuses_first=False):
-    """Runs workers, as the main thread must, while `scenario(pids, workers)` runs in another; raises what that did.
+def supervise(scenario, name="app", lifespan="off", on_serving=lambda url: None, refuses_first=False):
+    """Runs workers, as the main thread must, until `scenario(workers, url)` has ended in another thread; the workers.
 
     refuses_first: connections are refused until a worker answers, as in the product; else they wait for it.
     """
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    with bound_socket("127.0.0.1", 0) as listener:
+    with bound_socket("127.0.0.1", 0) as listener, ThreadPoolExecutor(1) as pool:
         if not refuses_first:
             listener.listen()
         config = uvicorn.Config(f"tests.service.small_apps:{name}", workers=2, lifespan=lifespan, log_level="critical")
-        workers = Workers(config, [listener], drain_seconds=DRAIN_SECONDS, on_serving=on_serving)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        workers = Workers(config, [listener], drain_seconds=DRAIN_SECONDS, on_serving=lambda: on_serving(url))
+        played = pool.submit(scenario, workers, url)
+        played.add_done_callback(lambda _: workers.should_exit.set())
         try:
-            yield workers, f"http://127.0.0.1:{listener.getsockname()[1]}"
+            workers.run()
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-
-
-def during(workers, scenario):
-    """Runs the workers until the scenario has ended."""
-    raised = []
-
-    def run():
-        try:
-            scenario()
-        except BaseException as error:  # noqa: BLE001  raised again below, in the test's own thread
-            raised.append(error)
-        finally:
-            workers.should_exit.set()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    workers.run()
-    thread.join()
-    if raised:
-        raise raised[0]
+        played.result()
+    return workers
 
 
 def answers(url):
@@ -77,67 +62,63 @@ def pids(workers):
 )
 def test_a_worker_that_is_killed_or_frozen_is_replaced(wait_until, how):
     said = []
-    with supervised(on_serving=lambda: said.append(answers(url))) as (workers, url):
 
-        def scenario():
-            wait_until(lambda: said)
-            victim, other = pids(workers)
-            for number in how:
-                os.kill(victim, number)
-            wait_until(lambda: len(pids(workers)) == 2 and victim not in pids(workers), 60)
-            assert other in pids(workers)
-            os.kill(other, signal.SIGKILL)
-            wait_until(lambda: answers(url) not in (None, victim, other), 60)
+    def scenario(workers, url):
+        wait_until(lambda: said)
+        victim, other = pids(workers)
+        for number in how:
+            os.kill(victim, number)
+        wait_until(lambda: len(pids(workers)) == 2 and victim not in pids(workers), 60)
+        assert other in pids(workers)
+        os.kill(other, signal.SIGKILL)
+        wait_until(lambda: answers(url) not in (None, victim, other), 60)
 
-        during(workers, scenario)
+    supervise(scenario, on_serving=lambda url: said.append(answers(url)))
     assert len(said) == 1, "that it serves is said once"
     assert said[0] is not None, "and when it does"
 
 
 def test_a_frozen_worker_does_not_delay_the_end(wait_until):
-    with supervised() as (workers, url):
-        seen = []
+    seen = []
 
-        def scenario():
-            wait_until(lambda: answers(url))
-            seen.extend(pids(workers))
-            os.kill(seen[0], signal.SIGSTOP)
+    def scenario(workers, url):
+        wait_until(lambda: answers(url))
+        seen.extend(pids(workers))
+        os.kill(seen[0], signal.SIGSTOP)
 
-        during(workers, scenario)  # waits for DRAIN_SECONDS and more where frozen workers are waited for
-        assert not any(psutil.pid_exists(pid) for pid in seen)
-        assert workers.processes[0].exitcode == -signal.SIGKILL
-        assert workers.processes[1].exitcode in (0, -signal.SIGTERM)  # the second before it has started
+    workers = supervise(scenario)  # waits for DRAIN_SECONDS and more where frozen workers are waited for
+    assert not any(psutil.pid_exists(pid) for pid in seen)
+    assert workers.processes[0].exitcode == -signal.SIGKILL
+    assert workers.processes[1].exitcode in (0, -signal.SIGTERM)  # the second before it has started
 
 
 def test_a_gateway_that_ends_answers_every_connection_that_it_has_and_refuses_others(wait_until, tmp_path):
     released = tmp_path / "released"
     served = threading.Event()
-    with supervised("held_app", on_serving=served.set, refuses_first=True) as (workers, url):
+
+    def scenario(workers, url):
         address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address)  # nobody can answer yet
+        assert served.wait(120)
+        clients = [socket.create_connection(address) for _ in range(20)]
+        for client in clients:
+            client.sendall(b"GET %b HTTP/1.1\r\nhost: here\r\n\r\n" % bytes(released))
+        workers.should_exit.set()
+        wait_until(lambda: answers(url) is None)
+        assert any(process.exitcode is None for process in workers.processes)
+        released.touch()
+        for client in clients:
+            with client, client.makefile("rb") as reply:
+                assert reply.readline() == b"HTTP/1.1 200 OK\r\n"
 
-        def scenario():
-            with pytest.raises(ConnectionRefusedError):
-                socket.create_connection(address)  # nobody can answer yet
-            assert served.wait(120)
-            clients = [socket.create_connection(address) for _ in range(20)]
-            for client in clients:
-                client.sendall(b"GET %b HTTP/1.1\r\nhost: here\r\n\r\n" % bytes(released))
-            workers.should_exit.set()
-            wait_until(lambda: answers(url) is None)
-            assert any(process.exitcode is None for process in workers.processes)
-            released.touch()
-            for client in clients:
-                with client, client.makefile("rb") as reply:
-                    assert reply.readline() == b"HTTP/1.1 200 OK\r\n"
-
-        during(workers, scenario)
+    supervise(scenario, "held_app", on_serving=lambda _: served.set(), refuses_first=True)
 
 
 @pytest.mark.slow
-def test_workers_that_never_could_start_end_the_gateway():
-    with supervised("no_app", lifespan="on") as (workers, _):
-        workers.run()
-        assert workers.failed_to_start
+def test_workers_that_never_could_start_end_the_gateway(wait_until):
+    workers = supervise(lambda workers, _: wait_until(workers.should_exit.is_set), "no_app", lifespan="on")
+    assert workers.failed_to_start
 
 
 ROOT = Path(__file__).parents[2]

@@ -177,6 +177,14 @@ def test_a_turn_of_history_reaches_an_upstream_as_it_is_and_refusal_parts_as_a_r
     assert sent == {"role": "assistant", "content": "Well, ", "refusal": "no"}
 
 
+def test_what_tools_said_follows_the_filled_template(asked, ask):
+    called = {"role": "assistant", "content": None, "tool_calls": [BOTH[0]]}
+    turns = [TEXT, called, {"role": "tool", "tool_call_id": BOTH[0]["id"], "content": "3"}]
+    system, *others = ask(model="assistant", messages=turns, tools=PASSED_ON["tools"])[1]["messages"]
+    assert (system["role"], others) == ("system", turns)
+    assert asked["gateway"].records()[-1].input == TEXT["content"]
+
+
 PASSED_ON = {
     "store": True, "service_tier": "flex", "metadata": {"a": "b"}, "user": "ann", "safety_identifier": "s",
     "prompt_cache_key": "p", "prompt_cache_retention": "24h", "reasoning_effort": "low", "verbosity": "low",
@@ -319,5 +327,7 @@ def test_the_log_tells_refusal_reasoning_calls_usage_missing_answers_and_other_f
     assert record("null finish").details["finish_reason"] is None
     partly = record("usage in part")
     assert (partly.tokens_in, partly.tokens_out) == (9, None)  # what nobody counted is null
-    assert len(ask(messages=[TEXT], n=3)[0]["choices"]) == 1
+    assert [choice["index"] for choice in ask(messages=[TEXT], n=3)[0]["choices"]] == [0]
     assert asked["gateway"].records()[-1].details["missing_answers"] == 2
+    *events, _ = asked["gateway"].events(text="text", n=3)
+    assert {choice["index"] for event in events for choice in event["choices"]} == {0}
