@@ -7,6 +7,7 @@ import shutil
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -196,6 +197,27 @@ def serving(
             wait_until(running.ready)
         yield running
     log.close()
+
+
+@contextmanager
+def asking(running: Running, *bodies: Any, path: str = "/v1/chat/completions") -> Iterator[list[httpx.Response]]:
+    """Six clients ask all the while, every third with an Idempotency-Key; the replies so far."""
+    ended, replies = threading.Event(), []
+
+    def client(number: int) -> None:
+        with httpx.Client(base_url=running.url, timeout=60, verify=NO_TLS) as http:
+            while not ended.is_set():
+                key = {"idempotency-key": f"{number}-{len(replies)}"} if number % 3 == 0 else {}
+                replies.append(http.post(path, json=bodies[number % len(bodies)], headers=key))
+
+    with ThreadPoolExecutor(6) as pool:
+        clients = [pool.submit(client, number) for number in range(6)]
+        try:
+            yield replies
+        finally:
+            ended.set()
+    for each in clients:
+        each.result()
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from service.predictions import tabular_models
 from service.snapshot import Snapshot, SnapshotKeeper
 from tests.registry.conftest import model as unregistered_model
 from tests.registry.conftest import template
-from tests.service.conftest import model_version
+from tests.service.conftest import asking, model_version
 from tests.service.static_releases import StaticReleases
 from tests.service.tabular_models import WINE, Gated, row, version
 
@@ -90,22 +90,17 @@ def test_a_new_champion_that_cannot_be_loaded_leaves_the_old_one_serving(serve_t
 
 
 def test_moving_an_alias_fails_no_prediction(serve, wait_until, opener):
-    with serve(tabular=[version(1, "champion"), version(2)], open_tabular=opener) as gateway:
-        stop, seen = threading.Event(), set()
-
-        def hammer():
-            while not stop.is_set():
-                reply = predict(gateway)
-                body = reply.json()
-                seen.add((reply.status_code, body["model"], reply.headers["x-llmops-model"], *body["predictions"]))
-
-        thread = threading.Thread(target=hammer)
-        thread.start()
+    with (
+        serve(tabular=[version(1, "champion"), version(2)], open_tabular=opener) as gateway,
+        asking(gateway, {"rows": [row(1)]}, path="/v1/predict/bike") as replies,
+    ):
         for number in (2, 1, 2):
             gateway.source.set_alias("bike", "champion", number)
             wait_until(lambda number=number: predict(gateway).json()["model"] == f"bike@{number}")
-        stop.set()
-        thread.join()
+    bodies = [(reply, reply.json()) for reply in replies]
+    seen = {
+        (each.status_code, body["model"], each.headers["x-llmops-model"], *body["predictions"]) for each, body in bodies
+    }
     assert seen == {(200, f"bike@{number}", f"bike@{number}", float(number)) for number in (1, 2)}
 
 
@@ -161,8 +156,8 @@ def test_before_the_registry_was_read_requests_are_told_to_come_back(serve, rele
         release(1, "champion"), engine=lambda _: opener(version()) and FakeEngine(), until_ready=False
     ) as gateway:
         keeper = gateway.app.state.gateway.keeper
-        assert keeper.age is not None  # a worker takes requests only when it has looked
         reply = gateway.http.get("/readyz")
+        assert keeper.age is not None  # a worker takes requests only when it has looked
         assert (reply.status_code, reply.json()["reasons"]) == (503, ["engine of assistant: loading"])
         assert gateway.http.get("/livez").status_code == 200
         gateway.source.down = True

@@ -3,9 +3,10 @@
 What holds in each case: every request that was answered is in the log, and all works again without a restart.
 """
 
-import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from functools import partial
 
 import httpx
 import psycopg
@@ -14,8 +15,9 @@ import pytest
 from llmops.keys import KeyStore
 from llmops.production_log import ProductionLog, database
 from tests.at_once import at_once, wait_until
-from tests.service.conftest import bearer, serving
+from tests.service.conftest import ANSWERABLE, asking, bearer, serving
 
+BODY = ANSWERABLE["/v1/chat/completions"]
 _TERMINATE = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()"
 _FULL = """CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100'; END $$"""
@@ -72,29 +74,6 @@ def name(postgres, request):
     return made
 
 
-@contextmanager
-def asking(gateway, replies):
-    """Clients that ask all the while, every third one with an Idempotency-Key."""
-    ended = threading.Event()
-
-    def client(number):
-        with httpx.Client(base_url=gateway.url, timeout=60) as http:
-            body = {"model": "assistant", "messages": [{"role": "user", "content": f"client {number}"}]}
-            while not ended.is_set():
-                key = {"idempotency-key": f"{number}-{len(replies)}"} if number % 3 == 0 else {}
-                replies.append(http.post("/v1/chat/completions", json=body, headers=key))
-
-    clients = [threading.Thread(target=client, args=(number,)) for number in range(6)]
-    for each in clients:
-        each.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        for each in clients:
-            each.join(60)
-
-
 def answered(replies):
     return [reply.headers["x-request-id"] for reply in replies if reply.status_code == 200]
 
@@ -108,11 +87,9 @@ def test_nothing_acknowledged_is_lost_and_the_gateway_serves_again_by_itself(
     breaks, postgres, name, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(database, "LOCK_SECONDS", 1)
-    replies = []
     with serving(tmp_path, log_url=postgres.url(name)) as gateway:
-        request_id = gateway.chat().headers["x-request-id"]
-        vote = {"request_id": request_id, "score": 1}
-        with asking(gateway, replies):
+        vote = {"request_id": gateway.chat().headers["x-request-id"], "score": 1}
+        with asking(gateway, BODY) as replies:
             wait_until(lambda: len(answered(replies)) > 20)
             with breaks(postgres, name):
                 wait_until(lambda: any(reply.status_code == 503 for reply in replies))
@@ -139,19 +116,14 @@ def test_requests_wait_for_a_slow_log_up_to_the_limit_and_the_others_are_refused
     with serving(tmp_path, log_url=postgres.url(name), max_waiting=3) as gateway:
 
         def ask():
-            with httpx.Client(base_url=gateway.url, timeout=60) as http:
-                body = {"model": "assistant", "messages": [{"role": "user", "content": "hi"}]}
-                replies.append(http.post("/v1/chat/completions", json=body))
+            replies.append(httpx.post(f"{gateway.url}/v1/chat/completions", json=BODY, timeout=60))
 
-        with locked(postgres, name):
-            waiting = [threading.Thread(target=ask) for _ in range(8)]
-            for each in waiting:
-                each.start()
+        with ThreadPoolExecutor(8) as pool, locked(postgres, name):
+            for _ in range(8):
+                pool.submit(ask)
             wait_until(lambda: len(replies) == 5)
             assert {reply.status_code for reply in replies} == {429}
             assert gateway.http.get("/livez").status_code == 200
-        for each in waiting:
-            each.join(60)
         assert Counter(reply.status_code for reply in replies) == {429: 5, 200: 3}
         assert sorted(record.request_id for record in gateway.records()) == sorted(answered(replies))
 
@@ -173,12 +145,8 @@ def test_two_gateways_on_one_log_take_one_idempotency_key_once(postgres, name, t
     replies = []
     url = postgres.url(name)
     with serving(tmp_path / "a", log_url=url) as first, serving(tmp_path / "b", log_url=url) as second:
-        at_once(
-            *(
-                lambda gateway=gateway: replies.append(gateway.chat(headers={"idempotency-key": "k"}))
-                for gateway in (first, second) * 4
-            )
-        )
+        keyed = [partial(gateway.chat, headers={"idempotency-key": "k"}) for gateway in (first, second) * 4]
+        at_once(*(lambda ask=ask: replies.append(ask()) for ask in keyed))
         assert {reply.status_code for reply in replies} <= {200, 409}
         assert len({reply.text for reply in replies if reply.status_code == 200}) == 1
         assert len(first.records()) == 1

@@ -2,12 +2,9 @@
 
 import asyncio
 import itertools
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
-import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,7 +21,7 @@ from service.error_map import ApiError
 from service.exchange import AnswerRequest, Arrival
 from service.shadow import AT_ONCE, MOST_WAITING, Shadow
 from service.snapshot import Router, Snapshot, Target, position
-from tests.service.conftest import caller
+from tests.service.conftest import ANSWERABLE, asking, caller
 from tests.service.static_releases import StaticReleases
 
 pytestmark = pytest.mark.anyio
@@ -166,20 +163,13 @@ def test_a_resting_or_cleared_policy_and_a_key_that_does_not_open_the_app_need_n
 
 
 SECONDS = 1.5
-CLIENTS = 6
 
 
-def hammer(url, stop, stream):
-    """Asks until told to stop; every distinct status, words of model and prompt, and version headers seen."""
-    seen = set()
-    body = {"model": "assistant", "messages": [{"role": "user", "content": "x"}], "stream": stream}
-    with httpx.Client(base_url=url, timeout=60) as http:
-        while not stop.is_set():
-            reply = http.post("/v1/chat/completions", json=body)
-            names = [reply.headers.get(f"x-llmops-{name}", "") for name in ("release", "prompt", "model")]
-            words = [word for word in ("first", "second", "1.", "2.") if word in reply.text]
-            seen.add((reply.status_code, " ".join(words), " ".join(names)))
-    return seen
+def heard(reply):
+    """Its status, words of model and prompt in it, and its version headers."""
+    names = [reply.headers.get(f"x-llmops-{name}", "") for name in ("release", "prompt", "model")]
+    words = [word for word in ("first", "second", "1.", "2.") if word in reply.text]
+    return reply.status_code, " ".join(words), " ".join(names)
 
 
 def test_flips_of_the_champion_under_load_fail_nothing_and_mix_nothing(serve, release):
@@ -189,9 +179,8 @@ def test_flips_of_the_champion_under_load_fail_nothing_and_mix_nothing(serve, re
 
     with serve(release(1, "champion"), release(2, "challenger"), engine=engine) as gateway:
         gateway.source.set_policy("assistant", TrafficPolicy(canary=0.3, shadow=0.2, sticky="request"))
-        stop = threading.Event()
-        with ThreadPoolExecutor(CLIENTS) as pool:
-            hammers = [pool.submit(hammer, gateway.url, stop, stream) for stream in [False, True] * (CLIENTS // 2)]
+        body = ANSWERABLE["/v1/chat/completions"]
+        with asking(gateway, body, {**body, "stream": True}) as replies:
             ends, flips = time.monotonic() + SECONDS, 0
             while time.monotonic() < ends:
                 champion, challenger = (1, 2) if flips % 2 else (2, 1)
@@ -199,9 +188,8 @@ def test_flips_of_the_champion_under_load_fail_nothing_and_mix_nothing(serve, re
                 gateway.source.set_alias("assistant", "champion", champion)
                 flips += 1
                 time.sleep(0.1)
-            stop.set()
-            seen = set().union(*(future.result() for future in hammers))
         outcomes = {record.outcome for record in gateway.log.iterate(shadow=True)}
+    seen = {heard(reply) for reply in replies}
     assert seen == {(200, "first 1.", "assistant@1 qa@1 tiny@1"), (200, "second 2.", "assistant@2 qa@2 tiny@2")}
     assert outcomes == {"ok", "shadow"}
 
