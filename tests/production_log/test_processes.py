@@ -14,7 +14,7 @@ from llmops.errors import StoreUnavailable
 from llmops.processes import ProcessLock, is_dead, this_process
 from llmops.production_log import ClaimedKey, ProductionLog, ReplyRow, StoredReply
 from llmops.production_log.replies import KeyInUse
-from tests.at_once import at_once
+from tests.at_once import at_once, wait_until
 from tests.core.log_records import ids, record
 
 REPLY = StoredReply(200, (("content-type", "application/json"), ("x-llmops-release", "assistant@1")), b"\x00{}", "r1")
@@ -191,47 +191,35 @@ class Writer:
         return self.acknowledged
 
 
-def write_and_kill(url, kills, least):
-    """Has four writers open a new log at once, kills one again and again at a random moment, then compares.
-
-    least: acknowledged records of a writer before it may be killed, so that each one has really begun.
-    """
+@pytest.mark.parametrize(
+    ("log_url", "kills", "least"),
+    [("sqlite", 3, 20), *(pytest.param(kind, 40, 100, marks=pytest.mark.slow) for kind in ("sqlite", "postgresql"))],
+    indirect=["log_url"],
+)
+def test_no_acknowledged_record_is_lost_when_writers_open_a_new_log_at_once_and_are_killed(log_url, kills, least):
     chance = random.Random(7)  # noqa: S311
-    writers = [Writer(url, f"w{number}") for number in range(4)]
+    writers = [Writer(log_url, f"w{number}") for number in range(4)]
     acknowledged = []
     for writer in writers:
         writer.let_go()
     try:
         for number in range(kills):
             victim = writers.pop(chance.randrange(4))
-            deadline = time.monotonic() + 60
-            while len(victim.acknowledged) < least:
-                assert time.monotonic() < deadline, "a writer does not write"
-                time.sleep(0.002)
+            wait_until(lambda victim=victim: len(victim.acknowledged) >= least)  # each one has really begun
             time.sleep(chance.random() * 0.05)
             acknowledged += victim.kill()
-            writers.append(Writer(url, f"n{number}"))
+            writers.append(Writer(log_url, f"n{number}"))
             writers[-1].let_go()
     finally:
         for writer in writers:
             acknowledged += writer.kill()
-    with closing(ProductionLog(url)) as log:
-        kept = [item.request_id for item in log.iterate()]
+    with closing(ProductionLog(log_url)) as log:
+        kept = ids(log.iterate())
         followed, cursor = [], 0
         while (part := log.records_since(cursor))[0]:
-            followed += [item.request_id for item in part[0]]
+            followed += ids(part[0])
             cursor = part[1]
     assert len(acknowledged) >= kills * least
     assert set(acknowledged) <= set(kept)
     assert len(kept) == len(set(kept))
     assert sorted(followed) == sorted(kept)
-
-
-@pytest.mark.parametrize("log_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True)
-def test_no_acknowledged_record_is_lost_when_writers_open_a_new_log_at_once_and_are_killed(log_url):
-    write_and_kill(log_url, kills=3, least=20)
-
-
-@pytest.mark.slow
-def test_no_acknowledged_record_is_lost_in_many_kills(log_url):
-    write_and_kill(log_url, kills=40, least=100)

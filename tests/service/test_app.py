@@ -190,17 +190,26 @@ def test_a_ready_gateway_says_so_without_warnings(shared_gateway):
     assert 0 <= age < time.monotonic() - start + 5
 
 
-def test_a_registry_that_is_down_is_a_warning_while_its_last_releases_serve(gateway, wait_until):
-    gateway.source.down = True
+@pytest.mark.parametrize("failure", [StoreUnavailable("it is down"), ZeroDivisionError("a bug")], ids=repr)
+def test_a_registry_that_is_down_or_has_a_bug_is_a_warning_while_its_last_releases_serve(
+    gateway, release, wait_until, monkeypatch, failure
+):
+    def fail():
+        raise failure
+
+    monkeypatch.setattr(gateway.source, "registered", fail)
     wait_until(lambda: gateway.http.get("/readyz").json()["warnings"])
     reply = gateway.http.get("/readyz")
     assert reply.status_code == 200
+    assert ("ZeroDivisionError" if isinstance(failure, ZeroDivisionError) else "it is down") in reply.text
     assert reply.json()["snapshot"]["last_error"]
     assert reply.json()["snapshot"]["age_seconds"] > 0
     assert reply.json()["warnings"][0].startswith("registry not read for 0 s, serving the releases read last: ")
     assert gateway.chat().status_code == 200
-    gateway.source.down = False
-    wait_until(lambda: not gateway.http.get("/readyz").json()["warnings"])
+    monkeypatch.undo()
+    gateway.source.add(release(2, "champion"))
+    wait_until(lambda: gateway.chat().json()["model"] == "assistant@2")
+    assert not gateway.http.get("/readyz").json()["warnings"]
 
 
 def test_an_engine_process_that_is_not_well_or_cannot_load_a_champion_turns_readiness_off(

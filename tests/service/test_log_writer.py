@@ -2,7 +2,6 @@ import asyncio
 import subprocess
 import sys
 import threading
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import httpx
 import pytest
 
 from llmops.errors import StoreUnavailable
-from llmops.production_log import LogRecord, ProductionLog, RecordRefused, ReplyRow, StoredReply
+from llmops.production_log import LogRecord, ProductionLog, RecordRefused
 from service.log_writer import LogWriter
 
 pytestmark = pytest.mark.anyio
@@ -97,26 +96,6 @@ async def test_a_log_that_is_down_fails_all_and_recovers_by_itself_with_what_was
     await writer.close()
     (late,) = log.groups[0]
     assert (late.status, late.outcome) == was
-
-
-async def test_replies_go_into_the_transaction_of_their_records(tmp_path):
-    log = ProductionLog(f"sqlite:///{tmp_path}/log.db")
-    groups = []
-
-    def append(records, replies=()):
-        groups.append((len(records), len(replies)))
-        log.append(records, replies)
-
-    writer = LogWriter(append)
-    claim = log.replies.claim("anna", "k", "print", 60)
-    row = ReplyRow(claim, StoredReply(200, (), b"body"), time.time() + 60)
-    writer.start()
-    await asyncio.gather(*[writer.write(record(), reply=reply) for reply in (None, row)])
-    await writer.close()
-    assert sum(records for records, _ in groups) == 2
-    assert sum(replies for _, replies in groups) == 1
-    assert log.replies.claim("anna", "k", "print", 60).reply.body == b"body"
-    log.close()
 
 
 async def test_a_waiter_that_is_cancelled_leaves_its_record(log, writer):

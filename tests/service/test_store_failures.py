@@ -6,7 +6,6 @@ What holds in each case: every request that was answered is in the log, and all 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from functools import partial
 
 import httpx
 import psycopg
@@ -14,7 +13,7 @@ import pytest
 
 from llmops.keys import KeyStore
 from llmops.production_log import ProductionLog, database
-from tests.at_once import at_once, wait_until
+from tests.at_once import wait_until
 from tests.service.conftest import ANSWERABLE, asking, bearer, serving
 
 BODY = ANSWERABLE["/v1/chat/completions"]
@@ -139,14 +138,3 @@ def test_keys_read_last_stay_good_while_their_database_is_lost(postgres, name, t
             wait_until(gateway.ready, 60)
             revoked, _ = keys.create("other")
             keys.revoke(revoked.id)
-
-
-def test_two_gateways_on_one_log_take_one_idempotency_key_once(postgres, name, tmp_path):
-    replies = []
-    url = postgres.url(name)
-    with serving(tmp_path / "a", log_url=url) as first, serving(tmp_path / "b", log_url=url) as second:
-        keyed = [partial(gateway.chat, headers={"idempotency-key": "k"}) for gateway in (first, second) * 4]
-        at_once(*(lambda ask=ask: replies.append(ask()) for ask in keyed))
-        assert {reply.status_code for reply in replies} <= {200, 409}
-        assert len({reply.text for reply in replies if reply.status_code == 200}) == 1
-        assert len(first.records()) == 1

@@ -144,17 +144,6 @@ def test_the_shadowed_share_is_drawn_from_what_the_champion_answers_to_each_user
     assert low <= of_one_user <= high
 
 
-@pytest.mark.parametrize("aliases", [("previous",), ("challenger", "champion")])
-def test_without_a_challenger_beside_the_champion_a_policy_rests_and_says_so(release, aliases):
-    source = StaticReleases([release(1, *({"champion"} - set(aliases))), release(2, *aliases)])
-    source.set_policy("assistant", TrafficPolicy(canary=1.0, shadow=1.0))
-    snapshot = Snapshot(source.registered())
-    routed = choose(snapshot)
-    assert (routed.arm, routed.shadow) == ("champion", None)
-    note = "traffic policy of assistant rests: there is no challenger beside a champion"
-    assert EVERY_MODEL_IS_LOADED.notes(snapshot) == [note]
-
-
 def test_a_resting_or_cleared_policy_and_a_key_that_does_not_open_the_app_need_no_note(snapshot_with):
     for policy, aliases in itertools.product((None, TrafficPolicy()), (("challenger",), ("previous",))):
         assert EVERY_MODEL_IS_LOADED.notes(snapshot_with(policy, *aliases)) == []
