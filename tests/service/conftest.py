@@ -260,16 +260,6 @@ def serve_shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]
     return lambda *releases, **options: serving(tmp_path_factory.mktemp("gateway"), *releases, **options)
 
 
-@pytest.fixture(name="release", scope="session")
-def _release() -> Callable[..., Release]:
-    return release
-
-
-@pytest.fixture(name="wait_until")
-def _wait_until() -> Callable[..., None]:
-    return wait_until
-
-
 @pytest.fixture(scope="session")
 def one_browser() -> Iterator[Browser]:
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -12,6 +12,7 @@ from llmops.keys import parse_key
 from llmops.settings import Settings
 from service.access import ANONYMOUS, Access, AccessCheck
 from service.error_map import ApiError
+from tests.at_once import wait_until
 from tests.service.conftest import bearer as bearer_header
 
 pytestmark = pytest.mark.anyio
@@ -159,7 +160,7 @@ async def test_while_the_store_cannot_be_read_the_last_known_keys_stay_good(
     assert opened.problem is None
 
 
-def test_creating_and_revoking_reach_a_running_gateway_within_two_seconds(key_store, serve, wait_until):
+def test_creating_and_revoking_reach_a_running_gateway_within_two_seconds(key_store, serve):
     with serve(keys=key_store, keys_poll=1.0) as gateway:
 
         def asked(key):
@@ -186,7 +187,7 @@ def test_health_and_docs_need_no_key_and_everything_else_does(key_store, serve):
     assert reply.json() == {"error": {"message": "the API key is not valid", **error}}
 
 
-def test_metrics_need_an_admins_key_and_beyond_its_limit_a_key_is_told_when_to_come_back(key_store, serve, wait_until):
+def test_metrics_need_an_admins_key_and_beyond_its_limit_a_key_is_told_when_to_come_back(key_store, serve):
     with serve(keys=key_store, keys_poll=0.02) as gateway:
         assert gateway.http.get("/metrics").status_code == 200
         _, plain = key_store.create(requests_per_minute=2)

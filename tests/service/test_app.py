@@ -19,12 +19,13 @@ from llmops.errors import EngineUnavailable, StoreUnavailable
 from llmops.production_log import ProductionLog
 from llmops.settings import Settings
 from service.gateway import EngineWatch, Gateway
-from tests.service.conftest import bearer, embed, listening
+from tests.at_once import wait_until
+from tests.service.conftest import bearer, embed, listening, release
 
 pytestmark = pytest.mark.anyio
 
 
-def test_models_lists_every_name_that_can_be_asked_for(serve, release):
+def test_models_lists_every_name_that_can_be_asked_for(serve):
     dated = dataclasses.replace(release(1, "champion"), created_at=1_790_000_000.7)
     with serve(dated, release(2, "challenger"), embed=embed) as gateway:
         cards = gateway.http.get("/v1/models").json()["data"]
@@ -62,7 +63,7 @@ def test_routing_errors_have_openais_shape_and_a_request_id_and_send_nobody_on(
     assert "location" not in reply.headers
 
 
-def test_metrics_count_requests_latency_and_tokens_and_what_was_refused_before_it_reached_a_model(gateway, wait_until):
+def test_metrics_count_requests_latency_and_tokens_and_what_was_refused_before_it_reached_a_model(gateway):
     gateway.chat()
     gateway.events()
     gateway.chat("nobody")
@@ -133,7 +134,7 @@ def test_head_is_answered_as_get_without_the_body(shared_gateway, path):
     assert shared_gateway.http.get("/livez").status_code == 200  # the connection is in step
 
 
-def test_a_load_failure_over_http_is_503_with_retry_after(serve, wait_until):
+def test_a_load_failure_over_http_is_503_with_retry_after(serve):
     failures = [EngineUnavailable("weights in /secret are missing")]
 
     def open_engine(model):
@@ -164,7 +165,7 @@ def test_a_sane_request_id_is_echoed_and_any_other_replaced(shared_gateway, sent
     assert echoed == sent.decode() if kept else echoed.startswith("req_")
 
 
-def test_a_closed_app_refuses_everything_without_a_word_of_why_and_ends_to_look_again(monkeypatch, wait_until):
+def test_a_closed_app_refuses_everything_without_a_word_of_why_and_ends_to_look_again(monkeypatch):
     ended = []
     monkeypatch.setattr(service.app.os, "kill", lambda *_: ended.append(True))
     monkeypatch.setattr(service.app, "LOOK_AGAIN_SECONDS", 0.01)
@@ -191,9 +192,7 @@ def test_a_ready_gateway_says_so_without_warnings(shared_gateway):
 
 
 @pytest.mark.parametrize("failure", [StoreUnavailable("it is down"), ZeroDivisionError("a bug")], ids=repr)
-def test_a_registry_that_is_down_or_has_a_bug_is_a_warning_while_its_last_releases_serve(
-    gateway, release, wait_until, monkeypatch, failure
-):
+def test_a_registry_that_is_down_or_has_a_bug_is_a_warning_while_its_last_releases_serve(gateway, monkeypatch, failure):
     def fail():
         raise failure
 
@@ -212,9 +211,7 @@ def test_a_registry_that_is_down_or_has_a_bug_is_a_warning_while_its_last_releas
     assert not gateway.http.get("/readyz").json()["warnings"]
 
 
-def test_an_engine_process_that_is_not_well_or_cannot_load_a_champion_turns_readiness_off(
-    serve, wait_until, monkeypatch
-):
+def test_an_engine_process_that_is_not_well_or_cannot_load_a_champion_turns_readiness_off(serve, monkeypatch):
     monkeypatch.setattr("service.gateway.LOOK_SECONDS", 0.02)
     down, of_model = ["the engine process is being restarted"], report(waiting=2, loaded=False, failure="no memory")
 
@@ -241,9 +238,7 @@ class Relay(FakeEngine):
         return ["http://vllm-1: no connection (tried again in 4 s)"]
 
 
-def test_a_key_of_one_app_is_told_nothing_of_what_lies_behind_nor_of_other_apps(
-    serve, key_store, tmp_path, release, wait_until
-):
+def test_a_key_of_one_app_is_told_nothing_of_what_lies_behind_nor_of_other_apps(serve, key_store, tmp_path):
     _, scoped = key_store.create(apps=["assistant"])
     _, admin = key_store.create(apps=["assistant"], admin=True)
     releases = release(1, "champion"), release(1, "champion", app="payroll")

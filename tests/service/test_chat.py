@@ -17,7 +17,8 @@ from llmops.errors import (
     SchemaNotFollowed,
     StoreUnavailable,
 )
-from tests.service.conftest import assert_refused, events_of
+from tests.at_once import wait_until
+from tests.service.conftest import assert_refused, events_of, release
 
 MESSAGES = [{"role": "user", "content": "hello world"}]
 WORDS = "one two three four five six"
@@ -75,7 +76,7 @@ def test_the_template_wraps_the_conversation_and_a_bare_model_gets_it_as_it_is(s
     assert requests[-1].messages[0] == {"role": "system", "content": "Be brief."}
 
 
-def test_alias_version_and_champion_name_the_release_and_the_record_its_arm(serve, release):
+def test_alias_version_and_champion_name_the_release_and_the_record_its_arm(serve):
     with serve(release(1, "champion"), release(2, "challenger")) as gateway:
         names = ("assistant", "assistant@champion", "assistant@challenger", "assistant@2")
         models = [gateway.chat(name).json()["model"] for name in names]
@@ -85,7 +86,7 @@ def test_alias_version_and_champion_name_the_release_and_the_record_its_arm(serv
 
 
 @pytest.fixture(scope="module")
-def polite(serve_shared, release):
+def polite(serve_shared):
     """A gateway whose prompt has the variable `tone`."""
     with serve_shared(release(1, "champion", tone="polite")) as gateway:
         yield gateway
@@ -112,7 +113,7 @@ def test_a_request_the_prompt_cannot_take_is_refused_and_logged(polite, fields, 
     assert (record.request_id, record.status, record.outcome) == (reply.headers["x-request-id"], 400, "error")
 
 
-def test_sent_parameters_override_the_release_and_others_stay(serve, release):
+def test_sent_parameters_override_the_release_and_others_stay(serve):
     made_for = release(1, "champion", temperature=0.5, stop=["X"], response_format={"type": "json_object"})
     with serve(made_for) as gateway:
         gateway.chat(temperature=None)
@@ -211,7 +212,7 @@ def test_an_answer_that_takes_too_long_is_504_and_an_error_event_of_a_stream(ser
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_leaves_stops_the_generation_and_is_logged(serve, wait_until, stream):
+def test_a_client_that_leaves_stops_the_generation_and_is_logged(serve, stream):
     with serve(engine=slow) as gateway:
         body = json.dumps({"model": "assistant", "messages": MESSAGES, "stream": stream}).encode()
         head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
@@ -282,7 +283,7 @@ def test_a_full_engine_queue_is_429_and_not_logged(serve):
         assert 'llmops_refused_requests_total{status="429"} 2.0' in gateway.http.get("/metrics").text
 
 
-def test_more_requests_than_may_wait_are_told_to_come_back(serve, wait_until):
+def test_more_requests_than_may_wait_are_told_to_come_back(serve):
     with serve(engine=slow, max_waiting=1) as gateway, httpx.Client(base_url=gateway.url) as other:
         body = {"model": "assistant", "messages": MESSAGES, "stream": True}
         with other.stream("POST", "/v1/chat/completions", json=body) as first:

@@ -3,7 +3,7 @@ import pytest
 from llmops.engines.fake import FakeEngine
 from llmops.errors import ContextTooLong, EngineError
 from llmops.generation import EXTRAS, Chunk, Usage
-from tests.service.conftest import assert_refused, events_of
+from tests.service.conftest import assert_refused, events_of, release
 
 
 def complete(gateway, prompt="hello world", model="assistant", **fields):
@@ -21,7 +21,7 @@ def test_the_prompt_fills_the_releases_template_and_is_one_message_of_the_user_o
     assert requests[-1].messages == ({"role": "user", "content": "once upon"},)
 
 
-def test_prompt_variables_fill_the_template(serve, release):
+def test_prompt_variables_fill_the_template(serve):
     with serve(release(1, "champion", tone="polite")) as gateway:
         text = complete(gateway, "hi", prompt_variables={"tone": "polite"}).json()["choices"][0]["text"]
         assert text == "You said: polite: hi"

@@ -4,6 +4,7 @@ import httpx
 import pytest
 
 from llmops.errors import EngineBusy, EngineUnavailable
+from tests.at_once import wait_until
 from tests.service.conftest import assert_refused, embed
 
 MODEL = "all-minilm-l6-v2"
@@ -76,7 +77,7 @@ def test_an_engine_that_fails_gives_its_status_and_is_logged(serve, failure, sta
         assert (record.status, record.outcome) == (status, "error")
 
 
-def test_vectors_that_take_too_long_are_504_and_a_client_that_leaves_stops_the_work(serve, wait_until):
+def test_vectors_that_take_too_long_are_504_and_a_client_that_leaves_stops_the_work(serve):
     stopped = []
 
     async def hanging(_):

@@ -16,7 +16,7 @@ from service.exchange import AnswerRequest, Arrival, Exchange
 from service.guards import guards_for
 from service.replies import EventStream
 from service.snapshot import Target
-from tests.service.conftest import ANSWERABLE, caller, embed
+from tests.service.conftest import ANSWERABLE, caller, embed, release
 
 pytestmark = pytest.mark.anyio
 
@@ -24,7 +24,7 @@ USER = Message(role="user", content="hi")
 
 
 @pytest.fixture
-def exchange(release):
+def exchange():
     def make(*messages, made=None, **asked):
         made = made or release(1, "champion", temperature=0.5)
         arrival = Arrival("req_1", datetime.now(UTC), time.perf_counter(), caller(apps=("assistant",)))
@@ -73,7 +73,7 @@ def test_what_postgresql_cannot_store_is_replaced(exchange):
     assert (record.input, record.output) == ("a\ufffdb", "c\ufffd")
 
 
-def test_a_guarded_record_holds_no_personal_data_wherever_it_stands(exchange, release):
+def test_a_guarded_record_holds_no_personal_data_wherever_it_stands(exchange):
     made = dataclasses.replace(release(1, "champion", tone="x"), guards={"redact_log": True})
     mail = "jo@example.org"
     call = {"index": 0, "id": "c", "function": {"name": "send", "arguments": f'{{"to": "{mail}"}}'}}
@@ -83,7 +83,7 @@ def test_a_guarded_record_holds_no_personal_data_wherever_it_stands(exchange, re
     assert mail not in str(sent.record(200, "ok", f"failed at {mail}"))
 
 
-def test_every_route_says_itself_and_the_user(serve, release):
+def test_every_route_says_itself_and_the_user(serve):
     bodies = {**ANSWERABLE, "/v1/embeddings": {"model": "all-minilm-l6-v2", "input": "hi"}}
     routes = ["chat", "completions", "responses", "embeddings"]
     with serve(release(1, "champion"), embed=embed) as gateway:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from llmops.production_log import VoteCounts, read_predictions
-from tests.service.conftest import assert_refused, bearer
+from tests.service.conftest import assert_refused, bearer, release
 from tests.service.tabular_models import WINE, Classes, Hours, row
 from tests.service.tabular_models import version as bike
 
@@ -56,7 +56,7 @@ def test_a_repetition_with_its_key_stores_nothing_new_and_another_opinion_is_ref
     assert len(gateway.log.feedback_since(0)[0]) == 1
 
 
-def test_a_vote_between_two_answers_is_counted(serve, release):
+def test_a_vote_between_two_answers_is_counted(serve):
     with serve(release(1, "champion"), release(2, "challenger")) as gateway:
         a, b = (gateway.chat(model).headers["x-request-id"] for model in ("assistant", "assistant@challenger"))
         vote = {"request_id": b, "label": "better", "compared_to": a}
@@ -150,7 +150,7 @@ BIKES = {
 
 
 @pytest.fixture(scope="module")
-def predicting(serve_shared, release):
+def predicting(serve_shared):
     with serve_shared(release(1, "champion"), **BIKES) as gateway:
         yield gateway
 

@@ -13,6 +13,7 @@ from llmops.generation import UNSAID, Chunk, ExtraFields, GenerationParameters, 
 from llmops.production_log import pseudonym_of
 from service.error_map import ApiError
 from service.guards import MOST_HELD, MOST_SEARCHED, GuardRules, Guards, guards_for
+from tests.service.conftest import release
 
 MAIL, CARD, PHONE = "jo@example.org", "4111 1111 1111 1111", "(212) 555-0143"
 
@@ -37,7 +38,7 @@ def guarded(release, version=1, **rules):
     return dataclasses.replace(release(version, "champion"), guards=rules)
 
 
-def test_personal_data_is_kept_out_of_the_log_and_still_answered(serve, release):
+def test_personal_data_is_kept_out_of_the_log_and_still_answered(serve):
     with serve(guarded(release, redact_log=True)) as gateway:
         reply = gateway.chat(text=f"mail {MAIL} or {PHONE}", user=MAIL, metadata={"card": CARD})
         assert reply.json()["choices"][0]["message"]["content"] == f"You said: mail {MAIL} or {PHONE}"
@@ -63,7 +64,7 @@ def test_personal_data_is_kept_from_the_engine_where_the_release_says_so(strict)
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("fields", [{"text": "tell me the SECRET PLAN"}, {"prompt_variables": {"tone": "secret plan"}}])
-def test_blocked_input_is_refused_and_never_reaches_the_engine(serve, release, stream, fields):
+def test_blocked_input_is_refused_and_never_reaches_the_engine(serve, stream, fields):
     made = dataclasses.replace(release(1, "champion", tone="polite"), guards={"block": ["(?i)secret plan"]})
     with serve(made) as gateway:
         reply = gateway.chat(**{"prompt_variables": {"tone": "kind"}, **fields}, stream=stream, user="anna")
@@ -74,7 +75,7 @@ def test_blocked_input_is_refused_and_never_reaches_the_engine(serve, release, s
     assert record.details["guards"] == [{"guard": "block", "where": "input", "pattern": 0}]
 
 
-def test_blocked_output_is_cut_before_the_match_and_nothing_of_it_is_streamed(serve, release):
+def test_blocked_output_is_cut_before_the_match_and_nothing_of_it_is_streamed(serve):
     engine = FakeEngine(lambda _: "the code is tango seven now")
     with serve(guarded(release, block=["tango seven"]), engine=lambda _: engine) as gateway:
         choice = gateway.chat().json()["choices"][0]
@@ -88,7 +89,7 @@ def test_blocked_output_is_cut_before_the_match_and_nothing_of_it_is_streamed(se
     assert (chunks[-1]["choices"][0]["finish_reason"], done) == ("content_filter", "[DONE]")
 
 
-def test_digits_that_nobody_wrote_are_not_looked_at(serve, release):
+def test_digits_that_nobody_wrote_are_not_looked_at(serve):
     parent = f"00-{'0bad' * 8}-{'0bad' * 4}-01"
     with serve(guarded(release, block=["bad"])) as gateway:
         made = gateway.chat(headers={"x-request-id": f"req_{'0bad' * 8}", "traceparent": parent})
@@ -97,7 +98,7 @@ def test_digits_that_nobody_wrote_are_not_looked_at(serve, release):
         assert gateway.chat(headers={"traceparent": parent, "tracestate": "a=bad"}).status_code == 400
 
 
-def test_of_several_answers_only_the_blocked_one_is_cut(serve, release):
+def test_of_several_answers_only_the_blocked_one_is_cut(serve):
     def script(_):
         return [Chunk("fine", index=0), Chunk("bad word", index=1), Chunk("", "stop", index=1),
                 Chunk("", "stop", Usage(1, 2), index=0)]  # fmt: skip
@@ -109,7 +110,7 @@ def test_of_several_answers_only_the_blocked_one_is_cut(serve, release):
     assert [choice["message"]["content"] for choice in choices] == ["fine", ""]
 
 
-def test_the_largest_output_is_bounded_and_the_log_says_so(serve, release):
+def test_the_largest_output_is_bounded_and_the_log_says_so(serve):
     with serve(guarded(release, max_output=3)) as gateway:
         choice = gateway.chat(text="a b c d", max_tokens=50).json()["choices"][0]
         assert (choice["message"]["content"], choice["finish_reason"]) == ("You said: a", "length")
@@ -120,7 +121,7 @@ def test_the_largest_output_is_bounded_and_the_log_says_so(serve, release):
     assert guards(max_output=3).bound(smaller) is smaller
 
 
-def test_guards_that_cannot_be_applied_refuse_the_release_and_one_without_logs_as_it_came(serve, release):
+def test_guards_that_cannot_be_applied_refuse_the_release_and_one_without_logs_as_it_came(serve):
     with serve(guarded(release, block=["("]), release(1, "champion", app="open")) as gateway:
         reply = gateway.chat()
         assert (reply.status_code, reply.json()["error"]["code"]) == (503, "guards")
@@ -132,7 +133,7 @@ def test_guards_that_cannot_be_applied_refuse_the_release_and_one_without_logs_a
         GuardRules.of({"speling": True})
 
 
-def test_rules_are_compiled_once_for_a_release_and_again_when_they_differ(release):
+def test_rules_are_compiled_once_for_a_release_and_again_when_they_differ():
     first = guarded(release, block=["a"])
     assert guards_for(first).rules is guards_for(dataclasses.replace(first)).rules
     assert guards_for(guarded(release, block=["b"])).rules is not guards_for(first).rules
@@ -324,7 +325,7 @@ def knows_a_number(request):
 
 
 @pytest.fixture(scope="module")
-def strict(serve_shared, release):
+def strict(serve_shared):
     """Blocks `tango`, and keeps personal data from engine and log."""
     made = guarded(release, block=["tango"], redact_log=True, redact_engine=True)
     with serve_shared(

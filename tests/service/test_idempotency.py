@@ -14,6 +14,7 @@ from service.access import ANONYMOUS
 from service.error_map import ApiError
 from service.idempotency import Idempotency, IdempotentReply, fingerprint, key_of, send_stored
 from service.log_writer import LogWriter
+from tests.at_once import wait_until
 from tests.service.conftest import caller
 
 pytestmark = pytest.mark.anyio
@@ -145,7 +146,7 @@ async def test_a_key_is_free_again_after_its_time(log, monkeypatch):
         assert isinstance(await keys.begin(ANNA, "k", "other print"), ClaimedKey)
 
 
-async def test_a_released_key_is_free_at_once_also_when_the_request_was_cancelled(log, wait_until):
+async def test_a_released_key_is_free_at_once_also_when_the_request_was_cancelled(log):
     async with opened(log) as (keys, _):
         claim = await keys.begin(ANNA, "k", "print")
         releasing = asyncio.create_task(keys.release(claim))
@@ -155,7 +156,7 @@ async def test_a_released_key_is_free_at_once_also_when_the_request_was_cancelle
         await asyncio.to_thread(wait_until, lambda: isinstance(log.replies.claim("key_anna", "k", "p", 60), ClaimedKey))
 
 
-async def test_a_request_cancelled_while_it_claims_its_key_frees_it(log, wait_until):
+async def test_a_request_cancelled_while_it_claims_its_key_frees_it(log):
     reached, go_on = threading.Event(), threading.Event()
 
     class Slow:
@@ -178,7 +179,7 @@ async def test_a_request_cancelled_while_it_claims_its_key_frees_it(log, wait_un
     await keys.close()
 
 
-async def test_expired_rows_are_deleted_without_anybody_waiting(log, wait_until):
+async def test_expired_rows_are_deleted_without_anybody_waiting(log):
     for number in range(3):
         log.replies.claim("anna", f"old{number}", "print", -1)
     async with opened(log) as (keys, _):

@@ -11,6 +11,7 @@ import pytest
 from llmops.errors import StoreUnavailable
 from llmops.production_log import LogRecord, ProductionLog, RecordRefused
 from service.log_writer import LogWriter
+from tests.at_once import wait_until
 
 pytestmark = pytest.mark.anyio
 ROOT = Path(__file__).parents[2]
@@ -81,7 +82,7 @@ async def test_a_record_that_cannot_be_stored_takes_no_others_with_it_and_leaves
 
 @pytest.mark.parametrize(("serve_unlogged", "was"), [(False, (503, "error")), (True, (200, "ok"))])
 async def test_a_log_that_is_down_fails_all_and_recovers_by_itself_with_what_was_told(
-    log, wait_until, monkeypatch, serve_unlogged, was
+    log, monkeypatch, serve_unlogged, was
 ):
     monkeypatch.setattr("service.log_writer.RETRY_SECONDS", 0.02)
     writer = LogWriter(log.append, serve_unlogged=serve_unlogged)

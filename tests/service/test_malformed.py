@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from llmops.engines.fake import FakeEngine
+from tests.at_once import wait_until
 from tests.service.conftest import ANSWERABLE, embed, release
 from tests.service.tabular_models import Hours, row, version
 
@@ -361,9 +362,7 @@ def verbose(serve):
 
 
 @pytest.mark.parametrize("path", GENERATING)
-def test_a_client_that_stops_reading_delays_nobody_and_one_that_vanishes_leaves_nothing_behind(
-    verbose, wait_until, path
-):
+def test_a_client_that_stops_reading_delays_nobody_and_one_that_vanishes_leaves_nothing_behind(verbose, path):
     limit = "max_output_tokens" if path == RESPONSES else "max_tokens"
     body = json.dumps(GOOD[path] | {"stream": True, limit: 2000}).encode()
     admission = verbose.app.state.gateway.admission
@@ -380,7 +379,7 @@ def test_a_client_that_stops_reading_delays_nobody_and_one_that_vanishes_leaves_
     assert verbose.chat(max_tokens=1).status_code == 200
 
 
-def test_requests_sent_and_abandoned_at_once_leave_nothing_behind(shared_gateway, wait_until, tmp_path):
+def test_requests_sent_and_abandoned_at_once_leave_nothing_behind(shared_gateway, tmp_path):
     for path in GENERATING:
         for _ in range(20):
             with Wire(shared_gateway) as wire:

@@ -11,7 +11,8 @@ import pytest
 from llmops.keys import KeyStore
 from llmops.production_log import Feedback, LogRecord
 from service.routes.page import MOST_RECORDS, figures, quantile
-from tests.service.conftest import bearer, serving
+from tests.at_once import wait_until
+from tests.service.conftest import bearer, release, serving
 from tests.service.tabular_models import WINE, Hours, row, version
 
 FILES = {
@@ -24,7 +25,7 @@ FILES = {
 
 
 @pytest.fixture(scope="module")
-def paged(serve_shared, release):
+def paged(serve_shared):
     with serve_shared(release(1, "previous"), release(2, "champion"), release(3, "challenger", tone="calm")) as running:
         yield running
 
@@ -79,7 +80,7 @@ def test_the_status_names_what_is_served(paged):
     assert found["links"] == {"mlflow": None}
 
 
-def test_the_status_names_the_tabular_models_that_the_caller_may_use_newest_version_first(tmp_path, wait_until):
+def test_the_status_names_the_tabular_models_that_the_caller_may_use_newest_version_first(tmp_path):
     versions = [version(1, "previous"), version(2, "champion"), version(1, "champion", name="wine", schema=WINE)]
     with with_key(tmp_path, name="team", apps=["bike"], tabular=versions) as (running, secret):
         wait_until(lambda: running.http.get("/status.json", headers=bearer(secret)).status_code == 200)
@@ -88,7 +89,7 @@ def test_the_status_names_the_tabular_models_that_the_caller_may_use_newest_vers
     assert (found["apps"], found["tabular"]) == ([], [{"model": "bike", "versions": [newest, oldest]}])
 
 
-def test_the_status_has_votes_and_the_recent_figures_of_all_and_of_each_release(serve, release):
+def test_the_status_has_votes_and_the_recent_figures_of_all_and_of_each_release(serve):
     with serve(release(1, "champion"), release(2)) as running:
         failed = record("assistant@2", status=504, outcome="error", tokens_out=0, first_token_ms=None)
         made = [record("assistant@1", latency_ms=float(number)) for number in range(1, 101)]
@@ -133,7 +134,7 @@ def with_key(folder, *releases, tabular=(), **key):
             yield running, secret
 
 
-def test_where_keys_exist_the_page_is_open_and_the_status_is_not(tmp_path, release, wait_until):
+def test_where_keys_exist_the_page_is_open_and_the_status_is_not(tmp_path):
     releases = release(1, "champion"), release(1, "champion", app="other")
     with with_key(tmp_path, *releases, name="team", apps=["assistant"]) as (running, secret):
         http, headers = running.http, bearer(secret)
@@ -147,7 +148,7 @@ def test_where_keys_exist_the_page_is_open_and_the_status_is_not(tmp_path, relea
     assert found["recent"]["requests"] == 1
 
 
-def test_an_mlflow_server_is_linked_and_never_with_its_password(serve, release):
+def test_an_mlflow_server_is_linked_and_never_with_its_password(serve):
     for uri, link in [("http://mlflow:5000", "http://mlflow:5000"), ("http://u:secret@mlflow:5000", None)]:
         with serve(release(1, "champion"), tracking_uri=uri) as running:
             assert status(running)["links"] == {"mlflow": link}

@@ -4,6 +4,7 @@ import pytest
 
 from llmops.engines.fake import FakeEngine
 from llmops.errors import EngineError
+from tests.service.conftest import release
 from tests.service.test_page import with_key
 
 VOTABLE = "!document.querySelector('[data-vote]').disabled"
@@ -11,7 +12,7 @@ SHOWN = "!document.querySelector('#content').hidden"
 
 
 @pytest.fixture(scope="module")
-def paged(serve_shared, release):
+def paged(serve_shared):
     """Three releases; the third needs a variable, the fourth is one nobody uses."""
     releases = (release(1, "previous"), release(2, "champion"), release(3, "challenger", tone="calm"), release(4))
     with serve_shared(*releases) as running:
@@ -102,7 +103,7 @@ def test_a_prompts_other_variables_can_be_filled(browser, paged):
     assert texts == {"You said: Why?", "You said: calmly: Why?"}
 
 
-def test_an_answer_that_fails_is_shown_and_cannot_be_voted_on(browser, serve, release):
+def test_an_answer_that_fails_is_shown_and_cannot_be_voted_on(browser, serve):
     def engine(model):
         return FakeEngine(failure=EngineError("secret") if model.version == 2 else None)
 
@@ -116,7 +117,7 @@ def test_an_answer_that_fails_is_shown_and_cannot_be_voted_on(browser, serve, re
         assert not browser.run(VOTABLE)
 
 
-def test_stopping_cancels_both_generations(browser, serve, release):
+def test_stopping_cancels_both_generations(browser, serve):
     with serve(
         release(1, "champion"), release(2, "challenger"), engine=lambda model: FakeEngine(word_seconds=0.3)
     ) as running:
@@ -135,7 +136,7 @@ def test_stopping_cancels_both_generations(browser, serve, release):
         assert [record.outcome for record in running.records()] == ["cancelled"] * 2
 
 
-def test_where_keys_exist_the_page_asks_for_one_and_keeps_it_in_the_tab_alone(browser, tmp_path, release):
+def test_where_keys_exist_the_page_asks_for_one_and_keeps_it_in_the_tab_alone(browser, tmp_path):
     releases = release(1, "champion"), release(2, "challenger")
     with with_key(tmp_path, *releases, name="person") as (running, secret):
         browser.open(running.url + "/")

@@ -13,6 +13,7 @@ from llmops.production_log import read_predictions
 from llmops.tabular import columns_of
 from service import predictions as predict_batching
 from service.routes.predict import MOST_ROWS, example_row, row_schema
+from tests.at_once import wait_until
 from tests.service.conftest import assert_refused, bearer
 from tests.service.tabular_models import BIKE, WINE, Classes, Hours, row, version
 
@@ -251,7 +252,7 @@ def may_end():
     event.set()
 
 
-def test_rows_beyond_what_may_wait_are_told_to_come_back(serve_bikes, monkeypatch, wait_until, may_end):
+def test_rows_beyond_what_may_wait_are_told_to_come_back(serve_bikes, monkeypatch, may_end):
     reached = threading.Event()
 
     def wait(_):
@@ -268,7 +269,7 @@ def test_rows_beyond_what_may_wait_are_told_to_come_back(serve_bikes, monkeypatc
         assert held.result().status_code == 200
 
 
-def test_a_prediction_that_takes_too_long_and_a_client_that_leaves_are_logged(serve_bikes, wait_until, may_end):
+def test_a_prediction_that_takes_too_long_and_a_client_that_leaves_are_logged(serve_bikes, may_end):
     with serve_bikes(lambda _: may_end.wait(30), engine_timeout=0.5) as gateway:
         assert ask(gateway, row()).status_code == 504
         with pytest.raises(httpx.ReadTimeout):

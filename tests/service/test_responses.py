@@ -6,7 +6,8 @@ from llmops.engines.fake import FakeEngine
 from llmops.errors import ContextTooLong, EngineError, EngineRejected
 from llmops.generation import EXTRAS, Chunk, Usage
 from llmops.traffic_policy import TrafficPolicy
-from tests.service.conftest import assert_refused, events_of
+from tests.at_once import wait_until
+from tests.service.conftest import assert_refused, events_of, release
 
 
 def respond(gateway, **fields):
@@ -102,7 +103,7 @@ def test_a_stream_is_of_named_events_and_has_no_other_end(shared_gateway):
 
 
 @pytest.fixture(scope="module")
-def prompts(serve_shared, release):
+def prompts(serve_shared):
     """qa@1 and qa@3 in releases of their own, qa@2 in the champion."""
     releases = [release(1), release(2, "champion", temperature=0.5), release(3, tone="polite")]
     with serve_shared(*releases) as gateway:
@@ -119,7 +120,8 @@ def test_a_prompt_and_its_variables_are_served_by_the_model_named(prompts, versi
     assert seen(prompts)[0] == ("system", "Answer as release 3.")
     assert (reply.headers["x-llmops-prompt"], reply.headers["x-llmops-model"]) == ("qa@3", "tiny@1")
     assert "x-llmops-release" not in reply.headers
-    assert (reply.json()["model"], reply.json()["prompt"]["version"]) == ("tiny@1", "3")
+    told = reply.json()["prompt"]
+    assert (reply.json()["model"], told["id"], told["version"]) == ("tiny@1", "qa", "3")
     record = prompts.records()[-1]
     assert (record.release, record.prompt, record.model) == (None, "qa@3", "tiny@1")
     del variables["question"]  # which the input may fill
@@ -138,7 +140,7 @@ def test_a_version_that_the_named_release_uses_is_that_release_and_without_one_a
     assert respond(prompts, prompt=prompt, model="tiny@1").json()["error"]["param"] == "prompt.variables.tone"
 
 
-def test_without_a_version_a_canary_still_routes(serve, release, wait_until):
+def test_without_a_version_a_canary_still_routes(serve):
     with serve(release(1, "champion"), release(2, "challenger")) as gateway:
         gateway.source.set_policy("assistant", TrafficPolicy(canary=1.0))
         asked = {"prompt": {"id": "qa", "variables": {"question": "why?"}}}

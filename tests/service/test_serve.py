@@ -17,6 +17,7 @@ from llmops.settings import Settings
 from llmops.tabular import Column, RowSchema
 from llmops.versions import ModelVersion
 from service.serve import registry_on_demand, serve
+from tests.at_once import wait_until
 from tests.service.conftest import PROMPT
 from tests.service.test_server import free_port
 
@@ -73,7 +74,7 @@ def named(parent, part):
 
 
 @pytest.mark.slow
-def test_what_dies_is_started_again_and_nothing_outlives_the_parent(environment, tmp_path, wait_until):
+def test_what_dies_is_started_again_and_nothing_outlives_the_parent(environment, tmp_path):
     with serving(environment) as (parent, http):
         wait_until(lambda: status(http) == 200, 90)
         assert ask(http).json()["choices"][0]["message"]["content"] == "You said: hello"
@@ -97,7 +98,7 @@ def test_what_dies_is_started_again_and_nothing_outlives_the_parent(environment,
 
 
 @pytest.mark.slow
-def test_a_registry_that_is_away_at_the_start_is_said_and_holds_up_no_shutdown(environment, wait_until):
+def test_a_registry_that_is_away_at_the_start_is_said_and_holds_up_no_shutdown(environment):
     away = {**environment, "LLMOPS_TRACKING_URI": f"http://127.0.0.1:{free_port()}"}
     with serving(away) as (parent, http):
         wait_until(lambda: status(http, "/livez") == 200, 180)
@@ -149,7 +150,7 @@ def predict(http):
 
 
 @pytest.mark.slow
-def test_the_registrys_tabular_models_are_served_by_every_worker_without_an_engine(tmp_path, train, wait_until):
+def test_the_registrys_tabular_models_are_served_by_every_worker_without_an_engine(tmp_path, train):
     train(0.0)
     clean = {name: value for name, value in os.environ.items() if not name.startswith("LLMOPS_")}
     with serving({**clean, "LLMOPS_HOME": str(tmp_path)}) as (_, http):
@@ -196,7 +197,7 @@ def answers(url):
 
 
 @pytest.mark.parametrize("killed", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_a_gateway_ends_with_the_block_and_with_who_started_it_killed_too(tmp_path, wait_until, killed):
+def test_a_gateway_ends_with_the_block_and_with_who_started_it_killed_too(tmp_path, killed):
     command = [sys.executable, "-c", _STARTER, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as starter:
         url = starter.stdout.readline().strip()

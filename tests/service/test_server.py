@@ -19,6 +19,7 @@ from deploy.services.servers import free_port
 from llmops.errors import CannotRun, UsageError
 from llmops.production_log import ProductionLog
 from service.server import Workers, bound_socket
+from tests.at_once import wait_until
 
 DRAIN_SECONDS = 60.0
 
@@ -60,7 +61,7 @@ def pids(workers):
 @pytest.mark.parametrize(
     "how", [[signal.SIGSTOP, signal.SIGKILL], pytest.param([signal.SIGSTOP], marks=pytest.mark.slow)]
 )
-def test_a_worker_that_is_killed_or_frozen_is_replaced(wait_until, how):
+def test_a_worker_that_is_killed_or_frozen_is_replaced(how):
     said = []
 
     def scenario(workers, url):
@@ -78,7 +79,7 @@ def test_a_worker_that_is_killed_or_frozen_is_replaced(wait_until, how):
     assert said[0] is not None, "and when it does"
 
 
-def test_a_frozen_worker_does_not_delay_the_end(wait_until):
+def test_a_frozen_worker_does_not_delay_the_end():
     seen = []
 
     def scenario(workers, url):
@@ -92,7 +93,7 @@ def test_a_frozen_worker_does_not_delay_the_end(wait_until):
     assert workers.processes[1].exitcode in (0, -signal.SIGTERM)  # the second before it has started
 
 
-def test_a_gateway_that_ends_answers_every_connection_that_it_has_and_refuses_others(wait_until, tmp_path):
+def test_a_gateway_that_ends_answers_every_connection_that_it_has_and_refuses_others(tmp_path):
     released = tmp_path / "released"
     served = threading.Event()
 
@@ -116,7 +117,7 @@ def test_a_gateway_that_ends_answers_every_connection_that_it_has_and_refuses_ot
 
 
 @pytest.mark.slow
-def test_workers_that_never_could_start_end_the_gateway(wait_until):
+def test_workers_that_never_could_start_end_the_gateway():
     workers = supervise(lambda workers, _: wait_until(workers.should_exit.is_set), "no_app", lifespan="on")
     assert workers.failed_to_start
 
@@ -155,7 +156,7 @@ def test_a_taken_port_is_said_clearly_and_a_wrong_one_too():
         bound_socket("127.0.0.1", 70000)
 
 
-def test_sigterm_lets_open_requests_end(tmp_path, wait_until):
+def test_sigterm_lets_open_requests_end(tmp_path):
     port = free_port()
     script = [sys.executable, "-c", DRAINING, str(tmp_path), str(port)]
     with subprocess.Popen(script, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -13,7 +13,8 @@ from llmops.versions import RegisteredVersions
 from service.error_map import ApiError
 from service.predictions import tabular_models
 from service.snapshot import Router, Snapshot
-from tests.service.conftest import asking, model_version
+from tests.at_once import wait_until
+from tests.service.conftest import asking, model_version, release
 from tests.service.static_releases import StaticReleases
 from tests.service.tabular_models import WINE, Gated, row, version
 
@@ -26,7 +27,7 @@ def opener():
 
 
 @pytest.fixture
-def serve_two(serve, release, opener):
+def serve_two(serve, opener):
     """`with serve_two() as gateway:` two versions of an app and of a tabular model, loaded when `opener` lets them."""
 
     def engine(model):
@@ -58,7 +59,7 @@ def move_champions(gateway, to):
         gateway.source.set_alias(name, "champion", to)
 
 
-def test_a_new_champion_is_served_only_when_it_is_loaded(serve_two, opener, wait_until):
+def test_a_new_champion_is_served_only_when_it_is_loaded(serve_two, opener):
     with serve_two() as gateway:
         opener.may_load.clear()
         move_champions(gateway, to=2)
@@ -71,7 +72,7 @@ def test_a_new_champion_is_served_only_when_it_is_loaded(serve_two, opener, wait
         assert predict(gateway, "bike@1").json()["predictions"] == [1.0]
 
 
-def test_a_new_champion_that_cannot_be_loaded_leaves_the_old_one_serving(serve_two, opener, wait_until):
+def test_a_new_champion_that_cannot_be_loaded_leaves_the_old_one_serving(serve_two, opener):
     opener.failing["tiny@2"] = EngineUnavailable("weights are missing")
     opener.failing["bike@2"] = CannotRun("the estimator holds a type that is not trusted")
     with serve_two() as gateway:
@@ -83,7 +84,7 @@ def test_a_new_champion_that_cannot_be_loaded_leaves_the_old_one_serving(serve_t
         wait_until(lambda: not held_back(gateway))
 
 
-def test_moving_an_alias_fails_no_prediction(serve, wait_until, opener):
+def test_moving_an_alias_fails_no_prediction(serve, opener):
     with (
         serve(tabular=[version(1, "champion"), version(2)], open_tabular=opener) as gateway,
         asking(gateway, {"rows": [row(1)]}, path="/v1/predict/bike") as replies,
@@ -98,7 +99,7 @@ def test_moving_an_alias_fails_no_prediction(serve, wait_until, opener):
     assert seen == {(200, f"bike@{number}", f"bike@{number}", float(number)) for number in (1, 2)}
 
 
-def test_a_gateway_of_tabular_models_alone_is_ready_when_they_are_loaded(serve, wait_until, opener):
+def test_a_gateway_of_tabular_models_alone_is_ready_when_they_are_loaded(serve, opener):
     opener.may_load.clear()
     with serve(tabular=[version(1, "champion"), version(2)], open_tabular=opener, until_ready=False) as gateway:
         wait_until(lambda: opener.opened)
@@ -110,7 +111,7 @@ def test_a_gateway_of_tabular_models_alone_is_ready_when_they_are_loaded(serve, 
         assert (gateway.engines, predict(gateway).json()["model"]) == ({}, "bike@1")
 
 
-def test_a_first_champion_that_cannot_be_loaded_is_not_ready_and_others_serve(serve, wait_until, release, opener):
+def test_a_first_champion_that_cannot_be_loaded_is_not_ready_and_others_serve(serve, opener):
     opener.failing["bike@1"] = CannotRun("model.skops is missing")
     broken = [version(1, "champion")]
     with serve(release(1, "champion"), tabular=broken, open_tabular=opener, until_ready=False) as gateway:
@@ -122,7 +123,7 @@ def test_a_first_champion_that_cannot_be_loaded_is_not_ready_and_others_serve(se
         assert [(record.status, record.outcome) for record in gateway.records()] == [(503, "error"), (200, "ok")]
 
 
-def test_an_app_that_vanishes_while_it_is_served_is_served_on_and_told(serve, release, wait_until):
+def test_an_app_that_vanishes_while_it_is_served_is_served_on_and_told(serve):
     gone, stays = release(1, "champion"), release(1, "champion", app="payroll")
     with serve(gone, stays) as gateway:
         gateway.source.remove("assistant")
@@ -135,7 +136,7 @@ def test_an_app_that_vanishes_while_it_is_served_is_served_on_and_told(serve, re
         wait_until(lambda: not readiness(gateway)["warnings"])
 
 
-def test_before_the_registry_was_read_requests_are_told_to_come_back(serve, release, wait_until, opener):
+def test_before_the_registry_was_read_requests_are_told_to_come_back(serve, opener):
     opener.may_load.clear()
     with serve(
         release(1, "champion"), engine=lambda _: opener(version()) and FakeEngine(), until_ready=False
@@ -155,7 +156,7 @@ def test_before_the_registry_was_read_requests_are_told_to_come_back(serve, rele
         wait_until(gateway.ready)
 
 
-def test_a_canary_begins_when_the_challengers_engine_is_loaded_and_ends_when_cleared(serve, release, wait_until):
+def test_a_canary_begins_when_the_challengers_engine_is_loaded_and_ends_when_cleared(serve):
     may_load = threading.Event()
 
     def engine(model):
@@ -175,7 +176,7 @@ def test_a_canary_begins_when_the_challengers_engine_is_loaded_and_ends_when_cle
         wait_until(lambda: gateway.chat().json()["model"] == "assistant@1")
 
 
-def test_a_promotion_of_the_challenger_ends_its_canary(serve, release, wait_until):
+def test_a_promotion_of_the_challenger_ends_its_canary(serve):
     with serve(release(1, "champion"), release(2, "challenger")) as gateway:
         gateway.source.set_policy("assistant", TrafficPolicy(canary=0.5, shadow=1.0))
         wait_until(lambda: gateway.app.state.gateway.keeper.snapshot.splits)
@@ -223,7 +224,7 @@ async def test_a_tabular_models_failure_is_told_and_tried_again_after_a_moment(o
         await tabular_models(None).model(version(1))
 
 
-def test_a_name_that_nothing_has_is_answered_with_those_there_are(release):
+def test_a_name_that_nothing_has_is_answered_with_those_there_are():
     of_one = Snapshot(StaticReleases([release(1)]).registered())
     many = Snapshot(RegisteredVersions({}, tuple(model_version(version=number) for number in range(1, 40))))
     for snapshot, known in (
@@ -235,7 +236,7 @@ def test_a_name_that_nothing_has_is_answered_with_those_there_are(release):
             snapshot.resolve("assistant")
 
 
-def test_a_policy_splits_an_app_only_with_two_different_releases_and_something_to_share_or_says_that_it_rests(release):
+def test_a_policy_splits_an_app_only_with_two_different_releases_and_something_to_share_or_says_that_it_rests():
     source = StaticReleases([release(1, "champion"), release(2), release(1, "champion", "challenger", app="other")])
     shared = TrafficPolicy(canary=1.0, shadow=1.0)
     for app in ("assistant", "other", "absent"):
@@ -257,7 +258,7 @@ def test_a_policy_splits_an_app_only_with_two_different_releases_and_something_t
     assert Snapshot(source.registered()).splits == {}
 
 
-def test_an_app_held_back_keeps_its_releases_but_not_its_policy(release):
+def test_an_app_held_back_keeps_its_releases_but_not_its_policy():
     source = StaticReleases([release(1, "champion"), release(2, "challenger"), release(3)])
     source.set_policy("assistant", TrafficPolicy(canary=0.1))
     older = Snapshot(source.registered())

@@ -10,6 +10,7 @@ import pytest
 from llmops.errors import StoreUnavailable
 from llmops.keys import KeyStore
 from llmops.production_log import ProductionLog
+from tests.at_once import wait_until
 
 
 def replace(log):
@@ -60,7 +61,7 @@ CHAT = {"model": "assistant", "messages": [{"role": "user", "content": "hello"}]
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_a_log_that_is_damaged_while_it_is_open_is_told_and_every_request_refused(keyed, tmp_path, wait_until, damage):
+def test_a_log_that_is_damaged_while_it_is_open_is_told_and_every_request_refused(keyed, tmp_path, damage):
     with keyed() as gateway:
         assert gateway.get("/v1/chat/completions", CHAT).status_code == 200
         damage(tmp_path / "log.db")
@@ -72,7 +73,7 @@ def test_a_log_that_is_damaged_while_it_is_open_is_told_and_every_request_refuse
         wait_until(lambda: any(str(tmp_path) in reason for reason in gateway.get("/readyz").json()["reasons"]))
 
 
-def test_a_log_that_comes_back_is_written_again(keyed, tmp_path, wait_until, monkeypatch):
+def test_a_log_that_comes_back_is_written_again(keyed, tmp_path, monkeypatch):
     monkeypatch.setattr("service.log_writer.RETRY_SECONDS", 0.02)
     with keyed() as gateway:
         log, aside = tmp_path / "log.db", tmp_path / "aside.db"
@@ -83,7 +84,7 @@ def test_a_log_that_comes_back_is_written_again(keyed, tmp_path, wait_until, mon
         assert gateway.get("/v1/chat/completions", CHAT).status_code == 200
 
 
-def test_a_keys_table_that_is_dropped_lets_nobody_new_in(keyed, tmp_path, wait_until):
+def test_a_keys_table_that_is_dropped_lets_nobody_new_in(keyed, tmp_path):
     with keyed() as gateway:
         with contextlib.closing(sqlite3.connect(tmp_path / "log.db")) as other:
             other.execute("DROP TABLE gateway_keys")

@@ -16,7 +16,7 @@ from llmops.production_log import LogRecord
 from llmops.settings import Settings
 from service.json_route import read_body
 from service.tracing import Tracing, open_tracing, trace_context
-from tests.service.conftest import listening
+from tests.service.conftest import listening, release
 from tests.service.tabular_models import Hours, row, version
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -142,7 +142,7 @@ def test_a_failure_is_marked_by_its_class_and_not_by_its_text(receiver, trace):
     assert b"secret" not in b"".join(receiver.bodies)
 
 
-def test_each_request_to_the_gateway_is_a_span(serve, receiver, release):
+def test_each_request_to_the_gateway_is_a_span(serve, receiver):
     models = {"tabular": [version(2, "champion")], "open_tabular": lambda _: Hours()}
     with serve(release(1, "champion"), otel_endpoint=receiver.url, **models) as running:
         running.chat(stream=True)

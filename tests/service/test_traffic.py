@@ -21,7 +21,8 @@ from service.error_map import ApiError
 from service.exchange import AnswerRequest, Arrival
 from service.shadow import AT_ONCE, MOST_WAITING, Shadow
 from service.snapshot import Router, Snapshot, Target, position
-from tests.service.conftest import ANSWERABLE, asking, caller
+from tests.at_once import wait_until
+from tests.service.conftest import ANSWERABLE, asking, caller, release
 from tests.service.static_releases import StaticReleases
 
 pytestmark = pytest.mark.anyio
@@ -33,7 +34,7 @@ COUNT = 1000
 
 
 @pytest.fixture(scope="module")
-def snapshot_with(release):
+def snapshot_with():
     """Makes a snapshot of `assistant@1` (champion), `assistant@2` (challenger) and a policy."""
 
     def make(policy, *challenger_aliases):
@@ -161,7 +162,7 @@ def heard(reply):
     return reply.status_code, " ".join(words), " ".join(names)
 
 
-def test_flips_of_the_champion_under_load_fail_nothing_and_mix_nothing(serve, release):
+def test_flips_of_the_champion_under_load_fail_nothing_and_mix_nothing(serve):
     def engine(model):
         name = {1: "first", 2: "second"}[model.version]
         return FakeEngine(lambda request: f"{name} {request.messages[0]['content']}", word_seconds=0.001)
@@ -225,7 +226,7 @@ class Stage:
         await self.until(lambda: len(self.told) >= count)
 
 
-async def test_what_the_challenger_answers_is_recorded_beside_the_request_it_shadows(release):
+async def test_what_the_challenger_answers_is_recorded_beside_the_request_it_shadows():
     async with Stage(FakeEngine()) as stage:
         stage.submit(release(2, "challenger"), stream=True, user="u")
         await stage.ended()
@@ -243,7 +244,7 @@ async def test_what_the_challenger_answers_is_recorded_beside_the_request_it_sha
 @pytest.mark.parametrize(
     ("failure", "status"), [(EngineError("broke"), 502), (RuntimeError("a bug"), 500)], ids=["engine", "bug"]
 )
-async def test_a_failure_is_recorded_and_the_next_one_runs(release, failure, status):
+async def test_a_failure_is_recorded_and_the_next_one_runs(failure, status):
     async with Stage(FakeEngine(failure=failure)) as stage:
         stage.submit(release(2))
         stage.submit(release(2))
@@ -253,7 +254,7 @@ async def test_a_failure_is_recorded_and_the_next_one_runs(release, failure, sta
     assert stage.told == ["failed", "failed"]
 
 
-async def test_what_the_challenger_cannot_do_is_a_failure_of_its_own(release):
+async def test_what_the_challenger_cannot_do_is_a_failure_of_its_own():
     async with Stage(FakeEngine()) as stage:
         stage.submit(release(2), extras={"logit_bias": {"5": 1}})
         stage.submit(release(2, tone="tone"))  # its prompt has a variable which the request does not fill
@@ -264,7 +265,7 @@ async def test_what_the_challenger_cannot_do_is_a_failure_of_its_own(release):
     assert [record.status for record in stage.log] == [400, 400]
 
 
-async def test_one_that_takes_too_long_is_given_up(release):
+async def test_one_that_takes_too_long_is_given_up():
     async with Stage(FakeEngine(word_seconds=5), seconds=0.05) as stage:
         stage.submit(release(2))
         await stage.ended()
@@ -273,7 +274,7 @@ async def test_one_that_takes_too_long_is_given_up(release):
 
 
 @pytest.mark.parametrize("full", [False, True])
-async def test_it_does_not_start_while_production_waits_nor_in_a_full_engine(release, full):
+async def test_it_does_not_start_while_production_waits_nor_in_a_full_engine(full):
     async with Stage(FakeEngine(failure=EngineBusy("full") if full else None)) as stage:
         stage.waits = not full
         stage.submit(release(2))
@@ -281,7 +282,7 @@ async def test_it_does_not_start_while_production_waits_nor_in_a_full_engine(rel
     assert (stage.told, bool(stage.engine.requests), stage.log) == (["dropped"], full, [])
 
 
-async def test_it_stops_when_production_begins_to_wait(release, monkeypatch):
+async def test_it_stops_when_production_begins_to_wait(monkeypatch):
     monkeypatch.setattr(shadow_module, "LOOK_SECONDS", 0.01)
     async with Stage(FakeEngine(word_seconds=5)) as stage:
         stage.submit(release(2))
@@ -292,7 +293,7 @@ async def test_it_stops_when_production_begins_to_wait(release, monkeypatch):
     assert (stage.told, stage.log) == (["dropped"], [])
 
 
-async def test_few_run_at_once_and_few_wait(release):
+async def test_few_run_at_once_and_few_wait():
     async with Stage(FakeEngine(word_seconds=5)) as stage:
         for number in range(AT_ONCE):
             stage.submit(release(2), request_id=f"r{number}")
@@ -305,7 +306,7 @@ async def test_few_run_at_once_and_few_wait(release):
     assert stage.engine.closed
 
 
-async def test_a_log_that_fails_does_not_end_the_shadow(release):
+async def test_a_log_that_fails_does_not_end_the_shadow():
     async with Stage(FakeEngine()) as stage:
 
         async def broken(_):
@@ -318,7 +319,7 @@ async def test_a_log_that_fails_does_not_end_the_shadow(release):
     assert stage.told == ["failed", "failed"]
 
 
-def test_through_the_gateway_only_the_champion_is_heard(serve, release, wait_until):
+def test_through_the_gateway_only_the_champion_is_heard(serve):
     def engine(model):
         return FakeEngine(lambda request: request.messages[0]["content"])
 

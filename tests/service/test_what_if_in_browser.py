@@ -7,6 +7,8 @@ import threading
 import pytest
 
 from llmops.errors import EngineError
+from tests.at_once import wait_until
+from tests.service.conftest import release
 from tests.service.tabular_models import WINE, Classes, Hours, row, version
 from tests.service.test_page import with_key
 from tests.service.test_page_in_browser import VOTABLE, ask, choose, opened
@@ -23,7 +25,7 @@ def predictor(asked):
 
 
 @pytest.fixture(scope="module")
-def modelled(serve_shared, release):
+def modelled(serve_shared):
     releases = release(1, "previous"), release(2, "champion")
     with serve_shared(*releases, tabular=[*BIKES, *WINES], open_tabular=predictor) as running:
         yield running
@@ -153,7 +155,7 @@ def test_a_version_that_reads_other_rows_or_fails_says_so_beside_the_one_that_an
             assert browser.run("document.querySelectorAll('#what-chart .line').length") == 1
 
 
-def test_changes_made_while_it_is_asked_are_asked_once_when_the_answer_has_come(browser, serve, wait_until):
+def test_changes_made_while_it_is_asked_are_asked_once_when_the_answer_has_come(browser, serve):
     may_answer, reached = threading.Event(), threading.Event()
 
     def wait(_):

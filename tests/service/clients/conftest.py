@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llmops.engines.fake import FakeEngine, echo
-from tests.service.conftest import embed
+from tests.service.conftest import embed, release
 
 NODE = Path.home() / ".cache" / "llmops-test-clients" / "node"
 PERSON = {"name": "Ada", "age": 36}
@@ -19,7 +19,7 @@ def answer(request):
 
 
 @pytest.fixture(scope="module")
-def clients_gateway(serve_shared, release):
+def clients_gateway(serve_shared):
     releases = [release(1), release(2, "champion"), release(3, tone="polite")]
     with serve_shared(*releases, engine=lambda model: FakeEngine(answer, name=model.ref), embed=embed) as gateway:
         yield gateway

@@ -61,12 +61,6 @@ def test_chat_async_many_at_once_and_streamed(base_url):
     assert asyncio.run(work()) == ({SAID}, SAID)
 
 
-def test_headers_of_the_raw_reply_name_the_versions(client):
-    raw = client.chat.completions.with_raw_response.create(model="assistant", messages=MESSAGES)
-    assert raw.headers["x-llmops-release"] == "assistant@2"
-    assert raw.parse()._request_id == raw.headers["x-request-id"]
-
-
 def test_prompt_variables_go_in_the_extra_body(client):
     extra = {"prompt_variables": {"tone": "polite"}}
     reply = client.chat.completions.create(model="assistant@3", messages=MESSAGES, extra_body=extra)
@@ -132,15 +126,6 @@ def test_responses(client):
     assert [each.to_dict() for each in item.content] == [part]
     turns = [*MESSAGES, *reply.output, {"role": "user", "content": "second"}]
     assert client.responses.create(model="assistant", input=turns).output_text == "You said: second"
-
-
-def test_responses_with_a_registered_prompt(client):
-    prompt = {"id": "qa", "version": "3", "variables": {"question": "why?", "tone": "polite"}}
-    reply = client.responses.create(model="tiny@1", prompt=prompt)
-    assert reply.output_text == "You said: polite: why?"
-    assert (reply.prompt.id, reply.prompt.version) == ("qa", "3")
-    raw = client.responses.with_raw_response.create(model="tiny@1", prompt=prompt)
-    assert (raw.headers["x-llmops-prompt"], raw.headers["x-llmops-model"]) == ("qa@3", "tiny@1")
 
 
 def test_responses_streamed(client):

@@ -24,37 +24,30 @@ def run(*command, **options):
 
 @pytest.fixture
 def curl(base_url):
-    """Runs `curl … URL`, which posts a chat; returns its exit code and what it printed."""
+    """Runs `curl … URL`, which posts a chat; returns what it printed."""
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
 
     def call(*arguments, path="chat/completions", **fields):
         body = {"model": "assistant", "messages": [{"role": "user", "content": "hello world"}], **fields}
         done = run("curl", "-sS", *arguments, f"{base_url}/{path}", "-d", json.dumps(body))
-        return done.returncode, done.stdout
+        return done.stdout
 
     return call
 
 
 def test_curl_chats_and_streams_and_reads_the_headers(curl):
-    _, reply = curl(*JSON)
+    reply = curl(*JSON)
     assert json.loads(reply)["choices"][0]["message"]["content"] == SAID
-    _, streamed = curl("-N", *JSON, stream=True)
+    streamed = curl("-N", *JSON, stream=True)
     events = [line for line in streamed.splitlines() if line]
     assert all(event.startswith("data: ") for event in events)
     assert events[-1] == "data: [DONE]"
-    _, reply = curl("-i", "-H", "x-request-id: mine", *JSON)
+    reply = curl("-i", "-H", "x-request-id: mine", *JSON)
     head = reply.partition("\r\n\r\n")[0].lower().splitlines()
     assert {"x-request-id: mine", "x-llmops-release: assistant@2", "x-llmops-model: tiny@2"} <= set(head)
-    _, reply = curl("-H", "expect: 100-continue", *JSON)  # as it does for large bodies
+    reply = curl("-H", "expect: 100-continue", *JSON)  # as it does for large bodies
     assert json.loads(reply)["model"] == "assistant@2"
-
-
-def test_curl_is_told_what_is_wrong(curl):
-    _, reply = curl()
-    assert "content-type: application/json" in json.loads(reply)["error"]["message"]
-    code, _ = curl("--fail", *JSON, model="nobody")
-    assert code != 0
 
 
 @pytest.fixture(scope="module")
