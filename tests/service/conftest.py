@@ -117,6 +117,13 @@ def events_of(reply: httpx.Response) -> list[Any]:
     return [item if item == "[DONE]" else json.loads(item) for item in data]
 
 
+class Sent(list[Any]):
+    """An ASGI `send`, and the messages that it was given."""
+
+    async def __call__(self, message: Any) -> None:
+        self.append(message)
+
+
 def assert_refused(reply: httpx.Response, param: str | None, words: str = "", status: int = 400) -> None:
     error = reply.json()["error"]
     assert (reply.status_code, error["param"]) == (status, param), reply.text

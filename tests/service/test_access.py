@@ -13,6 +13,7 @@ from llmops.settings import Settings
 from service.access import ANONYMOUS, Access, AccessCheck
 from service.error_map import ApiError
 from tests.at_once import wait_until
+from tests.service.conftest import Sent
 from tests.service.conftest import bearer as bearer_header
 
 pytestmark = pytest.mark.anyio
@@ -222,16 +223,13 @@ async def test_limits_survive_a_look_at_the_keys(key_store, tmp_path):
     ],
 )
 async def test_whether_a_caller_is_local_is_told_by_the_address_it_came_to(key_store, tmp_path, server, status):
-    sent = []
-
-    async def send(message):
-        sent.append(message)
+    sent = Sent()
 
     async def app(scope, receive, send):
         await send({"status": 200})
 
     scope = {"type": "http", "path": "/v1/models", "headers": [], "server": server, "state": {"reply_headers": []}}
-    await AccessCheck(app, await looked(key_store, tmp_path))(scope, None, send)
+    await AccessCheck(app, await looked(key_store, tmp_path))(scope, None, sent)
     assert sent[0]["status"] == status
 
 

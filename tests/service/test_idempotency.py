@@ -15,7 +15,7 @@ from service.error_map import ApiError
 from service.idempotency import Idempotency, IdempotentReply, fingerprint, key_of, send_stored
 from service.log_writer import LogWriter
 from tests.at_once import wait_until
-from tests.service.conftest import caller
+from tests.service.conftest import Sent, caller
 
 pytestmark = pytest.mark.anyio
 HEADERS = [
@@ -40,11 +40,7 @@ def log(tmp_path):
 
 async def ended(writer, claim, body=b"{}", of=None):
     """Has the request end with that reply, and its record be written."""
-
-    async def send(_):
-        pass
-
-    reply = IdempotentReply(claim, send)
+    reply = IdempotentReply(claim, Sent())
     await reply.send({"type": "http.response.start", "headers": HEADERS})
     await reply.send({"type": "http.response.body", "body": body})
     of = of or record()
@@ -86,12 +82,8 @@ async def test_a_repetition_gets_the_reply_and_leaves_one_record(log):
         assert isinstance(claim, ClaimedKey)
         await ended(writer, claim)
         reply = await keys.begin(ANNA, "k", "print")
-    sent = []
-
-    async def send(message):
-        sent.append(message)
-
-    await send_stored(reply, send)
+    sent = Sent()
+    await send_stored(reply, sent)
     assert (sent[0]["status"], sent[1]["body"], log.count()) == (200, b"{}", 1)
     assert sent[0]["headers"] == [
         (b"content-type", b"application/json"), (b"x-llmops-release", b"assistant@1"), (b"content-length", b"2"),

@@ -14,7 +14,7 @@ import pytest
 from llmops.json_logs import MOST_QUEUED, configure_logging
 from service.request_context import RequestContext
 from service.tracing import Tracing
-from tests.service.conftest import caller
+from tests.service.conftest import Sent, caller
 
 pytestmark = pytest.mark.anyio
 LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.access")
@@ -81,10 +81,7 @@ async def answering(status, request, error=None):
     async def receive():
         return {"type": "http.request", "body": b"secret question"}
 
-    async def send(_message):
-        pass
-
-    await RequestContext(app, lambda _: None, Tracing())(request, receive, send)
+    await RequestContext(app, lambda _: None, Tracing())(request, receive, Sent())
 
 
 def test_a_line_is_one_json_object_also_with_an_exception_or_of_a_wrong_format():
