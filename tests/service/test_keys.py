@@ -1,9 +1,7 @@
 """Keys over HTTP: what each opens on every route, with Idempotency-Key; token budgets and their leases."""
 
 import asyncio
-import functools
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import pytest
 import sqlalchemy as sa
@@ -15,7 +13,7 @@ from llmops.production_log.budgets import BudgetState
 from llmops.production_log.tables import token_reservations
 from service.error_map import ApiError
 from service.key_limits import Budgets
-from tests.service.conftest import ANSWERABLE, bearer, embed, release, serving
+from tests.service.conftest import ANSWERABLE, bearer, embed, release
 
 MODEL = "all-minilm-l6-v2"
 ROUTES = list(ANSWERABLE.items())
@@ -128,74 +126,62 @@ def test_repeated_embeddings_are_made_and_logged_once(ask):
     assert [record.input for record in ask.log.read()].count("once") == 1
 
 
-@contextmanager
-def gateway_with(key_store, tmp_path, engine=FakeEngine):
-    """A gateway that serves `assistant@1` to holders of keys."""
-    with serving(tmp_path, engine=lambda model: engine(name=model.ref), keys=key_store) as gateway:
-        yield gateway.http, gateway.log
-
-
-def chat(http, text, **fields):
-    body = {"model": "assistant", "messages": [{"role": "user", "content": "hello"}], **fields}
-    return http.post("/v1/chat/completions", json=body, headers=bearer(text))
+@pytest.fixture
+def serve_holders(serve, key_store):
+    """`with serve_holders(script=…) as gateway:` for holders of keys, with a fake engine made so."""
+    return lambda **engine: serve(engine=lambda _: FakeEngine(**engine), keys=key_store)
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_answers_tokens_use_up_the_budget_of_its_key_also_after_a_restart(key_store, tmp_path, stream):
-    _, text = key_store.create(tokens_per_day=1)
-    with gateway_with(key_store, tmp_path) as (http, _):
-        assert chat(http, text, stream=stream).status_code == 200
-    with gateway_with(key_store, tmp_path) as (http, log):
-        reply = chat(http, text, stream=stream)
+def test_an_answers_tokens_use_up_the_budget_of_its_key_also_after_a_restart(key_store, serve_holders, stream):
+    headers = bearer(key_store.create(tokens_per_day=1)[1])
+    with serve_holders() as gateway:
+        assert gateway.chat(headers=headers, stream=stream).status_code == 200
+    with serve_holders() as gateway:
+        reply = gateway.chat(headers=headers, stream=stream)
         assert (reply.status_code, reply.json()["error"]["code"]) == (429, "rate_limit_exceeded")
         assert 0 < int(reply.headers["retry-after"]) <= 86_400
         assert reply.headers["x-ratelimit-remaining-tokens"] == "0"
         assert reply.headers["x-request-id"]
-        assert [record.outcome for record in log.read()] == ["ok"]
+        assert [record.outcome for record in gateway.records()] == ["ok"]
 
 
-def test_streams_at_once_overdraw_a_budget_by_no_more_than_one_of_them(key_store, tmp_path):
-    _, text = key_store.create(tokens_per_minute=400)
-    engine = functools.partial(FakeEngine, lambda _: "word " * 50, slots=100)
-    with gateway_with(key_store, tmp_path, engine) as (http, log), ThreadPoolExecutor(30) as threads:
-        statuses = list(threads.map(lambda _: chat(http, text, stream=True, max_tokens=50).status_code, range(60)))
-        used = [record.tokens_in + record.tokens_out for record in log.read()]
+def test_streams_at_once_overdraw_a_budget_by_no_more_than_one_of_them(key_store, serve_holders):
+    asked = {"headers": bearer(key_store.create(tokens_per_minute=400)[1]), "stream": True, "max_tokens": 50}
+    with serve_holders(answer=lambda _: "word " * 50, slots=100) as gateway, ThreadPoolExecutor(30) as threads:
+        statuses = list(threads.map(lambda _: gateway.chat(**asked).status_code, range(60)))
+        used = [record.tokens_in + record.tokens_out for record in gateway.records()]
     assert set(statuses) == {200, 429}
     assert len(used) == statuses.count(200)
     assert 0 < sum(used) < 400 + max(used)
 
 
-def test_a_refusal_tells_what_is_used_from_what_requests_under_way_hold(key_store, tmp_path):
+def test_a_refusal_tells_what_is_used_from_what_requests_under_way_hold(key_store, serve_holders):
     key, text = key_store.create(tokens_per_minute=400)
-    with gateway_with(key_store, tmp_path) as (http, log):
-        log.budgets.reserve(key.id, {"minute": 400}, 400, 60.0)
-        reply = chat(http, text)
+    with serve_holders() as gateway:
+        gateway.log.budgets.reserve(key.id, {"minute": 400}, 400, 60.0)
+        reply = gateway.chat(headers=bearer(text))
     message = reply.json()["error"]["message"]
     assert message == "this key's 400 tokens per minute are used up, but for 400 that requests under way may still take"
     assert reply.headers["retry-after"] == "1"
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_answer_whose_tokens_nobody_counted_is_charged_by_an_estimate_that_says_so(key_store, tmp_path, stream):
-    _, text = key_store.create(tokens_per_minute=20)
-
-    def uncounted(_):
-        return [Chunk("It is a long answer of many words."), Chunk("", "stop", UNKNOWN_USAGE)]
-
-    engine = functools.partial(FakeEngine, script=uncounted)
-    with gateway_with(key_store, tmp_path, engine) as (http, log):
-        statuses = [chat(http, text, stream=stream).status_code for _ in range(4)]
-        records = log.read()
+def test_an_answer_whose_tokens_nobody_counted_is_charged_by_an_estimate_that_says_so(key_store, serve_holders, stream):
+    headers = bearer(key_store.create(tokens_per_minute=20)[1])
+    uncounted = [Chunk("It is a long answer of many words."), Chunk("", "stop", UNKNOWN_USAGE)]
+    with serve_holders(script=lambda _: uncounted) as gateway:
+        statuses = [gateway.chat(headers=headers, stream=stream).status_code for _ in range(4)]
+        records = gateway.records()
     assert statuses == [200, 429, 429, 429]
     assert (records[0].tokens_in, records[0].tokens_out) == (None, None)
     assert records[0].details["estimated_tokens"] > 20
 
 
-def test_a_request_that_fails_before_anything_came_costs_nothing(key_store, tmp_path):
-    _, text = key_store.create(tokens_per_minute=1)
-    engine = functools.partial(FakeEngine, failure=EngineUnavailable("away"))
-    with gateway_with(key_store, tmp_path, engine) as (http, _):
-        assert [chat(http, text).status_code for _ in range(3)] == [503, 503, 503]
+def test_a_request_that_fails_before_anything_came_costs_nothing(key_store, serve_holders):
+    headers = bearer(key_store.create(tokens_per_minute=1)[1])
+    with serve_holders(failure=EngineUnavailable("away")) as gateway:
+        assert [gateway.chat(headers=headers).status_code for _ in range(3)] == [503, 503, 503]
 
 
 LIMIT = 64_000
