@@ -34,6 +34,7 @@ from service.slow_clients import with_header_timeout
 from tests.at_once import wait_until
 from tests.service.browser import Browser, chromium
 from tests.service.static_releases import StaticReleases
+from tests.service.tabular_models import Hours, version
 
 PROMPT = """---
 input_variable: question
@@ -187,8 +188,8 @@ def serving(
 ) -> Iterator[Running]:
     """A running gateway of the given releases (by default `assistant@1`, champion), or of tabular models alone."""
     source, engines = StaticReleases(releases or ([] if tabular else [release(1, "champion")])), {}
-    for version in tabular:
-        source.add(version)
+    for each in tabular:
+        source.add(each)
 
     def open_engine(model: ModelVersion) -> FakeEngine:
         engines[model.ref] = opened = engine(model)
@@ -238,6 +239,14 @@ def gateway(tmp_path: Path) -> Iterator[Running]:
 def shared_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """As `gateway`, one for a whole module: for tests that leave nothing behind which others see."""
     with serving(tmp_path_factory.mktemp("gateway")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def full_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """As `shared_gateway`, with an embedding model and the tabular model `bike@1` too."""
+    models = {"tabular": [version(1, "champion")], "open_tabular": lambda _: Hours(), "embed": embed}
+    with serving(tmp_path_factory.mktemp("gateway"), release(1, "champion"), **models) as running:
         yield running
 
 

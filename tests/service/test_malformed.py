@@ -12,8 +12,8 @@ import pytest
 
 from llmops.engines.fake import FakeEngine
 from tests.at_once import wait_until
-from tests.service.conftest import ANSWERABLE, embed, release
-from tests.service.tabular_models import Hours, row, version
+from tests.service.conftest import ANSWERABLE
+from tests.service.tabular_models import row
 
 CHAT, _, RESPONSES = GENERATING = tuple(ANSWERABLE)
 GOOD = {
@@ -77,16 +77,9 @@ VALUES = {
 
 
 @pytest.fixture(scope="module")
-def shared_gateway(serve_shared):
-    models = {"tabular": [version(1, "champion")], "open_tabular": lambda _: Hours()}
-    with serve_shared(release(1, "champion"), embed=embed, **models) as gateway:
-        yield gateway
-
-
-@pytest.fixture(scope="module")
-def posts(shared_gateway):
+def posts(full_gateway):
     """Every POST route there is."""
-    paths = shared_gateway.http.get("/openapi.json").json()["paths"]
+    paths = full_gateway.http.get("/openapi.json").json()["paths"]
     found = sorted(path for path, item in paths.items() if "post" in item and "{" not in path)
     assert set(found) <= set(GOOD), "add a good body of the new route to GOOD"
     return found
@@ -110,16 +103,16 @@ def send(gateway, path, content, kind=b"application/json"):
 
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
-def test_a_body_that_means_nothing_is_refused(shared_gateway, posts, body):
+def test_a_body_that_means_nothing_is_refused(full_gateway, posts, body):
     for path in posts:
-        reply = send(shared_gateway, path, body)
+        reply = send(full_gateway, path, body)
         assert_client_error(reply, path)
-    assert_serves(shared_gateway)
+    assert_serves(full_gateway)
 
 
-def test_any_value_of_any_field_is_taken_or_refused(shared_gateway, posts):
+def test_any_value_of_any_field_is_taken_or_refused(full_gateway, posts):
     """Each field of each route's own schema, and each value that could trip something."""
-    document = shared_gateway.http.get("/openapi.json").json()
+    document = full_gateway.http.get("/openapi.json").json()
     for path in posts:
         body = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
         schema = body if "$ref" not in body else document["components"]["schemas"][body["$ref"].rpartition("/")[2]]
@@ -127,10 +120,10 @@ def test_any_value_of_any_field_is_taken_or_refused(shared_gateway, posts):
             for name, value in VALUES.items():
                 good = {key: item for key, item in GOOD[path].items() if key != field}
                 text = json.dumps(good).encode()[:-1] + b', "' + field.encode() + b'": ' + value + b"}"
-                reply = send(shared_gateway, path, text)
+                reply = send(full_gateway, path, text)
                 if reply.status_code != 200:
                     assert_client_error(reply, path, field, name)
-    assert_serves(shared_gateway)
+    assert_serves(full_gateway)
 
 
 def _nested(item, value):
@@ -149,54 +142,54 @@ HALF_A_PAIR = "\ud83d"
     "value", [None, True, -1, 1.5, "", "\x00", HALF_A_PAIR, [], [[]], {}, {"a": 1}, {"type": "image_url"}], ids=ascii
 )
 def test_a_wrong_value_inside_the_body_is_taken_or_refused_and_half_a_surrogate_pair_is_refused(
-    shared_gateway, posts, value
+    full_gateway, posts, value
 ):
     for path in posts:
         for body in _nested(GOOD[path], value):
-            reply = send(shared_gateway, path, json.dumps(body).encode())  # ASCII, with the half as an escape
+            reply = send(full_gateway, path, json.dumps(body).encode())  # ASCII, with the half as an escape
             if reply.status_code != 200 or value == HALF_A_PAIR:
                 assert_client_error(reply, path, body)
-    assert_serves(shared_gateway)
+    assert_serves(full_gateway)
 
 
-def test_the_last_of_two_equal_names_counts(shared_gateway):
+def test_the_last_of_two_equal_names_counts(full_gateway):
     for path in GENERATING:
         first = b'{"model": "nobody", ' + json.dumps(GOOD[path]).encode()[1:]
-        reply = send(shared_gateway, path, first)
+        reply = send(full_gateway, path, first)
         assert reply.status_code == 200, reply.text
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "", "\xff"])
-def test_json_sent_as_something_else_is_refused(shared_gateway, posts, kind):
+def test_json_sent_as_something_else_is_refused(full_gateway, posts, kind):
     for path in posts:
-        assert_client_error(send(shared_gateway, path, json.dumps(GOOD[path]).encode(), kind.encode("latin-1")), path)
+        assert_client_error(send(full_gateway, path, json.dumps(GOOD[path]).encode(), kind.encode("latin-1")), path)
 
 
-def test_a_body_beyond_the_limit_is_413(shared_gateway, posts):
-    body, before = b'{"model": "' + b"a" * 1_000_000 + b'"}', shared_gateway.log.count()
+def test_a_body_beyond_the_limit_is_413(full_gateway, posts):
+    body, before = b'{"model": "' + b"a" * 1_000_000 + b'"}', full_gateway.log.count()
     for path in posts:
         for content in (body, iter([body[:500_000], body[500_000:]])):  # the second one without its length
-            reply = shared_gateway.http.post(path, content=content)
+            reply = full_gateway.http.post(path, content=content)
             assert_client_error(reply, path)
             assert (reply.status_code, reply.json()["error"]["code"]) == (413, "body_too_large")
-    assert shared_gateway.log.count() == before
-    assert_serves(shared_gateway)
+    assert full_gateway.log.count() == before
+    assert_serves(full_gateway)
 
 
-def test_large_valid_bodies_are_answered_or_refused(shared_gateway):
+def test_large_valid_bodies_are_answered_or_refused(full_gateway):
     many = [{"role": "user", "content": "x"}] * 20_000
-    assert_client_error(shared_gateway.http.post(CHAT, json={"model": "assistant", "messages": many}))
-    assert_client_error(shared_gateway.http.post(RESPONSES, json={"model": "assistant", "input": many}))
+    assert_client_error(full_gateway.http.post(CHAT, json={"model": "assistant", "messages": many}))
+    assert_client_error(full_gateway.http.post(RESPONSES, json={"model": "assistant", "input": many}))
     assert_client_error(
-        shared_gateway.http.post("/v1/embeddings", json={"model": "all-minilm-l6-v2", "input": ["x"] * 9999})
+        full_gateway.http.post("/v1/embeddings", json={"model": "all-minilm-l6-v2", "input": ["x"] * 9999})
     )
     names = {f"field{number}": number for number in range(50_000)}
     for path in GENERATING:
-        assert_client_error(shared_gateway.http.post(path, json=GOOD[path] | names))
+        assert_client_error(full_gateway.http.post(path, json=GOOD[path] | names))
 
 
 @pytest.mark.parametrize("depth", [100, 200, 300, 600, 980, 1010, 1100])
-def test_schemas_nested_at_any_depth_are_taken_or_refused(shared_gateway, depth):
+def test_schemas_nested_at_any_depth_are_taken_or_refused(full_gateway, depth):
     schema = '{"items": [' * (depth // 2) + '{"type": "object"}' + "]}" * (depth // 2)
     named, tool = f'"name": "x", "schema": {schema}', f'"name": "f", "parameters": {schema}'
     fields = [
@@ -208,10 +201,10 @@ def test_schemas_nested_at_any_depth_are_taken_or_refused(shared_gateway, depth)
     for path, field in fields:
         for stream in ("true", "false"):
             body = json.dumps(GOOD[path])[:-1] + f', "stream": {stream}, {field}}}'
-            reply = send(shared_gateway, path, body)
+            reply = send(full_gateway, path, body)
             if reply.status_code != 200:
                 assert_client_error(reply, path, field[:20])
-    assert_serves(shared_gateway)
+    assert_serves(full_gateway)
 
 
 # What follows speaks over a bare socket.
@@ -308,14 +301,14 @@ WIRES = {
 
 
 @pytest.mark.parametrize("data", WIRES.values(), ids=WIRES)
-def test_broken_http_is_refused_or_hung_up_on(shared_gateway, data):
-    with Wire(shared_gateway) as wire:
+def test_broken_http_is_refused_or_hung_up_on(full_gateway, data):
+    with Wire(full_gateway) as wire:
         wire.send(data)
         wire.half_close()
         while (reply := wire.reply()) is not None:
             status, _ = reply
             assert status < 500, reply
-    assert_serves(shared_gateway)
+    assert_serves(full_gateway)
 
 
 @pytest.mark.parametrize(
@@ -327,9 +320,9 @@ def test_broken_http_is_refused_or_hung_up_on(shared_gateway, data):
         b"cookie: " + b"a=b; " * 1000, b"x-forwarded-for: <script>", b"expect: 100-continue", b"content-type: text/css",
     ],
 )  # fmt: skip
-def test_odd_headers_do_no_harm(shared_gateway, posts, header):
+def test_odd_headers_do_no_harm(full_gateway, posts, header):
     for path in posts:
-        with Wire(shared_gateway) as wire:
+        with Wire(full_gateway) as wire:
             wire.send(post(path, json.dumps(GOOD[path]).encode(), header))
             reply = wire.reply()
             assert reply is not None
@@ -338,9 +331,9 @@ def test_odd_headers_do_no_harm(shared_gateway, posts, header):
             assert status == 200 or json.loads(body)["error"]["message"], path
 
 
-def test_http_1_0_is_answered_and_hung_up_on_and_pipelined_requests_are_answered_in_turn(shared_gateway):
+def test_http_1_0_is_answered_and_hung_up_on_and_pipelined_requests_are_answered_in_turn(full_gateway):
     def replies(data, count=1):
-        with Wire(shared_gateway) as wire:
+        with Wire(full_gateway) as wire:
             wire.send(data)
             found = [wire.reply() for _ in range(count)]
             if count == 1:
@@ -379,10 +372,10 @@ def test_a_client_that_stops_reading_delays_nobody_and_one_that_vanishes_leaves_
     assert verbose.chat(max_tokens=1).status_code == 200
 
 
-def test_requests_sent_and_abandoned_at_once_leave_nothing_behind(shared_gateway, tmp_path):
+def test_requests_sent_and_abandoned_at_once_leave_nothing_behind(full_gateway, tmp_path):
     for path in GENERATING:
         for _ in range(20):
-            with Wire(shared_gateway) as wire:
+            with Wire(full_gateway) as wire:
                 wire.send(post(path, json.dumps(GOOD[path]).encode()))
-    wait_until(lambda: shared_gateway.app.state.gateway.admission.held == 0)
-    assert_serves(shared_gateway)
+    wait_until(lambda: full_gateway.app.state.gateway.admission.held == 0)
+    assert_serves(full_gateway)

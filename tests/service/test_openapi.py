@@ -16,9 +16,6 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from tests.service.conftest import embed, release
-from tests.service.tabular_models import Hours, version
-
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
@@ -29,15 +26,8 @@ CHECKS = [
 
 
 @pytest.fixture(scope="module")
-def gateway(serve_shared):
-    models = {"tabular": [version(1, "champion")], "open_tabular": lambda _: Hours()}
-    with serve_shared(release(1, "champion"), embed=embed, **models) as gateway:
-        yield gateway
-
-
-@pytest.fixture(scope="module")
-def document(gateway):
-    return gateway.http.get("/openapi.json").json()
+def document(full_gateway):
+    return full_gateway.http.get("/openapi.json").json()
 
 
 @pytest.fixture(scope="module")
@@ -86,16 +76,17 @@ def exercise(api, mode, examples, check):
         chosen(given(case=strategy)(check))()
 
 
-def all_kinds(url, document, answerable, examples):
+@pytest.mark.parametrize("examples", [10, pytest.param(300, marks=pytest.mark.slow)])
+def test_what_the_document_allows_and_forbids_is_answered_as_it_says(full_gateway, document, answerable, examples):
+    told = collections.Counter()
+
     def load(described):
         api = schemathesis.openapi.from_dict(described)
-        api.config.update(base_url=url)
+        api.config.update(base_url=full_gateway.url)
         # What breaks a bound of thousands is a body too large first, and is refused as such.
         refusals = api.config.checks.negative_data_rejection
         refusals.expected_statuses = [*refusals.expected_statuses, "413"]
         return api
-
-    told = collections.Counter()
 
     def answered(case):
         told[case.operation.path, case.call_and_validate(checks=CHECKS).status_code] += 1
@@ -107,16 +98,6 @@ def all_kinds(url, document, answerable, examples):
     exercise(load(document), GenerationMode.NEGATIVE, examples // 2, refused)
     told.clear()
     exercise(load(answerable), GenerationMode.POSITIVE, examples, answered)
-    return told
-
-
-def test_what_the_document_allows_and_forbids_is_answered_as_it_says(gateway, document, answerable):
-    told = all_kinds(gateway.url, document, answerable, 10)
     asked = ("chat/completions", "completions", "responses", "embeddings", "models", "predict/bike")
     for path in (f"/v1/{each}" for each in asked):
         assert told[path, 200], f"no request to {path} was answered: {told}"
-
-
-@pytest.mark.slow
-def test_hundreds_of_requests_to_each_route_are_answered_as_the_document_says(gateway, document, answerable):
-    all_kinds(gateway.url, document, answerable, 300)
