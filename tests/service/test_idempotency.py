@@ -3,18 +3,18 @@
 import asyncio
 import threading
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 
 import pytest
 
 from llmops.errors import StoreUnavailable
-from llmops.production_log import ClaimedKey, LogRecord, ProductionLog, StoredReply
+from llmops.production_log import ClaimedKey, ProductionLog, StoredReply
 from service import idempotency as module
 from service.access import ANONYMOUS
 from service.error_map import ApiError
 from service.idempotency import Idempotency, IdempotentReply, fingerprint, key_of, send_stored
 from service.log_writer import LogWriter
 from tests.at_once import wait_until
+from tests.core.log_records import record
 from tests.service.conftest import Sent, caller
 
 pytestmark = pytest.mark.anyio
@@ -25,10 +25,6 @@ HEADERS = [
     (b"set-cookie", b"a=b"),
 ]
 ANNA = caller("key_anna")
-
-
-def record(status=200, outcome="ok"):
-    return LogRecord("r1", datetime.now(UTC), status, outcome, release="assistant@1")
 
 
 @pytest.fixture
@@ -43,7 +39,7 @@ async def ended(writer, claim, body=b"{}", of=None):
     reply = IdempotentReply(claim, Sent())
     await reply.send({"type": "http.response.start", "headers": HEADERS})
     await reply.send({"type": "http.response.body", "body": body})
-    of = of or record()
+    of = of or record(1)
     await writer.write(of, reply=reply.row(of, []))
 
 
@@ -125,7 +121,9 @@ async def test_a_key_with_another_request_is_refused(log, finished):
 )
 async def test_only_a_good_reply_is_stored(log, status, outcome, size, stored):
     async with opened(log) as (keys, writer):
-        await ended(writer, await keys.begin(ANNA, "k", "print"), b"x" * size, record(status, outcome))
+        await ended(
+            writer, await keys.begin(ANNA, "k", "print"), b"x" * size, record(1, status=status, outcome=outcome)
+        )
         again = await keys.begin(ANNA, "k", "print")
     assert isinstance(again, StoredReply if stored else ClaimedKey)
     assert log.count() == 1

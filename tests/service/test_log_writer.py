@@ -2,16 +2,16 @@ import asyncio
 import subprocess
 import sys
 import threading
-from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 import pytest
 
 from llmops.errors import StoreUnavailable
-from llmops.production_log import LogRecord, ProductionLog, RecordRefused
+from llmops.production_log import ProductionLog, RecordRefused
 from service.log_writer import LogWriter
 from tests.at_once import wait_until
+from tests.core.log_records import record
 
 pytestmark = pytest.mark.anyio
 ROOT = Path(__file__).parents[2]
@@ -36,10 +36,6 @@ class Log:
         self.groups.append(list(records))
 
 
-def record(text="x"):
-    return LogRecord("r", datetime.now(UTC), 200, "ok", input=text, release="assistant@1")
-
-
 @pytest.fixture
 def log():
     return Log()
@@ -56,7 +52,7 @@ async def writer(log):
 async def held_back_together(log, writer, *records):
     """Hands over records that all wait while one write is under way; returns what became of each."""
     log.gate.clear()
-    first = asyncio.create_task(writer.write(record("first")))
+    first = asyncio.create_task(writer.write(record(input="first")))
     assert await asyncio.to_thread(log.begun.wait, 10)
     rest = [asyncio.create_task(writer.write(one)) for one in records]
     await asyncio.sleep(0)
@@ -66,14 +62,14 @@ async def held_back_together(log, writer, *records):
 
 
 async def test_records_that_wait_together_share_a_transaction(log, writer):
-    assert await held_back_together(log, writer, *[record(str(n)) for n in range(50)]) == [None] * 50
+    assert await held_back_together(log, writer, *map(record, range(50))) == [None] * 50
     assert [len(group) for group in log.groups] == [1, 50]
 
 
 async def test_a_record_that_cannot_be_stored_takes_no_others_with_it_and_leaves_readiness_alone(log, writer):
     for problem in (ValueError("cannot be stored"), RecordRefused("too long")):
         log.problem = problem
-        good, bad, other = await held_back_together(log, writer, record("1"), record("bad"), record("2"))
+        good, bad, other = await held_back_together(log, writer, record(1), record(input="bad"), record(2))
         assert (good, other, writer.failure) == (None, None, None)
         assert isinstance(bad, StoreUnavailable)
         assert str(problem) in str(bad)
