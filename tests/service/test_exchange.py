@@ -23,15 +23,11 @@ pytestmark = pytest.mark.anyio
 USER = Message(role="user", content="hi")
 
 
-@pytest.fixture
-def exchange():
-    def make(*messages, made=None, **asked):
-        made = made or release(1, "champion", temperature=0.5)
-        arrival = Arrival("req_1", datetime.now(UTC), time.perf_counter(), caller(apps=("assistant",)))
-        request = AnswerRequest(route="chat", model="assistant", messages=messages or (USER,), **asked)
-        return Exchange(arrival, request, Target(made.model, made), guards_for(made), "champion")
-
-    return make
+def exchange(*messages, made=None, **asked):
+    made = made or release(1, "champion", temperature=0.5)
+    arrival = Arrival("req_1", datetime.now(UTC), time.perf_counter(), caller(apps=("assistant",)))
+    request = AnswerRequest(route="chat", model="assistant", messages=messages or (USER,), **asked)
+    return Exchange(arrival, request, Target(made.model, made), guards_for(made), "champion")
 
 
 def take(exchange, *chunks):
@@ -39,7 +35,7 @@ def take(exchange, *chunks):
         exchange.take(chunk, chunk)
 
 
-def test_answers_are_kept_apart_and_the_record_knows_the_first_the_callers_key_and_nothing_else(exchange):
+def test_answers_are_kept_apart_and_the_record_knows_the_first_the_callers_key_and_nothing_else():
     made = exchange(extras={"n": 2})
     details = made.record(200, "ok").details
     assert (details["key"], details["arm"], details["route"]) == ("key_1", "champion", "chat")
@@ -61,19 +57,19 @@ def test_answers_are_kept_apart_and_the_record_knows_the_first_the_callers_key_a
         *((Chunk("", tool_calls=({"index": i, "function": {}},)), "tool call number") for i in (-1, 128, "0", None)),
     ],
 )
-def test_an_engine_cannot_make_up_answers_and_tool_calls(exchange, chunk, problem):
+def test_an_engine_cannot_make_up_answers_and_tool_calls(chunk, problem):
     with pytest.raises(EngineError, match=problem):
         take(exchange(), chunk)
 
 
-def test_what_postgresql_cannot_store_is_replaced(exchange):
+def test_what_postgresql_cannot_store_is_replaced():
     made = exchange(Message(role="user", content="a\0b"))
     take(made, Chunk("c\0", "stop", Usage(1, 1)))
     record = made.record(200, "ok")
     assert (record.input, record.output) == ("a\ufffdb", "c\ufffd")
 
 
-def test_a_guarded_record_holds_no_personal_data_wherever_it_stands(exchange):
+def test_a_guarded_record_holds_no_personal_data_wherever_it_stands():
     made = dataclasses.replace(release(1, "champion", tone="x"), guards={"redact_log": True})
     mail = "jo@example.org"
     call = {"index": 0, "id": "c", "function": {"name": "send", "arguments": f'{{"to": "{mail}"}}'}}

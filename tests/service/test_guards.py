@@ -34,12 +34,12 @@ def passed(guard, pieces, finish="stop"):
     )
 
 
-def guarded(release, version=1, **rules):
+def guarded(version=1, **rules):
     return dataclasses.replace(release(version, "champion"), guards=rules)
 
 
 def test_personal_data_is_kept_out_of_the_log_and_still_answered(serve):
-    with serve(guarded(release, redact_log=True)) as gateway:
+    with serve(guarded(redact_log=True)) as gateway:
         reply = gateway.chat(text=f"mail {MAIL} or {PHONE}", user=MAIL, metadata={"card": CARD})
         assert reply.json()["choices"][0]["message"]["content"] == f"You said: mail {MAIL} or {PHONE}"
         assert MAIL in gateway.engines["tiny@1"].requests[0].messages[-1]["content"]
@@ -77,7 +77,7 @@ def test_blocked_input_is_refused_and_never_reaches_the_engine(serve, stream, fi
 
 def test_blocked_output_is_cut_before_the_match_and_nothing_of_it_is_streamed(serve):
     engine = FakeEngine(lambda _: "the code is tango seven now")
-    with serve(guarded(release, block=["tango seven"]), engine=lambda _: engine) as gateway:
+    with serve(guarded(block=["tango seven"]), engine=lambda _: engine) as gateway:
         choice = gateway.chat().json()["choices"][0]
         assert (choice["message"]["content"], choice["finish_reason"]) == ("the code is ", "content_filter")
         assert engine.cancelled == 1
@@ -91,7 +91,7 @@ def test_blocked_output_is_cut_before_the_match_and_nothing_of_it_is_streamed(se
 
 def test_digits_that_nobody_wrote_are_not_looked_at(serve):
     parent = f"00-{'0bad' * 8}-{'0bad' * 4}-01"
-    with serve(guarded(release, block=["bad"])) as gateway:
+    with serve(guarded(block=["bad"])) as gateway:
         made = gateway.chat(headers={"x-request-id": f"req_{'0bad' * 8}", "traceparent": parent})
         assert made.status_code == 200
         assert gateway.chat(headers={"x-request-id": "a-bad-id"}).status_code == 400
@@ -104,14 +104,14 @@ def test_of_several_answers_only_the_blocked_one_is_cut(serve):
                 Chunk("", "stop", Usage(1, 2), index=0)]  # fmt: skip
 
     engine = FakeEngine(script=script)
-    with serve(guarded(release, block=["bad"]), engine=lambda _: engine) as gateway:
+    with serve(guarded(block=["bad"]), engine=lambda _: engine) as gateway:
         choices = gateway.chat(n=2).json()["choices"]
     assert [choice["finish_reason"] for choice in choices] == ["stop", "content_filter"]
     assert [choice["message"]["content"] for choice in choices] == ["fine", ""]
 
 
 def test_the_largest_output_is_bounded_and_the_log_says_so(serve):
-    with serve(guarded(release, max_output=3)) as gateway:
+    with serve(guarded(max_output=3)) as gateway:
         choice = gateway.chat(text="a b c d", max_tokens=50).json()["choices"][0]
         assert (choice["message"]["content"], choice["finish_reason"]) == ("You said: a", "length")
         (record,) = gateway.records()
@@ -122,7 +122,7 @@ def test_the_largest_output_is_bounded_and_the_log_says_so(serve):
 
 
 def test_guards_that_cannot_be_applied_refuse_the_release_and_one_without_logs_as_it_came(serve):
-    with serve(guarded(release, block=["("]), release(1, "champion", app="open")) as gateway:
+    with serve(guarded(block=["("]), release(1, "champion", app="open")) as gateway:
         reply = gateway.chat()
         assert (reply.status_code, reply.json()["error"]["code"]) == (503, "guards")
         assert gateway.chat("open", text=MAIL).status_code == 200
@@ -134,9 +134,9 @@ def test_guards_that_cannot_be_applied_refuse_the_release_and_one_without_logs_a
 
 
 def test_rules_are_compiled_once_for_a_release_and_again_when_they_differ():
-    first = guarded(release, block=["a"])
+    first = guarded(block=["a"])
     assert guards_for(first).rules is guards_for(dataclasses.replace(first)).rules
-    assert guards_for(guarded(release, block=["b"])).rules is not guards_for(first).rules
+    assert guards_for(guarded(block=["b"])).rules is not guards_for(first).rules
     assert not guards_for(None).active
 
 
@@ -327,7 +327,7 @@ def knows_a_number(request):
 @pytest.fixture(scope="module")
 def strict(serve_shared):
     """Blocks `tango`, and keeps personal data from engine and log."""
-    made = guarded(release, block=["tango"], redact_log=True, redact_engine=True)
+    made = guarded(block=["tango"], redact_log=True, redact_engine=True)
     with serve_shared(
         made, engine=lambda _: FakeEngine(knows_a_number, supported_extras=frozenset({"tools"}))
     ) as gateway:

@@ -33,17 +33,11 @@ SHARES = st.floats(0, 1)
 COUNT = 1000
 
 
-@pytest.fixture(scope="module")
-def snapshot_with():
-    """Makes a snapshot of `assistant@1` (champion), `assistant@2` (challenger) and a policy."""
-
-    def make(policy, *challenger_aliases):
-        aliases = challenger_aliases or ("challenger",)
-        source = StaticReleases([release(1, "champion"), release(2, *aliases)])
-        source.set_policy("assistant", policy)
-        return Snapshot(source.registered())
-
-    return make
+def snapshot_with(policy, *challenger_aliases):
+    """Of `assistant@1` (champion), `assistant@2` (challenger) and a policy."""
+    source = StaticReleases([release(1, "champion"), release(2, *(challenger_aliases or ("challenger",)))])
+    source.set_policy("assistant", policy)
+    return Snapshot(source.registered())
 
 
 def choose(snapshot, model="assistant", request_id="r", **who):
@@ -58,14 +52,14 @@ def arms(snapshot, sticky, salt=""):
 
 @settings(max_examples=20)
 @given(canary=SHARES, sticky=st.sampled_from(STICKY), salt=NAMES)
-def test_the_challengers_share_is_the_canary(snapshot_with, canary, sticky, salt):
+def test_the_challengers_share_is_the_canary(canary, sticky, salt):
     found = arms(snapshot_with(TrafficPolicy(canary=canary, sticky=sticky)), sticky, salt)
     low, high = binom.interval(1 - 1e-9, COUNT, canary)
     assert low <= found.count("challenger") <= high
 
 
 @given(smaller=SHARES, larger=SHARES, user=NAMES)
-def test_a_larger_canary_moves_users_to_the_challenger_and_none_back(snapshot_with, smaller, larger, user):
+def test_a_larger_canary_moves_users_to_the_challenger_and_none_back(smaller, larger, user):
     smaller, larger = sorted((smaller, larger))
     before = choose(snapshot_with(TrafficPolicy(canary=smaller)), user=user).arm
     after = choose(snapshot_with(TrafficPolicy(canary=larger)), user=user).arm
@@ -73,12 +67,12 @@ def test_a_larger_canary_moves_users_to_the_challenger_and_none_back(snapshot_wi
 
 
 @given(user=NAMES.filter(bool), requests=st.lists(st.tuples(NAMES, NAMES), min_size=2))
-def test_a_user_stays_on_one_side_whatever_key_and_request(snapshot_with, user, requests):
+def test_a_user_stays_on_one_side_whatever_key_and_request(user, requests):
     snapshot = snapshot_with(TrafficPolicy(canary=0.5))
     assert len({choose(snapshot, user=user, key=key, request_id=request).arm for key, request in requests}) == 1
 
 
-def test_where_the_sticky_one_is_missing_the_next_takes_its_place(snapshot_with):
+def test_where_the_sticky_one_is_missing_the_next_takes_its_place():
     numbers = [str(number) for number in range(100)]
     by_user = snapshot_with(TrafficPolicy(canary=0.5, sticky="user"))
     by_key = snapshot_with(TrafficPolicy(canary=0.5, sticky="key"))
@@ -94,7 +88,7 @@ def test_where_the_sticky_one_is_missing_the_next_takes_its_place(snapshot_with)
 
 
 @given(keys=st.lists(NAMES.filter(bool), max_size=4, unique=True), canary=SHARES, sticky=st.sampled_from(STICKY))
-def test_a_canary_of_which_one_side_gets_all_is_warned_of_before_any_request(snapshot_with, keys, canary, sticky):
+def test_a_canary_of_which_one_side_gets_all_is_warned_of_before_any_request(keys, canary, sticky):
     policy = TrafficPolicy(canary=canary, sticky=sticky)
     snapshot = snapshot_with(policy)
     callers = [caller(key) for key in keys]
@@ -112,12 +106,12 @@ def test_a_position_is_never_one_and_apps_are_drawn_apart_from_each_other(salt, 
     assert len(both) < 25  # of 5 on average; drawn together they would be 50
 
 
-def test_nothing_and_everything_are_exact(snapshot_with):
+def test_nothing_and_everything_are_exact():
     for canary, arm in ((0.0, "champion"), (1.0, "challenger")):
         assert set(arms(snapshot_with(TrafficPolicy(canary=canary, shadow=0.5)), "user")) == {arm}
 
 
-def test_what_a_client_names_is_never_rerouted_nor_shadowed(snapshot_with):
+def test_what_a_client_names_is_never_rerouted_nor_shadowed():
     named = {"challenger": "assistant@2", "champion": "assistant@1", "1": "assistant@1", "2": "assistant@2"}
     asked = {**{f"assistant@{name}": ref for name, ref in named.items()}, "tiny@1": "tiny@1"}
     for policy in (None, TrafficPolicy(canary=1.0, shadow=1.0)):
@@ -131,7 +125,7 @@ def test_what_a_client_names_is_never_rerouted_nor_shadowed(snapshot_with):
 
 @given(shadow=SHARES)
 @settings(max_examples=20, deadline=None)
-def test_the_shadowed_share_is_drawn_from_what_the_champion_answers_to_each_user(snapshot_with, shadow):
+def test_the_shadowed_share_is_drawn_from_what_the_champion_answers_to_each_user(shadow):
     snapshot = snapshot_with(TrafficPolicy(canary=0.3, shadow=shadow, sticky="request"))
     routed = [choose(snapshot, request_id=str(number)) for number in range(COUNT)]
     champions = [one for one in routed if one.arm == "champion"]
@@ -145,7 +139,7 @@ def test_the_shadowed_share_is_drawn_from_what_the_champion_answers_to_each_user
     assert low <= of_one_user <= high
 
 
-def test_a_resting_or_cleared_policy_and_a_key_that_does_not_open_the_app_need_no_note(snapshot_with):
+def test_a_resting_or_cleared_policy_and_a_key_that_does_not_open_the_app_need_no_note():
     for policy, aliases in itertools.product((None, TrafficPolicy()), (("challenger",), ("previous",))):
         assert EVERY_MODEL_IS_LOADED.notes(snapshot_with(policy, *aliases)) == []
     stranger = caller(apps=("another",))
