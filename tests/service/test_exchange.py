@@ -142,7 +142,6 @@ class Thinking:
         self.loop = None
 
     def speak(self):
-        assert self.loop is not None
         self.loop.call_soon_threadsafe(self.spoken.set)
 
     async def stream(self, _):

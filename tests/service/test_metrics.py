@@ -144,38 +144,27 @@ sys.stdin.read()
 """
 
 
-def worker(environment, held, then="wait"):
+def worker(folder, held, then="wait"):
     process = subprocess.Popen(
         [sys.executable, "-c", WORKER, str(held), then],
-        env={**os.environ, **environment},
+        env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         bufsize=0,  # what a buffer had read ahead, `communicate` would not see
     )
-    assert process.stdout is not None
     assert process.stdout.readline() == b"counted\n"
     return process
 
 
-def ended(process):
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 0
-    return out
-
-
-@pytest.fixture
-def environment(tmp_path):
-    return {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
-
-
-def test_one_scrape_is_the_sum_over_all_workers_the_dead_ones_too_whose_files_go(environment, tmp_path):
+def test_one_scrape_is_the_sum_over_all_workers_the_dead_ones_too_whose_files_go(tmp_path):
     for held in (1, 2):
-        dead = worker(environment, held)
+        dead = worker(tmp_path, held)
         dead.kill()
         dead.communicate()
-    other = worker(environment, 3)
-    text = ended(worker(environment, 4, "read"))
-    ended(other)
+    other, reader = worker(tmp_path, 3), worker(tmp_path, 4, "read")
+    text, _ = reader.communicate(timeout=60)
+    other.communicate(timeout=60)
+    assert reader.returncode == other.returncode == 0
     assert value(text, "requests_total", **OK) == 10
     assert value(text, "request_seconds_count", target="assistant@1") == 10
     assert value(text, "request_seconds_bucket", target="assistant@1", le="0.025") == 10
