@@ -276,7 +276,7 @@ def serve_shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]
     return lambda *releases, **options: serving(tmp_path_factory.mktemp("gateway"), *releases, **options)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def one_browser() -> Iterator[Browser]:
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
@@ -287,7 +287,7 @@ def one_browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def browser(one_browser: Browser) -> Browser:
-    """The one browser, as a new one is."""
+    """The module's browser, as a new one is."""
     one_browser.call("Emulation.setEmulatedMedia", features=[])
     one_browser.call("Emulation.setDeviceMetricsOverride", width=1200, height=900, deviceScaleFactor=1, mobile=False)
     one_browser.open("about:blank#new")
