@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from scipy import stats
 
@@ -47,6 +48,17 @@ def most(repetitions: int, rate: float) -> float:
 def least(repetitions: int, rate: float) -> float:
     """The share that a true rate of `rate` stays above in all but one of 1,000 simulations."""
     return float(stats.binom.ppf(0.001, repetitions, rate)) / repetitions
+
+
+def frequency(repetitions: int, seed: int, found: Callable[[Any], bool]) -> float:
+    """The share of so many draws from one generator in which it was found."""
+    generator = np.random.default_rng(seed)
+    return sum(bool(found(generator)) for _ in range(repetitions)) / repetitions
+
+
+def holds(interval: tuple[float, float] | None, truth: float) -> bool:
+    """Whether there is an interval, and the truth lies in it."""
+    return interval is not None and interval[0] <= truth <= interval[1]
 
 
 def few_losses(generator: Any, n: int) -> Any:

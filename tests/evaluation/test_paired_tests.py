@@ -13,7 +13,7 @@ from scipy import stats
 from llmops.evaluation.paired_tests import FEWEST_CLUSTERS, PairedTest, paired_test
 from llmops.evaluation.power import power_of
 from llmops.evaluation.statistics import UNLIMITED
-from tests.evaluation.conftest import few_losses, most, thirds
+from tests.evaluation.conftest import few_losses, most, frequency, thirds
 
 FLIPS = 299  # drawn in a simulation: enough, and fast
 
@@ -129,11 +129,11 @@ def truths(generator: Any, n: int) -> Any:
 @pytest.mark.parametrize("n", [40, 120])
 @pytest.mark.parametrize(("shape", "loss"), [(few_losses, 1 / 24), (thirds, 0.0), (truths, 0.05)])
 def test_a_loss_as_large_as_the_margin_is_ruled_out_in_2_percent_and_a_half(shape, loss, n):
-    generator, repetitions, wrong = np.random.default_rng(n), 300, 0
-    for _ in range(repetitions):
+    def ruled_out(generator) -> bool:
         found = paired_test([1.0] * n, (1 + shape(generator, n)).tolist(), resamples=FLIPS)
-        wrong += found.ci95 is not None and found.ci95[0] > -loss
-    assert wrong / repetitions <= most(repetitions, 0.025)
+        return found.ci95 is not None and found.ci95[0] > -loss
+
+    assert frequency(300, n, ruled_out) <= most(300, 0.025)
 
 
 def many_lose_and_few_lose_much(generator: Any, n: int) -> Any:
@@ -157,13 +157,14 @@ def test_where_few_rows_lose_much_the_interval_is_said_to_be_less_sure_than_mean
 
 @pytest.mark.parametrize("count", [FEWEST_CLUSTERS, 8, 12])
 def test_a_loss_is_ruled_out_as_seldom_where_rows_come_in_few_clusters(count):
-    generator, repetitions, wrong = np.random.default_rng(count), 300, 0
     clusters = np.repeat(np.arange(count), 30)
-    for _ in range(repetitions):
+
+    def ruled_out(generator) -> bool:
         differences = generator.normal(0, 0.2, count)[clusters] + generator.normal(0, 0.3, len(clusters))
         found = paired_test([0.0] * len(clusters), differences.tolist(), clusters=clusters.tolist(), resamples=FLIPS)
-        wrong += found.ci95 is not None and found.ci95[0] > 0
-    assert wrong / repetitions <= most(repetitions, 0.025)
+        return found.ci95 is not None and found.ci95[0] > 0
+
+    assert frequency(300, count, ruled_out) <= most(300, 0.025)
 
 
 # What can be seen

@@ -14,7 +14,7 @@ from llmops.errors import UsageError
 from llmops.evaluation.paired_tests import paired_test
 from llmops.evaluation.power import Discordance, Power, Spread, power_of, rows_needed
 from llmops.evaluation.sequential import SequentialTest
-from tests.evaluation.conftest import least, most, thirds
+from tests.evaluation.conftest import least, most, frequency, thirds
 
 quick = settings(max_examples=40, deadline=None)
 
@@ -58,14 +58,15 @@ def test_the_detectable_difference_and_the_rows_needed_have_the_power_asked_for_
 
 @pytest.mark.parametrize(("rows", "share"), [(40, 0.5), (100, 0.15), (400, 0.05)])
 def test_truth_values_differ_significantly_as_often_as_predicted(rows, share):
-    noise, generator, repetitions, found = Discordance(share), np.random.default_rng(rows), 1000, 0
+    noise = Discordance(share)
     gap = noise.detectable(rows)
-    share = max(share, gap)
-    for _ in range(repetitions):
-        change = generator.choice([1, -1, 0], rows, p=[(share + gap) / 2, (share - gap) / 2, 1 - share])
-        found += paired_test((change < 0).tolist(), (change > 0).tolist()).p_value < 0.05
-    rate = noise.power(rows, gap)
-    assert least(repetitions, rate) <= found / repetitions <= most(repetitions, rate)
+    rate, moved = noise.power(rows, gap), max(share, gap)
+
+    def differ(generator) -> bool:
+        change = generator.choice([1, -1, 0], rows, p=[(moved + gap) / 2, (moved - gap) / 2, 1 - moved])
+        return paired_test((change < 0).tolist(), (change > 0).tolist()).p_value < 0.05
+
+    assert least(1000, rate) <= frequency(1000, rows, differ) <= most(1000, rate)
 
 
 def smooth(generator: Any, rows: int) -> Any:
@@ -351,22 +352,3 @@ def test_the_interval_holds_the_means_whose_test_has_not_decided(differences, me
     moved = after([value - mean for value in differences], low=-1 - mean - 1e-12, high=1 - mean + 1e-12)
     if mean < low - 1e-6 or mean > high + 1e-6:
         assert moved.decided
-
-
-def test_the_interval_looked_at_now_and_then_holds_the_truth():
-    generator, paths, gain, lost = np.random.default_rng(7), 60, 0.1, 0
-    for path in often_discordant(generator, (paths, 300), gain):
-        test, held = SequentialTest(), True
-        for piece in np.split(path, 4):
-            test.update(piece)
-            low, high = test.interval
-            held = held and low <= gain <= high
-        lost += not held
-    assert lost / paths <= most(paths, 0.05)
-
-
-def test_a_fixed_test_looked_at_after_every_row_would_find_far_too_much():
-    """Why there is a sequential test at all."""
-    paths = often_discordant(np.random.default_rng(1), (500, 500), 0.0)
-    sums, squares = paths.cumsum(axis=1)[:, 20:], (paths**2).cumsum(axis=1)[:, 20:]
-    assert float((np.abs(sums) > 1.96 * squares**0.5).any(axis=1).mean()) > 0.25

@@ -31,7 +31,7 @@ from llmops.evaluation.statistics import (
     sign_test_p,
     wilson_interval,
 )
-from tests.evaluation.conftest import few_losses, large_losses, least, most, rare_losses, thirds
+from tests.evaluation.conftest import few_losses, holds, large_losses, least, most, rare_losses, frequency, thirds
 
 Pairs = tuple[list[Any], list[Any]]
 RESAMPLES = 199
@@ -53,12 +53,6 @@ quick = settings(max_examples=60, deadline=None)
 
 def compared(pairs: Pairs) -> PairedTest:
     return paired_test(*pairs, resamples=RESAMPLES)
-
-
-def ends(found: PairedTest) -> tuple[float, float]:
-    """The interval of a test that has one."""
-    assert found.ci95 is not None, found.note
-    return found.ci95
 
 
 @given(any_pairs)
@@ -259,9 +253,9 @@ def test_clusters_that_agree_on_the_mean_do_not_make_it_certain():
 
 @pytest.mark.parametrize("written", [float, int, bool])
 def test_values_of_0_and_1_have_wilsons_interval_however_they_are_written(written):
-    for hits in (0, 3, 20):
-        found = mean_interval([written(i < hits) for i in range(20)])
-        assert found == pytest.approx(stats.binomtest(hits, 20).proportion_ci(method="wilson"))
+    for hits, rows in ((0, 20), (3, 20), (20, 20), (60, 120)):
+        found = mean_interval([written(i < hits) for i in range(rows)])
+        assert found == pytest.approx(stats.binomtest(hits, rows).proportion_ci(method="wilson"))
 
 
 @pytest.mark.parametrize(
@@ -331,31 +325,16 @@ def truths_of(changing: float) -> Callable[[Any, int], Pairs]:
 
 
 @pytest.mark.parametrize(
-    ("drawn", "sizes", "repetitions"),
+    ("drawn", "n", "repetitions"),
     [
-        *((drawn, (20, 50, 120), 300) for drawn in (rouge_like, tied, seconds_like)),
-        *((drawn, (40, 120), 300) for drawn in (exponential, few_lose_much)),
-        *((truths_of(changing), (20, 50, 120), 500) for changing in (0.05, 0.4, 1.0)),
+        *((drawn, n, 300) for drawn in (rouge_like, tied, seconds_like) for n in (20, 50, 120)),
+        *((drawn, n, 300) for drawn in (exponential, few_lose_much) for n in (40, 120)),
+        *((truths_of(changing), n, 500) for changing in (0.05, 0.4, 1.0) for n in (20, 50, 120)),
     ],
 )
-def test_no_more_than_5_percent_are_found_where_nothing_is(drawn, sizes, repetitions):
-    for n in sizes:
-        generator = np.random.default_rng(n)
-        found = sum(compared(drawn(generator, n)).p_value < 0.05 for _ in range(repetitions))
-        assert found / repetitions <= most(repetitions, 0.05), n
-
-
-@pytest.mark.parametrize("boolean", [True, False])
-def test_a_real_gain_is_found(boolean):
-    generator, repetitions = np.random.default_rng(1), 100
-    found = 0
-    for _ in range(repetitions):
-        a = generator.random(100)
-        b = a + 0.2 + generator.normal(0, 0.2, 100)
-        pairs = ((a > 0.5).tolist(), (b > 0.5).tolist()) if boolean else (a.tolist(), b.tolist())
-        result = compared(pairs)
-        found += result.p_value < 0.05 and result.difference > 0
-    assert found >= 90
+def test_no_more_than_5_percent_are_found_where_nothing_is(drawn, n, repetitions):
+    found = frequency(repetitions, n, lambda generator: compared(drawn(generator, n)).p_value < 0.05)
+    assert found <= most(repetitions, 0.05)
 
 
 def small_gains(generator: Any, n: int) -> Any:
@@ -371,31 +350,17 @@ def slower(generator: Any, n: int) -> Any:
 @pytest.mark.parametrize("drawn", [few_losses, rare_losses, thirds, small_gains, slower])
 def test_the_interval_of_a_difference_of_numbers_covers_the_truth(drawn, n):
     truth = float(drawn(np.random.default_rng(0), 1_000_000).mean())
-    generator, repetitions, covered = np.random.default_rng(n), 300, 0
-    for _ in range(repetitions):
-        low, high = ends(paired_test([0.0] * n, drawn(generator, n).tolist(), resamples=RESAMPLES))
-        covered += low <= truth <= high
-    assert covered / repetitions >= 0.92
-
-
-@pytest.mark.parametrize("n", [30, 60, 120])
-def test_the_interval_of_a_share_covers_the_truth(n):
-    """Exact: every number of successes, weighted by its probability."""
-    hits = np.arange(n + 1)
-    low, high = np.array([mean_interval([True] * each + [False] * (n - each)) or (1, 0) for each in hits]).T
-    for share in (0.05, 0.3, 0.5, 0.8, 0.97):
-        assert (stats.binom.pmf(hits, n, share) * ((low <= share) & (share <= high))).sum() >= 0.92
+    assert (
+        frequency(300, n, lambda generator: holds(compared(([0.0] * n, drawn(generator, n).tolist())).ci95, truth))
+        >= 0.92
+    )
 
 
 @pytest.mark.parametrize("n", [30, 60, 120])
 @pytest.mark.parametrize("shape", [(0.5, 0.8), (4.0, 1.0), (0.4, 1.2)])
 def test_the_interval_of_a_mean_covers_the_truth(shape, n):
-    truth, generator, repetitions = shape[0] / sum(shape), np.random.default_rng(n), 1000
-    covered = 0
-    for sample in generator.beta(*shape, (repetitions, n)):
-        low, high = mean_interval(sample.tolist()) or (1, 0)
-        covered += low <= truth <= high
-    assert covered / repetitions >= 0.92
+    truth = shape[0] / sum(shape)
+    assert frequency(1000, n, lambda generator: holds(mean_interval(generator.beta(*shape, n).tolist()), truth)) >= 0.92
 
 
 # Clusters
@@ -493,33 +458,20 @@ def test_clustered_tests_find_5_percent_where_nothing_is_and_tests_of_single_row
 @pytest.mark.parametrize("count", [20, 40])
 @pytest.mark.parametrize("kind", ["truths", "numbers"])
 def test_the_interval_of_a_clustered_difference_covers_the_truth(kind, count):
-    generator, repetitions, covered = np.random.default_rng(count), 500, 0
-    for _ in range(repetitions):
+    def covers(generator) -> bool:
         a, b, clusters = passages(generator, kind, count)
-        low, high = ends(paired_test(a, b, clusters=clusters, resamples=RESAMPLES))
-        covered += low <= 0 <= high
-    assert 0.93 <= covered / repetitions <= 0.99
+        return holds(paired_test(a, b, clusters=clusters, resamples=RESAMPLES).ci95, 0)
+
+    assert 0.93 <= frequency(500, count, covers) <= 0.99
 
 
 @pytest.mark.parametrize("kind", ["truths", "numbers"])
 def test_the_clustered_interval_of_a_mean_covers_the_truth(kind):
-    truth, generator, repetitions, covered = {"truths": 0.5, "numbers": 2 / 3}[kind], np.random.default_rng(2), 1000, 0
-    for _ in range(repetitions):
+    def covers(generator) -> bool:
         a, b, clusters = passages(generator, kind, 20)
-        low, high = mean_interval(a if kind == "truths" else b, clusters) or (1, 0)
-        covered += low <= truth <= high
-    assert 0.93 <= covered / repetitions <= 0.97
+        return holds(mean_interval(a, clusters), 0.5) if kind == "truths" else holds(mean_interval(b, clusters), 2 / 3)
 
-
-def test_holm_keeps_the_chance_of_any_false_finding():
-    """Eight metrics, five of them without any effect, all correlated."""
-    generator, repetitions, wrong = np.random.default_rng(3), 2000, 0
-    effects = np.array([0, 0, 0, 0, 0, 3, 4, 0.5])
-    for _ in range(repetitions):
-        z = effects + 0.6 * generator.normal() + 0.8 * generator.normal(size=8)
-        adjusted = np.array(holm((2 * stats.norm.sf(np.abs(z))).tolist()))
-        wrong += (adjusted[:5] < 0.05).any()
-    assert wrong / repetitions <= most(repetitions, 0.05)
+    assert 0.93 <= frequency(1000, 2, covers) <= 0.97
 
 
 # Shares
