@@ -17,7 +17,7 @@ from llmops.evaluation.agreement import (
     position_bias,
     weighted_kappa,
 )
-from tests.evaluation.conftest import holds, most, frequency
+from tests.evaluation.conftest import frequency, holds, most
 
 quick = settings(max_examples=60, deadline=None)
 ratings = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=60)

@@ -4,11 +4,11 @@ import csv
 import gzip
 import io
 import json
+import re
 import zipfile
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -18,9 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmops.errors import BadFile
-from llmops.evaluation.eval_set import EvalRow, EvalSet
-from llmops.evaluation.eval_set_source import eval_set_of_table, find_eval_set
-from llmops.evaluation.record_files import SourceAccess
+from llmops.evaluation.eval_set import EvalRow
+from llmops.evaluation.eval_set_source import ColumnMapping, find_eval_set
+from tests.evaluation.eval_set_sources import json_lines, loaded, parquet, refused
 
 TEXTS: list[dict[str, Any]] = [
     {"id": "007", "question": "Born when?", "answer": "1969-07-20", "topic": "dates"},
@@ -52,22 +52,12 @@ NESTED: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
-def json_lines(records: list[dict[str, Any]]) -> bytes:
-    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
-
-
 def separated(records: list[dict[str, Any]], delimiter: str = ",") -> bytes:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(records[0]), delimiter=delimiter)
     writer.writeheader()
     writer.writerows(records)
     return text.getvalue().encode()
-
-
-def parquet(records: list[dict[str, Any]]) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(records), sink)
-    return sink.getvalue()
 
 
 def zipped(records: list[dict[str, Any]]) -> bytes:
@@ -101,17 +91,17 @@ CELLS: dict[str, Callable[[list[dict[str, Any]]], bytes]] = {
 }
 
 
-def loaded(folder: Path, source: str, columns: Any = None) -> EvalSet:
-    table = {"name": "rows", "source": source, **({} if columns is None else {"columns": columns})}
-    return eval_set_of_table(table, folder / "task.toml", SourceAccess(folder=folder / "kept"))
-
-
 @pytest.mark.parametrize("name", CELLS)
-def test_cells_come_through_every_kind_of_file_as_written_and_columns_named_like_our_fields_need_no_mapping(
+def test_cells_come_through_every_kind_of_file_as_written_with_ids_made_alike_and_dotted_columns_need_no_mapping(
     tmp_path, name
 ):
     (tmp_path / name).write_bytes(CELLS[name](TEXTS))
-    assert list(loaded(tmp_path, name, COLUMNS).rows) == EXPECTED
+    rows = loaded(tmp_path, name, COLUMNS).rows
+    assert list(rows) == list(rows) == EXPECTED
+    unnamed = {field: column for field, column in COLUMNS.items() if field != "id"}
+    mapping = ColumnMapping.from_table("sums", unnamed)
+    made = [mapping.row(record, name, number).id for number, record in enumerate(TEXTS, 1)]
+    assert [row.id for row in loaded(tmp_path, name, unnamed).rows] == made
     dotted = [{COLUMN: record[column] for COLUMN, column in COLUMNS.items()} for record in TEXTS]
     (tmp_path / name).write_bytes(CELLS[name](dotted))
     assert list(find_eval_set(tmp_path / name).rows) == EXPECTED
@@ -130,18 +120,11 @@ def test_objects_come_through_every_kind_of_file_and_folder_equal(tmp_path, name
     assert [repr(row) for row in loaded(tmp_path, "folder").rows] == [repr(row) for row in direct]
 
 
-@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "semicolons.csv", "commas.tsv", "t.jsonl", "t.parquet"])
-def test_a_folder_gives_the_cells_of_its_files(tmp_path, name):
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "semicolons.csv", "commas.tsv", "t.jsonl", "t.parquet", "t.zip"])
+def test_a_folder_gives_the_cells_of_its_files_and_of_packed_ones(tmp_path, name):
     (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / name).write_bytes(CELLS[name](TEXTS))
+    (tmp_path / "folder" / name).write_bytes({**CELLS, "t.zip": zipped}[name](TEXTS))
     assert list(loaded(tmp_path, "folder", COLUMNS).rows) == EXPECTED
-
-
-def test_a_folder_of_a_packed_archive_gives_the_rows_of_its_files(tmp_path):
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "test.zip").write_bytes(zipped(NESTED))
-    (tmp_path / "direct.jsonl").write_bytes(json_lines(NESTED))
-    assert list(loaded(tmp_path, "folder").rows) == list(find_eval_set(tmp_path / "direct.jsonl").rows)
 
 
 @pytest.mark.parametrize("other", ["notes.csv", "more.jsonl"])
@@ -149,9 +132,9 @@ def test_a_file_of_a_folder_that_would_be_left_out_is_an_error(tmp_path, other):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "test.jsonl").write_bytes(json_lines(NESTED))
     (tmp_path / "folder" / other).write_bytes(CELLS["t.csv"](TEXTS) if other.endswith("csv") else json_lines(NESTED))
-    with pytest.raises(BadFile, match="part of no split") as caught:
-        loaded(tmp_path, "folder")
-    assert caught.value.path == tmp_path / "folder" / other
+    error = refused(tmp_path, "folder")
+    assert error.path == tmp_path / "folder" / other
+    assert "part of no split" in error.problem
 
 
 PARQUET: list[tuple[Any, Any]] = [
@@ -196,9 +179,7 @@ def test_what_parquet_has_and_json_has_not_becomes_what_json_has(tmp_path, colum
 def test_what_json_cannot_hold_is_refused_by_file_record_and_field(tmp_path, column, problem):
     number = 1 if "bytes" in problem or "duration" in problem else 2
     pq.write_table(pa.table({"q": ["x", "y"], "v": column}), tmp_path / "t.parquet")
-    with pytest.raises(BadFile) as caught:
-        loaded(tmp_path, "t.parquet", {"inputs.q": "q", "expectations.v": "v"})
-    error = caught.value
+    error = refused(tmp_path, "t.parquet", {"inputs.q": "q", "expectations.v": "v"})
     assert (error.path, error.line, error.field) == (tmp_path / "t.parquet", number, "expectations.v")
     assert error.problem == problem
 
@@ -210,9 +191,8 @@ def test_an_error_in_a_folder_names_the_file_the_line_and_the_field_and_a_later_
     bad = b'\n{"id": "c", "inputs": {"question": "x"}, "expectations": {"n": NaN}}\n'
     (tmp_path / "folder" / "b.jsonl").write_bytes(bad)
     for source, path in (("folder", tmp_path / "folder" / "b.jsonl"), ("folder/b.jsonl", tmp_path / "folder/b.jsonl")):
-        with pytest.raises(BadFile) as caught:
-            loaded(tmp_path, source)
-        assert (caught.value.path, caught.value.line, caught.value.field) == (path, 2, "expectations.n")
+        error = refused(tmp_path, source)
+        assert (error.path, error.line, error.field) == (path, 2, "expectations.n")
     with pytest.raises(BadFile, match="was changed"):
         list(eval_set.rows)
     (tmp_path / "folder" / "b.jsonl").unlink()
@@ -227,10 +207,9 @@ def test_a_header_that_names_two_columns_alike_is_an_error(tmp_path):
     table = pa.table([pa.array(["x"]), pa.array(["y"]), pa.array(["z"])], names=["question", "answer", "answer"])
     pq.write_table(table, tmp_path / "t.parquet")
     for name in ("t.csv", "t.tsv", "t.parquet"):
-        with pytest.raises(BadFile) as caught:
-            loaded(tmp_path, name, {"inputs.question": "question", "expectations.answers": "answer"})
+        error = refused(tmp_path, name, {"inputs.question": "question", "expectations.answers": "answer"})
         line = None if name == "t.parquet" else 1
-        assert (caught.value.path, caught.value.line, caught.value.field) == (tmp_path / name, line, "answer")
+        assert (error.path, error.line, error.field) == (tmp_path / name, line, "answer")
 
 
 @pytest.mark.parametrize(
@@ -243,9 +222,9 @@ def test_a_header_that_names_two_columns_alike_is_an_error(tmp_path):
 )
 def test_bytes_that_are_no_utf8_are_named_by_the_line_they_stand_on(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(BadFile, match=r"is no UTF-8 .*; save it as UTF-8") as caught:
-        loaded(tmp_path, name, {"inputs.question": "q"})
-    assert (caught.value.path, caught.value.line) == (tmp_path / name, 42)
+    error = refused(tmp_path, name, {"inputs.question": "q"})
+    assert (error.path, error.line) == (tmp_path / name, 42)
+    assert re.search(r"is no UTF-8 .*; save it as UTF-8", error.problem)
 
 
 def test_a_quoted_header_says_how_a_file_is_separated_and_a_comma_in_a_name_does_not(tmp_path):
@@ -260,17 +239,8 @@ def test_a_quoted_header_says_how_a_file_is_separated_and_a_comma_in_a_name_does
 )
 def test_a_date_beyond_the_calendar_or_a_time_too_fine_is_an_error_of_its_file(tmp_path, column):
     pq.write_table(pa.table({"q": ["x"], "v": column}), tmp_path / "t.parquet")
-    with pytest.raises(BadFile, match=r"t\.parquet: cannot be read: "):
-        loaded(tmp_path, "t.parquet", {"inputs.q": "q", "expectations.v": "v"})
-
-
-def test_a_made_id_is_the_same_through_every_door(tmp_path):
-    columns = {name: column for name, column in COLUMNS.items() if name != "id"}
-    made = set()
-    for name, content in CELLS.items():
-        (tmp_path / name).write_bytes(content(TEXTS))
-        made.add(tuple(row.id for row in loaded(tmp_path, name, columns).rows))
-    assert len(made) == 1
+    error = refused(tmp_path, "t.parquet", {"inputs.q": "q", "expectations.v": "v"})
+    assert str(error).startswith(f"{tmp_path / 't.parquet'}: cannot be read: ")
 
 
 def test_a_row_without_an_id_gets_the_same_one_through_every_door_and_one_that_is_given_must_be_one(tmp_path):

@@ -1,6 +1,5 @@
 """Eval sets from files, folders and the hub: the same rows on every pass, and errors that name their place."""
 
-import io
 import json
 import os
 import subprocess
@@ -8,14 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from llmops.errors import BadFile
 from llmops.evaluation.eval_set import EvalSet
 from llmops.evaluation.eval_set_source import eval_set_of_table, find_eval_set
-from llmops.evaluation.record_files import SourceAccess
+from tests.evaluation.eval_set_sources import json_lines, loaded, parquet, refused
 from tests.http_server import Answer, answering
 
 RECORDS: list[dict[str, Any]] = [
@@ -26,48 +23,20 @@ COLUMNS = {"id": "key", "inputs.question": "q", "expectations.answers": "answers
 OWN = {"id": "r1", "inputs": {"question": "Why?"}, "tags": {"source_row": 3}}
 
 
-def loaded(folder: Path, source: str, columns: Any = COLUMNS, **keys: Any) -> EvalSet:
-    table = {"name": "sums", "source": source, **({} if columns is None else {"columns": columns}), **keys}
-    return eval_set_of_table(table, folder / "task.toml", SourceAccess(folder=folder / "kept"))
-
-
-def refused(folder: Path, source: str, columns: Any = COLUMNS, **keys: Any) -> BadFile:
-    with pytest.raises(BadFile) as caught:
-        loaded(folder, source, columns, **keys)
-    assert "\n" not in str(caught.value)
-    return caught.value
-
-
 def ids(eval_set: EvalSet) -> list[str]:
     return [row.id for row in eval_set.rows]
-
-
-def write_jsonl(path: Path, records: list[dict[str, Any]] = RECORDS) -> None:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """The same records as every kind of file, and as a folder of two splits."""
-    write_jsonl(tmp_path / "t.jsonl")
+    (tmp_path / "t.jsonl").write_bytes(json_lines(RECORDS))
     (tmp_path / "t.json").write_text(json.dumps(RECORDS))
-    pq.write_table(pa.Table.from_pylist(RECORDS), tmp_path / "t.parquet")
+    (tmp_path / "t.parquet").write_bytes(parquet(RECORDS))
+    (tmp_path / "data" / "data").mkdir(parents=True)
     for split, part in (("train", RECORDS[:5]), ("validation", RECORDS[5:])):
-        (tmp_path / "data" / "data").mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist(part), tmp_path / "data" / "data" / f"{split}-00000-of-00001.parquet")
+        (tmp_path / "data" / "data" / f"{split}-00000-of-00001.parquet").write_bytes(parquet(part))
     return tmp_path
-
-
-def test_the_same_records_give_the_same_rows_from_every_kind_of_file(folder):
-    sets = [loaded(folder, f"t.{ending}") for ending in ("jsonl", "json", "parquet")]
-    assert len({eval_set.content_hash for eval_set in sets}) == 1
-    for eval_set in sets:
-        assert (eval_set.name, eval_set.n_rows) == ("sums", 20)
-        assert list(eval_set.rows) == list(eval_set.rows)
-    first = next(iter(sets[0].rows))
-    assert (first.id, first.inputs, first.expectations, first.tags) == (
-        "k0", {"question": "How many is 0?"}, {"answers": ["0"]}, {"level": "0"},
-    )  # fmt: skip
 
 
 def test_a_csv_file_is_read_as_it_is_written_however_long_a_cell_and_errors_name_the_line_a_record_begins_on(tmp_path):
@@ -87,17 +56,17 @@ def test_a_csv_file_is_read_as_it_is_written_however_long_a_cell_and_errors_name
     error = refused(tmp_path, "t.csv", {"inputs.question": "q"})
     assert (error.line, error.problem) == (4, "has 1 cells, the header 2")
     path.write_text("key,q,level\nk,x,1\n")  # a header that names no fields
-    error = refused(tmp_path, "t.csv", None)
+    error = refused(tmp_path, "t.csv")
     assert (error.path, error.line, error.field) == (path, 2, "key")
     assert "`columns`" in error.problem
 
 
 def test_a_file_of_our_own_shape_needs_no_columns(tmp_path):
-    write_jsonl(tmp_path / "own.jsonl", [OWN])
-    for eval_set in (loaded(tmp_path, "own.jsonl", None), find_eval_set(tmp_path / "own.jsonl")):
+    (tmp_path / "own.jsonl").write_bytes(json_lines([OWN]))
+    for eval_set in (loaded(tmp_path, "own.jsonl"), find_eval_set(tmp_path / "own.jsonl")):
         assert [row.tags for row in eval_set.rows] == [{"source_row": "3"}]
     (tmp_path / "own.jsonl").write_text(json.dumps(OWN) + "\n\n" + json.dumps({**OWN, "id": "r2", "inputs": {}}))
-    error = refused(tmp_path, "own.jsonl", None)
+    error = refused(tmp_path, "own.jsonl")
     assert (error.path, error.line, error.field) == (tmp_path / "own.jsonl", 3, "inputs")
 
 
@@ -106,42 +75,42 @@ def test_a_wrong_column_names_file_row_and_field_and_an_id_that_stands_twice_the
     error = refused(folder, f"t.{ending}", {**COLUMNS, "tags.topic": "topic"})
     assert (error.path, error.line, error.field) == (folder / f"t.{ending}", 1, "tags.topic")
     assert error.problem == "no column 'topic'; there are key, q, answers, level"
-    write_jsonl(folder / "t.jsonl", [*RECORDS, RECORDS[3]])
-    error = refused(folder, "t.jsonl")
+    (folder / "t.jsonl").write_bytes(json_lines([*RECORDS, RECORDS[3]]))
+    error = refused(folder, "t.jsonl", COLUMNS)
     assert (error.line, error.field) == (21, "id")
 
 
 def test_a_sample_is_the_same_every_time_in_the_order_of_the_file_and_drawn_within_a_limit(folder):
-    everything = ids(loaded(folder, "t.jsonl"))
-    sample = ids(loaded(folder, "t.jsonl", sample=6, seed=1))
-    assert sample == ids(loaded(folder, "t.parquet", sample=6, seed=1))
+    everything = ids(loaded(folder, "t.jsonl", COLUMNS))
+    sample = ids(loaded(folder, "t.jsonl", COLUMNS, sample=6, seed=1))
+    assert sample == ids(loaded(folder, "t.parquet", COLUMNS, sample=6, seed=1))
     assert sample == [row for row in everything if row in sample]
     assert len(sample) == 6
-    assert sample != ids(loaded(folder, "t.jsonl", sample=6, seed=2))
-    assert set(sample) < set(ids(loaded(folder, "t.jsonl", sample=7, seed=1)))
-    assert ids(loaded(folder, "t.jsonl", sample=99)) == everything
-    assert ids(loaded(folder, "t.jsonl", limit=2)) == ["k0", "k1"]
-    assert set(ids(loaded(folder, "t.jsonl", limit=5, sample=3))) < {"k0", "k1", "k2", "k3", "k4"}
+    assert sample != ids(loaded(folder, "t.jsonl", COLUMNS, sample=6, seed=2))
+    assert set(sample) < set(ids(loaded(folder, "t.jsonl", COLUMNS, sample=7, seed=1)))
+    assert ids(loaded(folder, "t.jsonl", COLUMNS, sample=99)) == everything
+    assert ids(loaded(folder, "t.jsonl", COLUMNS, limit=2)) == ["k0", "k1"]
+    assert set(ids(loaded(folder, "t.jsonl", COLUMNS, limit=5, sample=3))) < {"k0", "k1", "k2", "k3", "k4"}
 
 
 def test_a_sample_of_many_draws_from_all_of_them(tmp_path):
-    write_jsonl(tmp_path / "t.jsonl", [{"q": str(number)} for number in range(4000)])
+    (tmp_path / "t.jsonl").write_bytes(json_lines([{"q": str(number)} for number in range(4000)]))
     drawn = [int(row.inputs["q"]) for row in loaded(tmp_path, "t.jsonl", {"inputs.q": "q"}, sample=400).rows]
     quarters = [sum(1000 * part <= number < 1000 * (part + 1) for number in drawn) for part in range(4)]
     assert min(quarters) > 60  # 100 expected; five standard deviations below are 57
 
 
 def test_the_default_split_is_the_first_of_test_validation_and_train_and_code_and_pickles_are_not_run(folder):
-    assert ids(loaded(folder, "data")) == [record["key"] for record in RECORDS[5:]]
-    assert ids(loaded(folder, "data", split="train")) == [record["key"] for record in RECORDS[:5]]
-    error = refused(folder, "data", split="dev")
+    assert ids(loaded(folder, "data", COLUMNS)) == [record["key"] for record in RECORDS[5:]]
+    assert ids(loaded(folder, "data", COLUMNS, split="train")) == [record["key"] for record in RECORDS[:5]]
+    error = refused(folder, "data", COLUMNS, split="dev")
     assert (error.field, error.problem) == ("split", "no split dev; there are train, validation")
     assert (folder / "kept" / "datasets").is_dir()  # what `datasets` keeps stays in the folder given
     (folder / "data" / "data.py").write_text(f"open({str(folder / 'ran')!r}, 'w')")
-    assert "no longer supported" in refused(folder, "data").problem
+    assert "no longer supported" in refused(folder, "data", COLUMNS).problem
     assert not (folder / "ran").exists()
     (folder / "t.pkl").write_bytes(b"\x80\x04.")
-    assert refused(folder, "t.pkl").field == "source"
+    assert refused(folder, "t.pkl", COLUMNS).field == "source"
 
 
 @pytest.mark.parametrize(
@@ -183,7 +152,7 @@ def test_a_mistake_in_the_table_names_the_toml_and_the_key(folder, keys, field):
 def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content):
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    assert refused(tmp_path, name).path == tmp_path / name
+    assert refused(tmp_path, name, COLUMNS).path == tmp_path / name
 
 
 # ---- eval_set.toml
@@ -222,19 +191,11 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CELLS = b"id;inputs.question;expectations.answers\n007;When, exactly?;2026-01-31\n1.0;NA;true\n"
 
 
-def as_parquet(records: list[dict[str, Any]]) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(records), sink)
-    return sink.getvalue()
-
-
 DATA_SETS = {
-    "acme/sums": {
-        "data/test.jsonl": "".join(json.dumps(record) + "\n" for record in RECORDS).encode(), "README.md": b"# Sums\n"
-    },
+    "acme/sums": {"data/test.jsonl": json_lines(RECORDS), "README.md": b"# Sums\n"},
     "acme/cells": {"data/test.csv": CELLS},
-    "acme/table": {"data/test.parquet": as_parquet(RECORDS)},
-}  # fmt: skip
+    "acme/table": {"data/test.parquet": parquet(RECORDS)},
+}
 
 
 def hub_answer(path: str) -> Answer:
@@ -301,7 +262,7 @@ def load_apart(url: str, folder: Path, *tables: dict[str, Any]) -> Any:
 
 def test_a_data_set_of_the_hub_is_streamed_once_and_then_read_from_its_copy(hub, folder):
     url, asked = hub
-    local = loaded(folder, "t.jsonl")
+    local = loaded(folder, "t.jsonl", COLUMNS)
     (folder / "cells.csv").write_bytes(CELLS)
     cells = find_eval_set(folder / "cells.csv")
     tables = ({}, {"source": "hf:acme/table@v2"}, {"source": "hf:acme/cells@v2", "columns": None})

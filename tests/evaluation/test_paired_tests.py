@@ -13,7 +13,7 @@ from scipy import stats
 from llmops.evaluation.paired_tests import FEWEST_CLUSTERS, PairedTest, paired_test
 from llmops.evaluation.power import power_of
 from llmops.evaluation.statistics import UNLIMITED
-from tests.evaluation.conftest import few_losses, most, frequency, thirds
+from tests.evaluation.conftest import few_losses, frequency, most, thirds
 
 FLIPS = 299  # drawn in a simulation: enough, and fast
 

@@ -14,7 +14,7 @@ from llmops.errors import UsageError
 from llmops.evaluation.paired_tests import paired_test
 from llmops.evaluation.power import Discordance, Power, Spread, power_of, rows_needed
 from llmops.evaluation.sequential import SequentialTest
-from tests.evaluation.conftest import least, most, frequency, thirds
+from tests.evaluation.conftest import frequency, least, most, thirds
 
 quick = settings(max_examples=40, deadline=None)
 

@@ -31,7 +31,7 @@ from llmops.evaluation.statistics import (
     sign_test_p,
     wilson_interval,
 )
-from tests.evaluation.conftest import few_losses, holds, large_losses, least, most, rare_losses, frequency, thirds
+from tests.evaluation.conftest import few_losses, frequency, holds, large_losses, least, most, rare_losses, thirds
 
 Pairs = tuple[list[Any], list[Any]]
 RESAMPLES = 199
