@@ -88,22 +88,6 @@ def test_a_rows_choices_are_its_labels_and_without_any_the_whole_output_is_the_c
 
 
 @pytest.mark.parametrize(
-    ("parameters", "expectations"),
-    [
-        ({"labels": LABELS}, {}),
-        ({"labels": LABELS}, {"expected_response": "unknown"}),
-        ({}, {"expected_response": "C", "choices": ["A", "B"]}),
-        ({}, {"expected_response": "4", "choices": ["4", "4."]}),
-        ({}, {"expected_response": "4", "choices": []}),
-        ({}, {"expected_response": "word " * 50}),
-    ],
-)
-def test_a_row_whose_class_is_none_of_the_labels_is_not_scored(parameters, expectations):
-    with pytest.raises(MissingExpectation, match="r1"):
-        make_scorer("s", "label", parameters).score(EvalRow("r1", {"q": "x"}, expectations), Output("A"))
-
-
-@pytest.mark.parametrize(
     ("labels", "output", "label"),
     [
         (["退款", "订单"], "答案是退款。", "退款"),
@@ -256,29 +240,6 @@ def test_the_right_choice_is_given_by_place_or_by_text():
     assert answer_index(choice_row(expected_response="ja, größer")) == 2
     assert answer_index(choice_row(answer_index=1, expected_response="no")) == 1
     assert row_choices(choice_row()) == tuple(CHOICES)
-
-
-@pytest.mark.parametrize(
-    "expectations",
-    [
-        {},
-        {"expected_response": "perhaps"},
-        {"answer_index": 3},
-        {"answer_index": -1},
-        {"answer_index": True},
-        {"answer_index": "1"},
-        {"choices": None, "answer_index": 0},
-        {"choices": ["one"], "answer_index": 0},
-        {"choices": "no", "answer_index": 0},
-        {"choices": ["a", " "], "answer_index": 0},
-        {"choices": ["a", 2], "answer_index": 0},
-    ],
-)
-def test_a_row_without_choices_or_answer_is_not_ranked(expectations):
-    with pytest.raises(MissingExpectation, match="row r1: "):
-        make_scorer("s", "choice_accuracy", {}).score(
-            choice_row(**expectations), Output("", choice_logprobs=(-1, -2, -3))
-        )
 
 
 # The confusion matrix as a picture

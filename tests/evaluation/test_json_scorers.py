@@ -11,7 +11,7 @@ from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, RowResult, RunFindings, Score
 from llmops.evaluation.scorers import make_scorer
 from llmops.evaluation.scorers.json_scorers import read_json
-from llmops.evaluation.scorers.protocol import MissingExpectation, RunScorer
+from llmops.evaluation.scorers.protocol import RunScorer
 
 SCHEMA = {
     "type": "object",
@@ -90,19 +90,6 @@ def test_json_fields_is_the_share_of_expected_fields_that_are_right(text, expect
     assert score.value == pytest.approx(share)
     assert wrong in score.rationale
     assert bool(score.rationale) is (share < 1)
-
-
-@pytest.mark.parametrize(
-    ("type_name", "expectations"),
-    [
-        *(("json_fields", {"expected_json": expected}) for expected in (None, {}, [1], "x")),
-        *(("json_f1", {"expected_json": expected}) for expected in (None, {}, [], "x", 3)),
-        *(("tool_calls", {"tool_calls": expected}) for expected in (None, "f", [3], [{"args": {}}])),
-    ],
-)
-def test_a_row_without_what_is_compared_with_is_not_scored(type_name, expectations):
-    with pytest.raises(MissingExpectation, match="r1"):
-        make_scorer("s", type_name, {}).score(EvalRow("r1", {"q": "x"}, expectations), Output("{}"))
 
 
 def f1(text: str, expected: Any, **parameters: Any) -> Score:

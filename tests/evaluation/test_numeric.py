@@ -11,7 +11,6 @@ from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output
 from llmops.evaluation.scorers import make_scorer
 from llmops.evaluation.scorers.numeric import ReadNumber, read_numbers, read_whole
-from llmops.evaluation.scorers.protocol import MissingExpectation
 
 
 def verdict(output: str, parameters: dict[str, object] | None = None, **expectations: object) -> object:
@@ -202,21 +201,6 @@ def test_the_rationale_says_what_was_read_and_expected():
     scorer = make_scorer("s", "numeric", {})
     assert scorer.score(row, Output("so 42")).rationale == "reads 42; expected 41"
     assert scorer.score(row, Output("so")).rationale == "holds no number; expected 41"
-
-
-@pytest.mark.parametrize(
-    "expectations",
-    [
-        {},
-        {"answers": ["none"]},
-        {"expected_number": "seven"},
-        {"expected_number": True},
-        {"expected_number": float("inf")},
-    ],
-)
-def test_a_row_without_an_expected_number_is_not_scored(expectations):
-    with pytest.raises(MissingExpectation, match="r1"):
-        verdict("7", **expectations)
 
 
 WORKING = "Each box holds 3 eggs. 4 boxes make 3 * 4 = 12 eggs.\n#### 12"

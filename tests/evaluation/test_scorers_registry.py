@@ -204,6 +204,52 @@ def test_the_scorers_load_nothing_heavy_until_they_score():
     assert done.stdout.strip() == "[]"
 
 
+NO_ANSWER = "expectations hold neither answers nor expected_response"
+NOT_SCORED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
+    *((name, {}, {}, NO_ANSWER) for name in ("exact_match", "contains", "token_f1", "rouge", "bleu", "chrf")),
+    *(
+        (name, {}, given, NO_ANSWER)
+        for name in ("exact_match", "contains")
+        for given in ({"answers": []}, {"expected_response": None}, {"expected_json": {"a": 1}})
+    ),
+    *(
+        ("exact_match", {}, {"answers": answers}, "an expected answer must be text or a number")
+        for answers in ({"text": ["Paris"]}, [["Paris"]], [{"a": 1}])
+    ),
+    *(("regex", {}, {"pattern": pattern}, r"expectations\.pattern: ") for pattern in (None, "", 3, "(")),
+    ("numeric", {}, {}, ""),
+    ("numeric", {}, {"answers": ["none"]}, ""),
+    *(("numeric", {}, {"expected_number": number}, "") for number in ("seven", True, float("inf"))),
+    *(("json_fields", {}, {"expected_json": expected}, "") for expected in (None, {}, [1], "x")),
+    *(("json_f1", {}, {"expected_json": expected}, "") for expected in (None, {}, [], "x", 3)),
+    *(("tool_calls", {}, {"tool_calls": expected}, "") for expected in (None, "f", [3], [{"args": {}}])),
+    # A class that is none of the labels.
+    *(("label", {"labels": ["card", "refund"]}, given, "") for given in ({}, {"expected_response": "unknown"})),
+    *(
+        ("label", {}, {"expected_response": expected, **choices}, "")
+        for expected, choices in [
+            ("C", {"choices": ["A", "B"]}), ("4", {"choices": ["4", "4."]}), ("4", {"choices": []}), ("word " * 50, {}),
+        ]
+    ),
+    # A right choice that is none, and choices that are none.
+    *(
+        ("choice_accuracy", {}, {"choices": ["no", "a long answer", "ja"], **answer}, "")
+        for answer in ({}, {"expected_response": "perhaps"}, *({"answer_index": place} for place in (3, -1, True, "1")))
+    ),
+    *(
+        ("choice_accuracy", {}, {"choices": choices, "answer_index": 0}, "")
+        for choices in (None, ["one"], "no", ["a", " "], ["a", 2])
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("type_name", "options", "expectations", "problem"), NOT_SCORED)
+def test_a_row_without_what_its_scorer_compares_with_is_not_scored(type_name, options, expectations, problem):
+    scorer, row = make_scorer("s", type_name, options), EvalRow("r1", {"q": "x"}, expectations)
+    with pytest.raises(MissingExpectation, match=f"row r1: .*{problem}"):
+        scorer.score(row, Output("A", choice_logprobs=(-1, -2, -3)))
+
+
 # Trials
 
 

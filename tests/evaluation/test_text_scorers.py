@@ -11,7 +11,6 @@ from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
 from llmops.evaluation.scorers import make_scorer
 from llmops.evaluation.scorers.normalisation import normalise
-from llmops.evaluation.scorers.protocol import MissingExpectation
 from llmops.evaluation.scorers.text_scorers import automated_readability_index, count_sentences, repeated_share
 from llmops.text_patterns import REFUSAL_REACH, refusal_phrase
 from monitoring.descriptors.text_kinds import is_refusal
@@ -194,30 +193,6 @@ def test_whole_words_are_those_of_the_script(output, wanted, held):
 )
 def test_the_rationale_names_what_was_found_or_expected(type_name, options, expected, output, rationale):
     assert scored(type_name, expected, output, **options).rationale == rationale
-
-
-NO_ANSWER = "expectations hold neither answers nor expected_response"
-NO_TEXT = "an expected answer must be text or a number"
-
-
-@pytest.mark.parametrize(
-    ("type_name", "expectations", "problem"),
-    [
-        *(
-            ("regex", given, r"expectations\.pattern: ")
-            for given in ({}, {"pattern": ""}, {"pattern": 3}, {"pattern": "("})
-        ),
-        *(
-            (type_name, given, NO_ANSWER)
-            for type_name in ("exact_match", "contains")
-            for given in ({}, {"answers": []}, {"expected_response": None}, {"expected_json": {"a": 1}})
-        ),
-        *(("exact_match", {"answers": answers}, NO_TEXT) for answers in ({"text": ["Paris"]}, [["Paris"]], [{"a": 1}])),
-    ],
-)
-def test_a_row_without_what_is_compared_with_is_not_scored(type_name, expectations, problem):
-    with pytest.raises(MissingExpectation, match=f"row r1: {problem}"):
-        scored(type_name, EvalRow("r1", {"q": "x"}, expectations), "x")
 
 
 # Refusals by phrase, measured on sentences of both kinds
