@@ -214,6 +214,7 @@ def test_a_verdict_is_plain_json_and_its_reason_shows_the_numbers():
         ({"rule": "best"}, "rule"),
         ({"margin": -1}, "margin"),
         ({"margin": True}, "margin"),
+        ({"margin": "0.1"}, "margin"),
         ({"floors": [1]}, "floors"),
         ({"floors": {"right": "1"}}, "floors.right"),
         ({"floors": {"right": True}}, "floors.right"),
