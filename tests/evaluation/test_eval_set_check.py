@@ -4,7 +4,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rapidfuzz import fuzz
 
@@ -171,9 +171,8 @@ def sentence(chance: random.Random, words: int = 9) -> str:
 
 def test_a_changed_character_is_a_near_duplicate_another_question_is_not_and_case_and_white_space_do_not_count():
     texts = ["Who designed the footbridge?", "Where do the children swim?", "Who designed the foot bridge?"]
-    [(left, right, similarity)] = near_duplicates(texts, 0.9)
+    [(left, right, _)] = near_duplicates(texts, 0.9)
     assert (left, right) == (0, 2)
-    assert similarity == pytest.approx(fuzz.ratio(*(folded(texts[i]) for i in (0, 2))) / 100)
     assert list(near_duplicates(["Who  IS it?\n", "who is it?"], 1.0)) == [(0, 1, 1.0)]
 
 
@@ -197,19 +196,15 @@ def test_many_texts_of_one_pattern_hang_together_without_every_pair():
     assert len(pairs) < 2000 * 100
 
 
-@pytest.mark.parametrize("texts", [[], ["alone"], ["", ""], ["a", "b"], ["日本語の質問です", "日本語の質問ですか"]])
-def test_few_and_short_texts_are_no_trouble(texts):
-    for left, right, similarity in near_duplicates(texts, 0.9):
-        assert similarity == pytest.approx(fuzz.ratio(folded(texts[left]), folded(texts[right])) / 100)
-
-
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.text(max_size=30), max_size=12), st.sampled_from([0.7, 0.9, 1.0]))
+@example(["日本語の質問です", "日本語の質問ですか", "", ""], 0.9)
 def test_every_pair_told_reaches_the_limit_and_equal_texts_are_always_told(texts, least):
     pairs = list(near_duplicates(texts, least))
     for left, right, similarity in pairs:
         assert left < right
         assert similarity >= least - 1e-9
+        assert similarity == pytest.approx(fuzz.ratio(folded(texts[left]), folded(texts[right])) / 100)
     told = {(left, right) for left, right, _ in pairs}
     first: dict[str, int] = {}
     for position, text in enumerate(map(folded, texts)):

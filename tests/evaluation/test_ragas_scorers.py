@@ -25,35 +25,16 @@ def scored(type_name: str, output: str, *answers: str, **parameters: Any) -> Sco
     ("type_name", "output", "reference", "value"),
     [
         ("ExactMatch", "paris", "Paris", 0.0),
-        ("StringPresence", "It is Paris.", "Paris", 1.0),
-        ("StringPresence", "It is Rome.", "Paris", 0.0),
         ("NonLLMStringSimilarity", "abcd", "abcx", 0.75),  # one edit in four letters
-        ("NonLLMStringSimilarity", "abc", "xyz", 0.0),
-        ("BleuScore", "dog", "cat", 0.0),
         ("RougeScore", "Москва", "Минск", 0.0),
         ("RougeScore", "北京", "南京", 0.5),
         ("RougeScore", "👍", "👎", 0.0),
-        ("CHRFScore", "xyz", "abc", 0.0),
     ],
 )
 def test_values_on_hand_made_pairs(type_name, output, reference, value):
     score = scored(type_name, output, reference)
     assert score.error is None
     assert score.value == pytest.approx(value, abs=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("output", "reference", "rouge_type", "value"),
-    [
-        # "the cat sat" of 3 words against 6: precision 1, recall 1/2, F 2/3.
-        ("the cat sat", "the cat sat on the mat", "rougeL", 2 / 3),
-        # In another order: every single word is there, the longest common subsequence is one word.
-        ("mat cat", "cat mat", "rouge1", 1.0),
-        ("mat cat", "cat mat", "rougeL", 0.5),
-    ],
-)
-def test_options_reach_the_metric(output, reference, rouge_type, value):
-    assert scored("RougeScore", output, reference, rouge_type=rouge_type).value == pytest.approx(value)
 
 
 def test_the_best_over_the_references_counts_and_is_named_and_an_empty_output_scores_zero():

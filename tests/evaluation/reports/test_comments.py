@@ -132,14 +132,6 @@ def test_a_verdict_without_checks_is_one_case_and_without_a_gate_there_are_only_
     assert not parsed(report(primary="words")).findall("testsuite[@name='qa: rows']/testcase/failure")
 
 
-def test_what_became_of_the_rows_stands_in_the_case_that_checks_them():
-    check = GateCheck("rows", "rows", "correct", "inconclusive", ROWS_TOLD)
-    root = parsed(report(verdict=verdict("inconclusive", ROWS_TOLD, checks=[check])))
-    (case,) = cases(root, "gate")
-    assert (case.get("name"), case.find("failure").get("message")) == ("rows (rows)", ROWS_TOLD)
-    assert root.get("failures") != "0"
-
-
 def test_a_row_fails_when_the_deciding_metric_got_worse_and_is_an_error_without_answer_or_score():
     unscored = {"correct": {"a": False, "b": None}}
     rows = [row(1), row(2, 1.0), row(3, -1.0), row(4, None), row(5, -1.0, error_b="timed out"), row(6, scores=unscored)]
