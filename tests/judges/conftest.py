@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from llmops.judges import TYPES
 from llmops.judges.client import JudgeEndpoint
 from tests.engines.upstream_server import Seen
 from tests.judges.scripted import Answer, ScriptedJudge
@@ -21,6 +22,12 @@ NEEDED: dict[str, dict[str, Any]] = {
     "mlflow.ConversationalGuidelines": {"guidelines": ["Be brief."]},
     "mlflow.make_judge": {"instructions": "Does {{ outputs }} fit {{ inputs }}, by {{ expectations }}?"},
 }
+
+
+def made(type_name: str, endpoint: JudgeEndpoint = NOWHERE, **options: Any) -> Any:
+    """A judge of that type with all that it needs; embeddings that find every text alike."""
+    given = {"embed": lambda texts: [[1.0] for _ in texts], **NEEDED.get(type_name, {}), **options}
+    return TYPES[type_name]("mine", endpoint=endpoint, **given)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from llmops.errors import UsageError
@@ -22,34 +21,26 @@ from llmops.judges import NEEDS_EMBEDDINGS, NEEDS_NO_JUDGE, TYPES, JudgeEndpoint
 from llmops.judges.mlflow_judges import filled_once
 from llmops.judges.pairwise import PairJudge
 from llmops.prompt_file import PromptTemplate
-from tests.judges.conftest import NEEDED, NOWHERE, RUBRICS, fitting
+from tests.judges.conftest import NOWHERE, RUBRICS, fitting, made
 from tests.judges.scripted import completion
 
 
 @pytest.mark.parametrize("type_name", sorted(TYPES))
-def test_every_type_makes_a_kept_scorer_that_bears_the_suites_name(type_name):
-    scorer = TYPES[type_name]("mine", endpoint=NOWHERE, embed=lambda texts: [], **NEEDED.get(type_name, {}))
+def test_every_type_makes_a_scorer_of_the_suites_name_which_is_kept_under_type_judge_options_and_version(type_name):
+    import mlflow
+
+    scorer, other = made(type_name), JudgeEndpoint("nowhere", NOWHERE.base_url, "another", side_by_side=9)
     assert isinstance(scorer, CachedScorer)
     assert (scorer.name, scorer.side_by_side) == ("mine", 4)
     less_is_better = type_name == "ragas.NoiseSensitivity"
     assert (scorer.higher_is_better, scorer.worst) == ((False, 1.0) if less_is_better else (True, 0.0))
-
-
-@pytest.mark.parametrize("type_name", sorted(TYPES))
-def test_scores_are_kept_under_type_judge_options_and_version(type_name):
-    import mlflow
-
-    def identity(**options: Any) -> Any:
-        given = {"embed": lambda texts: [], **NEEDED.get(type_name, {}), **options}
-        return TYPES[type_name]("s", **{"endpoint": NOWHERE, **given}).identity  # type: ignore[attr-defined]
-
-    found, other = identity(), JudgeEndpoint("nowhere", NOWHERE.base_url, "another", side_by_side=9)
+    found = scorer.identity
     assert (found["type"], found["judge"]) == (type_name, NOWHERE.identity)
     # Its prompts may change with MLflow: another version must not find the scores of this one.
     assert found.get("mlflow", mlflow.__version__) == mlflow.__version__
-    assert json.loads(json.dumps(found)) != identity(endpoint=other)
+    assert json.loads(json.dumps(found)) != made(type_name, other).identity
     if type_name != "mlflow.make_judge":
-        assert found != identity(input_variable="q")
+        assert found != made(type_name, input_variable="q").identity
 
 
 ASKING = sorted(set(TYPES) - NEEDS_NO_JUDGE)
@@ -66,7 +57,7 @@ FAILED = [(500, {}, "{}"), (200, {}, completion("{}", "length"))]
 def test_garbage_is_an_error_of_the_first_question_and_no_score(type_name, script):
     replies = [*GARBAGE, *FAILED]
     asked = script(replies)
-    scorer = TYPES[type_name]("s", endpoint=asked.endpoint, embed=lambda _: [[1.0]], **NEEDED.get(type_name, {}))
+    scorer = made(type_name, asked.endpoint)
     for already in range(len(replies)):
         score = scorer.score(CAPITAL, Output("Москва"))
         assert score.value is None
@@ -115,9 +106,8 @@ WRONG_OPTIONS: list[tuple[str, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("type_name", "options", "problem"), WRONG_OPTIONS)
 def test_a_wrong_option_is_refused_by_its_name(type_name, options, problem):
-    given = {"embed": lambda texts: [], **NEEDED.get(type_name, {}), **options}
     with pytest.raises(UsageError) as caught:
-        TYPES[type_name]("mine", endpoint=NOWHERE, **given)
+        made(type_name, **options)
     assert str(caught.value).startswith(problem)
 
 
@@ -157,10 +147,7 @@ def best_answer(name: str, part: dict[str, Any]) -> Any:
 
 @pytest.mark.parametrize("type_name", ASKING)
 def test_the_best_verdicts_on_the_expected_answer_give_the_best_value(type_name):
-    def embed(texts: Any) -> Any:
-        return [[1.0, 0.0] for _ in texts]
-
-    judge: Any = TYPES[type_name]("s", endpoint=NOWHERE, embed=embed, **NEEDED.get(type_name, {}))
+    judge = made(type_name)
     judge._client = Unasked(best_answer)
 
     score = judge.score(CAPITAL, Output("Москва"))
@@ -218,17 +205,14 @@ def sent(judge: Any, text: str, answer: str) -> str:
 
 @pytest.mark.parametrize("type_name", ASKING)
 def test_text_that_looks_like_a_placeholder_is_shown_as_it_is(type_name):
-    def embed(texts: Any) -> Any:
-        return np.ones((len(texts), 1))
-
-    judge = TYPES[type_name]("s", endpoint=NOWHERE, embed=embed, **NEEDED.get(type_name, {}))
+    judge = made(type_name)
     plain = sent(judge, PLAIN, "said")
     assert PLAIN in plain
     assert sent(judge, LOOKALIKES, "said") == plain.replace(PLAIN, LOOKALIKES)
 
 
 def test_a_judges_answer_that_looks_like_a_placeholder_is_shown_as_it_is_in_the_next_question():
-    judge: Any = TYPES["ragas.Faithfulness"]("s", endpoint=NOWHERE)
+    judge = made("ragas.Faithfulness")
     plain = sent(judge, "word", PLAIN)
     assert PLAIN in plain
     assert sent(judge, "word", LOOKALIKES) == plain.replace(PLAIN, LOOKALIKES)
