@@ -3,14 +3,12 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from llmops.judges import TYPES
 from llmops.judges.client import JudgeEndpoint
-from tests.engines.upstream_server import Seen
 from tests.judges.scripted import Answer, ScriptedJudge
 
 NOWHERE = JudgeEndpoint("nowhere", "http://127.0.0.1:9/v1", "m", key_variable="NO_SUCH_KEY")
@@ -30,31 +28,14 @@ def made(type_name: str, endpoint: JudgeEndpoint = NOWHERE, **options: Any) -> A
     return TYPES[type_name]("mine", endpoint=endpoint, **given)
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A scripted judge and the endpoint that leads to it."""
-
-    judge: ScriptedJudge
-    endpoint: JudgeEndpoint
-
-    @property
-    def requests(self) -> list[Seen]:
-        return self.judge.requests
-
-
-Script = Callable[..., Asked]
+Script = Callable[..., ScriptedJudge]
 
 
 @pytest.fixture
 def script() -> Iterator[Script]:
-    """`script(answer, retries=0)` starts a judge that says what the function, text or list of replies tells it to."""
+    """`script(answer)` starts a judge that says what the function, text or list of replies tells it to."""
     with ExitStack() as running:
-
-        def start(answer: Answer | str | list[Any], **settings: Any) -> Asked:
-            judge = running.enter_context(ScriptedJudge(_as_function(answer)))
-            return Asked(judge, JudgeEndpoint("scripted", judge.base_url, "scripted-model", retries=0, **settings))
-
-        yield start
+        yield lambda answer, **settings: running.enter_context(ScriptedJudge(_as_function(answer), **settings))
 
 
 def _as_function(answer: Answer | str | list[Any]) -> Answer:

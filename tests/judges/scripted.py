@@ -1,7 +1,7 @@
 """A judge that says what a function tells it to.
 
 with ScriptedJudge(lambda request: '{"rationale": "fine", "score": "pass"}') as judge:
-    endpoint = JudgeEndpoint("scripted", judge.base_url, "scripted")
+    client = JudgeClient(judge.endpoint)
 """
 
 import asyncio
@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any, Self
 
+from llmops.judges.client import JudgeEndpoint
 from tests.engines.upstream_server import Seen, Send, reply, serving, whole
 
 Reply = str | tuple[int, Mapping[str, str], str]
@@ -27,16 +28,18 @@ class ScriptedJudge:
     """An OpenAI-compatible server on a free loopback port while the context lasts.
 
     answer: from a request's JSON body to the text of a completion, or to a whole reply (status, headers, body). What it
-    raises becomes a reply of status 500 that names it. requests: every request, in the order of arrival.
+    raises becomes a reply of status 500 that names it. settings: of `endpoint`, which leads here. requests: every
+    request, in the order of arrival.
     """
 
-    def __init__(self, answer: Answer) -> None:
-        self._answer = answer
+    def __init__(self, answer: Answer, **settings: Any) -> None:
+        self._answer, self._settings = answer, settings
         self.requests: list[Seen] = []
         self._running = ExitStack()
 
     def __enter__(self) -> Self:
         self.base_url = self._running.enter_context(serving(self._behave)).url
+        self.endpoint = JudgeEndpoint("scripted", self.base_url, "scripted-model", retries=0, **self._settings)
         return self
 
     def __exit__(self, *_: object) -> None:
