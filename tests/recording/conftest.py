@@ -1,7 +1,7 @@
 """A real MLflow store on SQLite for the whole room (opening one takes seconds), and made-up reports."""
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmops.evaluation.eval_set import EvalRow
-from llmops.evaluation.results import EvalReport, Metric, Output, Results, RowResult, RunFindings, Score
+from llmops.evaluation.results import EvalReport, Metric, Output, RowResult, RunFindings, Score
 from llmops.hashing import content_hash
 from llmops.prompt_file import parse_prompt
 from llmops.recording import CellIdentity, EvalRecorder, EvalRun
@@ -48,10 +48,12 @@ def row(i: int) -> RowResult:
     return RowResult(given, output, {"correct": Score(i % 2 == 1, "Looked."), "judge": judged})
 
 
-def report(rows: Results, findings: Mapping[str, RunFindings] = FINDINGS) -> EvalReport:
-    metrics = {"correct": Metric(0.5, len(rows), 0, (0.25, 0.75)), "judge": Metric(None, 0, len(rows), None)}
-    tokens = [(result.output.tokens_in or 0, result.output.tokens_out or 0) for result in rows]
-    return EvalReport(rows, metrics, len(rows), 0, 2.0, *map(sum, zip(*tokens, strict=True)), 30, findings)
+def report(rows: int | list[RowResult]) -> EvalReport:
+    """Of that many rows, or of those given."""
+    results = OnlyIterable([row(i) for i in range(rows)] if isinstance(rows, int) else rows)
+    metrics = {"correct": Metric(0.5, len(results), 0, (0.25, 0.75)), "judge": Metric(None, 0, len(results), None)}
+    tokens = [(result.output.tokens_in or 0, result.output.tokens_out or 0) for result in results]
+    return EvalReport(results, metrics, len(results), 0, 2.0, *map(sum, zip(*tokens, strict=True)), 30, FINDINGS)
 
 
 @dataclass(frozen=True)
@@ -119,23 +121,3 @@ def open_desk(settings: Settings) -> Desk:
 @pytest.fixture(scope="session")
 def desk(tmp_path_factory):
     return open_desk(Settings(home=tmp_path_factory.mktemp("home")))
-
-
-@pytest.fixture(scope="session", name="open_desk")
-def open_desk_fixture():
-    return open_desk
-
-
-@pytest.fixture(scope="session", name="row")
-def row_fixture():
-    return row
-
-
-@pytest.fixture(scope="session", name="report")
-def report_fixture():
-    """Makes a report of that many rows, or of those given."""
-
-    def make(rows: int | list[RowResult], **changed: Any) -> EvalReport:
-        return report(OnlyIterable([row(i) for i in range(rows)] if isinstance(rows, int) else rows), **changed)
-
-    return make

@@ -7,6 +7,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from deploy.services.servers import free_port
 from llmops.recording.resuming import stored_traces, this_process
 from llmops.settings import Settings
+from tests.recording.conftest import open_desk, report, row
 
 NEVER = 10**9
 # Records a cell, and kills itself with SIGKILL just before its `kill_at`th transaction, of all or of those that insert
@@ -23,7 +25,7 @@ KILLED = """
 import itertools, os, signal, sys
 from pathlib import Path
 import sqlalchemy
-from conftest import OnlyIterable, open_desk, report, row
+from conftest import open_desk, report
 from llmops.settings import Settings
 
 home, recorder, rows, seed, kill_at = Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:6])
@@ -41,7 +43,7 @@ def kill(connection):
     if connection.info.pop("inserts", not table) and next(commits) == kill_at:
         os.kill(os.getpid(), signal.SIGKILL)
 
-desk.recorder.record(desk.cell(seed=seed), report(OnlyIterable([row(i) for i in range(rows)])), recorder)
+desk.recorder.record(desk.cell(seed=seed), report(rows), recorder)
 print("commits", next(commits) - 1)
 """
 
@@ -75,7 +77,7 @@ def check_whole(desk: Any, cell: Any, rows: int, run: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recorder", ["bulk", "evaluate"])
-def test_a_killed_recording_is_completed_as_the_same_run(tmp_path, open_desk, report, recorder):
+def test_a_killed_recording_is_completed_as_the_same_run(tmp_path, recorder):
     rows = 130  # two batches
     died = record_and_die(tmp_path, recorder, rows, 0, 2, "trace_info")
     assert died.returncode == -signal.SIGKILL, died.stderr
@@ -91,7 +93,7 @@ def test_a_killed_recording_is_completed_as_the_same_run(tmp_path, open_desk, re
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recorder", ["bulk", "evaluate"])
-def test_wherever_a_recording_is_killed_it_is_made_whole(tmp_path, open_desk, report, recorder):
+def test_wherever_a_recording_is_killed_it_is_made_whole(tmp_path, recorder):
     rows = 6
     record_and_die(tmp_path, recorder, rows, 0, NEVER)  # makes the experiment, which the next ones find
     total = int(record_and_die(tmp_path, recorder, rows, 1, NEVER).stdout.split()[-1])
@@ -104,14 +106,20 @@ def test_wherever_a_recording_is_killed_it_is_made_whole(tmp_path, open_desk, re
         check_whole(desk, cell, rows, known or desk.recorder.record(cell, report(rows), recorder))
 
 
-@pytest.mark.parametrize(("first", "second"), [("evaluate", "bulk"), ("bulk", "evaluate")])
-def test_a_run_of_the_other_recorder_is_cleared_away(desk, report, first, second):
+def stop_recording(desk: Any, cell: Any, rows: int | list[Any], recorder: str) -> None:
+    """Stopped as soon as it tells of its progress."""
+
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
-    cell = desk.cell()
     with pytest.raises(KeyboardInterrupt):
-        desk.recorder.record(cell, report(3), first, progress=stop)
+        desk.recorder.record(cell, report(rows), recorder, progress=stop)
+
+
+@pytest.mark.parametrize(("first", "second"), [("evaluate", "bulk"), ("bulk", "evaluate")])
+def test_a_run_of_the_other_recorder_is_cleared_away(desk, first, second):
+    cell = desk.cell()
+    stop_recording(desk, cell, 3, first)
     [left] = desk.runs(cell)
     run = desk.recorder.record(cell, report(3), second)
     assert run.run_id != left.info.run_id
@@ -119,15 +127,10 @@ def test_a_run_of_the_other_recorder_is_cleared_away(desk, report, first, second
 
 
 @pytest.mark.parametrize("recorder", ["bulk", "evaluate"])
-def test_a_stopped_recording_with_new_results_shows_the_new_ones(desk, report, row, recorder):
-    def stop(done: int, total: int) -> None:
-        raise KeyboardInterrupt
-
+def test_a_stopped_recording_with_new_results_shows_the_new_ones(desk, recorder):
     cell = desk.cell()
-    with pytest.raises(KeyboardInterrupt):
-        desk.recorder.record(cell, report([row(4), row(2)]), recorder, progress=stop)
-    renamed = type(row(0))(row(4).row, row(3).output, row(3).scores)
-    run = desk.recorder.record(cell, report([renamed, row(2)]), recorder)
+    stop_recording(desk, cell, [row(4), row(2)], recorder)
+    run = desk.recorder.record(cell, report([replace(row(3), row=row(4).row), row(2)]), recorder)
     trace = desk.traces(run.run_id)["row-4"]
     given = {a.name: a for a in trace.info.assessments}
     assert (trace.info.state, trace.data.spans[0].outputs) == ("OK", row(3).output.text)
@@ -135,7 +138,7 @@ def test_a_stopped_recording_with_new_results_shows_the_new_ones(desk, report, r
     assert len(desk.traces(run.run_id)) == 2
 
 
-def test_parameters_that_changed_make_a_new_run(desk, report):
+def test_parameters_that_changed_make_a_new_run(desk):
     cell = desk.cell()
     first = desk.recorder.record(cell, report(2), "bulk", extra_params={"cache": "on"})
     desk.client.set_tag(first.run_id, "llmops.complete", "false")  # as if killed just before its last write
@@ -153,7 +156,7 @@ def test_parameters_that_changed_make_a_new_run(desk, report):
         ("elsewhere 1 1.00", False),
     ],
 )
-def test_only_a_run_whose_writer_is_gone_is_taken_up(desk, report, writer, taken):
+def test_only_a_run_whose_writer_is_gone_is_taken_up(desk, writer, taken):
     import psutil
 
     host, pid, _ = this_process().split()
@@ -210,7 +213,7 @@ def server(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_tracking_server_holds_the_same_run(server, tmp_path, open_desk, report, row):
+def test_a_tracking_server_holds_the_same_run(server, tmp_path):
     desk = open_desk(Settings(home=tmp_path, tracking_uri=server))
     cell = desk.cell()
     start = time.monotonic()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from llmops.evaluation.eval_set import EvalRow
 from llmops.recording import register_eval_set
 from llmops.recording.datasets import sampled, traced
+from tests.recording.conftest import report
 
 _hashes = (f"{number:064x}" for number in itertools.count(1))
 
@@ -52,7 +53,7 @@ def test_the_same_content_is_registered_once_and_not_read_again(desk, digest):
     assert register_eval_set(desk.store, "again", "0" * 64, rows(1)) != first
 
 
-def test_each_suite_that_uses_an_eval_set_shows_it_and_a_run_points_to_it(desk, digest, report):
+def test_each_suite_that_uses_an_eval_set_shows_it_and_a_run_points_to_it(desk, digest):
     for suite in ("sums", "others", "sums"):
         dataset_id = register_eval_set(desk.store, "shared", digest, rows(1), suite)
     for suite in ("sums", "others"):
@@ -94,7 +95,7 @@ def test_the_chosen_rows_keep_their_order(ids, limit):
     assert chosen == sorted(chosen)
 
 
-def test_up_to_the_limit_every_row_is_traced_and_above_those_with_the_smallest_sha256(report):
+def test_up_to_the_limit_every_row_is_traced_and_above_those_with_the_smallest_sha256():
     rows = report(4).results
     assert [number for number, _ in traced(rows, 4)] == [0, 1, 2, 3]
     assert len(list(traced(rows, 3))) == 3
@@ -104,7 +105,7 @@ def test_up_to_the_limit_every_row_is_traced_and_above_those_with_the_smallest_s
 
 
 @pytest.mark.parametrize("recorder", ["bulk", "evaluate"])
-def test_a_sampled_run_keeps_all_rows_and_says_what_it_shows(desk, report, recorder, monkeypatch):
+def test_a_sampled_run_keeps_all_rows_and_says_what_it_shows(desk, recorder, monkeypatch):
     monkeypatch.setattr("llmops.recording.runs.MAX_TRACED_ROWS", 3)
     made = report(9)
     chosen = {result.row.id for _, result in traced(made.results, 3)}

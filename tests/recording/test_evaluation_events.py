@@ -12,6 +12,7 @@ from llmops.hashing import content_hash
 from llmops.recording import EvalRecorder, record_calibration
 from llmops.registry import Store
 from tests.http_server import serving
+from tests.recording.conftest import report
 
 JUDGE = {"type": "rubric", "judge": {"base_url": "http://127.0.0.1:1/v1", "model": "judge-1"}}
 
@@ -53,7 +54,7 @@ def recorder_to(desk: Any, url: str) -> EvalRecorder:
     return EvalRecorder(Store(dataclasses.replace(desk.store.settings, otel_endpoint=url)))
 
 
-def test_each_scorer_of_a_run_is_an_event_with_its_interval_its_judge_and_the_eval_sets(desk, report, received):
+def test_each_scorer_of_a_run_is_an_event_with_its_interval_its_judge_and_the_eval_sets(desk, received):
     cell = desk.cell()
     cell = dataclasses.replace(cell, content={**cell.content, "judges": {"judge": JUDGE}})
     kappa = {"kappa": 0.8, "kappa_low": 0.6, "kappa_high": 0.9, "n": 50, "n_failed": 0, "accuracy": 0.9}
@@ -91,12 +92,12 @@ def test_each_scorer_of_a_run_is_an_event_with_its_interval_its_judge_and_the_ev
     }
 
 
-def test_a_receiver_of_traces_gets_the_results_beside_them(desk, report, received):
+def test_a_receiver_of_traces_gets_the_results_beside_them(desk, received):
     recorder_to(desk, f"{received.url}/v1/traces").record(desk.cell(), report(2))
     assert {path for path, _, _ in received} == {"/v1/logs"}
 
 
-def test_a_receiver_that_is_away_costs_a_warning_and_no_result(desk, report, received, caplog):
+def test_a_receiver_that_is_away_costs_a_warning_and_no_result(desk, received, caplog):
     away = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
     url = f"http://127.0.0.1:{away.server_port}"
     away.server_close()

@@ -16,6 +16,7 @@ from llmops.recording import (
     record_verdict,
 )
 from llmops.recording.cell import eval_runs, json_mapping, verdicts_of
+from tests.recording.conftest import report
 
 CALIBRATION = {"kappa": 0.71, "kappa_low": 0.6, "kappa_high": 0.8, "n": 120, "n_failed": 2, "accuracy": 0.9, "why": "ü"}
 
@@ -70,7 +71,7 @@ def test_the_newest_calibration_of_a_judge_is_found(desk):
 
 
 @pytest.fixture(scope="module")
-def run(desk, report):
+def run(desk):
     return desk.recorder.record(desk.cell("facts", ("facts-rows",)), report(4), "bulk")
 
 
@@ -96,7 +97,7 @@ def test_runs_of_other_versions_and_unfinished_ones_are_left_out(desk, run):
         desk.client.set_tag(run.run_id, "llmops.complete", "true")
 
 
-def test_more_runs_than_a_page_are_all_read(desk, run, report, monkeypatch):
+def test_more_runs_than_a_page_are_all_read(desk, run, monkeypatch):
     others = {desk.recorder.record(desk.cell("facts"), report(1), "bulk").run_id for _ in range(2)}
     monkeypatch.setattr("llmops.registry.store._PAGE", 1)
     assert others | {run.run_id} <= {found.run_id for found in eval_runs(desk.store, "qa@1", "tiny@1")}

@@ -13,13 +13,14 @@ from llmops.errors import RecordingIncomplete, UnknownVersion
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, RowResult, Score
 from llmops.recording import EVALUATE_UP_TO, EvalRun
+from tests.recording.conftest import report, row
 
 RECORDERS = ("bulk", "evaluate")
 ROWS = 7
 
 
 @pytest.fixture(scope="module")
-def recorded(desk, report):
+def recorded(desk):
     """The same report written by each recorder."""
     return {
         recorder: desk.recorder.record(
@@ -83,7 +84,7 @@ def test_both_recorders_write_the_same_run_and_rows(desk, recorded):
         assert row_as_stored(trace) == row_as_stored(evaluate[row_id])
 
 
-def test_runs_that_are_recorded_side_by_side_are_whole_and_evaluated_one_after_the_other(desk, report, monkeypatch):
+def test_runs_that_are_recorded_side_by_side_are_whole_and_evaluated_one_after_the_other(desk, monkeypatch):
     evaluate, under_way, seen = mlflow.genai.evaluate, threading.Semaphore(1), []
 
     def watched(**arguments):
@@ -104,7 +105,7 @@ def test_runs_that_are_recorded_side_by_side_are_whole_and_evaluated_one_after_t
     assert seen == [True, True]  # by `evaluate`, and by `auto` for so few rows
 
 
-def test_the_stored_rows_are_those_handed_over(desk, recorded, row):
+def test_the_stored_rows_are_those_handed_over(desk, recorded):
     traces = desk.traces(recorded["bulk"].run_id)
     for result in map(row, range(ROWS)):
         trace = traces[result.row.id]
@@ -150,7 +151,7 @@ def test_a_run_shows_its_prompt_model_eval_sets_and_numbers_and_the_prompts_page
 
 
 @pytest.mark.parametrize("recorder", RECORDERS)
-def test_a_run_reads_back_as_it_was(desk, recorded, row, recorder):
+def test_a_run_reads_back_as_it_was(desk, recorded, recorder):
     run = recorded[recorder]
     rows = desk.recorder.rows(run)
     assert desk.recorder.get(run.run_id) == run
@@ -162,7 +163,7 @@ def test_a_run_reads_back_as_it_was(desk, recorded, row, recorder):
     assert list(rows) == list(rows) == [row(i) for i in range(ROWS)]
 
 
-def test_rows_are_read_from_a_local_copy_that_goes_with_the_object_and_keep_their_separators(desk, recorded, report):
+def test_rows_are_read_from_a_local_copy_that_goes_with_the_object_and_keep_their_separators(desk, recorded):
     rows = desk.recorder.rows(recorded["bulk"])
     path = rows._path
     assert path.exists()
@@ -174,7 +175,7 @@ def test_rows_are_read_from_a_local_copy_that_goes_with_the_object_and_keep_thei
     assert list(desk.recorder.rows(run)) == [odd]
 
 
-def test_a_complete_run_is_found_by_its_cell_and_nothing_else_is_read_as_one(desk, report):
+def test_a_complete_run_is_found_by_its_cell_and_nothing_else_is_read_as_one(desk):
     cell = desk.cell()
     assert desk.recorder.find(cell.suite, cell.hash) is None
     first, second = (desk.recorder.record(cell, report(2), "bulk") for _ in range(2))
@@ -186,7 +187,7 @@ def test_a_complete_run_is_found_by_its_cell_and_nothing_else_is_read_as_one(des
             desk.recorder.get(run_id)
 
 
-def test_few_rows_are_evaluated_and_many_written_in_bulk(desk, report, row):
+def test_few_rows_are_evaluated_and_many_written_in_bulk(desk):
     few = desk.recorder.record(desk.cell(), report(2))
     bare = [RowResult(EvalRow(f"{i}", {"q": "?"}), Output("!"), {}) for i in range(EVALUATE_UP_TO + 1)]
     many = desk.recorder.record(desk.cell(), replace(report(bare), metrics={}, findings={}))
@@ -195,7 +196,7 @@ def test_few_rows_are_evaluated_and_many_written_in_bulk(desk, report, row):
 
 
 @pytest.mark.parametrize("recorder", RECORDERS)
-def test_what_is_not_known_of_a_run_is_in_no_metric_and_null_when_read(desk, report, row, recorder):
+def test_what_is_not_known_of_a_run_is_in_no_metric_and_null_when_read(desk, recorder):
     rows = [replace(row(number), output=Output("an answer")) for number in range(2)]
     unknown = replace(report(2), results=rows, tokens_in=None, tokens_out=None, generated_tokens=None)
     run = desk.recorder.record(desk.cell(), unknown, recorder)
@@ -211,7 +212,7 @@ def test_what_is_not_known_of_a_run_is_in_no_metric_and_null_when_read(desk, rep
 
 
 @pytest.mark.parametrize("recorder", RECORDERS)
-def test_progress_ends_at_the_rows_written(desk, report, recorder):
+def test_progress_ends_at_the_rows_written(desk, recorder):
     told: list[tuple[int, int]] = []
     desk.recorder.record(desk.cell(), report(3), recorder, progress=lambda done, total: told.append((done, total)))
     assert told[-1] == (3, 3)
@@ -219,7 +220,7 @@ def test_progress_ends_at_the_rows_written(desk, report, recorder):
 
 
 @pytest.mark.parametrize("recorder", RECORDERS)
-def test_characters_that_databases_refuse_are_replaced_and_counted(desk, report, recorder):
+def test_characters_that_databases_refuse_are_replaced_and_counted(desk, recorder):
     bad = RowResult(
         EvalRow("id\x00", {"question": "a\x00b\ud800"}, {"answers": ["\udfff"]}, (), {"tag": "\x00"}),
         Output("half \ud83d of a pair"),
@@ -246,7 +247,7 @@ def delete_one(desk: Any, run_id: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(("recorder", "lost"), [("bulk", "correct"), ("bulk", "answers"), ("evaluate", "answers")])
-def test_what_gets_lost_in_the_store_is_noticed(desk, report, recorder, lost):
+def test_what_gets_lost_in_the_store_is_noticed(desk, recorder, lost):
     cell, told = desk.cell(), []
 
     def lose(done: int, _total: int) -> None:
@@ -263,7 +264,7 @@ def test_what_gets_lost_in_the_store_is_noticed(desk, report, recorder, lost):
         desk.recorder.get(broken.info.run_id)
 
 
-def test_what_goes_wrong_while_mlflow_scores_is_noticed(desk, report, row):
+def test_what_goes_wrong_while_mlflow_scores_is_noticed(desk):
     rows = [replace(row(number), scores={"judge": row(number).scores["judge"]}) for number in range(3)]
     with pytest.raises(RecordingIncomplete, match="failed score correct 3 of 0"):  # the scorer has nothing to give
         desk.recorder.record(desk.cell(), report(rows), "evaluate")

@@ -12,6 +12,7 @@ from llmops.recording.trace_writing import TraceWriter
 from llmops.recording.traces import RowTrace, TraceMaker, make_trace
 from llmops.registry import Store
 from llmops.settings import Settings
+from tests.recording.conftest import open_desk, row
 
 TABLES = ("trace_info", "trace_tags", "trace_request_metadata", "spans", "assessments", "entity_associations")
 OWN = {"association_id", "created_time", "created_timestamp", "last_updated_timestamp"}
@@ -19,7 +20,7 @@ OWN = {"association_id", "created_time", "created_timestamp", "last_updated_time
 
 
 @pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
-def any_desk(request: pytest.FixtureRequest, open_desk: Any, tmp_path_factory: Any) -> Iterator[Any]:
+def any_desk(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Any]:
     if request.param == "sqlite":
         yield request.getfixturevalue("desk")
         return
@@ -30,7 +31,7 @@ def any_desk(request: pytest.FixtureRequest, open_desk: Any, tmp_path_factory: A
     found.store.client.database.dispose()
 
 
-def traces_of(desk: Any, experiment_id: str, run_id: str, row: Any) -> list[RowTrace]:
+def traces_of(desk: Any, experiment_id: str, run_id: str) -> list[RowTrace]:
     """Rows of an eval run, and one as production makes them."""
     maker = TraceMaker(desk.cell(seed=0), run_id, experiment_id, 1_000, with_scores=True)
     spoken = make_trace(
@@ -73,12 +74,12 @@ def stored(store: Store, run_id: str, traces: list[RowTrace]) -> dict[str, list[
     return found
 
 
-def test_the_tables_are_those_that_mlflow_writes_column_by_column(any_desk, row):
+def test_the_tables_are_those_that_mlflow_writes_column_by_column(any_desk):
     store, prompt, found = any_desk.store, any_desk.registry.prompts.get("qa@1"), []
     experiment_id = store.experiment("sums")
     for client in (store.mlflow_client, store.client):
         run_id = store.mlflow_client.create_run(experiment_id).info.run_id
-        traces = traces_of(any_desk, experiment_id, run_id, row)
+        traces = traces_of(any_desk, experiment_id, run_id)
         listed = {trace.trace_id: prompt for trace in traces[:2]}
         writer = TraceWriter(cast(Store, SimpleNamespace(uri=store.uri, client=client)))
         writer.write(experiment_id, traces[:6], listed, run_id)
@@ -92,12 +93,12 @@ def test_the_tables_are_those_that_mlflow_writes_column_by_column(any_desk, row)
     assert len(inserted["entity_associations"]) == 2 + 6
 
 
-def test_traces_that_are_there_are_replaced_and_the_others_added(any_desk, row):
+def test_traces_that_are_there_are_replaced_and_the_others_added(any_desk):
     store = any_desk.store
     experiment_id = store.experiment("sums")
     run_id = store.mlflow_client.create_run(experiment_id).info.run_id
     writer = TraceWriter(store)
-    traces = traces_of(any_desk, experiment_id, run_id, row)
+    traces = traces_of(any_desk, experiment_id, run_id)
     writer.write(experiment_id, traces[:3], {}, run_id)
     writer.write(experiment_id, traces, {}, run_id)
     once = stored(store, run_id, traces)
