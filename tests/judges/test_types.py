@@ -2,7 +2,6 @@
 
 import json
 import os
-import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.evaluation.server import KEY, MODEL, serving
 from llmops.errors import UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output
@@ -239,8 +239,8 @@ def test_a_mark_that_a_value_holds_is_not_taken_for_a_brace():
 
 # The real small model as judge, behind llama.cpp's own HTTP port: it follows every schema, whatever it thinks.
 
-MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
-FOUND = sorted(Path(os.environ.get("LLMOPS_HOME", ".llmops"), "models").glob(f"*/{MODEL}"))
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+FOUND = sorted(Path(os.environ.get("LLMOPS_HOME", ".llmops"), "models").glob(f"*/{GGUF}"))
 QUESTION = EvalRow(
     "r1", {"question": "What is the capital of France?"}, {"answers": ["Paris"]}, ("Paris is the capital of France.",)
 )
@@ -248,31 +248,13 @@ QUESTION = EvalRow(
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[JudgeEndpoint]:
-    import xllamacpp
-
-    key = secrets.token_urlsafe(16)
-    parameters: Any = xllamacpp.CommonParams()
-    parameters.model.path = str(FOUND[0])
-    parameters.n_parallel, parameters.n_ctx, parameters.verbosity = 1, 4096, 0
-    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 2
-    parameters.api_keys = [key]
-    server: Any = xllamacpp.Server(parameters)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("SMALL_MODEL_KEY", key)
-        yield JudgeEndpoint(
-            "small",
-            f"{server.listening_address}/v1",
-            "small",
-            "SMALL_MODEL_KEY",
-            timeout=300,
-            max_tokens=96,
-            side_by_side=1,
-        )
-    del server
+    with pytest.MonkeyPatch.context() as patched, serving(FOUND[0], slots=1) as url:
+        patched.setenv("SMALL_MODEL_KEY", KEY)
+        yield JudgeEndpoint("small", url, MODEL, "SMALL_MODEL_KEY", timeout=300, max_tokens=96, side_by_side=1)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not FOUND, reason=f"no {MODEL} below $LLMOPS_HOME/models")
+@pytest.mark.skipif(not FOUND, reason=f"no {GGUF} below $LLMOPS_HOME/models")
 @pytest.mark.parametrize(
     ("type_name", "parameters"),
     [

@@ -5,15 +5,13 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from deploy.services.servers import free_port
+from deploy.services.servers import mlflow_server, s3_server
 from llmops.recording.resuming import stored_traces, this_process
 from llmops.settings import Settings
 from tests.recording.conftest import open_desk, report, row
@@ -173,43 +171,11 @@ def test_only_a_run_whose_writer_is_gone_is_taken_up(desk, writer, taken):
 ROWS = 230
 
 
-def wait_until_healthy(uri: str, server: subprocess.Popen[bytes], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        assert server.poll() is None, "the server ended"
-        try:
-            with urllib.request.urlopen(f"{uri}/health", timeout=5):  # noqa: S310 - our own server
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.5)
-    raise TimeoutError(uri)
-
-
 @pytest.fixture
 def server(tmp_path):
-    """A tracking server of its own on loopback."""
-    uri = f"http://127.0.0.1:{(port := free_port())}"
-    environment = {
-        **os.environ,
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "DO_NOT_TRACK": "1",
-    }
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    store = [
-        "--backend-store-uri",
-        f"sqlite:///{tmp_path}/server.db",
-        "--artifacts-destination",
-        str(tmp_path / "files"),
-    ]
-    with (tmp_path / "server.log").open("wb") as log:
-        process = subprocess.Popen([*command, *store], env=environment, stdout=log, stderr=log, start_new_session=True)
-    try:
-        wait_until_healthy(uri, process)
+    """A tracking server of its own on loopback, and the store of its artifacts."""
+    with s3_server(tmp_path, "files") as s3, mlflow_server(tmp_path, f"sqlite:///{tmp_path}/db", s3, "files") as uri:
         yield uri
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)  # the server and its workers; the group is our own
-        process.wait(timeout=30)
 
 
 @pytest.mark.slow
