@@ -1,7 +1,7 @@
 """Made-up scorers, caches and samples of paired differences, and what a simulated rate may be."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,19 @@ class MadeUpScorer:
 
     def score(self, row: EvalRow, output: Output) -> Score:
         return self.judge(row, output)
+
+
+@dataclass(frozen=True)
+class MadeUpJudge(MadeUpScorer):
+    """One whose scores are kept, and which remembers the rows that it was asked about."""
+
+    identity: Mapping[str, Any] = field(default_factory=lambda: {"judge": "made up"})
+    side_by_side: int = 2
+    asked: list[str] = field(default_factory=list)
+
+    def score(self, row: EvalRow, output: Output) -> Score:
+        self.asked.append(row.id)
+        return super().score(row, output)
 
 
 @pytest.fixture

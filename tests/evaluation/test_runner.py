@@ -5,6 +5,7 @@ import math
 import threading
 import tracemalloc
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from llmops.evaluation.results import EvalReport, Metric, Output, RowResult, Run
 from llmops.evaluation.runner import Answered, RunSummary, findings, generate_all, score_all, score_rows
 from llmops.generation import GenerationParameters, GenerationRequest
 from llmops.prompt_file import parse_prompt
+from tests.evaluation.conftest import MadeUpJudge
 
 QUICK = Retries(attempts=3, first_wait=0.001, longest_wait=0.001)
 TEMPLATE = parse_prompt("---\ninput_variable: question\n---\n# user\nQ: {{ question }}\n")
@@ -256,23 +258,12 @@ class Forgetful(list[Any]):
 # Scoring: in order, a batch at a time; what was paid for is kept; a crash is a record of the rows it happened in
 
 
-@dataclass
-class Judge:
-    """A scorer whose scores are kept, and that remembers what it was asked."""
+def fair(_row: EvalRow, output: Output) -> Score:
+    return Score(len(output.text) / 10, "because", label="fair")
 
-    name: str = "judge"
-    identity: dict[str, Any] = field(default_factory=lambda: {"model": "big", "rubric": "kind?"})
-    side_by_side: int = 2
-    higher_is_better: bool | None = True
-    worst: float | None = 0.0
-    asked: list[str] = field(default_factory=list)
-    failing: bool = False
 
-    def score(self, row: EvalRow, output: Output) -> Score:
-        self.asked.append(row.id)
-        if self.failing:
-            return Score(error="the judge is ill")
-        return Score(len(output.text) / 10, "because", label="fair")
+def made_judge(judge: Callable[[EvalRow, Output], Score] = fair, name: str = "judge", **changed: Any) -> MadeUpJudge:
+    return MadeUpJudge(name, judge, **{"identity": {"model": "big", "rubric": "kind?"}, **changed})
 
 
 @dataclass
@@ -313,13 +304,13 @@ def scored(pairs: Iterable[Answered], scorer: Any, cache: GenerationCache) -> li
 
 
 def test_a_kept_score_is_asked_for_once_also_when_the_cache_is_opened_again_and_a_failure_is_not_kept(tmp_path):
-    found, judges = [], [Judge(failing=True), Judge(), Judge()]
-    for judge in judges:
-        opened = GenerationCache(tmp_path)
-        found += [scored(answers(5), judge, opened) for _ in range(2 - judge.failing)]
-        opened.close()
+    ill, well, again = made_judge(lambda *_: Score(error="the judge is ill")), made_judge(), made_judge()
+    found = []
+    for judges in ([ill, well, well], [again, again]):
+        with closing(GenerationCache(tmp_path)) as opened:
+            found += [scored(answers(5), judge, opened) for judge in judges]
     assert {score.error for score in found[0]} == {"the judge is ill"}
-    assert (sorted(judges[1].asked), judges[2].asked) == ([f"r{i}" for i in range(5)], [])
+    assert (sorted(well.asked), again.asked) == ([f"r{i}" for i in range(5)], [])
     assert found[1][0] == Score(0.8, "because", label="fair")
     assert found[1:] == found[1:2] * 4
 
@@ -344,8 +335,8 @@ def test_a_kept_score_is_asked_for_once_also_when_the_cache_is_opened_again_and_
 )
 def test_whatever_can_change_a_score_asks_again_and_nothing_else_does(cache, row, output, judge, asked):
     base = {"id": "r", "inputs": {"q": "question"}, "expectations": {"answers": ["0"]}}
-    scored([(EvalRow(**base), Output("answer", latency_ms=3.0))], Judge(), cache)
-    again = Judge(**judge)
+    scored([(EvalRow(**base), Output("answer", latency_ms=3.0))], made_judge(), cache)
+    again = made_judge(**judge)
     scored([(EvalRow(**{**base, **row}), Output(**{"text": "answer", **output}))], again, cache)
     assert again.asked == asked
 
@@ -355,32 +346,29 @@ def test_a_judge_is_asked_side_by_side_and_no_more(cache, side_by_side):
     together = threading.Barrier(side_by_side)
     lock, running, most = threading.Lock(), 0, 0
 
-    class Counting(Judge):
-        def score(self, row: EvalRow, output: Output) -> Score:
-            nonlocal running, most
-            with lock:
-                running += 1
-                most = max(most, running)
-            together.wait(timeout=60)  # passes only when as many are asked at the same time
-            with lock:
-                running -= 1
-            return super().score(row, output)
+    def counted(row: EvalRow, output: Output) -> Score:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        together.wait(timeout=60)  # passes only when as many are asked at the same time
+        with lock:
+            running -= 1
+        return fair(row, output)
 
-    found = scored(answers(9), Counting(side_by_side=side_by_side), cache)
+    found = scored(answers(9), made_judge(counted, side_by_side=side_by_side), cache)
 
     assert {score.error for score in found} == {None}
     assert most == side_by_side
 
 
 def test_a_judge_is_not_asked_about_failed_generations_and_its_crash_is_a_record_of_that_row(cache):
-    class Fragile(Judge):
-        def score(self, row: EvalRow, output: Output) -> Score:
-            made = super().score(row, output)
-            if row.id == "r1":
-                raise KeyError("verdict")
-            return made
+    def fragile(row: EvalRow, output: Output) -> Score:
+        if row.id == "r1":
+            raise KeyError("verdict")
+        return fair(row, output)
 
-    judge = Fragile()
+    judge = made_judge(fragile)
     found = scored(answers(4, failed=[2]), judge, cache)
     assert [score.error for score in found] == [None, "KeyError: 'verdict'", "generation failed: gone", None]
     assert sorted(judge.asked) == ["r0", "r1", "r3"]
@@ -426,7 +414,7 @@ def test_rows_are_taken_a_batch_at_a_time_and_results_stand_in_their_order(cache
             taken.append(pair)
             yield pair
 
-    results = score_rows(source(), [scorer("length"), Judge(), Model()], cache)
+    results = score_rows(source(), [scorer("length"), made_judge(), Model()], cache)
     assert taken == []
     found = [next(results)]
     assert len(taken) == 64
@@ -458,7 +446,7 @@ def test_a_summary_counts_rows_and_tokens_and_a_row_without_a_cluster_stands_for
 # Findings
 
 
-class Macro(Judge):
+class Macro(MadeUpJudge):
     """A scorer that says something of the whole run."""
 
     def findings(self, results: Iterable[RowResult]) -> RunFindings:

@@ -2,7 +2,6 @@
 
 import json
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +17,14 @@ from llmops.evaluation.scorers.protocol import MissingExpectation
 from llmops.judges.calibration import Calibration, LabelledRow, judge_hash, load_labels
 from llmops.judges.calibration import calibrate as calibrate_by
 from llmops.judges.scorer import RubricJudge
+from tests.evaluation.conftest import MadeUpJudge
 
 GOOD = {"inputs": {"q": "x"}, "output": "y", "label": True}
 
 
-@dataclass(frozen=True)
-class MadeUpJudge:
-    """Scores by the output's text."""
-
-    scores: dict[str, Score]
-    name: str = "made up"
-    higher_is_better: bool | None = True
-    worst: float | None = 0.0
-    side_by_side: int = 3
-    identity: dict[str, Any] = field(default_factory=lambda: {"judge": "made up"})
-
-    def score(self, row: EvalRow, output: Output) -> Score:
-        return self.scores[output.text]
+def judging(scores: dict[str, Score], **changed: Any) -> MadeUpJudge:
+    """A judge that scores by the output's text."""
+    return MadeUpJudge("made up", lambda _row, output: scores[output.text], **changed)
 
 
 def labelled(*pairs: tuple[str, Any]) -> list[LabelledRow]:
@@ -88,7 +78,7 @@ def test_a_file_without_rows_or_with_a_line_that_is_no_object_is_refused(line, p
 
 def test_agreement_on_truth_values_by_hand():
     # People: 3 good, 3 bad; the judge calls one good one bad. Observed 5/6, by chance 1/2: kappa 2/3.
-    judge = MadeUpJudge({"yes": Score(True), "no": Score(False)})
+    judge = judging({"yes": Score(True), "no": Score(False)})
     rows = labelled(("yes", True), ("yes", True), ("no", True), ("no", False), ("no", False), ("no", False))
     found = calibrate(rows, judge)
 
@@ -101,13 +91,14 @@ def test_agreement_on_truth_values_by_hand():
 
 
 def test_failed_calls_and_scorers_that_raise_are_counted_and_named_and_not_in_the_statistics():
-    class Raising(MadeUpJudge):
-        def score(self, row: EvalRow, output: Output) -> Score:
-            if output.text == "none":
-                raise MissingExpectation(f"row {row.id}: contexts are empty")
-            return super().score(row, output)
+    scores = {"yes": Score(True), "no": Score(False), "broken": Score(error="EngineError: cut off")}
 
-    judge = Raising({"yes": Score(True), "no": Score(False), "broken": Score(error="EngineError: cut off")})
+    def raising(row: EvalRow, output: Output) -> Score:
+        if output.text == "none":
+            raise MissingExpectation(f"row {row.id}: contexts are empty")
+        return scores[output.text]
+
+    judge = MadeUpJudge("raising", raising)
     missing = "MissingExpectation: row r0: contexts are empty"
     found = calibrate(labelled(("none", True), ("yes", True), ("broken", False), ("no", False)), judge)
     assert (found.n, found.n_failed) == (2, 2)
@@ -131,7 +122,7 @@ def test_failed_calls_and_scorers_that_raise_are_counted_and_named_and_not_in_th
     ],
 )
 def test_a_verdict_is_compared_in_terms_of_the_label(scores, labels, threshold, judged):
-    judge = MadeUpJudge({str(i): score for i, score in enumerate(scores)})
+    judge = judging({str(i): score for i, score in enumerate(scores)})
     found = calibrate(labelled(*((str(i), label) for i, label in enumerate(labels))), judge, threshold=threshold)
     assert [row.judged for row in found.rows] == judged
     problem = "the judge gave no verdict that compares with texts"
@@ -142,27 +133,27 @@ def test_a_verdict_is_compared_in_terms_of_the_label(scores, labels, threshold, 
 
 def test_misses_by_far_weigh_more():
     rows = labelled(("a", 1), ("b", 2), ("c", 5))
-    near = MadeUpJudge({"a": Score(0.0, label="1"), "b": Score(0.25, label="2"), "c": Score(0.75, label="4")})
-    far = MadeUpJudge({"a": Score(1.0, label="5"), "b": Score(0.25, label="2"), "c": Score(1.0, label="5")})
+    near = judging({"a": Score(0.0, label="1"), "b": Score(0.25, label="2"), "c": Score(0.75, label="4")})
+    far = judging({"a": Score(1.0, label="5"), "b": Score(0.25, label="2"), "c": Score(1.0, label="5")})
     one, other = (calibrate(rows, judge).to_json()["kappa"]["kappa"] for judge in (near, far))
     assert one > 0.8 > other
 
 
 def test_a_judge_that_is_kind_to_long_answers_is_found_out_and_many_labels_make_no_table():
     outputs = ["x" * length for length in range(1, 21)]
-    judge = MadeUpJudge({output: Score(len(output) > 10) for output in outputs})
+    judge = judging({output: Score(len(output) > 10) for output in outputs})
     found = calibrate(labelled(*((output, len(output) % 2 == 0) for output in outputs)), judge)
     assert found.length_bias is not None
     assert found.length_bias.correlation is not None
     assert found.length_bias.correlation > 0.3
-    many = MadeUpJudge({str(i): Score(i / 40) for i in range(40)})
+    many = judging({str(i): Score(i / 40) for i in range(40)})
     assert calibrate(labelled(*((str(i), i / 40) for i in range(40))), many).confusion is None
 
 
 def test_the_same_judge_on_the_same_labels_has_the_same_identity():
-    judge, rows = MadeUpJudge({"a": Score(True), "b": Score(False)}), labelled(("a", True), ("b", False))
+    scores, rows = {"a": Score(True), "b": Score(False)}, labelled(("a", True), ("b", False))
     renamed = [LabelledRow(EvalRow(f"other-{row.row.id}", row.row.inputs), row.output, row.label) for row in rows]
-    other = MadeUpJudge(judge.scores, identity={"judge": "another"})
+    judge, other = judging(scores), judging(scores, identity={"judge": "another"})
 
     found = calibrate(rows, judge)
     assert (found.judge_hash, found.labels_hash) == (judge_hash(judge), calibrate(renamed, judge).labels_hash)
@@ -172,7 +163,7 @@ def test_the_same_judge_on_the_same_labels_has_the_same_identity():
 
 
 def test_json_holds_statistics_and_rows_and_progress_is_told_row_by_row():
-    judge, seen = MadeUpJudge({"a": Score(True, "so"), "b": Score(False)}), list[tuple[int, int]]()
+    judge, seen = judging({"a": Score(True, "so"), "b": Score(False)}), list[tuple[int, int]]()
     values = calibrate(labelled(("a", True), ("b", False)), judge, progress=lambda *done: seen.append(done))
     read = json.loads(json.dumps(values.to_json()))
     assert (read["kappa"]["kappa"], read["n"], read["kind"]) == (1.0, 2, "truth values")
@@ -194,7 +185,7 @@ def test_a_real_rubric_is_asked_once_for_each_row_and_never_again_from_a_cache(s
 
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from(["yes", "no", "broken"])), min_size=1, max_size=30))
 def test_every_labelled_row_is_judged_or_failed_and_in_order(pairs):
-    judge = MadeUpJudge({"yes": Score(True), "no": Score(False), "broken": Score(error="x")})
+    judge = judging({"yes": Score(True), "no": Score(False), "broken": Score(error="x")})
     found = calibrate(labelled(*((output, label) for label, output in pairs)), judge)
     assert found.n + found.n_failed == len(pairs) == len(found.rows)
     assert found.n_failed == sum(output == "broken" for _, output in pairs)
