@@ -3,7 +3,7 @@
 import json
 import tracemalloc
 from dataclasses import replace
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
@@ -105,9 +105,6 @@ BAD_ROWS: list[tuple[Any, str | None]] = [
     ('{"id": "r2", "id": "r3", "inputs": {"question": "x"}}', "id"),
     ({**GOOD, "id": "r2", "expectations": {"a\0": "x"}}, "expectations"),
     ({**GOOD, "id": "r2", "tags": {"\ud800": "x"}}, "tags"),
-    ('{"id": "r2", "inputs": {"question": "x"}},', None),
-    ('{"id": "r2", "inputs": {"question": "x"},}', None),
-    ('{"id": "r2", "inputs": {"question": "x"}', None),
     ({**GOOD, "id": "r2", "expected": "4"}, "expected"),
     ({**GOOD, "id": "r2", "expectations": {"answers": "4"}}, "expectations.answers"),
     ({"id": "r2", "inputs": {"messages": "hello"}}, "inputs.messages"),
@@ -335,9 +332,6 @@ def test_a_null_right_under_a_field_says_that_the_row_has_none_and_deeper_it_is_
         (QUESTION, {"text": "x", "n": 1}, "inputs.question", "no column 'q'; there are text, n"),
         ({"inputs.question": "a.b"}, {"a": "x"}, "inputs.question", "no column 'a.b'; there are a"),
         (QUESTION, {"q": None}, "inputs", "must be an object with a field that is not null"),
-        (QUESTION, {"q": b"raw"}, "inputs.question", "is bytes, which JSON cannot hold"),
-        (QUESTION, {"q": float("nan")}, "inputs.question", "is nan, which JSON does not have"),
-        ({**QUESTION, "expectations.x": "d"}, {"q": "x", "d": timedelta(1)}, "expectations.x", "is a duration, which"),
         ({**QUESTION, "expectations.x": "d"}, {"q": "x", "d": {3: 4}}, "expectations.x", "has the name 3"),
         (
             {**QUESTION, "contexts": "i"},
@@ -345,12 +339,7 @@ def test_a_null_right_under_a_field_says_that_the_row_has_none_and_deeper_it_is_
             "contexts[0].bytes",
             "is bytes",
         ),
-        (QUESTION, {"q": ["x"]}, "inputs.question", "must be text, and not empty"),
-        ({**QUESTION, "id": "key"}, {"q": "x", "key": None}, "id", "must be text"),
         ({**QUESTION, "contexts": "c"}, {"q": "x", "c": 3}, "contexts", "must be a list of texts"),
-        ({**QUESTION, "expectations.x": "b"}, {"q": "x", "b": b"raw"}, "expectations.x", "is bytes, which JSON"),
-        ({**QUESTION, "tags.t": "l"}, {"q": "x", "l": ["x"]}, "tags", "must be an object of texts"),
-        ({"messages": "m"}, {"m": "hello"}, "inputs.messages", "must be a list of messages"),
         (QUESTION, ["x"], None, "must be an object"),
         (None, {"id": "r1", "question": "x"}, "question", "unknown field"),
     ],

@@ -16,6 +16,7 @@ from llmops.evaluation.metric_comparison import MetricComparison
 from llmops.evaluation.results import AnswerCounts, Metric, Output, RowResult, Score
 
 GOOD = {"right": Metric(0.8, 100, 0, (0.7, 0.9))}
+SEEN, LESS_SEEN = Metric(0.7, 10, 0, (0.40, 0.89)), Metric(0.7, 95, 5, (0.60, 0.80))
 ROWS = AnswerCounts(100)
 LIMITS = {"right": (0.0, 1.0), "valid": (0.0, 1.0), "kind": (0.0, 1.0), "latency": (0.0, math.inf)}
 
@@ -131,31 +132,29 @@ def test_without_a_champion_only_the_floors_count_and_a_slice_may_have_its_own(m
 
 
 @pytest.mark.parametrize(
-    ("metric", "floor", "expected", "words"),
+    ("metric", "bounds", "bound", "expected", "words"),
     [
-        (Metric(0.7, 10, 0, (0.40, 0.89)), 0.4, "pass", "95 % interval 0.400 to 0.890"),
-        (Metric(0.7, 10, 0, (0.40, 0.89)), 0.5, "inconclusive", "too few rows to tell, it takes about 23 at this mean"),
-        (Metric(0.7, 10, 0, (0.40, 0.89)), 0.8, "inconclusive", "it takes about 37 at this mean"),
-        (Metric(0.7, 10, 0, (0.40, 0.89)), 0.7, "inconclusive", "no number of rows is enough at this mean"),
-        (Metric(0.7, 10, 0, (0.40, 0.89)), 0.9, "fail", "below its floor"),
-        (Metric(0.7, 95, 5, (0.60, 0.80)), 0.6, "inconclusive", "what they had scored decides it"),
-        (Metric(0.7, 95, 5, (0.60, 0.80)), 0.57, "pass", "5 of 100 rows failed"),  # also with 5 rows of score 0
-        (Metric(0.7, 95, 5, (0.60, 0.80)), 0.82, "fail", "missed whatever they had scored"),  # nor with 5 of score 1
-        (Metric(0.7, 6, 0, None, "one cluster says nothing"), 0.1, "inconclusive", "one cluster says nothing"),
+        (SEEN, "floors", 0.4, "pass", "95 % interval 0.400 to 0.890"),
+        (SEEN, "floors", 0.5, "inconclusive", "too few rows to tell, it takes about 23 at this mean"),
+        (SEEN, "floors", 0.8, "inconclusive", "it takes about 37 at this mean"),
+        (SEEN, "floors", 0.7, "inconclusive", "no number of rows is enough at this mean"),
+        (SEEN, "floors", 0.9, "fail", "below its floor"),
+        (LESS_SEEN, "floors", 0.6, "inconclusive", "what they had scored decides it"),
+        (LESS_SEEN, "floors", 0.57, "pass", "5 of 100 rows failed"),  # also with 5 rows of score 0
+        (LESS_SEEN, "floors", 0.82, "fail", "missed whatever they had scored"),  # nor with 5 of score 1
+        (Metric(0.7, 6, 0, None, "one cluster is too few"), "floors", 0.1, "inconclusive", "one cluster is too few"),
+        *((SEEN, "ceilings", ceiling, outcome, "") for ceiling, outcome in [
+            (0.89, "pass"), (0.8, "inconclusive"), (0.4, "inconclusive"), (0.39, "fail"),
+        ]),
     ],
-)
-def test_a_floor_of_the_interval_passes_or_fails_only_where_all_of_the_interval_does(metric, floor, expected, words):
-    found = decide(GateRules("right", floors={"right": floor}, bounds="interval"), facts({"right": metric}, None))
+)  # fmt: skip
+def test_a_bound_of_the_interval_passes_or_fails_only_where_all_of_the_interval_does(
+    metric, bounds, bound, expected, words
+):
+    rules = GateRules("right", **{bounds: {"right": bound}}, bounds="interval")
+    found = decide(rules, facts({"right": metric}, None))
     assert found.verdict == expected
     assert words in found.reasons[0]
-
-
-def test_a_ceiling_of_the_interval_is_the_floor_upside_down():
-    def outcome(ceiling: float) -> str:
-        rules = GateRules("right", ceilings={"right": ceiling}, bounds="interval")
-        return decide(rules, facts({"right": Metric(0.7, 10, 0, (0.4, 0.9))}, None)).verdict
-
-    assert [outcome(ceiling) for ceiling in (0.9, 0.8, 0.4, 0.39)] == ["pass", "inconclusive", "inconclusive", "fail"]
 
 
 def test_a_first_release_without_floors_passes_if_its_primary_metric_was_measured():

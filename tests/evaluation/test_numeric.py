@@ -174,28 +174,6 @@ def test_a_number_is_right_however_the_output_or_the_expected_answer_writes_it(w
     assert verdict(str(value + 0.5), answers=[written]) is False
 
 
-@pytest.mark.parametrize(
-    ("output", "expected", "parameters", "right"),
-    [
-        ("123456789013", 123456789012, {}, False),
-        ("123456789012", 123456789012, {}, True),
-        ("123456789012.0", 123456789012, {}, True),
-        ("123456789013", 123456789012, {"absolute": 1}, True),
-        ("123456789013", 123456789012, {"relative": 1e-9}, True),
-        ("100000000000000000000000000000001", 10**32, {}, False),
-        ("100000000000000000000000000000001", 10**32 + 1, {}, True),
-        ("100000000000000000000000000000002", 10**32, {"absolute": 1}, False),
-        ("0.30000000000000004", 0.3, {}, True),
-        ("0.30001", 0.3, {}, False),
-        ("-0", 0, {}, True),
-        ("0.0", 0, {}, True),
-    ],
-)
-def test_whole_numbers_are_compared_exactly_unless_a_tolerance_is_set(output, expected, parameters, right):
-    assert verdict(output, parameters, expected_number=expected) is right
-    assert verdict(output, parameters, answers=[str(expected)]) is right
-
-
 def test_the_rationale_says_what_was_read_and_expected():
     row = EvalRow("r1", {"q": "x"}, {"expected_number": 41})
     scorer = make_scorer("s", "numeric", {})
@@ -217,6 +195,25 @@ VERDICTS: list[tuple[str, dict[str, object], dict[str, object], bool]] = [
     ("7.0000000001", {}, {"expected_number": 7}, True),
     ("seven", {}, {"expected_number": 7}, False),
     ("1e999", {}, {"expected_number": 7}, False),
+    # Whole numbers exactly, unless a tolerance is set; however the expected number is given.
+    *(
+        (output, options, expectations, right)
+        for output, expected, options, right in [
+            ("123456789013", 123456789012, {}, False),
+            ("123456789012", 123456789012, {}, True),
+            ("123456789012.0", 123456789012, {}, True),
+            ("123456789013", 123456789012, {"absolute": 1}, True),
+            ("123456789013", 123456789012, {"relative": 1e-9}, True),
+            ("100000000000000000000000000000001", 10**32, {}, False),
+            ("100000000000000000000000000000001", 10**32 + 1, {}, True),
+            ("100000000000000000000000000000002", 10**32, {"absolute": 1}, False),
+            ("0.30000000000000004", 0.3, {}, True),
+            ("0.30001", 0.3, {}, False),
+            ("-0", 0, {}, True),
+            ("0.0", 0, {}, True),
+        ]
+        for expectations in ({"expected_number": expected}, {"answers": [str(expected)]})
+    ),
     # A tolerance is meant in the unit of the expected number.
     *((output, {"absolute": 1}, {"answers": ["50%"]}, True) for output in ("50.5%", "0.505", "49")),
     *((output, {"absolute": 1}, {"answers": ["50%"]}, False) for output in ("1.2", "0.9", "52%")),

@@ -179,17 +179,14 @@ def test_instructions_from_files_race_and_those_that_hold_pieces_of_rows_are_rej
     assert len(found.candidates) == len(texts) - rejected
 
 
-@pytest.mark.parametrize(
-    ("options", "problem"),
-    [
+def test_a_request_that_cannot_be_met_says_why(codes):
+    for options, problem in (
         ({"optimizer": "instructions"}, "needs a model that writes instructions"),
         ({"optimizer": "gepa"}, "--proposer NAME@V"),
         ({"budget": 50}, "need 70"),
-    ],
-)
-def test_a_request_that_cannot_be_met_says_why(codes, options, problem):
-    with pytest.raises(UsageError, match=problem):
-        optimize(codes, **options)
+    ):
+        with pytest.raises(UsageError, match=problem):
+            optimize(codes, **options)
 
 
 def test_the_command_prints_what_the_function_returns_and_passes_only_with_the_gate(codes, llmops, monkeypatch):
