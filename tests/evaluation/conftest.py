@@ -77,18 +77,3 @@ def holds(interval: tuple[float, float] | None, truth: float) -> bool:
 def few_losses(generator: Any, n: int) -> Any:
     """One row in twelve loses half its score, the others nothing."""
     return generator.choice([-0.5, 0.0], n, p=[1 / 12, 11 / 12])
-
-
-def rare_losses(generator: Any, n: int) -> Any:
-    """3 % of the rows lose half their score: often none is seen at all."""
-    return generator.choice([-0.5, 0.0], n, p=[0.03, 0.97])
-
-
-def large_losses(generator: Any, n: int) -> Any:
-    """Small gains, and one large loss in twelve, of mean 0."""
-    return generator.choice([-11 / 12, 1 / 12], n, p=[1 / 12, 11 / 12])
-
-
-def thirds(generator: Any, n: int) -> Any:
-    """Scores in thirds, most of them equal, of mean 0."""
-    return generator.choice([-2 / 3, -1 / 3, 0, 1 / 3, 2 / 3], n, p=[0.04, 0.08, 0.76, 0.08, 0.04])

@@ -10,10 +10,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from benchmarks.evaluation.statistics import thirds
 from llmops.evaluation.paired_tests import FEWEST_CLUSTERS, PairedTest, paired_test
 from llmops.evaluation.power import power_of
 from llmops.evaluation.statistics import UNLIMITED
-from tests.evaluation.conftest import few_losses, frequency, most, thirds
+from tests.evaluation.conftest import few_losses, frequency, most
 
 FLIPS = 299  # drawn in a simulation: enough, and fast
 

@@ -10,11 +10,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from benchmarks.evaluation.statistics import equal_clusters, even, thirds, truths
 from llmops.errors import UsageError
 from llmops.evaluation.paired_tests import paired_test
 from llmops.evaluation.power import Discordance, Power, Spread, power_of, rows_needed
 from llmops.evaluation.sequential import SequentialTest
-from tests.evaluation.conftest import frequency, least, most, thirds
+from tests.evaluation.conftest import frequency, least, most
 
 quick = settings(max_examples=40, deadline=None)
 
@@ -58,23 +59,15 @@ def test_the_detectable_difference_and_the_rows_needed_have_the_power_asked_for_
 
 @pytest.mark.parametrize(("rows", "share"), [(40, 0.5), (100, 0.15), (400, 0.05)])
 def test_truth_values_differ_significantly_as_often_as_predicted(rows, share):
-    noise = Discordance(share)
+    noise, drawn = Discordance(share), truths(rows, share)
     gap = noise.detectable(rows)
-    rate, moved = noise.power(rows, gap), max(share, gap)
-
-    def differ(generator) -> bool:
-        change = generator.choice([1, -1, 0], rows, p=[(moved + gap) / 2, (moved - gap) / 2, 1 - moved])
-        return paired_test((change < 0).tolist(), (change > 0).tolist()).p_value < 0.05
-
-    assert least(1000, rate) <= frequency(1000, rows, differ) <= most(1000, rate)
-
-
-def smooth(generator: Any, rows: int) -> Any:
-    return generator.normal(0, 0.2, rows)
+    rate = noise.power(rows, gap)
+    found = frequency(1000, rows, lambda generator: paired_test(*drawn(generator, gap)[:2]).p_value < 0.05)
+    assert least(1000, rate) <= found <= most(1000, rate)
 
 
 @pytest.mark.parametrize("rows", [40, 150])
-@pytest.mark.parametrize("drawn", [thirds, smooth])
+@pytest.mark.parametrize("drawn", [thirds, even])
 def test_numbers_differ_significantly_as_often_as_predicted(drawn, rows):
     generator, repetitions, found = np.random.default_rng(rows), 600, 0
     gap = Spread(float(drawn(generator, 100_000).std())).detectable(rows)
@@ -84,21 +77,15 @@ def test_numbers_differ_significantly_as_often_as_predicted(drawn, rows):
     assert least(repetitions, 0.8) - 0.02 <= found / repetitions <= most(repetitions, 0.8) + 0.02
 
 
-def clustered(generator: Any, gap: float) -> tuple[list[float], list[int]]:
-    clusters = np.repeat(np.arange(40), 5)
-    return (gap + generator.normal(0, 0.2, 40)[clusters] + generator.normal(0, 0.2, 200)).tolist(), clusters.tolist()
-
-
 def test_clustered_numbers_differ_significantly_as_often_as_predicted():
-    generator, repetitions, found, planned = np.random.default_rng(0), 500, 0, []
+    generator, repetitions, found, planned, drawn = np.random.default_rng(0), 500, 0, [], equal_clusters(40)
     for _ in range(40):
-        differences, clusters = clustered(generator, 0.0)
-        planned.append(power_of([0.0] * 200, differences, clusters=clusters))
+        a, b, clusters = drawn(generator, 0.0)
+        planned.append(power_of(a, b, clusters=clusters))
     gap = float(np.mean([plan.detectable for plan in planned]))
     for number in range(repetitions):
-        differences, clusters = clustered(generator, gap)
-        tested = paired_test([0.0] * 200, differences, clusters=clusters, resamples=199, seed=number)
-        found += tested.p_value <= 0.05
+        a, b, clusters = drawn(generator, gap)
+        found += paired_test(a, b, clusters=clusters, resamples=199, seed=number).p_value <= 0.05
     # Of five rows with half their variance in common, design effect 1 + 4 · 0.5.
     assert float(np.mean([plan.design_effect for plan in planned])) == pytest.approx(3.0, abs=0.3)
     assert least(repetitions, 0.8) - 0.02 <= found / repetitions <= most(repetitions, 0.8) + 0.02

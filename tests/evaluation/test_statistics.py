@@ -19,6 +19,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
+from benchmarks.evaluation.statistics import (
+    clustered_numbers,
+    clustered_truths,
+    exponential,
+    much_lost,
+    rare,
+    thirds,
+)
 from llmops.evaluation import statistics
 from llmops.evaluation.paired_tests import PairedTest, paired_test, sign_flips
 from llmops.evaluation.results import Metric
@@ -31,7 +39,7 @@ from llmops.evaluation.statistics import (
     sign_test_p,
     wilson_interval,
 )
-from tests.evaluation.conftest import few_losses, frequency, holds, large_losses, least, most, rare_losses, thirds
+from tests.evaluation.conftest import few_losses, frequency, holds, least, most
 
 Pairs = tuple[list[Any], list[Any]]
 RESAMPLES = 199
@@ -308,12 +316,8 @@ def seconds_like(generator: Any, n: int) -> Pairs:
     return tuple(generator.lognormal(3, 1, n).tolist() for _ in range(2))  # type: ignore[return-value]
 
 
-def exponential(generator: Any, n: int) -> Pairs:
-    return [0.0] * n, (generator.exponential(1, n) - 1).tolist()
-
-
-def few_lose_much(generator: Any, n: int) -> Pairs:
-    return [0.0] * n, large_losses(generator, n).tolist()
+def gains(drawn: Callable[[Any, int], Any]) -> Callable[[Any, int], Pairs]:
+    return lambda generator, n: ([0.0] * n, drawn(generator, n).tolist())
 
 
 def truths_of(changing: float) -> Callable[[Any, int], Pairs]:
@@ -328,7 +332,7 @@ def truths_of(changing: float) -> Callable[[Any, int], Pairs]:
     ("drawn", "n", "repetitions"),
     [
         *((drawn, n, 300) for drawn in (rouge_like, tied, seconds_like) for n in (20, 50, 120)),
-        *((drawn, n, 300) for drawn in (exponential, few_lose_much) for n in (40, 120)),
+        *((drawn, n, 300) for drawn in (gains(exponential), gains(much_lost)) for n in (40, 120)),
         *((truths_of(changing), n, 500) for changing in (0.05, 0.4, 1.0) for n in (20, 50, 120)),
     ],
 )
@@ -347,7 +351,7 @@ def slower(generator: Any, n: int) -> Any:
 
 
 @pytest.mark.parametrize("n", [30, 120])
-@pytest.mark.parametrize("drawn", [few_losses, rare_losses, thirds, small_gains, slower])
+@pytest.mark.parametrize("drawn", [few_losses, rare, thirds, small_gains, slower])
 def test_the_interval_of_a_difference_of_numbers_covers_the_truth(drawn, n):
     truth = float(drawn(np.random.default_rng(0), 1_000_000).mean())
     assert (
@@ -424,31 +428,13 @@ def test_the_test_of_very_many_rows_agrees_with_the_normal_distribution_and_with
     assert found.p_value == pytest.approx(float((np.abs(flipped) >= abs(differences.sum())).mean()), abs=0.04)
 
 
-def passages(generator: Any, kind: str, count: int) -> tuple[list[Any], list[Any], list[int]]:
-    """Paired scores of `count` passages with 1 to 20 questions each; the questions of a passage go alike."""
-    sizes = np.ceil(generator.lognormal(1, 0.8, count)).astype(int).clip(1, 20)
-    clusters = np.repeat(np.arange(count), sizes)
-    rows = len(clusters)
-    if kind == "truths":
-        ability = generator.beta(1, 1, count)[clusters]
-        shifted = np.clip(ability + generator.normal(0, 0.25, count)[clusters], 0, 1)
-        return (
-            (generator.random(rows) < ability).tolist(),
-            (generator.random(rows) < shifted).tolist(),
-            clusters.tolist(),
-        )
-    a = generator.beta(2, 1, rows)
-    b = a + generator.normal(0, 0.2, count)[clusters] + generator.normal(0, 0.2, rows)
-    return a.tolist(), b.tolist(), clusters.tolist()
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["truths", "numbers"])
-def test_clustered_tests_find_5_percent_where_nothing_is_and_tests_of_single_rows_too_much(kind):
+@pytest.mark.parametrize("drawn", [clustered_truths(25), clustered_numbers(25)])
+def test_clustered_tests_find_5_percent_where_nothing_is_and_tests_of_single_rows_too_much(drawn):
     generator, repetitions = np.random.default_rng(6), 2000
     clustered = alone = 0
     for number in range(repetitions):
-        a, b, clusters = passages(generator, kind, 25)
+        a, b, clusters = drawn(generator, 0.0)
         clustered += paired_test(a, b, clusters=clusters, resamples=RESAMPLES, seed=number).p_value <= 0.05
         alone += number < 200 and paired_test(a, b, resamples=RESAMPLES).p_value <= 0.05
     assert least(repetitions, 0.04) <= clustered / repetitions <= most(repetitions, 0.05)
@@ -456,20 +442,20 @@ def test_clustered_tests_find_5_percent_where_nothing_is_and_tests_of_single_row
 
 
 @pytest.mark.parametrize("count", [20, 40])
-@pytest.mark.parametrize("kind", ["truths", "numbers"])
-def test_the_interval_of_a_clustered_difference_covers_the_truth(kind, count):
+@pytest.mark.parametrize("drawn", [clustered_truths, clustered_numbers])
+def test_the_interval_of_a_clustered_difference_covers_the_truth(drawn, count):
     def covers(generator) -> bool:
-        a, b, clusters = passages(generator, kind, count)
+        a, b, clusters = drawn(count)(generator, 0.0)
         return holds(paired_test(a, b, clusters=clusters, resamples=RESAMPLES).ci95, 0)
 
     assert 0.93 <= frequency(500, count, covers) <= 0.99
 
 
-@pytest.mark.parametrize("kind", ["truths", "numbers"])
-def test_the_clustered_interval_of_a_mean_covers_the_truth(kind):
+@pytest.mark.parametrize("drawn", [clustered_truths(20), clustered_numbers(20)])
+def test_the_clustered_interval_of_a_mean_covers_the_truth(drawn):
     def covers(generator) -> bool:
-        a, b, clusters = passages(generator, kind, 20)
-        return holds(mean_interval(a, clusters), 0.5) if kind == "truths" else holds(mean_interval(b, clusters), 2 / 3)
+        _, values, clusters = drawn(generator, 0.5)
+        return holds(mean_interval(values, clusters), 0.5)
 
     assert 0.93 <= frequency(1000, 2, covers) <= 0.97
 
