@@ -2,35 +2,33 @@
 
 import re
 import shutil
-import subprocess
 
 import pytest
 
 from tests.evaluation.reports.conftest import html, report, row
+from tests.service.browser import chromium
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="no Chromium on the path")]
 
 
+@pytest.fixture(scope="module")
+def browser():
+    with chromium(BROWSER) as running:
+        yield running
+
+
 @pytest.fixture
-def open_page(tmp_path):
+def open_page(browser, tmp_path):
     """Loads a page and gives its elements as HTML again. act: what a reader does then, as script."""
 
-    def load(page, act=""):
-        if act:  # our own policy would refuse a script that is not ours
-            page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
-            page = page.replace("</body>", f"<script>{act}</script></body>")
-        path = tmp_path / "page.html"
-        path.write_text(page, encoding="utf-8")
-        switches = [
-            "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-quic",
-            "--no-first-run", "--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}",
-            "--virtual-time-budget=3000", "--dump-dom",
-        ]  # fmt: skip
-        done = subprocess.run([BROWSER, *switches, path.as_uri()], capture_output=True, timeout=120, check=True)
+    def load(page, act="document"):
+        (tmp_path / "page.html").write_text(page, encoding="utf-8")
+        browser.open((tmp_path / "page.html").as_uri())
+        browser.run(f"{act}; new Promise(requestAnimationFrame)")
         # What the reader sees: without the block that the rows come from.
-        return re.sub(r"<script\b.*?</script>", "", done.stdout.decode(), flags=re.DOTALL)
+        return re.sub(r"<script\b.*?</script>", "", browser.run("document.documentElement.outerHTML"), flags=re.DOTALL)
 
     return load
 
