@@ -5,20 +5,20 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from llmops.errors import BadFile, UsageError
+from llmops.errors import UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
 from llmops.evaluation.scorers import SCORER_TYPES, Scorer, make_scorer, try_scorer
 from llmops.evaluation.scorers.protocol import Correctness, MissingExpectation, best_of, limits_of
 from llmops.evaluation.scorers.reference_scorers import SemanticSimilarity
-from llmops.evaluation.suite import ScorerSpec, Suite, load_suite, suite_names
+from llmops.evaluation.suite import Suite, load_suite, suite_names
 
 NEEDED: dict[str, dict[str, Any]] = {
     "json_schema": {"schema": {"type": "object"}},
@@ -54,7 +54,6 @@ class Crashing(Correctness):
     """Fails as the function tells it to."""
 
     answer: Callable[[Output], Score]
-    mode: str = "best"
 
     def score(self, row: EvalRow, output: Output) -> Score:
         return self.answer(output)
@@ -276,49 +275,6 @@ def test_a_scorer_that_depends_on_a_model_is_not_tried():
     asked: list[Any] = []
     try_scorer(SemanticSimilarity(name="s", embed=asked.append))
     assert asked == []
-
-
-def folder_of(folder: Path, scorers: str) -> Path:
-    (folder / "sums").mkdir()
-    row = {"id": "r1", "inputs": {"question": "How many?"}, "expectations": {"answers": ["4"]}}
-    (folder / "sums" / "rows.jsonl").write_text(json.dumps(row))
-    head = 'eval_sets = ["sums"]\nprompt = "qa"\nmodel = "tiny@1"\n'
-    (folder / "task.toml").write_text(f'{head}{scorers}\n[gate]\nprimary = "odd"\n')
-    return folder
-
-
-def crash(spec: ScorerSpec, _: Mapping[str, Any]) -> Scorer:
-    crashing = functools.partial(Crashing, answer=raising(KeyError("cosine")))
-    return make_scorer(spec.name, spec.type, spec.parameters, {**SCORER_TYPES, "crashing": crashing})
-
-
-def test_a_suite_whose_scorers_crash_loads_and_tells_it_when_they_are_tried(tmp_path):
-    folder = folder_of(tmp_path, '[scorers.odd]\ntype = "crashing"\nmode = "cosine"')
-    suite = load_suite(folder, "task", make=crash)
-    with pytest.raises(BadFile) as caught:
-        suite.try_scorers()
-    problem = "cannot score a made-up row: KeyError: 'cosine'; set here: mode = 'cosine'"
-    assert str(caught.value) == f"{folder / 'task.toml'}: scorers.odd: {problem}"
-
-
-@pytest.mark.parametrize(
-    ("scorer", "problem"),
-    [
-        ('type = "contains"\nwher = "end"', "contains: has no option 'wher'; options of contains: texts = none, "),
-        ('type = "ragas.BleuScore"\nkwargs = { smooth_method = "odd" }', "cannot score a made-up row: "),
-    ],
-)
-def test_a_wrong_option_is_an_error_of_the_suite_that_names_file_and_scorer(tmp_path, scorer, problem):
-    folder = folder_of(tmp_path, f"[scorers.odd]\n{scorer}")
-    with pytest.raises(BadFile) as caught:
-        load_suite(folder, "task").try_scorers()
-    assert str(caught.value).startswith(f"{folder / 'task.toml'}: scorers.odd: {problem}")
-
-
-def test_a_suite_says_what_scorers_from_elsewhere_do_not_count(tmp_path):
-    suite = load_suite(folder_of(tmp_path, '[scorers.odd]\ntype = "ragas.ToolCallF1"'), "task")
-    [scorer] = suite.make_scorers()
-    assert scorer.not_counted == "how often a call is made, its order, and whether a value is 1 or true"  # type: ignore[attr-defined]
 
 
 # The best value is given to the expected answer, in every script, and less to what is not it

@@ -7,6 +7,8 @@ import pytest
 
 from llmops.errors import BadFile, UnknownVersion
 from llmops.evaluation.gate import GateRules
+from llmops.evaluation.scorers import SCORER_TYPES, make_scorer
+from llmops.evaluation.scorers.protocol import Correctness
 from llmops.evaluation.suite import load_suite, suite_names
 
 ROW = {"id": "r1", "inputs": {"question": "How many?"}, "expectations": {"answers": ["4"]}}
@@ -152,6 +154,44 @@ def test_what_a_suite_names_and_does_not_have_is_told_with_what_there_is(folder)
     assert (primary.field, "'right'" in primary.problem) == ("gate", True)
     missing = refused(folder, HEAD.replace('["sums"]', '["sums", "sum"]') + SCORERS + GATE).problem
     assert missing == "no folder or file 'sum' beside the suite; did you mean sums?"
+
+
+@pytest.mark.parametrize(
+    ("scorer", "problem"),
+    [
+        ('type = "contains"\nwher = "end"', "contains: has no option 'wher'; options of contains: texts = none, "),
+        ('type = "ragas.BleuScore"\nkwargs = { smooth_method = "odd" }', "cannot score a made-up row: "),
+    ],
+)
+def test_a_scorer_that_cannot_be_made_or_cannot_score_is_an_error_of_the_suite_that_names_file_and_scorer(
+    folder, scorer, problem
+):
+    error = refused(folder, HEAD + SCORERS + f"[scorers.odd]\n{scorer}\n" + GATE)
+    assert str(error).startswith(f"{folder / 'task.toml'}: scorers.odd: {problem}")
+
+
+def test_a_suite_whose_scorers_crash_loads_and_tells_it_when_they_are_tried(folder):
+    class Crashing(Correctness):
+        mode: str = "best"
+
+        def score(self, row, output):
+            raise KeyError("cosine")
+
+    def make(spec, _):
+        return make_scorer(spec.name, spec.type, spec.parameters, {**SCORER_TYPES, "crashing": Crashing})
+
+    (folder / "task.toml").write_text(HEAD + SCORERS + '[scorers.odd]\ntype = "crashing"\nmode = "cosine"\n' + GATE)
+    suite = load_suite(folder, "task", make=make)
+    with pytest.raises(BadFile) as caught:
+        suite.try_scorers()
+    problem = "cannot score a made-up row: KeyError: 'cosine'; set here: mode = 'cosine'"
+    assert str(caught.value) == f"{folder / 'task.toml'}: scorers.odd: {problem}"
+
+
+def test_a_suite_says_what_scorers_from_elsewhere_do_not_count(folder):
+    (folder / "task.toml").write_text(HEAD + SCORERS + "[scorers.'ragas.ToolCallF1']\n" + GATE)
+    *_, scorer = load_suite(folder, "task").make_scorers()
+    assert scorer.not_counted == "how often a call is made, its order, and whether a value is 1 or true"
 
 
 def test_a_schema_file_becomes_the_scorers_schema_and_one_that_cannot_be_read_is_named(folder):
