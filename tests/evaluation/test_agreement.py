@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -19,7 +19,6 @@ from llmops.evaluation.agreement import (
 )
 from tests.evaluation.conftest import frequency, holds, most
 
-quick = settings(max_examples=60, deadline=None)
 ratings = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=60)
 
 
@@ -54,7 +53,6 @@ def test_kappa_of_tables_worked_out_by_hand():
 
 
 @given(ratings)
-@quick
 def test_kappa_is_the_same_from_either_side_in_its_interval_and_weighted_on_any_scale(rows):
     people, judge = [a for a, _ in rows], [b for _, b in rows]
     moved = weighted_kappa([10 + 3.0 * a for a in people], [10 + 3.0 * b for b in judge])
@@ -141,7 +139,6 @@ def test_position_bias_is_a_preference_that_survives_the_swap(verdicts, swapped,
 
 
 @given(st.lists(st.tuples(*[st.sampled_from(["first", "second", "tie"])] * 2), min_size=1, max_size=40))
-@quick
 def test_the_order_judged_first_does_not_matter_and_places_mirror(rows):
     here, there = [a for a, _ in rows], [b for _, b in rows]
     other: dict[PlaceVerdict, PlaceVerdict] = {"first": "second", "second": "first", "tie": "tie"}

@@ -4,7 +4,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rapidfuzz import fuzz
 
@@ -196,7 +196,6 @@ def test_many_texts_of_one_pattern_hang_together_without_every_pair():
     assert len(pairs) < 2000 * 100
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.lists(st.text(max_size=30), max_size=12), st.sampled_from([0.7, 0.9, 1.0]))
 @example(["日本語の質問です", "日本語の質問ですか", "", ""], 0.9)
 def test_every_pair_told_reaches_the_limit_and_equal_texts_are_always_told(texts, least):

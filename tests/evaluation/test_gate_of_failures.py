@@ -187,7 +187,7 @@ EDGES = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("gates", [40, pytest.param(400, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("gates", [25, pytest.param(400, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("edge", EDGES, ids=lambda edge: edge.__name__)
 def test_no_gate_passes_where_rows_are_missing_or_cannot_be_relied_on(edge, gates):
     """Nor does any fail: the challenger is better wherever it was measured."""
@@ -198,7 +198,7 @@ def test_no_gate_passes_where_rows_are_missing_or_cannot_be_relied_on(edge, gate
 
 def test_the_same_gates_pass_where_nothing_is_missing():
     rng = np.random.default_rng(20_261_201)
-    outcomes = [gate(*good(rng, int(rng.integers(20, 60)))).verdict for _ in range(40)]
+    outcomes = [gate(*good(rng, int(rng.integers(20, 60)))).verdict for _ in range(25)]
     assert set(outcomes) == {"pass"}
 
 
@@ -344,7 +344,7 @@ def shapes(draw: st.DrawFn) -> tuple[GateRules, list[RowResult], list[RowResult]
     of_champion=st.booleans(),
     stopped=st.sampled_from([None, 0]),
 )
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(derandomize=True)
 def test_no_row_that_fails_turns_a_verdict_into_a_pass(shape, place, of_scorer, of_champion, stopped):
     """Neither in full runs nor in those that were stopped early."""
     rules, a, b = shape

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llmops.engines.fake import FakeEngine
@@ -104,7 +104,6 @@ def test_a_passage_counts_beyond_the_templates_own_text_which_ends_where_rows_be
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 260), st.integers(0, 9)), max_size=50), st.integers(0, 100))
-@settings(max_examples=60)
 def test_groups_hold_every_row_once_and_in_order(parts, head_length):
     made = groups(["ABC"[letter] * length + str(end) for letter, length, end in parts], head_length)
     assert [row_id for group in made for row_id in group] == [str(number) for number in range(len(parts))]

@@ -133,23 +133,23 @@ def test_no_text_breaks_the_reader(text):
 @pytest.mark.parametrize(
     "text",
     [
-        "1" * 200_000,
-        "1," * 50_000,
-        "-" * 200_000,
-        "1 x 10" * 30_000,
-        "1 000 " * 40_000,
-        "1.000" * 40_000,
-        "1\u202f000" * 40_000,
-        "9" * 200_000 + "^9999",
-        "1:2.3.4/5-" * 20_000,
-        "5 hundred" * 20_000,
+        "1" * 100_000,
+        "1," * 25_000,
+        "-" * 100_000,
+        "1 x 10" * 15_000,
+        "1 000 " * 20_000,
+        "1.000" * 20_000,
+        "1\u202f000" * 20_000,
+        "9" * 100_000 + "^9999",
+        "1:2.3.4/5-" * 10_000,
+        "5 hundred" * 10_000,
     ],
 )
 def test_a_hostile_text_costs_little(text):
     start = time.process_time()
     read_numbers(text)
     read_whole(text)
-    assert time.process_time() - start < 20  # of CPU, some 1 s alone; what is quadratic takes minutes
+    assert time.process_time() - start < 10  # of CPU, half a second alone; what is quadratic takes minutes
 
 
 WRITTEN = [

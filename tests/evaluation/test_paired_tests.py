@@ -68,7 +68,7 @@ def drawn(shape: str, n: int, generator: Any) -> tuple[Any, Any]:
     st.sampled_from([1.0, 100.0, 1e12, 1e-9]),
     st.sampled_from([199, 4999]),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @example("0/1", 30, 1, None, 1.0, 4999)
 @example("one value", 40, 1, 8, 1.0, 199)
 def test_p_is_below_5_percent_exactly_when_0_lies_outside_the_interval(shape, n, seed, clusters, unit, flips):
@@ -80,7 +80,7 @@ def test_p_is_below_5_percent_exactly_when_0_lies_outside_the_interval(shape, n,
 
 
 @given(shapes.filter(lambda shape: shape not in ("skew", "near 0", "few", "one way")), sizes, st.integers(0, 10**6))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_an_interval_of_a_difference_stays_within_what_the_limits_allow(shape, n, seed):
     a, b = (np.clip(side, 0, 1).tolist() for side in drawn(shape, n, np.random.default_rng(seed)))
     found = paired_test(a, b, limits=(0.0, 1.0), resamples=199)

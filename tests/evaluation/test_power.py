@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -16,8 +16,6 @@ from llmops.evaluation.paired_tests import paired_test
 from llmops.evaluation.power import Discordance, Power, Spread, power_of, rows_needed
 from llmops.evaluation.sequential import SequentialTest
 from tests.evaluation.conftest import frequency, least, most
-
-quick = settings(max_examples=40, deadline=None)
 
 
 @pytest.mark.parametrize(("rows", "share", "gap"), [(20, 0.4, 0.3), (20, 0.1, 0.08), (12, 0.9, 0.7), (7, 1.0, 1.0)])
@@ -44,7 +42,6 @@ def test_power_is_close_to_the_textbooks_and_goes_on_without_a_jump_above_the_ta
 
 
 @given(st.floats(0.02, 1), st.integers(10, 2000), st.floats(0.02, 0.3))
-@quick
 def test_the_detectable_difference_and_the_rows_needed_have_the_power_asked_for_and_less_has_less(share, rows, gap):
     for noise in (Discordance(share), Spread(share)):
         seen = noise.detectable(rows)
@@ -211,7 +208,6 @@ def after(differences: Any, **bounds: float) -> SequentialTest:
 
 @given(within_one, st.lists(st.integers(1, 20), min_size=1, max_size=5), st.sampled_from([0.01, 5.0, 1e6]))
 @example([0.25, -1.0], [1], 5.0)  # two rows with the same evidence, but for the last bits
-@quick
 def test_neither_calls_nor_units_matter_and_swapping_the_releases_mirrors_everything_but_p(differences, cuts, unit):
     whole, pieces, start = after(differences), SequentialTest(), 0
     for cut in (*cuts, len(differences)):
@@ -230,7 +226,6 @@ def test_neither_calls_nor_units_matter_and_swapping_the_releases_mirrors_everyt
 
 
 @given(within_one)
-@quick
 def test_p_never_rises_and_a_decision_stands(differences):
     test, before = SequentialTest(), 1.0
     for difference in differences:
@@ -243,7 +238,6 @@ def test_p_never_rises_and_a_decision_stands(differences):
 
 
 @given(within_one)
-@quick
 def test_the_interval_leaves_0_out_exactly_when_the_test_has_decided(differences):
     test = after(differences)
     low, high = test.interval
@@ -333,7 +327,6 @@ def test_the_true_mean_is_held_at_all_looks_together(drawn, gain):
 
 
 @given(within_one, st.floats(-0.9, 0.9))
-@quick
 def test_the_interval_holds_the_means_whose_test_has_not_decided(differences, mean):
     low, high = after(differences).interval
     moved = after([value - mean for value in differences], low=-1 - mean - 1e-12, high=1 - mean + 1e-12)

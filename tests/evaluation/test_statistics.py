@@ -56,7 +56,6 @@ def pairs_of(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Pairs]:
 
 
 any_pairs = st.one_of(map(pairs_of, (scores, measures, truths, rated)))
-quick = settings(max_examples=60, deadline=None)
 
 
 def compared(pairs: Pairs) -> PairedTest:
@@ -64,7 +63,6 @@ def compared(pairs: Pairs) -> PairedTest:
 
 
 @given(any_pairs)
-@quick
 @example(([0.0, 0.0, 0.0], [0.0, 0.0, 1e-300]))
 @example(([0.0], [0.25]))
 @example(([True], [False]))
@@ -95,7 +93,7 @@ clustered_pairs = any_pairs.flatmap(
 
 
 @given(st.one_of(clustered_pairs, any_pairs.map(lambda pairs: (pairs, None))))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @example((([True] * 4, [True] * 4), [0, 0, 0, 0]))
 @example((([7.0] * 4, [7.0] * 4), [0, 0, 1, 1]))
 @example((([0.0, 1.0], [1.0, 0.0]), [0, 0]))
@@ -117,7 +115,6 @@ def test_swapping_the_samples_negates_everything_but_p_and_names_of_clusters_do_
 
 
 @given(pairs_of(measures), st.sampled_from([1e-6, 0.5, 3.0, 1e6]))
-@quick
 def test_numbers_may_be_measured_in_any_unit(pairs, unit):
     if pairs[0] == pairs[1]:
         return
@@ -224,7 +221,7 @@ ANY_SAMPLE = st.one_of(
 
 
 @given(ANY_SAMPLE, st.booleans(), st.randoms(use_true_random=False))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @example(([1.0] * 30, (0.0, 1.0)), False, None)
 @example(([0.5] * 30, (0.0, 1.0)), False, None)
 @example(([1.0] * 29 + [0.99], (0.0, 1.0)), False, None)
@@ -286,7 +283,6 @@ def test_where_there_can_be_no_interval_of_a_mean_the_reason_is_told(values, clu
 
 @given(st.lists(st.floats(0, 1), max_size=12))
 @example([0.2, 0.001, 0.04, 0.04, 0.9, 0.012, 1.0, 0.0])
-@quick
 def test_holm_is_the_largest_multiple_of_a_p_value_up_to_its_rank(p_values):
     ranked = sorted(p_values)
     for p, adjusted in zip(p_values, holm(p_values), strict=True):

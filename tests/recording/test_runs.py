@@ -99,9 +99,9 @@ def test_runs_that_are_recorded_side_by_side_are_whole_and_evaluated_one_after_t
     monkeypatch.setattr(mlflow.genai, "evaluate", watched)
     cells = {recorder: desk.cell("side by side") for recorder in ("evaluate", "bulk", "auto")}  # nothing of it is there
     with ThreadPoolExecutor(len(cells)) as pool:
-        runs = list(pool.map(lambda item: desk.recorder.record(item[1], report(30), item[0]), cells.items()))
+        runs = list(pool.map(lambda item: desk.recorder.record(item[1], report(10), item[0]), cells.items()))
     for run in runs:
-        assert desk.traces(run.run_id).keys() == {f"row-{i}" for i in range(30)}
+        assert desk.traces(run.run_id).keys() == {f"row-{i}" for i in range(10)}
     assert seen == [True, True]  # by `evaluate`, and by `auto` for so few rows
 
 

@@ -4,7 +4,7 @@ import re
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -14,8 +14,6 @@ from llmops.evaluation.reports.junit import junit
 from llmops.evaluation.reports.markdown import escaped, leaderboard_markdown, markdown
 from llmops.evaluation.reports.wording import Effect, effect, most_changed, select, worst_first
 from tests.evaluation.reports.conftest import ROWS_TOLD, GateCheck, difference, report, row, verdict
-
-quick = settings(max_examples=60, deadline=None)
 
 
 def rendered(text):
@@ -68,7 +66,6 @@ def test_at_most_ten_of_the_rows_that_got_worse_are_shown_and_all_are_counted():
     assert re.findall(r"<code>(row-\d+)</code>", text) == ["row-2"]
 
 
-@quick
 @given(st.text(max_size=80))
 def test_a_text_in_a_table_stays_itself_whatever_it_holds(text):
     page = rendered(f"| a | b |\n| --- | --- |\n| {escaped(text)} | end |\n")
@@ -161,7 +158,6 @@ def test_rows_beyond_the_limit_are_left_out_the_greatest_losses_are_kept_and_it_
     )
 
 
-@quick
 @given(text=st.text(st.characters(codec=None), max_size=40))
 def test_any_text_gives_a_document_that_parses_with_the_same_cases(text):
     check = GateCheck(text, "floor", text, "fail", text)

@@ -23,7 +23,7 @@ from llmops.pages.rendering import write_page
 from tests.evaluation.reports.conftest import GateCheck, Metric, difference, html, report, row, side, verdict
 from tests.pages.reading import Reading
 
-quick = settings(max_examples=25, deadline=None)
+quick = settings(max_examples=25)
 
 OWN_TAGS = {
     "a", "article", "b", "bdi", "body", "button", "caption", "circle", "del", "details", "div", "figcaption", "figure",
