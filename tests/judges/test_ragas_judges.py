@@ -128,7 +128,6 @@ def test_the_columns_of_the_row_are_sent_and_the_score_is_read(metric_name, scri
 def test_an_answer_out_of_range_is_an_error_and_no_score(metric_name, says, script, fits):
     score = make(f"ragas.{metric_name}", script(fits(**says)).endpoint).score(ROW, OUTPUT)
     assert score.value is None
-    assert score.error is not None
     assert score.error.startswith("EngineError: ")
 
 

@@ -268,7 +268,6 @@ def test_every_verdict_is_on_the_scale_or_was_cut_off(type_name, parameters, end
     score = TYPES[type_name]("s", endpoint=endpoint, **parameters).score(QUESTION, Output("It is Paris."))
 
     if score.error is None:
-        assert score.value is not None
         assert 0 <= score.value <= 1
     else:
         # A small model may talk, or list, until its tokens are used up; nothing else may go wrong under a grammar.

@@ -123,7 +123,6 @@ def test_a_cycle_is_a_run_with_a_file_for_each_step(desk, recorder, tmp_path):
     recorder.end({"verdict": "pass", "told": "bike@2 serves"}, None)
 
     found = find_pipeline_run(desk.store, "bike", "2026-05-01")
-    assert found is not None
     assert found.info.run_id == recorder.run_id
     assert (found.info.run_name, found.info.status) == ("bike 2026-05-01", "FINISHED")
     tags = found.data.tags
@@ -159,12 +158,9 @@ def test_a_cycle_that_goes_on_is_the_same_run(desk, recorder, tmp_path):
     again.step(step(2, "train", {"version": 1}))
     again.end({}, None)
 
-    assert failed is not None
-    assert running is not None
     assert (failed.info.status, failed.data.tags["mlflow.note.content"]) == ("FAILED", "failed: step train: no disk")
     assert (running.info.status, again.run_id) == ("RUNNING", recorder.run_id)
     done = find_pipeline_run(desk.store, "wine", "a")
-    assert done is not None
     assert (done.info.status, done.data.tags["mlflow.note.content"]) == ("FINISHED", "finished")
     kept = files(desk, again.run_id, tmp_path)
     assert [kept[f"steps/{name}.json"]["attempt"] for name in ("01-ingest", "02-train")] == [1, 2]
