@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from llmops.errors import ContextTooLong, EngineError, EngineRejected, EngineTimeout, EngineUnavailable, UsageError
+from llmops.errors import EngineError, EngineRejected, EngineTimeout, EngineUnavailable, UsageError
 from llmops.judges.client import SEED, JudgeClient, JudgeEndpoint
 from tests.judges.scripted import completion
 
@@ -65,7 +65,6 @@ def test_the_key_is_sent_as_bearer_and_stands_in_no_error(script, monkeypatch):
 
 
 REFUSED = '{"choices": [{"message": {"content": null, "refusal": "I will not."}}]}'
-GIVEN_UP = '{"choices": [{"message": {"content": "1"}, "finish_reason": "error"}]}'
 OFF_SCHEMA = [
     *(f'{{"rationale": "x", "score": {score}}}' for score in ("7", "1.5", "1e999", '"3"', "true")),
     '{"score": 3}',
@@ -80,10 +79,7 @@ NO_VERDICTS: list[tuple[Any, str]] = [
     *((text, "does not follow the schema") for text in OFF_SCHEMA),
     ((200, {}, "<html>"), "is not JSON"),
     ((200, {}, "[]"), "is no answer: the upstream sent a reply that is not an object"),
-    ((200, {}, '{"choices": []}'), "is no answer: the upstream sent no answer"),
     ((200, {}, completion(GOOD, finish_reason="length")), "cut off at max_tokens 512"),
-    ((200, {}, '{"error": {"message": "no room", "code": 502}}'), "is no answer: the upstream failed: no room"),
-    ((200, {}, GIVEN_UP), "is no answer: .* gave the answer up"),
     ((200, {}, '{"choices": [{"message": null}]}'), "an answer without a message"),
     ((200, {}, '{"choices": [{"message": {"content": null}}]}'), "holds no text"),
     ((200, {}, REFUSED), "the judge refused: I will not."),
@@ -145,10 +141,7 @@ def test_a_server_that_keeps_failing_or_asks_for_an_hour_is_given_up(script):
     ("status", "body", "kind"),
     [
         (400, '{"error": {"message": "bad schema"}}', EngineRejected),
-        (400, '{"error": {"message": "long", "code": "context_length_exceeded"}}', ContextTooLong),
-        (422, "no JSON", EngineRejected),
         (403, "{}", EngineUnavailable),
-        (404, "{}", EngineUnavailable),
         (501, "{}", EngineError),
     ],
 )
