@@ -57,8 +57,6 @@ def test_labels_are_read_with_rows_and_outputs(tmp_path):
         ({"labels": True}, "labels"),
         ({"output": None}, "output"),
         ({"inputs": {}}, "inputs"),
-        ({"inputs": {"q": [1]}}, "inputs.q"),
-        ({"contexts": "c"}, "contexts"),
         ({"id": "first"}, "id"),
         ({"tags": {}}, "tags"),
     ],
