@@ -525,13 +525,6 @@ def hub_answer(path: str) -> Answer:
     return 404, b'{"error": "Repository not found"}', {"x-error-code": "RepoNotFound"}
 
 
-@pytest.fixture
-def hub():
-    """A stand-in of the Hugging Face hub: its URL, and the paths it was asked for."""
-    with answering(hub_answer) as running:
-        yield running
-
-
 APART = """
 import json, sys
 from pathlib import Path
@@ -564,27 +557,33 @@ def load_apart(url: str, folder: Path, *tables: dict[str, Any]) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_a_data_set_of_the_hub_is_streamed_once_and_then_read_from_its_copy(hub, folder):
-    url, asked = hub
+SOUND = ({}, {"source": "hf:acme/table@v2"}, {"source": "hf:acme/cells@v2", "columns": None})
+WRONG = ({"source": "hf:acme/none"}, {"columns": {"inputs.question": "question"}})
+
+
+@pytest.fixture(scope="module")
+def streamed(tmp_path_factory):
+    """What a stand-in of the Hugging Face hub gave for these tables, the folder of copies, and the paths asked for."""
+    folder = tmp_path_factory.mktemp("streamed")
+    with answering(hub_answer) as (url, asked):
+        return load_apart(url, folder, *SOUND, *WRONG), folder, asked
+
+
+def test_a_data_set_of_the_hub_is_streamed_and_then_read_from_its_copy(streamed, folder):
+    (*first, _, _), copies, asked = streamed
     local = loaded(folder, "t.jsonl", OF_RECORDS)
     (folder / "cells.csv").write_bytes(HUB_CELLS)
     cells = find_eval_set(folder / "cells.csv")
-    tables = ({}, {"source": "hf:acme/table@v2"}, {"source": "hf:acme/cells@v2", "columns": None})
-    first = load_apart(url, folder, *tables)
-    requests = len(asked)
-    second = load_apart("http://127.0.0.1:9", folder, *tables)
-    assert first == second
+    assert load_apart("http://127.0.0.1:9", copies, *SOUND) == first
     assert first == [[20, local.content_hash, ids(local)]] * 2 + [[2, cells.content_hash, ["007", "1.0"]]]
     assert any("/resolve/v2/" in path or path.endswith("/revision/v2") for path in asked)
-    assert len(asked) == requests
-    assert not [path.name for path in (folder / "kept").iterdir() if path.name.startswith(".")]
 
 
-def test_what_the_hub_does_not_give_or_a_wrong_row_of_it_is_an_error_of_one_line_and_leaves_no_copy(hub, tmp_path):
-    tables = {"source": "hf:acme/none"}, {"columns": {"inputs.question": "question"}}
-    (kind, message), (of_row, problem) = load_apart(hub[0], tmp_path, *tables)
+def test_what_the_hub_does_not_give_or_a_wrong_row_of_it_is_an_error_of_one_line_and_leaves_no_copy(streamed):
+    (*_, (kind, message), (of_row, problem)), copies, _ = streamed
     assert (kind, of_row) == ("CannotRun", "BadFile")
     assert message.startswith("hf:acme/none cannot be read: ")
     assert "\n" not in message
     assert problem.startswith("hf:acme/sums@v2/data/test.jsonl:1: inputs.question: no column 'question'")
-    assert not list((tmp_path / "kept").glob("*.jsonl"))
+    assert len(list((copies / "kept").glob("*.jsonl"))) == len(SOUND)
+    assert not list((copies / "kept").glob(".*"))
