@@ -87,7 +87,7 @@ def paired_test(
         return PairedTest((gained - lost) / n, ci95, sign_test_p(gained, lost), "mcnemar-exact", note)
     unit = scale(a, b, limits)
     generator = np.random.default_rng(seed)
-    flips = sign_flips(sums / (unit or 1.0), sizes, alpha=ALPHA, resamples=resamples, generator=generator)
+    flips = sign_flips(sums / (unit or 1.0), sizes, resamples=resamples, generator=generator)
     bootstrap = _bootstrap(sums / (unit or 1.0), sizes)
     by_flips = flips.p_value >= bootstrap.p_value
     tested = PairedTest(
@@ -123,8 +123,8 @@ def _with_interval(
 
 @dataclass(frozen=True, slots=True)
 class Significance:
-    """What one of the tests says. p_value: two-sided, of no difference. low, high: ends of the interval at 1 − alpha,
-    infinite where so few pairs could never give a p below alpha. acceleration: the bootstrap's."""
+    """What one of the tests says. p_value: two-sided, of no difference. low, high: ends of the 95 % interval,
+    infinite where so few pairs could never give a p below 0.05. acceleration: the bootstrap's."""
 
     p_value: float
     low: float
@@ -175,7 +175,7 @@ def _bootstrap(sums: Any, sizes: Any) -> Significance:
     return Significance(p_value, low, high, acceleration)
 
 
-def sign_flips(sums: Any, sizes: Any, *, alpha: float, resamples: int, generator: Any) -> Significance:
+def sign_flips(sums: Any, sizes: Any, *, resamples: int, generator: Any) -> Significance:
     """Flips pairs, or whole clusters of them. sums, sizes: of the differences in each; sizes of pairs are 1.
 
     All flips are counted when those of the pairs that differ number no more than `resamples` twice over; otherwise as
@@ -201,7 +201,7 @@ def sign_flips(sums: Any, sizes: Any, *, alpha: float, resamples: int, generator
     p_value = min(1.0, (seen + int(other_side.sum())) / (seen + flips))
     if not counted and ((sums[:moved] > 0).all() or (sums[:moved] < 0).all()):
         p_value = max(sys.float_info.min, 2.0 ** (1 - moved))
-    fewest = next(k for k in range(len(means) + 1) if (seen + k) / (seen + flips) >= alpha)
+    fewest = next(k for k in range(len(means) + 1) if (seen + k) / (seen + flips) >= ALPHA)
     if not fewest:
         return Significance(p_value, -math.inf, math.inf)
     low, high = np.partition(below, fewest - 1)[fewest - 1], np.partition(above, -fewest)[-fewest]

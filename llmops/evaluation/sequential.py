@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmops.errors import UsageError
-from llmops.evaluation.statistics import bisected
+from llmops.evaluation.statistics import ALPHA, bisected
 
 _STAKES = tuple(0.05 + 0.1 * number for number in range(10))
 _BLOCK = 4096  # rows taken at a time
@@ -22,23 +22,23 @@ _PRECISION = 1e-9  # of an end of the interval, as a share of the range; ends ar
 class SequentialTest:
     """Anytime-valid test that a mean of paired differences b − a is 0, with an interval for that mean.
 
-    Under no difference the chance that `p_value` ever falls to alpha is at most alpha, at every sample size and for any
-    differences within the bounds; `interval` holds the true mean at all times with a chance of 1 − alpha. Both need
-    rows in an order that was fixed beforehand or drawn: never sorted by an outcome. Rows of one cluster belong into
-    one difference (their mean).
+    Under no difference the chance that `p_value` ever falls to 5 % is at most 5 %, at every sample size and for any
+    differences within the bounds; `interval` holds the true mean at all times with a chance of 95 %. Both need rows in
+    an order that was fixed beforehand or drawn: never sorted by an outcome. Rows of one cluster belong into one
+    difference (their mean).
 
     low, high: bounds of a difference, with 0 between them. The closer they are to what can happen, the sooner the test
     decides.
 
-    Raises UsageError: 0 does not lie between the bounds, or alpha not between 0 and 1.
+    Raises UsageError: 0 does not lie between the bounds.
     """
 
-    def __init__(self, *, alpha: float = 0.05, low: float = -1.0, high: float = 1.0) -> None:
+    def __init__(self, *, low: float = -1.0, high: float = 1.0) -> None:
         import numpy as np
 
-        if not (math.isfinite(low) and math.isfinite(high) and low < 0 < high and 0 < alpha < 1):
-            raise UsageError("a sequential test needs low < 0 < high, and alpha between 0 and 1")
-        self.alpha, self.low, self.high = alpha, low, high
+        if not (math.isfinite(low) and math.isfinite(high) and low < 0 < high):
+            raise UsageError("a sequential test needs low < 0 < high")
+        self.low, self.high = low, high
         self._seen = np.empty(0)
         self._log_wealth = np.zeros(2 * len(_STAKES))
         self._most_evidence = 0.0
@@ -82,11 +82,11 @@ class SequentialTest:
     @property
     def decided(self) -> bool:
         """Whether the difference is shown. It stays shown."""
-        return self._most_evidence >= -math.log(self.alpha)
+        return self._most_evidence >= -math.log(ALPHA)
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Interval at 1 − alpha: means that neither now nor when the evidence was strongest would be rejected."""
+        """95 % interval: means that neither now nor when the evidence was strongest would be rejected."""
         if not self.n:
             return self.low, self.high
         now, strongest = self._interval_of(self.n), self._interval_of(self._rows_at_most)
@@ -114,7 +114,7 @@ class SequentialTest:
         """The first mean from `seen` towards `bound` that is rejected; the bound when none is."""
 
         def excess(mean: float) -> float:
-            return float(_log_mean(_log_gains(shares, mean) @ counts)) + math.log(self.alpha)
+            return float(_log_mean(_log_gains(shares, mean) @ counts)) + math.log(ALPHA)
 
         outward = -_PRECISION if bound == 0 else _PRECISION
         outermost, inside = bound - outward, min(max(seen, _PRECISION), 1 - _PRECISION)

@@ -173,7 +173,7 @@ def test_the_permutation_test_of_few_pairs_counts_every_flip(n):
     differences = np.random.default_rng(n).normal(0.3, 1, n)
     means = np.array([np.mean(differences * signs) for signs in product([1, -1], repeat=n)])
     expected = np.mean(np.abs(means) >= abs(differences.mean()) - 1e-12)
-    found = sign_flips(differences, np.ones(n), alpha=0.05, resamples=4999, generator=np.random.default_rng(0))
+    found = sign_flips(differences, np.ones(n), resamples=4999, generator=np.random.default_rng(0))
     assert found.p_value == pytest.approx(expected)
     assert paired_test([0.0] * n, differences.tolist()).p_value >= expected - 1e-12
 
@@ -371,7 +371,7 @@ def test_the_clustered_test_counts_every_flip_of_whole_clusters():
     sums = np.array([0.4, 0.2, -0.4, 0.55])
     flipped = np.array([abs(sums @ signs) for signs in product([1, -1], repeat=4)])
     sizes, generator = np.array([2, 1, 1, 2]), np.random.default_rng(0)
-    found = sign_flips(sums, sizes, alpha=0.05, resamples=4999, generator=generator)
+    found = sign_flips(sums, sizes, resamples=4999, generator=generator)
     assert found.p_value == pytest.approx(np.mean(flipped >= sums.sum() - 1e-9))
     tested = paired_test([0.0] * 6, differences, clusters=clusters)
     assert tested.difference == pytest.approx(sums.sum() / 6)
