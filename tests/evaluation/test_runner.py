@@ -4,6 +4,7 @@ import asyncio
 import math
 import threading
 import tracemalloc
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,7 @@ from llmops.evaluation.results import EvalReport, Metric, Output, RowResult, Run
 from llmops.evaluation.runner import Answered, RunSummary, findings, generate_all, score_all, score_rows
 from llmops.generation import GenerationParameters, GenerationRequest
 from llmops.prompt_file import parse_prompt
-from tests.evaluation.conftest import MadeUpJudge
+from tests.evaluation.conftest import MadeUpJudge, MadeUpScorer
 
 QUICK = Retries(attempts=3, first_wait=0.001, longest_wait=0.001)
 TEMPLATE = parse_prompt("---\ninput_variable: question\n---\n# user\nQ: {{ question }}\n")
@@ -234,7 +235,7 @@ def test_memory_does_not_grow_with_the_rows(cache, scorer):
         return (EvalRow(f"r{i}", {"question": f"{i}".rjust(characters, "x")}) for i in range(n))
 
     engine = FakeEngine(lambda request: request.messages[-1]["content"][::-1])
-    engine.requests = Forgetful()  # the fake engine's own memory
+    engine.requests = deque(maxlen=0)  # the fake engine's own memory
     run(engine, rows(2), [scorer("length")], cache)  # loads what statistics need
     tracemalloc.start()
     try:
@@ -248,13 +249,6 @@ def test_memory_does_not_grow_with_the_rows(cache, scorer):
     assert peak < 8e6
 
 
-class Forgetful(list[Any]):
-    """A list that keeps nothing."""
-
-    def append(self, item: Any) -> None:
-        """Forgets it."""
-
-
 # Scoring: in order, a batch at a time; what was paid for is kept; a crash is a record of the rows it happened in
 
 
@@ -266,24 +260,20 @@ def made_judge(judge: Callable[[EvalRow, Output], Score] = fair, name: str = "ju
     return MadeUpJudge(name, judge, **{"identity": {"model": "big", "rubric": "kind?"}, **changed})
 
 
-@dataclass
-class Model:
+@dataclass(frozen=True)
+class Model(MadeUpScorer):
     """A scorer that takes many rows at a time."""
 
     name: str = "similarity"
-    higher_is_better: bool | None = True
-    worst: float | None = 0.0
     batches: list[int] = field(default_factory=list)
-    made: Any = None
+    made: Any = lambda rows, _outputs: [Score(float(row.id.removeprefix("r"))) for row in rows]
 
     def score(self, row: EvalRow, output: Output) -> Score:
         raise AssertionError("asked for one row")
 
     def score_many(self, rows: Sequence[EvalRow], outputs: Sequence[Output]) -> list[Score]:
         self.batches.append(len(rows))
-        if self.made is not None:
-            return list(self.made(rows, outputs))
-        return [Score(float(row.id.removeprefix("r"))) for row in rows]
+        return list(self.made(rows, outputs))
 
 
 def answers(n: int, failed: Sequence[int] = ()) -> list[Answered]:
