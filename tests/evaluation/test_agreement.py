@@ -9,14 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from llmops.errors import UsageError
-from llmops.evaluation.agreement import (
-    PlaceVerdict,
-    cohen_kappa,
-    confusion,
-    length_bias,
-    position_bias,
-    weighted_kappa,
-)
+from llmops.evaluation.agreement import PlaceVerdict, cohen_kappa, confusion, length_bias, position_bias, weighted_kappa
 from tests.evaluation.conftest import frequency, holds, most
 
 ratings = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=60)

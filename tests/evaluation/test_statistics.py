@@ -19,14 +19,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from benchmarks.evaluation.statistics import (
-    clustered_numbers,
-    clustered_truths,
-    exponential,
-    much_lost,
-    rare,
-    thirds,
-)
+from benchmarks.evaluation.statistics import clustered_numbers, clustered_truths, exponential, much_lost, rare, thirds
 from llmops.evaluation import statistics
 from llmops.evaluation.paired_tests import PairedTest, paired_test, sign_flips
 from llmops.evaluation.results import Metric

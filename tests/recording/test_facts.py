@@ -8,13 +8,7 @@ import pytest
 
 from llmops.errors import Corrupted, UnknownVersion
 from llmops.hashing import content_hash
-from llmops.recording import (
-    find_calibration,
-    record_calibration,
-    record_comparison,
-    record_report,
-    record_verdict,
-)
+from llmops.recording import find_calibration, record_calibration, record_comparison, record_report, record_verdict
 from llmops.recording.cell import eval_runs, json_mapping, verdicts_of
 from tests.recording.conftest import report
 
