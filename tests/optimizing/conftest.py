@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,23 @@ type = "contains"
 def row(number: int) -> dict[str, Any]:
     """One question: no two have a word in common."""
     chance = random.Random(number)  # noqa: S311 - no secret
-    words = ["".join(chance.choices("abcdefghijklmnoprstuvwz", k=7)) for _ in range(5)]
+    question = " ".join("".join(chance.choices("abcdefghijklmnoprstuvwz", k=7)) for _ in range(5)) + "?"
     return {
         "id": f"row-{number}",
-        "inputs": {"question": f"{' '.join(words)}?"},
-        "expectations": {"expected_response": f"code {words[0][::-1]} {words[1][::-1]}"},
+        "inputs": {"question": question},
+        "expectations": {"expected_response": right_answer(question)},
     }
+
+
+def right_answer(question: str) -> str:
+    """The first two words backwards."""
+    words = question.rstrip("?").split()
+    return f"code {words[0][::-1]} {words[1][::-1]}"
+
+
+def right_where(holds: Callable[[GenerationRequest], bool]) -> Callable[[GenerationRequest], str]:
+    """A model that is right where that holds."""
+    return lambda request: right_answer(request.messages[-1]["content"]) if holds(request) else "no idea"
 
 
 def rows_of(numbers: Sequence[int]) -> list[EvalRow]:
@@ -51,9 +62,8 @@ def rows_of(numbers: Sequence[int]) -> list[EvalRow]:
 def code_of(request: GenerationRequest) -> str:
     """The expected answer, to three in ten questions and to one in ten more for each example shown."""
     question = request.messages[-1]["content"]
-    words = question.rstrip("?").split()
     examples = sum(message["role"] == "assistant" for message in request.messages)
-    return f"code {words[0][::-1]} {words[1][::-1]}" if zlib.crc32(question.encode()) % 10 < 3 + examples else "no idea"
+    return right_answer(question) if zlib.crc32(question.encode()) % 10 < 3 + examples else "no idea"
 
 
 def write_codes(folder: Path, numbers: Sequence[int], gate: str = GATE) -> None:

@@ -18,18 +18,13 @@ from llmops.registry import Registry
 from llmops.registry import model_registration as models
 from llmops.registry.store import Store
 from tests.engines.upstream_server import reply, serving, whole
-from tests.optimizing.conftest import code_of, row
+from tests.optimizing.conftest import code_of, right_where, row
 
 # Of MLflow's own type hints, when its models are first imported.
 pytestmark = pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType")
 
 GOOD = "Say two words backwards."
-
-
-def by_instruction(request):
-    """Right where the instruction is `GOOD`."""
-    words = request.messages[-1]["content"].rstrip("?").split()
-    return f"code {words[0][::-1]} {words[1][::-1]}" if request.messages[0]["content"] == GOOD else "no idea"
+by_instruction = right_where(lambda request: request.messages[0]["content"] == GOOD)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from llmops.prompt_file import load_prompt_folder
 from llmops.recording.optimizations import OptimizationRecord, held_out_before
 from llmops.registry import Registry
 from llmops.registry.store import Store
-from tests.optimizing.conftest import code_of, row, rows_of, write_codes
+from tests.optimizing.conftest import code_of, right_where, row, rows_of, write_codes
 
 QUIET = {"progress": False}
 
@@ -126,13 +126,11 @@ def test_a_prompt_that_is_worse_on_held_out_rows_is_not_written(codes, monkeypat
     def fooled(request):
         """Right on what selects, and only with examples; else right without."""
         examples = any(message["role"] == "assistant" for message in request.messages)
-        right = examples == (request.messages[-1]["content"] in split["selection"])
-        words = request.messages[-1]["content"].rstrip("?").split()
-        return f"code {words[0][::-1]} {words[1][::-1]}" if right else "no idea"
+        return examples == (request.messages[-1]["content"] in split["selection"])
 
     ids = split_rows(rows_of(range(100)), seed=0).selection
     split["selection"] = {each.inputs["question"] for each in rows_of(range(100)) if each.id in ids}
-    monkeypatch.setattr(matrix, "open_engine", lambda *_: FakeEngine(fooled))
+    monkeypatch.setattr(matrix, "open_engine", lambda *_: FakeEngine(right_where(fooled)))
     found = optimize(codes)
     assert found.selection["difference"] == 1
     assert (found.held_out["difference"], found.held_out["verdict"]) == (-1, "fail")
@@ -158,11 +156,7 @@ def test_demonstrations_come_from_a_pool_but_for_rows_that_belong_to_the_suites(
 
 
 def test_instructions_from_files_race_and_those_that_hold_pieces_of_rows_are_rejected(codes, monkeypatch, tmp_path):
-    def by_instruction(request):
-        words = request.messages[-1]["content"].rstrip("?").split()
-        good = "backwards" in request.messages[0]["content"]
-        return f"code {words[0][::-1]} {words[1][::-1]}" if good else "no idea"
-
+    by_instruction = right_where(lambda request: "backwards" in request.messages[0]["content"])
     monkeypatch.setattr(matrix, "open_engine", lambda *_: FakeEngine(by_instruction))
     texts = {"good": "Say two words backwards.", "bad": "Say nothing.", "leak": row(1)["inputs"]["question"]}
     leaks = [f"The answer is {row(number)['expectations']['expected_response']}." for number in range(100)]
