@@ -204,57 +204,22 @@ async def test_what_was_forced_leaves_no_trace_in_later_answers(engine, ask):
     assert after.text == before.text
 
 
-async def test_usage_counts_the_prompt_once_and_shared_beginnings_once(engine, ask):
+async def test_the_prompt_and_shared_beginnings_are_walked_and_counted_once(engine, ask, monkeypatch):
+    asked = []
+    complete = engine._complete
+    monkeypatch.setattr(engine, "_complete", lambda body: asked.append(body["prompt"]) or complete(body))
     _, usage = await engine.loglikelihoods(ask("Isit?").messages, ["yes", "yesno", "no"])
     assert usage.tokens_in == len("<user>Isit?<assistant>")
-    assert usage.tokens_out == len("yes") + len("no") + len("no")
+    assert usage.tokens_out == len(asked) == len("yes") + len("no") + len("no")
 
 
-# Without a model
-
-
-class Letters(LlamaCppPort):
-    """Every letter is a token."""
-
-    def __init__(self):
-        """Needs no server."""
-
-    def prompt(self, messages):
-        return "".join(message["content"] for message in messages)
-
-    def tokens(self, text):
-        return [ord(letter) for letter in text]
-
-
-def says(logprob, *, forced=True):
-    """A server that takes the forced token, with the log-probability that `logprob` gives for all tokens so far."""
-    asked = []
-
+def test_a_server_that_does_not_take_the_forced_token_or_cannot_be_reached_is_an_error(engine, ask):
     def complete(body):
-        [[token, _]] = body["logit_bias"]
-        asked.append((body["prompt"], token))
-        entry = {"id": token if forced else token + 1, "logprob": logprob([*body["prompt"], token])}
+        entry = {"id": body["logit_bias"][0][0] + 1, "logprob": -1.0}
         return {"choices": [{"logprobs": {"content": [entry]}}]}
 
-    return complete, asked
-
-
-def test_shared_beginnings_are_walked_once(ask):
-    complete, asked = says(lambda tokens: -float(len(tokens)))
-    sums, tokens_in, tokens_out = loglikelihoods(Letters(), complete, ask("ab").messages, ["xy", "xz", "x"])
-    assert sums == [-3.0 - 4.0, -3.0 - 4.0, -3.0]
-    assert asked == [
-        ([ord("a"), ord("b")], ord("x")),
-        ([ord("a"), ord("b"), ord("x")], ord("y")),
-        ([ord("a"), ord("b"), ord("x")], ord("z")),
-    ]
-    assert (tokens_in, tokens_out) == (2, 3)
-
-
-def test_a_server_that_does_not_take_the_forced_token_or_cannot_be_reached_is_an_error(ask):
-    complete, _ = says(lambda _: -1.0, forced=False)
-    with pytest.raises(EngineError, match="does not say how likely token 120 is"):
-        loglikelihoods(Letters(), complete, ask("ab").messages, ["x"])
+    with pytest.raises(EngineError, match=rf"does not say how likely token {engine._port.tokens('x')[-1]} is"):
+        loglikelihoods(engine._port, complete, ask("ab").messages, ["x"])
     port = LlamaCppPort("127.0.0.1:9", "key")
     with pytest.raises(EngineError, match="failed at /tokenize") as caught:
         port.tokens("x")
