@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import json
 from contextlib import aclosing
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from llmops.engines.fake import FakeEngine
 from llmops.engines.protocol import EngineIdentity, ScoringEngine, generate
 from llmops.engines.upstreams import ReplicatedEngine
 from llmops.errors import EngineRejected, EngineTimeout, EngineUnavailable, UsageError
-from llmops.generation import Chunk, GenerationParameters, GenerationRequest, Usage
+from llmops.generation import Chunk, GenerationParameters, Usage
 
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}}
 PARAMETERS = st.builds(
@@ -134,12 +135,6 @@ async def test_an_error_after_text_passes_through_generate_and_cancelling_it_clo
     assert engine.left
 
 
-async def test_it_echoes_the_last_message_by_default():
-    messages = ({"role": "system", "content": "Be kind."}, {"role": "user", "content": "hello world"})
-    answer = await generate(FakeEngine(), GenerationRequest(messages))
-    assert (answer.text, answer.usage, answer.finish_reason) == ("You said: hello world", Usage(4, 4), "stop")
-
-
 @pytest.mark.parametrize(
     ("limit", "pieces", "reason"),
     [(2, ["a", " b", ""], "length"), (4, ["a", " b", " ", " c", ""], "stop"), (9, ["a", " b", " ", " c", ""], "stop")],
@@ -243,20 +238,8 @@ async def test_likelihoods_come_from_a_free_replica(ask):
 
 
 async def test_replicas_without_likelihoods_reject_such_a_request(ask):
-    class TextOnly:
-        def __init__(self):
-            fake = FakeEngine(slots=1)
-            self.identity, self.slots, self.supported_extras, self.stream = (
-                fake.identity,
-                1,
-                fake.supported_extras,
-                fake.stream,
-            )
-
-        async def close(self):
-            """Nothing to free."""
-
-    engine = ReplicatedEngine([TextOnly()])
+    replica = SimpleNamespace(identity=FakeEngine().identity, slots=1, supported_extras=frozenset())
+    engine = ReplicatedEngine([replica])
     for _ in range(2):  # the replica is free again after the first
         with pytest.raises(EngineRejected, match="the fake engine gives no log-probabilities"):
             await asyncio.wait_for(engine.loglikelihoods(ask().messages, ["a", "b"]), 5)

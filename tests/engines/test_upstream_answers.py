@@ -16,7 +16,7 @@ from llmops.generation import EXTRAS, HINTS, GenerationParameters, GenerationReq
 from llmops.json_schema import ROOT
 from tests.engines.upstream_server import HELLO, UpstreamServer, delta, raw, reply, sse, stream
 from tests.engines.upstream_server import whole as said
-from tests.engines.upstream_shapes import BOTH, FAILURES
+from tests.engines.upstream_shapes import BOTH
 from tests.engines.upstream_shapes import answer as by_name
 from tests.engines.upstream_shapes import message as shaped
 
@@ -42,14 +42,6 @@ async def test_an_evaluations_output_has_refusal_reasoning_tool_calls_and_what_i
     assert text.tool_calls is None
     # A refusal and a tool call are no empty answers.
     assert AnswerCounts.of(list(shapes.values())).empty == 1
-
-
-@pytest.mark.parametrize("shape", [name for name in FAILURES if "finish_reason" in name])
-@pytest.mark.parametrize("whole", [False, True])
-async def test_an_answer_that_its_server_gave_up_is_a_failure_and_no_answer(server, engine, shape, whole):
-    server.behave = by_name
-    with pytest.raises(EngineError, match="the upstream gave the answer up"):
-        await generate(engine, named(shape, whole=whole))
 
 
 REFUSED = [{"type": "refusal", "refusal": "I can't"}]
@@ -123,14 +115,6 @@ def sent(body: bytes, *headers: str) -> bytes:
     return "\r\n".join(["HTTP/1.1 200 OK", *headers, "", ""]).encode() + body
 
 
-def events(*sent_events: object, line: bytes = b"\n") -> bytes:
-    return sse(*sent_events).replace(b"\n", line)
-
-
-def hello(text: str) -> tuple[object, ...]:
-    return (delta(text), delta(None, "stop"), "[DONE]")
-
-
 WHOLE = json.dumps(said()).encode()
 STREAMED = sse(*HELLO)
 SSE, JSON = "content-type: text/event-stream", "content-type: application/json"
@@ -157,15 +141,11 @@ SLOPPY: dict[str, tuple[bytes, str]] = {
     "gzip": (sent(gzip.compress(WHOLE), JSON, "content-encoding: gzip"), "Hello"),
     "gzip of a stream": (sent(gzip.compress(STREAMED), SSE, "content-encoding: gzip"), "Hello"),
     "deflate": (sent(zlib.compress(WHOLE), JSON, "content-encoding: deflate"), "Hello"),
-    "carriage returns": (sent(events(*HELLO, line=b"\r"), SSE), "Hello"),
-    "both line ends": (sent(events(*HELLO, line=b"\r\n"), SSE), "Hello"),
     "comments and names": (
         sent(STREAMED.replace(b"data:", b": ping\nevent: chunk\nid: 1\nretry: 9\ndata:"), SSE),
         "Hello",
     ),
-    "no space after the colon": (sent(STREAMED.replace(b"data: ", b"data:"), SSE), "Hello"),
-    "data over several lines": (sent(STREAMED.replace(b", ", b",\ndata: "), SSE), "Hello"),
-    "no blank line at the end": (sent(sse(*hello("Hello")).rstrip(), SSE), "Hello"),
+    "no blank line at the end": (sent(STREAMED.rstrip(), SSE), "Hello"),
     "no line at the end, nor a finish": (sent(sse(delta("Hello"), "[DONE]").rstrip(), SSE), "Hello"),
     "[DONE] twice": (sent(STREAMED + b"data: [DONE]\n\n", SSE), "Hello"),
     "a long header": (sent(WHOLE, JSON, "content-security-policy: " + "a" * 20_000), "Hello"),

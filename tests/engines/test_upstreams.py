@@ -27,35 +27,23 @@ class Clock:
 
 
 class Scripted(FakeEngine):
-    """Raises what `error` holds at the time; with `after`, only after a first piece of the answer."""
+    """Waits at its gate, if it has one, and raises what `error` holds; with `after`, after a piece of the answer."""
 
     def __init__(self, error: EngineError | None = None, *, after: bool = False) -> None:
         super().__init__(lambda _: "fine")
         self.error, self.after, self.asked = error, after, 0
+        self.gate: asyncio.Event | None = None
 
     async def stream(self, request):
         self.asked += 1
+        if self.error is not None and self.after:
+            yield Chunk("fi")
+        if self.gate is not None:
+            await self.gate.wait()
         if self.error is not None:
-            if self.after:
-                yield Chunk("fi")
             raise self.error
         async with aclosing(super().stream(request)) as chunks:
             async for chunk in chunks:
-                yield chunk
-
-
-class Gated(Scripted):
-    """With a gate, waits for it to open before the first byte."""
-
-    gate: asyncio.Event | None = None
-
-    async def stream(self, request):
-        if self.gate is not None:
-            self.asked += 1
-            await self.gate.wait()
-            yield Chunk("fine")
-        else:
-            async for chunk in super().stream(request):
                 yield chunk
 
 
@@ -241,7 +229,7 @@ async def test_rests_grow_with_every_failed_trial_up_to_a_limit_and_end_with_a_s
 async def test_after_a_rest_one_request_tries_and_the_others_go_elsewhere_until_it_ends(
     clock, ask, eventually, cancelled
 ):
-    bad, good = Gated(DOWN), Scripted()
+    bad, good = Scripted(DOWN), Scripted()
     both = build(clock, bad, good, weights=[100, 1])
     await fail_until_resting(both, ask)
     clock.now += 2
@@ -265,19 +253,12 @@ async def test_after_a_rest_one_request_tries_and_the_others_go_elsewhere_until_
 
 
 async def test_many_failures_at_the_same_time_are_one(clock, ask):
-    class Crashing(Scripted):
-        async def stream(self, request):
-            self.asked += 1
-            yield Chunk("fi")
-            await crash.wait()
-            raise DOWN
-
-    crash = asyncio.Event()
-    bad = Crashing()
+    bad = Scripted(DOWN, after=True)
+    bad.gate = asyncio.Event()
     both = build(clock, bad, Scripted(), weights=[100, 1])
     tasks = [asyncio.create_task(generate(both, ask())) for _ in range(50)]
     await asyncio.sleep(0)
-    crash.set()
+    bad.gate.set()
     await asyncio.gather(*tasks, return_exceptions=True)
     assert both.problems() == ["http://0: connection refused (tried again in 1 s)"]
 
@@ -341,22 +322,6 @@ async def test_a_server_that_goes_and_comes_back_costs_no_request(servers, engin
         assert asyncio.get_running_loop().time() < deadline
         assert (await generate(engine, ask())).text == "Hello"
         await asyncio.sleep(0.01)
-
-
-@pytest.mark.parametrize(
-    ("behave", "error"),
-    [
-        (reply(400, {"error": {"message": "no", "param": "top_p"}}), EngineRejected),
-        (stream(sse(delta("Hel")), end=b"", stays=False), EngineUnavailable),
-    ],
-    ids=["rejected", "broken off"],
-)
-async def test_a_request_that_is_rejected_or_breaks_off_is_not_begun_again(servers, engine, ask, behave, error):
-    for server in servers:
-        server.behave = behave
-    with pytest.raises(error):
-        await generate(engine, ask())
-    assert sum(len(server.seen) for server in servers) == 1
 
 
 async def test_leaving_closes_the_connection_of_the_server_that_answers(servers, engine, ask, eventually):

@@ -2,7 +2,6 @@
 
 import mmap
 import sys
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,42 +12,33 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothi
 SIZE = LEAST_BYTES * 5 // 4
 
 
-@pytest.fixture
-def memory() -> Iterator[mmap.mmap]:
+def new_memory() -> mmap.mmap:
     """Private memory that is no file's, as `malloc` takes it for large buffers."""
-    with mmap.mmap(-1, SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as made:
-        yield made
-
-
-def fill(memory: mmap.mmap, start: int, end: int, byte: bytes = b"\0") -> None:
-    memory[start:end] = byte * (end - start)
+    return mmap.mmap(-1, SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def test_new_zeros_are_given_back_once_and_are_zeros_still():
     before = mapped()
-    with mmap.mmap(-1, SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
-        fill(memory, 0, SIZE)
+    with new_memory() as memory:
+        memory[:] = bytes(SIZE)
         assert LEAST_BYTES <= release_zeros(before) <= SIZE
         assert release_zeros(before) == 0  # they are not in memory any more
         assert memory[:] == bytes(SIZE)
 
 
-def test_memory_that_was_there_before_is_left_alone(memory):
-    fill(memory, 0, SIZE)
-    assert release_zeros(mapped()) == 0
-
-
-def test_memory_that_was_never_written_is_left_alone():
+def test_memory_that_was_there_before_or_was_never_written_is_left_alone():
     before = mapped()
-    with mmap.mmap(-1, SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS):
+    with new_memory() as memory:
         assert release_zeros(before) == 0
+        memory[:] = bytes(SIZE)
+        assert release_zeros(mapped()) == 0
 
 
 @pytest.mark.parametrize("at", [0, SIZE // 2, SIZE - 1])
 def test_what_is_not_zero_stays(at):
     before = mapped()
-    with mmap.mmap(-1, SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
-        fill(memory, 0, SIZE)
+    with new_memory() as memory:
+        memory[:] = bytes(SIZE)
         memory[at] = 7
         release_zeros(before)
         assert memory[at] == 7
