@@ -50,13 +50,15 @@ def rows(name: str, n: int) -> list[dict[str, object]]:
     ]
 
 
-def write_suite(folder: Path, name: str, n: int, prompt: str = "qa") -> None:
+def write_suite(folder: Path, name: str, n: int, prompt: str = "qa", more: str = "") -> Path:
+    """more: stands behind the suite's own tables. Returns the suite's file."""
     eval_set = folder / f"{name}-rows"
     eval_set.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows(name, n))
     (eval_set / "rows.jsonl").write_text(text, encoding="utf-8")
     suite = SUITE.replace('"sums"', f'"{name}-rows"').replace('prompt = "qa"', f'prompt = "{prompt}"')
-    (folder / f"{name}.toml").write_text(suite)
+    (folder / f"{name}.toml").write_text(suite + more)
+    return folder / f"{name}.toml"
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,8 @@ class Workshop:
     def evaluations(self) -> Evaluations:
         return Evaluations(self.settings, self.registry)
 
-    def add_suite(self, name: str, n: int, prompt: str = "qa") -> None:
-        write_suite(self.folder, name, n, prompt)
+    def add_suite(self, name: str, n: int, prompt: str = "qa", more: str = "") -> Path:
+        return write_suite(self.folder, name, n, prompt, more)
 
     def run(
         self,

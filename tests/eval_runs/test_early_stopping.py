@@ -1,6 +1,5 @@
 """Two cells on as few rows as it takes: decided early where they differ clearly, undecided after all rows else."""
 
-import json
 from typing import Any
 
 import pytest
@@ -13,39 +12,16 @@ from llmops.eval_runs.evaluations import CellRun
 from llmops.eval_runs.matrix import RunOptions
 from llmops.evaluation.comparison import sampling_position
 from llmops.generation import GenerationRequest
-from llmops.prompt_file import parse_prompt
-from tests.registered_home import Workshop, prompt_text
+from tests.eval_runs.conftest import add_three_cells
+from tests.registered_home import Workshop
 
 N = 120
-SUITE = """eval_sets = ["early-rows"]
-prompt = "early"
-model = "tiny@1"
-[scorers.correct]
-type = "contains"
-[scorers.words]
-[gate]
-primary = "correct"
-"""
 
 
 @pytest.fixture(scope="module")
 def early(workshop: Workshop) -> Workshop:
-    """Every row is answered right by early@1 and early@3, and wrong by early@2, which may say one word only."""
-    for text in (prompt_text("Be right."), prompt_text("Be short.").replace("40", "1"), prompt_text("Be right too.")):
-        workshop.registry.prompts.register("early", parse_prompt(text))
-    folder = workshop.folder / "early-rows"
-    folder.mkdir()
-    given = [
-        {
-            "id": f"e{i}",
-            "inputs": {"question": f"Is {i} odd?"},
-            "expectations": {"answers": [f"{i} odd"]},
-            "tags": {"t": "x"},
-        }
-        for i in range(N)
-    ]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in given))
-    (workshop.folder / "early.toml").write_text(SUITE)
+    """Every row is answered right by early@1 and early@3, and wrong by early@2."""
+    add_three_cells(workshop, "early", N, "odd")
     return workshop
 
 
@@ -84,7 +60,8 @@ def test_a_clear_difference_is_decided_early_and_another_seed_draws_other_rows(d
 
 def test_a_run_that_was_stopped_early_says_so_has_the_rows_drawn_first_and_stands_for_no_full_one(early, decided):
     done, told = decided
-    first = set(sorted((f"e{i}" for i in range(N)), key=lambda row_id: sampling_position(0, row_id))[: told.rows])
+    rows = sorted((f"early-{number}" for number in range(N)), key=lambda row_id: sampling_position(0, row_id))
+    first = set(rows[: told.rows])
     for item in done:
         assert item.run.params["stopped_early"] == f"0: after {told.rows} of {N} rows"
         assert {result.row.id for result in early.evaluations.rows(item.run)} == first
@@ -142,14 +119,11 @@ def test_rows_that_fail_on_either_side_neither_stop_a_run_nor_pass_a_gate(early,
         (["early@1"], "", "correct", "two cells; 1 were given"),
         (["early@1", "early@2", "early@3"], "", "correct", "two cells; 3 were given"),
         (["early@1", "early@2"], "", "words", "words is none"),
-        (["early@1", "early@2"], 'cluster_by = "tags.t"\n', "correct", "this suite has cluster_by"),
+        (["early@1", "early@2"], 'cluster_by = "tags.half"\n', "correct", "this suite has cluster_by"),
     ],
 )
-def test_it_needs_two_cells_a_bounded_metric_and_independent_rows(early, prompts, head, primary, problem):
-    path = early.folder / "odd.toml"
-    path.write_text(head + SUITE.replace('primary = "correct"', f'primary = "{primary}"'))
-    try:
-        with pytest.raises(UsageError, match=problem):
-            stop(early, *prompts, suite="odd")
-    finally:
-        path.unlink()
+def test_it_needs_two_cells_a_bounded_metric_and_independent_rows(early, add_suite, prompts, head, primary, problem):
+    text = (early.folder / "early.toml").read_text().replace('primary = "correct"', f'primary = "{primary}"')
+    add_suite("odd", 0).write_text(head + text)
+    with pytest.raises(UsageError, match=problem):
+        stop(early, *prompts, suite="odd")

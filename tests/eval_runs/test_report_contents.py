@@ -1,9 +1,9 @@
 """Reports of runs that were really recorded: pages, Markdown, JUnit, and ranks that real differences allow."""
 
-import json
 import math
 from dataclasses import replace
 from html import unescape
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,44 +13,18 @@ from llmops.eval_runs.report_contents import _order, _pairs, leaderboard, report
 from llmops.evaluation.reports.html import leaderboard_html
 from llmops.evaluation.reports.markdown import leaderboard_markdown
 from llmops.evaluation.results import Score
-from llmops.prompt_file import parse_prompt
+from tests.eval_runs.conftest import add_three_cells
 from tests.evaluation.conftest import MadeUpScorer
-from tests.registered_home import Workshop, prompt_text
+from tests.registered_home import Workshop
 
 N = 40
-SUITE = """eval_sets = ["board-rows"]
-prompt = "board"
-model = "tiny@1"
-[scorers.correct]
-type = "contains"
-[scorers.words]
-[gate]
-primary = "correct"
-rule = "not-worse"
-margin = 0.1
-[gate.floors]
-correct = 0.9
-"""
 
 
 @pytest.fixture(scope="module")
 def done(workshop: Workshop) -> list[CellRun]:
-    """Three cells: board@1 answers all rows right, board@2 none, for it may say one word only, board@3 all."""
-    for text in (prompt_text("Be right."), prompt_text("Be short.").replace("40", "1"), prompt_text("Be right too.")):
-        workshop.registry.prompts.register("board", parse_prompt(text))
-    folder = workshop.folder / "board-rows"
-    folder.mkdir()
-    given = [
-        {
-            "id": f"b{i}",
-            "inputs": {"question": f"Is {i} <odd> & só?"},
-            "expectations": {"answers": [f"{i} <odd>"]},
-            "tags": {"half": str(i % 2)},
-        }
-        for i in range(N)
-    ]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in given))
-    (workshop.folder / "board.toml").write_text(SUITE)
+    """Three cells: board@1 answers all rows right, board@2 none, board@3 all."""
+    gate = 'rule = "not-worse"\nmargin = 0.1\n[gate.floors]\ncorrect = 0.9\n'
+    add_three_cells(workshop, "board", N, "<odd> & só", gate)
     return workshop.run(["board@1", "board@2", "board@3"], suite="board")
 
 
@@ -77,7 +51,7 @@ def test_a_report_tells_of_both_runs_and_its_rows_start_anew_each_time(report, d
     assert len(first) == N
     assert first == list(report.rows)
     row = first[3]
-    assert (row.id, row.a.row.inputs, row.a.row.tags) == ("b3", {"question": "Is 3 <odd> & só?"}, {"half": "1"})
+    assert (row.id, row.a.row.inputs, row.a.row.tags) == ("board-3", {"question": "Is 3 <odd> & só?"}, {"half": "1"})
     assert (row.a.output.text, row.b.output.text) == ("You said: Is 3 <odd> & só?", "You")
     assert (row.change, row.a.output.error, row.b.output.error) == (-1.0, None, None)
     assert (row.a.scores["correct"].value, row.b.scores["correct"].value) == (True, False)
@@ -95,9 +69,13 @@ def test_a_report_without_a_verdict_says_none(workshop, done):
 # Leaderboards
 
 
-def turned(scorer: Any, worst: float | None) -> Any:
-    """The scorer, as one of a metric that is better the lower it is."""
-    return type("Turned", (type(scorer),), {"higher_is_better": False, "worst": worst})(**scorer.model_dump())
+def turned(workshop: Workshop, worst: float | None) -> Any:
+    """The suite, with a primary metric that is better the lower it is. worst: None where no number is, as of a time."""
+    suite = workshop.evaluations.suite("board")
+    [scorer] = [scorer for scorer in suite.make_scorers() if scorer.name == "correct"]
+    kind = type("Turned", (type(scorer),), {"higher_is_better": False, "worst": worst})
+    scorers = [kind(**scorer.model_dump())]
+    return SimpleNamespace(name=suite.name, gate=suite.gate, cluster_by=None, make_scorers=lambda: scorers)
 
 
 def test_the_leaderboard_ranks_by_real_differences_and_shows_what_each_cell_took(workshop, done):
@@ -112,63 +90,29 @@ def test_the_leaderboard_ranks_by_real_differences_and_shows_what_each_cell_took
     for pair in board["pairs"]:
         assert pair["ci95"][0] <= pair["difference"] <= pair["ci95"][1]
         assert pair["difference"] == (1.0 if pair["real"] else 0.0)
-    board = leaderboard(workshop.evaluations, workshop.evaluations.suite("board"), done)
     for cell in board["cells"]:
         assert (cell["n_scored"], cell["n_failed"], cell["cost"]) == (N, 0, None)
         assert cell["tokens_out"] == (N if cell["name"].startswith("board@2") else 7 * N)
         assert cell["latency_ms_p50"] is not None
-    board = leaderboard(workshop.evaluations, workshop.evaluations.suite("board"), done)
     assert "board@3,tiny@1" in leaderboard_html(board)
     assert "board@3,tiny@1" in unescape(leaderboard_markdown(board))
 
 
 def test_where_less_is_better_the_least_comes_first(workshop, done):
-    suite = workshop.evaluations.suite("board")
-    [scorer] = [scorer for scorer in suite.make_scorers() if scorer.name == "correct"]
-    scorer = turned(scorer, worst=0.0)
-
-    class Turned:
-        """The suite, with a metric that is better the lower it is."""
-
-        name, gate, cluster_by = suite.name, suite.gate, None
-
-        @staticmethod
-        def make_scorers() -> list[Any]:
-            return [scorer]
-
-    board = leaderboard(workshop.evaluations, Turned(), done)  # type: ignore[arg-type]
-
+    board = leaderboard(workshop.evaluations, turned(workshop, worst=0.0), done)
     assert board["cells"][0]["name"] == "board@2,tiny@1"
     assert board["cells"][0]["rank_range"] == [1, 1]
     assert all(pair["difference"] >= 0 for pair in board["pairs"])
 
 
 def test_a_row_without_a_score_is_the_worst_that_any_cell_has_and_never_0(workshop, done):
-    suite = workshop.evaluations.suite("board")
-    [scorer] = [scorer for scorer in suite.make_scorers() if scorer.name == "correct"]
-    scorer = turned(scorer, worst=None)
-
-    class Timed:
-        """The suite, with a metric such as a time: less is better, and no number is the worst one."""
-
-        name, gate, cluster_by = suite.name, suite.gate, None
-
-        @staticmethod
-        def make_scorers() -> list[Any]:
-            return [scorer]
-
-    class Slow:
+    def slow(run):
         """Every answer takes 5, and those of board@2 fail but for the first."""
+        for number, row in enumerate(workshop.evaluations.rows(run)):
+            score = Score(error="gone") if "board@2" in run.cell and number else Score(5.0)
+            yield replace(row, scores={"correct": score})
 
-        @staticmethod
-        def rows(run: Any) -> list[Any]:
-            rows = list(workshop.evaluations.rows(run))
-            failing = "board@2" in run.cell
-            scores = [Score(error="gone") if failing and number else Score(5.0) for number in range(len(rows))]
-            return [replace(row, scores={"correct": score}) for row, score in zip(rows, scores, strict=True)]
-
-    board = leaderboard(Slow(), Timed(), done)  # type: ignore[arg-type]
-
+    board = leaderboard(SimpleNamespace(rows=slow), turned(workshop, worst=None), done)
     assert {pair["difference"] for pair in board["pairs"]} == {0.0}
     assert not any(pair["real"] for pair in board["pairs"])
 
