@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def row(name: str, question: str, answer: str | None, **more: Any) -> dict[str, 
     return {"id": name, "inputs": {"question": question}, "expectations": expectations, **more}
 
 
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
     return path
@@ -45,18 +46,20 @@ def words(n: int) -> list[dict[str, Any]]:
     return [row(f"t{i}", f"{'abcdefghij'[i % 10] * 3} {i * 977:x}", f"{i}!") for i in range(n)]
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Settings:
-    write_rows(
-        tmp_path / "eval_sets" / "shout" / "rows.jsonl", [row("s0", "is it late?", "YES"), row("s1", "hm", "HM")]
-    )
-    (tmp_path / "eval_sets" / "shout.toml").write_text(SUITE)
-    settings = {"LLMOPS_HOME": str(tmp_path / "home"), "LLMOPS_EVAL_SETS": str(tmp_path / "eval_sets")}
+def home_in(folder: Path) -> Settings:
+    write_rows(folder / "eval_sets" / "shout" / "rows.jsonl", [row("s0", "is it late?", "YES"), row("s1", "hm", "HM")])
+    (folder / "eval_sets" / "shout.toml").write_text(SUITE)
+    settings = {"LLMOPS_HOME": str(folder / "home"), "LLMOPS_EVAL_SETS": str(folder / "eval_sets")}
     return Settings.from_environment({**settings, "LLMOPS_ENGINE_THREADS": "1"})
 
 
+@pytest.fixture
+def home(tmp_path: Path) -> Settings:
+    return home_in(tmp_path)
+
+
 class Shop:
-    """Fine-tunes in one home. parents: the tiny models by format."""
+    """Fine-tunes in one home."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self.registry = settings, Registry(settings)
@@ -79,9 +82,10 @@ def ascii_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return byte_level_llama(tmp_path_factory.mktemp("ascii") / "tiny.gguf", [*map(chr, range(33, 127)), "Ġ", "Ċ"])
 
 
-@pytest.fixture
-def shop(home: Settings, ascii_gguf: Path) -> Shop:
-    shop = Shop(home)
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory, ascii_gguf: Path) -> Shop:
+    """One for the fine-tunes of a module: each but one names what it makes."""
+    shop = Shop(home_in(tmp_path_factory.mktemp("shop")))
     shop.register("tiny", ascii_gguf)
     return shop
 

@@ -23,7 +23,8 @@ shop.finetune(train=[{rows!r}], epochs=4)
 def test_a_killed_process_goes_on_from_its_last_checkpoint_to_the_same_weights(shop, ascii_gguf, tmp_path):
     rows = str(write_rows(tmp_path / "train.jsonl", words(12)))
     home = tmp_path / "killed"
-    settings = {"LLMOPS_HOME": str(home), "LLMOPS_EVAL_SETS": str(tmp_path / "eval_sets"), "LLMOPS_ENGINE_THREADS": "1"}
+    settings = {"LLMOPS_HOME": str(home), "LLMOPS_ENGINE_THREADS": "1"}
+    settings["LLMOPS_EVAL_SETS"] = str(shop.settings.eval_sets)
     script = TRAIN.format(settings=settings, model=str(ascii_gguf), rows=rows)
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not list(home.glob(f"finetunes/*/work/{CHECKPOINTS}/checkpoint-*/trainer_state.json")):

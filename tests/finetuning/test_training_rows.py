@@ -14,11 +14,10 @@ from tests.finetuning.conftest import PROMPT, row, write_rows
 from tests.moments import START
 
 
-def read(home, rows, **recipe):
+def read(home, rows=(), suite=None, **recipe):
     path = write_rows(home.home / "train.jsonl", rows)
-    suite = load_suite(home.home.parent / "eval_sets", "shout")
     made = make_recipe({"model": "tiny@1", "suite": "shout", "train": [str(path)], **recipe})
-    return training_rows(home, made, suite, PROMPT)
+    return training_rows(home, made, suite or load_suite(home.eval_sets, "shout"), PROMPT)
 
 
 def test_rows_of_the_suite_near_ones_and_repeats_are_left_out_and_counted(home):
@@ -39,12 +38,9 @@ def test_rows_of_the_suite_near_ones_and_repeats_are_left_out_and_counted(home):
 
 
 def test_rows_of_a_cluster_of_the_suite_are_left_out(home):
-    folder = home.home.parent / "eval_sets"
-    write_rows(folder / "shout" / "rows.jsonl", [row("s", "hm", "HM", tags={"page": "p1"})])
-    suite = replace(load_suite(folder, "shout"), cluster_by="tags.page")
-    path = write_rows(home.home / "t.jsonl", [row(p, f"about {p}", "x", tags={"page": p}) for p in ("p1", "p2")])
-    recipe = make_recipe({"model": "tiny@1", "suite": "shout", "train": [str(path)]})
-    rows, counts = training_rows(home, recipe, suite, PROMPT)
+    write_rows(home.eval_sets / "shout" / "rows.jsonl", [row("s", "hm", "HM", tags={"page": "p1"})])
+    suite = replace(load_suite(home.eval_sets, "shout"), cluster_by="tags.page")
+    rows, counts = read(home, [row(p, f"about {p}", "x", tags={"page": p}) for p in ("p1", "p2")], suite)
     assert ([each.id for each in rows], counts.suite_cluster) == (["p2"], 1)
 
 
@@ -57,9 +53,7 @@ def test_answers_of_the_log_are_trained_on_where_users_liked_them(home):
         log.append([LogRecord(key, START, 200, "ok", question, answer, release="shop@1", key=key)])
         if score is not None:
             log.add_feedback(Feedback(key, key, "anonymous", app="shop", score=score))
-    suite = load_suite(home.home.parent / "eval_sets", "shout")
-    recipe = make_recipe({"model": "tiny@1", "suite": "shout", "from_log": "shop"})
-    rows, counts = training_rows(home, recipe, suite, PROMPT)
+    rows, counts = read(home, train=(), from_log="shop")
     assert [(each.id, each.completion) for each in rows] == [(f"log-{1:032x}", "BOB")]
     assert (counts.of_suite, counts.unusable) == (1, 1)
 
