@@ -1,4 +1,5 @@
-"""The engine process with a fake engine that says a hundred words, one every 20 ms: a program for tests to start."""
+"""The engine process with a fake engine that says a hundred words, or 20 to a short question, one every 20 ms: a
+program for tests to start."""
 
 import sys
 import time
@@ -13,9 +14,10 @@ from llmops.settings import Settings
 
 def _words(request: GenerationRequest) -> str:
     """What is said; asked to hang, the whole process does."""
-    if request.messages[-1]["content"] == "hang":
+    asked = request.messages[-1]["content"]
+    if asked == "hang":
         time.sleep(600)
-    return " ".join(f"word{number}" for number in range(100))
+    return " ".join(f"word{number}" for number in range(20 if asked == "short" else 100))
 
 
 if __name__ == "__main__":

@@ -71,13 +71,11 @@ def plain(chunk):
             chunk.queued_s)  # fmt: skip
 
 
-@settings(deadline=None)
 @given(OPERATIONS)
 def test_every_operation_comes_back_as_it_was(asked):
     assert list(FrameSplitter(operation).feed(pack(asked))) == [asked]
 
 
-@settings(deadline=None)
 @given(ANSWERS)
 def test_every_answer_comes_back_as_it_was(said):
     assert plain(sent(said)) == plain(said)
@@ -107,7 +105,7 @@ def test_unknown_counts_what_a_server_says_beside_its_text_and_arrays_come_throu
     assert sent(frames.Vectors(rows, 7)) == frames.Vectors([[0.5, -1.0], [0.25, 2.0]], 7)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(ANSWERS, min_size=1, max_size=4), st.data())
 def test_frames_are_cut_out_of_any_pieces(said, data):
     stream = b"".join(map(pack, said))

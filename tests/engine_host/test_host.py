@@ -20,8 +20,9 @@ from tests.engine_host.conftest import ask
 pytestmark = pytest.mark.anyio
 
 
-def hundred_words(_request) -> str:
-    return " ".join(f"w{number}" for number in range(100))
+def words(request) -> str:
+    """A hundred, or few to a short question."""
+    return " ".join(f"w{number}" for number in range(8 if request.messages[-1]["content"] == "short" else 100))
 
 
 async def first_chunk(engine, request):
@@ -34,22 +35,16 @@ async def test_a_remote_engine_answers_as_the_engine_itself_would(hosting):
     async with hosting(supported_extras=frozenset({"n", "logprobs"})) as running:
         engine = await running.open()
         local = running.engines["tiny@1"]
-        assert (engine.identity, engine.slots, engine.supported_extras) == (
-            local.identity,
-            local.slots,
-            local.supported_extras,
-        )
+        for name in ("identity", "slots", "supported_extras"):
+            assert getattr(engine, name) == getattr(local, name)
         request = ask("héllo wörld", extras={"n": 2})
-        remote = [chunk async for chunk in engine.stream(request)]
+        told = [(c.text, c.index, c.finish_reason, c.usage) async for c in engine.stream(request)]
         assert local.requests == [request]
-        alone = [chunk async for chunk in local.stream(request)]
-        assert [(c.text, c.index, c.finish_reason, c.usage) for c in remote] == [
-            (c.text, c.index, c.finish_reason, c.usage) for c in alone
-        ]
+        assert told == [(c.text, c.index, c.finish_reason, c.usage) async for c in local.stream(request)]
 
 
 async def test_the_first_chunk_says_how_long_the_request_waited(hosting):
-    async with hosting(slots=1, answer=hundred_words, word_seconds=0.005) as running:
+    async with hosting(slots=1, answer=words, word_seconds=0.005) as running:
         engine = await running.open()
         chunks, _ = await first_chunk(engine, ask())
         waiting = asyncio.create_task(first_chunk(engine, ask()))
@@ -64,9 +59,9 @@ async def test_the_first_chunk_says_how_long_the_request_waited(hosting):
 
 
 async def test_an_answer_that_may_come_whole_says_the_same_and_its_first_piece_is_early(hosting):
-    async with hosting(answer=hundred_words, word_seconds=0.001) as running:
+    async with hosting(answer=words, word_seconds=0.001) as running:
         whole = await generate(await running.open(), ask(whole=True))
-        assert whole.text == hundred_words(None)
+        assert whole.text == words(ask())
         assert whole.first_token_s < whole.latency_s / 2
 
 
@@ -130,11 +125,11 @@ async def test_a_model_that_cannot_be_loaded_is_unavailable_and_may_come_later(h
 
 
 async def test_beyond_slots_and_queue_a_request_is_turned_away_at_once(hosting, eventually):
-    async with hosting(slots=2, engine_queue=3, answer=hundred_words, word_seconds=0.2) as running:
+    async with hosting(slots=2, engine_queue=3, answer=words, word_seconds=0.2) as running:
         engine = await running.open()
         tasks = [asyncio.create_task(generate(engine, ask(str(number)))) for number in range(5)]
         await eventually(lambda: running.host.report()["tiny@1"]["waiting"] == 3)
-        with pytest.raises(EngineBusy) as caught:
+        with pytest.raises(EngineBusy, match="2 requests run and 3 wait") as caught:
             await generate(engine, ask("too many"))
         assert not any(task.done() for task in tasks)
         assert caught.value.retry_after
@@ -145,11 +140,13 @@ async def test_beyond_slots_and_queue_a_request_is_turned_away_at_once(hosting, 
         await asyncio.gather(*tasks, return_exceptions=True)
         await eventually(lambda: running.host.report()["tiny@1"]["cancelled"] == 5)
         assert (local.in_flight, local.cancelled, len(local.requests)) == (0, 2, 2)  # those that waited never ran
+        report = running.host.report()["tiny@1"]
+        assert (report["running"], report["waiting"]) == (0, 0)
 
 
 @pytest.mark.parametrize("whole", [False, True])
 async def test_a_decoding_request_that_is_left_stops_at_the_engine_before_its_end(hosting, eventually, whole):
-    async with hosting(answer=hundred_words, word_seconds=0.2) as running:
+    async with hosting(answer=words, word_seconds=0.2) as running:
         engine = await running.open()
         chunks, chunk = await first_chunk(engine, ask(whole=whole))
         assert chunk.text == "w0"
@@ -158,19 +155,19 @@ async def test_a_decoding_request_that_is_left_stops_at_the_engine_before_its_en
 
 
 async def test_a_waiting_request_that_is_left_makes_room_at_once(hosting, eventually):
-    async with hosting(slots=1, engine_queue=1, answer=hundred_words, word_seconds=0.02) as running:
+    async with hosting(slots=1, engine_queue=1, answer=words, word_seconds=0.02) as running:
         engine = await running.open()
         chunks, _ = await first_chunk(engine, ask("decoding"))
         waiting = asyncio.create_task(generate(engine, ask("waiting")))
         await eventually(lambda: running.host.report()["tiny@1"]["waiting"] == 1)
         waiting.cancel()
         await eventually(lambda: running.host.report()["tiny@1"]["waiting"] == 0)
-        after = asyncio.create_task(generate(engine, ask("after")))
+        after = asyncio.create_task(generate(engine, ask("short")))
         await eventually(lambda: running.host.report()["tiny@1"]["waiting"] == 1)
         await chunks.aclose()
         await after
         asked = [request.messages[0]["content"] for request in running.engines["tiny@1"].requests]
-        assert asked == ["decoding", "after"]
+        assert asked == ["decoding", "short"]
 
 
 async def test_32_streams_run_side_by_side_and_keep_their_words(hosting):
@@ -183,11 +180,11 @@ async def test_32_streams_run_side_by_side_and_keep_their_words(hosting):
 
 
 async def test_each_of_n_answers_takes_a_slot(hosting, eventually):
-    async with hosting(slots=4, answer=hundred_words, word_seconds=0.02) as running:
+    async with hosting(slots=4, answer=words, word_seconds=0.02) as running:
         engine = await running.open()
         wide, _ = await first_chunk(engine, ask(extras={"n": 3}))
         one, _ = await first_chunk(engine, ask())
-        waiting = asyncio.create_task(generate(engine, ask()))
+        waiting = asyncio.create_task(generate(engine, ask("short")))
         await eventually(lambda: running.host.report()["tiny@1"]["waiting"] == 1)
         await wide.aclose()
         await eventually(lambda: running.host.report()["tiny@1"]["waiting"] == 0)
@@ -227,17 +224,14 @@ async def test_bad_frames_are_answered_with_an_error_and_what_cannot_be_sent_is_
 
 
 async def test_a_host_that_stops_lets_streams_finish_for_a_while_and_takes_no_new_ones(hosting, eventually):
-    def say(request) -> str:
-        return "a b c d e f g h" if request.messages[-1]["content"] == "short" else hundred_words(request)
-
-    hosted = hosting(answer=say, word_seconds=0.05, drain_seconds=1.0)
+    hosted = hosting(answer=words, word_seconds=0.05, drain_seconds=1.0)
     running = await hosted.__aenter__()
     engine = await running.open()
     endless, _ = await first_chunk(engine, ask("long"))
     chunks, chunk = await first_chunk(engine, ask("short"))
     stopping = asyncio.create_task(hosted.__aexit__(None, None, None))
     await eventually(lambda: not running.socket_path.exists() or stopping.done())
-    assert chunk.text + "".join([chunk.text async for chunk in chunks]) == "a b c d e f g h"
+    assert chunk.text + "".join([chunk.text async for chunk in chunks]) == words(ask("short"))
     with pytest.raises(EngineUnavailable, match="is stopping"):
         async for _ in endless:
             pass

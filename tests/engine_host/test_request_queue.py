@@ -1,5 +1,3 @@
-""""""
-
 import asyncio
 from contextlib import ExitStack, aclosing
 
@@ -8,7 +6,7 @@ import pytest
 from llmops.engine_host.request_queue import Heartbeat, RequestQueue, lives
 from llmops.engines.fake import FakeEngine
 from llmops.engines.protocol import generate
-from llmops.errors import EngineBusy, EngineError
+from llmops.errors import EngineError
 from tests.engine_host.conftest import ask
 
 pytestmark = pytest.mark.anyio
@@ -22,18 +20,6 @@ async def test_as_many_are_inside_as_there_are_slots_and_the_next_comes_first():
     assert (line.running, line.waiting) == (2, 2)
     places[1].__exit__(None, None, None)
     assert [place.turn.is_set() for place in entered[2:]] == [True, False]
-
-
-async def test_one_too_many_is_turned_away_and_leaves_no_trace():
-    line = RequestQueue(most_waiting=1, slots=1)
-    with line.place(), line.place():
-        with pytest.raises(EngineBusy, match="1 requests run and 1 wait") as caught, line.place():
-            pass
-        assert caught.value.retry_after
-        assert (line.running, line.waiting) == (1, 1)
-    assert (line.running, line.waiting) == (0, 0)
-    with line.place() as place:
-        assert place.turn.is_set()
 
 
 async def test_nobody_is_inside_before_the_engine_is_loaded_and_one_that_leaves_while_waiting_is_gone_at_once():
@@ -90,7 +76,7 @@ async def test_a_slow_engine_that_answers_is_left_alone(hosting, stuck):
     async with hosting(word_seconds=0.05) as running:
         engine = await running.open()
         await generate(engine, ask("one two three four five six seven eight"))
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.3)
         assert stuck == []
 
 

@@ -96,10 +96,11 @@ async def test_its_socket_is_this_users_alone_and_stopping_lets_a_stream_finish(
     engine = await opened(running)
     assert stat.S_IMODE(running.socket_path.parent.stat().st_mode) == 0o700
     assert stat.S_IMODE(running.socket_path.stat().st_mode) == 0o600
-    answering = asyncio.create_task(generate(engine, ask()))
-    await asyncio.sleep(0.1)
-    await asyncio.to_thread(running.stop)
-    assert (await answering).text.endswith("word99")
+    chunks = engine.stream(ask("short"))
+    assert (await anext(chunks)).text == "word0"
+    stopping = asyncio.create_task(asyncio.to_thread(running.stop))
+    assert [chunk.text async for chunk in chunks][-2:] == [" word19", ""]
+    await stopping
     assert running.pid is None
     assert not running.socket_path.parent.exists()
     await engine.close()
