@@ -38,7 +38,6 @@ def ask() -> MakeRequest:
 @pytest.fixture(scope="session")
 def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random GPT-2 of two layers, a byte-level tokenizer without merges, and a chat template."""
-    import tokenizers
     import torch
     import transformers
 

@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llmops.engines.llamacpp import LlamaCppEngine
@@ -356,7 +356,6 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=50, deadline=None)
 @given(JSON)
 def test_whatever_stands_for_a_schema_is_taken_or_refused(value):
     refused = None

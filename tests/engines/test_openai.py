@@ -136,7 +136,6 @@ async def test_several_whole_answers_are_chunks_of_which_the_last_has_usage(engi
         (b"", "a reply that is not JSON"),
         ([1], "a reply that is not an object"),
         ({}, "sent no answer"),
-        ({"choices": []}, "sent no answer"),
         ({"choices": {"a": 1}}, "choices that is no list of objects"),
         ({"choices": [3]}, "choices that is no list of objects"),
         (whole(usage=3), "usage that is no object"),
@@ -146,7 +145,6 @@ async def test_several_whole_answers_are_chunks_of_which_the_last_has_usage(engi
         ({"choices": [{"message": {"tool_calls": 3}, "finish_reason": "stop"}]}, "a tool call that is no object"),
         ({"choices": [{"message": {}, "logprobs": 3, "finish_reason": "stop"}]}, "logprobs that is no object"),
         ({"choices": [{"message": {}, "index": "one", "finish_reason": "stop"}]}, "an answer of index one where"),
-        ({"error": {"message": "out of memory"}}, "the upstream failed: out of memory"),
     ],
 )
 async def test_a_whole_reply_of_garbage_is_an_engine_error(engine, server, ask_whole, body, problem):
@@ -228,16 +226,12 @@ async def test_pieces_that_arrive_together_say_that_another_follows(engine, serv
     ]  # fmt: skip
 
 
-ERROR_EVENTS = [
-    b'event: error\ndata: {"error": {"message": "no memory"}}',
-    b'event: error\ndata: {"message": "no memory"}',
-    b'data: {"error": {"message": "no memory"}}',
-]
-
-
 @pytest.mark.parametrize(
     ("event", "problem"),
-    [*((event, r"^the upstream failed: no memory$") for event in ERROR_EVENTS), (b"data: {not json", "not JSON")],
+    [
+        (b'event: error\ndata: {"error": {"message": "no memory"}}', r"^the upstream failed: no memory$"),
+        (b"data: {not json", "not JSON"),
+    ],
 )
 async def test_what_came_before_an_error_or_a_broken_event_is_given_out(engine, server, ask, event, problem):
     server.behave = stream(sse(delta("one"), delta("two")) + event + b"\n\n")

@@ -17,6 +17,7 @@ from llmops.generation import GenerationRequest
 pytestmark = pytest.mark.anyio
 SLOTS = 8
 PREFIX, SUFFIX = "<user>", "<assistant>"
+LONGEST_PROMPT = "x" * (256 - 16 - len(PREFIX + SUFFIX))  # that leaves room for an answer
 
 
 @pytest.fixture(scope="module")
@@ -95,23 +96,14 @@ async def test_a_short_row_ends_before_its_batch_does(engine, ask, together):
     assert ended < len(progress) / 2
 
 
-async def test_the_models_end_token_ends_the_answer(engine, ask, monkeypatch):
-    whole = await generate(engine, ask("ends", max_tokens=12))
-    letter = whole.text[4]
-    token = engine._tokenizer(letter)["input_ids"][0]
-    monkeypatch.setattr(engine._model.generation_config, "eos_token_id", [0, token])
-    answer = await generate(engine, ask("ends", max_tokens=12))
-    assert answer.text == whole.text[: whole.text.index(letter)]
-    assert answer.finish_reason == "stop"
-
-
-async def test_text_held_back_for_a_stop_string_is_given_when_the_answer_ends(engine, ask, monkeypatch):
+async def test_the_models_end_token_ends_the_answer_and_a_stop_string_holds_nothing_back(engine, ask, monkeypatch):
     whole = (await generate(engine, ask("held", max_tokens=12))).text
     end = next(place for place in range(3, 12) if whole[place].isascii() and whole[place] not in whole[:place])
     token = engine._tokenizer(whole[end])["input_ids"][0]
-    monkeypatch.setattr(engine._model.generation_config, "eos_token_id", token)
-    answer = await generate(engine, ask("held", max_tokens=12, stop=whole[end - 1] + "never"))
-    assert answer.text == whole[:end]
+    for end_tokens, stop in (([0, token], None), (token, whole[end - 1] + "never")):
+        monkeypatch.setattr(engine._model.generation_config, "eos_token_id", end_tokens)
+        answer = await generate(engine, ask("held", max_tokens=12, stop=stop))
+        assert (answer.text, answer.finish_reason) == (whole[:end], "stop")
 
 
 async def test_seeded_samples_repeat_also_beside_others(engine, ask):
@@ -169,8 +161,8 @@ async def test_a_response_format_is_refused_by_name(engine, ask, kind):
 
 
 async def test_a_prompt_beyond_the_models_positions_is_too_long_and_its_neighbours_are_answered(engine, ask, together):
-    fits = "x" * (256 - 16 - len(PREFIX + SUFFIX))
-    long, short, just = await together(*(generate(engine, ask(text)) for text in (fits + "x", "short", fits)))
+    texts = (LONGEST_PROMPT + "x", "short", LONGEST_PROMPT)
+    long, short, just = await together(*(generate(engine, ask(text)) for text in texts))
     assert isinstance(long, ContextTooLong)
     assert str(long) == "the prompt has 241 tokens and asks for 16 more; the model holds 256"
     assert long.param == "messages"
@@ -181,8 +173,7 @@ async def test_a_long_prompt_and_a_long_answer_that_do_not_fit_together_are_deco
     engine, ask, together
 ):
     """Side by side, the row that ends first would leave the model's positions with the one that goes on."""
-    prompt = "x" * (256 - 16 - len(PREFIX + SUFFIX))
-    rows = [ask(prompt), ask("long", max_tokens=200), ask(prompt)]
+    rows = [ask(LONGEST_PROMPT), ask("long", max_tokens=200), ask(LONGEST_PROMPT)]
     found = await together(*(generate(engine, request) for request in rows))
     assert [answer.usage.tokens_out for answer in found] == [16, 200, 16]
     assert [answer.text for answer in found] == [(await generate(engine, request)).text for request in rows]

@@ -189,13 +189,6 @@ SHAPES: dict[str, Shape] = {
     "empty events": Shape(None, _text(piece(), FILTERED, *HELLO)),
     "text with the finish": Shape(None, _text(piece(content="Hel"), content="lo")),
     "line separators": Shape(message(LINES), _text(piece(content=LINES))),
-    "carriage returns": Shape(
-        None,
-        b": ping\r\n\r\n" + b"".join(
-            b"event: message\r\nid: 3\r\ndata:" + json.dumps(each).encode() + b"\r\n\r\n"
-            for each in (piece(**START), *HELLO, piece("stop"), USED)
-        ) + b"data: [DONE]\r\n\r\n",
-    ),
     "finish reasons that are empty texts": Shape(
         None, (piece("", **START), *(piece("", content=text) for text in ("Hel", "lo")), piece("stop"), USED, DONE)
     ),
@@ -206,7 +199,6 @@ SHAPES: dict[str, Shape] = {
          *(piece(tool_calls=[{"index": 0, "custom": {"input": letter}}]) for letter in "ls"),
          piece("tool_calls"), USED, DONE),
     ),
-    "done with a space": Shape(None, (piece(**START), *HELLO, piece("stop"), USED, "[DONE] ")),
 }  # fmt: skip
 
 """Those that clients must see as they are."""

@@ -65,7 +65,7 @@ def pairs(tmp_path):
     return write(tmp_path / "pairs.jsonl", pair_rows(60))
 
 
-def add_suite(workshop, name, judge, model="good", more="", kappa=""):
+def add_judged_suite(workshop, name, judge, model="good", more="", kappa=""):
     """A suite whose gate hangs on a judge."""
     folder = workshop.folder / f"{name}-rows"
     folder.mkdir(exist_ok=True)
@@ -94,7 +94,7 @@ def test_a_judge_decides_a_gate_only_after_it_was_found_to_agree_with_people(wor
         return workshop.evaluations.gate("qa@2", "qa@1", suite).verdict
 
     for name, model in (("well-judged", "good"), ("badly-judged", "kind")):
-        add_suite(workshop, name, judge, model)
+        add_judged_suite(workshop, name, judge, model)
         workshop.run((), suite=name)
         before = gated(name)
         assert before.verdict == "inconclusive"
@@ -109,7 +109,7 @@ def test_a_judge_decides_a_gate_only_after_it_was_found_to_agree_with_people(wor
 
 
 def test_what_was_measured_is_recorded_under_the_judge_the_gate_uses(workshop, judge, labels):
-    add_suite(workshop, "recorded", judge)
+    add_judged_suite(workshop, "recorded", judge)
     found = calibrated(workshop, labels, "recorded")  # its only judge scorer needs no name
     record = find_calibration(workshop.registry.store, found.calibration.judge_hash)
     assert (record["kappa"], record["kappa_low"], record["accuracy"]) == (1.0, found.value["ci95"][0], 1.0)
@@ -136,7 +136,7 @@ def test_the_answer_has_what_the_contract_names_and_a_judge_is_never_asked_the_s
     ("kappa", "asked", "trusted"), [("kappa = 0.99", None, False), ("kappa = 0.99", 0.5, True), ("", 0.999, False)]
 )
 def test_trust_goes_by_the_suites_kappa_unless_another_is_given(workshop, judge, labels, kappa, asked, trusted):
-    add_suite(workshop, "strict", judge, kappa=kappa)
+    add_judged_suite(workshop, "strict", judge, kappa=kappa)
     found = calibrated(workshop, labels, "strict", "helpful", kappa=asked)
     assert (found.untrusted is None) == trusted
 
@@ -144,7 +144,7 @@ def test_trust_goes_by_the_suites_kappa_unless_another_is_given(workshop, judge,
 def test_one_scorer_is_chosen_by_its_judge_or_by_name(workshop, judge, labels):
     other = f'judge = "ours"\n[judges.theirs]\nbase_url = "{judge.base_url}"\nmodel = "kind"\n'
     more = '[scorers.kind]\ntype = "judge.rubric"\ninstructions = "Is it nice?"\njudge = "theirs"\n'
-    add_suite(workshop, "two-judges", judge, more=other + more)
+    add_judged_suite(workshop, "two-judges", judge, more=other + more)
     assert calibrated(workshop, labels, "two-judges", judge="theirs").calibration.scorer == "kind"
     assert calibrated(workshop, labels, "two-judges", "helpful").calibration.scorer == "helpful"
     for scorer, named, problem in (
@@ -157,7 +157,7 @@ def test_one_scorer_is_chosen_by_its_judge_or_by_name(workshop, judge, labels):
 
 
 def test_an_upstream_stands_in_for_the_judge_that_a_suite_leaves_to_the_settings(workshop, judge, labels):
-    add_suite(workshop, "open", judge)
+    add_judged_suite(workshop, "open", judge)
     path = workshop.folder / "open.toml"
     head, _, rest = path.read_text().partition("[judges.ours]")
     path.write_text(head + "[scorers" + rest.partition("[scorers")[2])
@@ -216,7 +216,7 @@ NOWHERE = "openai:http://127.0.0.1:9/v1#x"
     ],
 )
 def test_what_does_not_go_together_is_refused(workshop, judge, labels, asked, message):
-    add_suite(workshop, "misused", judge)
+    add_judged_suite(workshop, "misused", judge)
     with pytest.raises(UsageError, match=message):
         calibrated(workshop, labels, **asked)
 

@@ -20,7 +20,7 @@ from llmops.factsheet.rendering import markdown as factsheet_markdown
 from llmops.recording import EvalRecorder
 from llmops.registry import Registry
 from llmops.versions import Release
-from tests.registered_home import SUITE, Workshop
+from tests.registered_home import Workshop
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +31,8 @@ def evaluations(workshop: Workshop) -> Evaluations:
     return workshop.evaluations
 
 
-def run(evaluations: Evaluations, suite: str, **options: Any) -> CellRun:
-    loaded = evaluations.suite(suite)
-    releases = [options.pop("release")] if "release" in options else []
-    cells = evaluations.cells(loaded, [] if releases else [options.pop("prompt", "qa@1")], [], releases)
-    return evaluations.run(loaded, cells, RunOptions(recorder="bulk", **options), lambda *_: None)[0]
+def run(workshop: Workshop, suite: str, prompt: str = "qa@1", **options: Any) -> CellRun:
+    return workshop.run([prompt], suite=suite, **options)[0]
 
 
 def app_of(workshop: Workshop, name: str) -> list[Release]:
@@ -53,8 +50,8 @@ def test_a_champion_whose_every_row_failed_lets_nobody_pass(workshop, evaluation
     books.promote(one, why="the first one")
     with monkeypatch.context() as during:
         during.setattr(matrix, "open_engine", lambda *_: FakeEngine(slots=4, failure=EngineRejected("out of order")))
-        failed = run(evaluations, "short", release=one.ref)
-    run(evaluations, "short", release=two.ref)
+        failed = run(workshop, "short", releases=[one.ref])
+    run(workshop, "short", releases=[two.ref])
 
     gated = evaluations.gate(two.ref, None, "short")
 
@@ -76,8 +73,8 @@ def test_a_champion_whose_every_row_failed_lets_nobody_pass(workshop, evaluation
 
 
 @pytest.mark.parametrize("short", ["challenger", "champion"])
-def test_a_run_of_25_rows_against_one_of_200_is_inconclusive(evaluations, short):
-    part, whole = run(evaluations, "long", limit=25), run(evaluations, "long", prompt="qa@2")
+def test_a_run_of_25_rows_against_one_of_200_is_inconclusive(workshop, evaluations, short):
+    part, whole = run(workshop, "long", limit=25), run(workshop, "long", "qa@2")
     challenger, champion = (part, whole) if short == "challenger" else (whole, part)
     gated = evaluations.gate(challenger.run.run_id, champion.run.run_id, "long")
     assert gated.verdict.verdict == "inconclusive"
@@ -88,11 +85,11 @@ def test_a_run_of_25_rows_against_one_of_200_is_inconclusive(evaluations, short)
 
 
 @pytest.mark.slow
-def test_two_runs_of_the_same_25_rows_say_nothing_of_a_suite_of_200(evaluations):
-    made = [run(evaluations, "long", prompt=prompt, limit=25) for prompt in ("qa@1", "qa@2")]
+def test_two_runs_of_the_same_25_rows_say_nothing_of_a_suite_of_200(workshop, evaluations):
+    made = [run(workshop, "long", prompt, limit=25) for prompt in ("qa@1", "qa@2")]
     assert [(each.to_json()["rows"], each.to_json()["suite_rows"]) for each in made] == [(25, 200)] * 2
     one, two = (each.run.run_id for each in made)
-    most = run(evaluations, "long", limit=180).run.run_id
+    most = run(workshop, "long", limit=180).run.run_id
     gated = evaluations.gate(two, one, "long")
     assert gated.verdict.verdict == "inconclusive"
     [told] = [check.detail for check in gated.verdict.checks if check.kind == "rows"]
@@ -109,12 +106,11 @@ def test_two_runs_of_the_same_25_rows_say_nothing_of_a_suite_of_200(evaluations)
 
 def test_a_run_that_was_scored_by_another_definition_of_a_scorer_decides_nothing(workshop):
     """A suite whose scorer was made stricter after the champion, or the challenger, was scored."""
-    workshop.add_suite("redefined", 20)
-    path = workshop.folder / "redefined.toml"
-    lenient = run(workshop.evaluations, "redefined").run.run_id
+    path = workshop.add_suite("redefined", 20)
+    lenient = run(workshop, "redefined").run.run_id
     path.write_text(path.read_text().replace('type = "contains"', 'type = "exact_match"'))
     evaluations = workshop.evaluations
-    strict = run(evaluations, "redefined", prompt="qa@2").run.run_id
+    strict = run(workshop, "redefined", "qa@2").run.run_id
     for challenger, champion in ((lenient, strict), (strict, lenient), (lenient, lenient)):
         gated = evaluations.gate(challenger, champion, "redefined")
         assert gated.verdict.verdict == "inconclusive"
@@ -129,7 +125,7 @@ def test_a_run_that_was_scored_by_another_definition_of_a_scorer_decides_nothing
 def test_runs_on_rows_that_the_suite_has_no_more_say_nothing_of_it(workshop):
     workshop.add_suite("moving", 22)
     path = workshop.folder / "moving-rows" / "rows.jsonl"
-    before = run(workshop.evaluations, "moving").run.run_id
+    before = run(workshop, "moving").run.run_id
     assert workshop.evaluations.gate(before, before, "moving").verdict.verdict == "pass"
     path.write_text(path.read_text().replace("purple", "mauve"))
     evaluations = workshop.evaluations
@@ -137,16 +133,16 @@ def test_runs_on_rows_that_the_suite_has_no_more_say_nothing_of_it(workshop):
         verdict = evaluations.gate(before, against, "moving").verdict
         assert verdict.verdict == "inconclusive"
         assert f"the suite's rows are others now than those of {before}" in "\n".join(verdict.reasons)
-    now = run(evaluations, "moving").run.run_id
+    now = run(workshop, "moving").run.run_id
     with pytest.raises(CannotRun, match="different expectations"):
         evaluations.gate(now, before, "moving")
-    first = run(evaluations, "moving", limit=20).run.run_id
+    first = run(workshop, "moving", limit=20).run.run_id
     assert evaluations.gate(first, first, "moving").verdict.verdict == "pass"
 
 
 def test_answers_that_are_cut_off_are_counted_on_the_run_in_mlflow_and_in_its_json(workshop, evaluations):
-    done = run(evaluations, "short", seed=7)
-    short = replace(evaluations.cells(evaluations.suite("short"), ["qa@1"])[0])
+    done = run(workshop, "short", seed=7)
+    [short] = evaluations.cells(evaluations.suite("short"), ["qa@1"])
     short = replace(short, parameters=replace(short.parameters, max_tokens=2))
     cut = evaluations.run(evaluations.suite("short"), [short], RunOptions(recorder="bulk"), lambda *_: None)[0]
     assert done.run.answers == AnswerCounts(30)
@@ -159,7 +155,7 @@ def test_answers_that_are_cut_off_are_counted_on_the_run_in_mlflow_and_in_its_js
 
 
 def test_the_answers_of_a_run_recorded_before_they_were_counted_are_counted_from_its_rows(workshop, evaluations):
-    done = run(evaluations, "short", limit=20, seed=8)
+    done = run(workshop, "short", limit=20, seed=8)
     client, run_id = workshop.registry.store.client, done.run.run_id
     summary = json.loads(Path(client.download_artifacts(run_id, "summary.json")).read_text(encoding="utf-8"))
     del summary["answers"]
@@ -168,20 +164,17 @@ def test_the_answers_of_a_run_recorded_before_they_were_counted_are_counted_from
 
 
 def test_a_rule_that_was_loosened_stands_in_the_verdict_the_promotion_and_the_fact_sheet_with_who_did_it(workshop):
-    (workshop.folder / "loose-rows").mkdir()
-    rows = (workshop.folder / "sums-rows" / "rows.jsonl").read_text(encoding="utf-8")
-    (workshop.folder / "loose-rows" / "rows.jsonl").write_text(rows, encoding="utf-8")
+    path = workshop.add_suite("loose", 24)
+    rules = path.read_text()
 
     def gate(actor: str, floor: float) -> Any:
         """Of the same release by suite rules with this floor, in a process of its own."""
-        text = SUITE.replace('"sums"', '"loose-rows"').replace("correct = 0.4", f"correct = {floor:g}")
-        (workshop.folder / "loose.toml").write_text(text)
+        path.write_text(rules.replace("correct = 0.4", f"correct = {floor:g}"))
         evaluations = Evaluations(workshop.settings, Registry(workshop.settings, actor=actor))
         return evaluations.gate("lax@1", None, "loose").verdict
 
     (one, _), books = app_of(workshop, "lax"), workshop.registry.release_versions
-    (workshop.folder / "loose.toml").write_text(SUITE.replace('"sums"', '"loose-rows"'))
-    run(workshop.evaluations, "loose", release=one.ref)
+    run(workshop, "loose", releases=[one.ref])
     strict, loose, again = gate("anna", 0.6), gate("boris", 0.1), gate("clara", 0.1)
     books.promote(one)
 
