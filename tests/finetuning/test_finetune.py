@@ -1,12 +1,16 @@
+import json
+
 import pytest
 
 from llmops.errors import Corrupted, UsageError
 from llmops.evaluation.record_files import read_records
 from llmops.finetuning import finetune as steps
+from llmops.finetuning.lora import TrainingLog
 from llmops.hashing import file_sha256
 from llmops.models.merging import ADAPTER, WEIGHTS
 from llmops.models.weights import verified_path
 from llmops.registry import model_registration
+from llmops.text_io import checked
 from tests.finetuning.conftest import row, words, write_rows
 
 
@@ -49,6 +53,7 @@ def test_a_recipe_becomes_a_checked_version_with_everything_on_record(shop, whol
     assert len((made.folder / "rows.jsonl").read_text().splitlines()) == 9
     assert made.folder.stat().st_mode & 0o077 == 0
     assert made.to_pandas()["loss"].notna().sum() == 8
+    assert checked(TrainingLog, json.loads(json.dumps(made.to_dict()["training"]))) == made.log
 
 
 def test_the_same_recipe_gives_the_same_version_and_another_seed_another(shop, rows, whole):
