@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
@@ -20,15 +20,14 @@ from tests.engine_check.scripted_model import CONFORMING, ScriptedModel
 from tests.engines.conftest import tiny_gguf
 from tests.engines.upstream_server import answer, drop, raw, reply, serving, silence, whole
 
-T = TypeVar("T")
 __all__ = ["tiny_gguf"]  # a fixture
 REAL = sorted(Path(os.environ.get("LLMOPS_HOME", ".llmops"), "models").glob("*/SmolLM2-135M-Instruct.Q4_1.gguf"))
 
 
-def observed(model: ScriptedModel | str, probe: Callable[[Session], Awaitable[T]]) -> T:
+def observed(model: ScriptedModel | str, probe: Callable[[Session], Awaitable[Any]]) -> Any:
     """What one probe sees of a scripted model, or of a server at a URL."""
 
-    async def seen(url: str) -> T:
+    async def seen(url: str) -> Any:
         session = Session(url, "scripted", None, 120)
         try:
             return await probe(session)

@@ -165,13 +165,6 @@ def test_threads_may_embed_at_the_same_time_and_torch_keeps_its_own_number_of_th
     assert torch.get_num_threads() == before
 
 
-@pytest.mark.parametrize("broken", ["config.json", "model.safetensors"])
-def test_a_folder_that_cannot_be_loaded_is_corrupted(settings, tiny, broken):
-    (source(tiny) / broken).write_text("{")
-    with pytest.raises(Corrupted, match=": transformers cannot load this model: "):
-        Embedder(settings, catalogued(source(tiny)))(["cat"])
-
-
 @pytest.mark.slow
 def test_the_real_minilm_puts_like_sentences_together(tmp_path):
     embed = Embedder(Settings(home=tmp_path))

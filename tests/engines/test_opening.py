@@ -15,7 +15,7 @@ from llmops.settings import Settings
 from llmops.versions import ModelVersion
 from tests.engines.upstream_server import answer, silence
 
-UPSTREAM = ModelVersion("up", 1, "openai:http://127.0.0.1:9/v1#big", "openai", "0" * 64)
+pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
@@ -106,6 +106,7 @@ def test_the_fake_engine_opens_anything_as_announced_and_needs_no_weights(settin
         assert asyncio.run(generate(engine, ask())).text == "You said: hello"
 
 
+ONE = "openai:http://127.0.0.1:9/v1#big"
 SEVERAL = "openai:http://127.0.0.1:9/v1*3,http://127.0.0.1:19/v1#big"
 
 
@@ -116,7 +117,7 @@ def upstream(source, key_variable=None):
 @pytest.mark.parametrize(
     ("source", "kind", "build", "slots"),
     [
-        (UPSTREAM.source, OpenAIEngine, "http://127.0.0.1:9/v1", 2),
+        (ONE, OpenAIEngine, "http://127.0.0.1:9/v1", 2),
         (SEVERAL, UpstreamsEngine, "http://127.0.0.1:9/v1, http://127.0.0.1:19/v1", 4),
     ],
 )
@@ -132,7 +133,7 @@ def test_upstreams_are_opened_as_one_engine_as_announced_without_connecting(sett
 
 @pytest.mark.parametrize(
     ("model", "server"),
-    [(upstream(UPSTREAM.source, "THE_KEY"), "127.0.0.1:9"), (upstream(SEVERAL, "-,THE_KEY"), "127.0.0.1:19")],
+    [(upstream(ONE, "THE_KEY"), "127.0.0.1:9"), (upstream(SEVERAL, "-,THE_KEY"), "127.0.0.1:19")],
 )
 def test_the_key_of_every_upstream_comes_with_the_model_and_must_be_there(settings, monkeypatch, model, server):
     monkeypatch.delenv("THE_KEY", raising=False)
@@ -142,7 +143,6 @@ def test_the_key_of_every_upstream_comes_with_the_model_and_must_be_there(settin
     asyncio.run(open_engine(model, settings).close())
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize(
     ("behave", "setting", "outcome"),
     [
@@ -262,7 +262,6 @@ async def use(pool, model):
         return engine
 
 
-@pytest.mark.anyio
 async def test_many_waiters_share_one_load(opener):
     pool = EnginePool(opener)
     opener.gate.clear()
@@ -277,14 +276,12 @@ async def test_many_waiters_share_one_load(opener):
     assert engines[0].closed
 
 
-@pytest.mark.anyio
 async def test_two_names_of_the_same_weights_share_an_engine(opener):
     pool = EnginePool(opener)
     same = [model_version("a", sha256="s"), model_version("b", sha256="s")]
     assert await use(pool, same[0]) is await use(pool, same[1])
 
 
-@pytest.mark.anyio
 async def test_the_least_recently_used_idle_engine_is_closed(opener):
     pool = EnginePool(opener, most_idle=2)
     first, second, third = (model_version(version=number) for number in (1, 2, 3))
@@ -296,7 +293,6 @@ async def test_the_least_recently_used_idle_engine_is_closed(opener):
     assert pool.loaded == ["tiny@1", "tiny@3"]
 
 
-@pytest.mark.anyio
 async def test_an_engine_in_use_or_pinned_is_never_closed(opener):
     pool = EnginePool(opener, most_idle=0)
     pinned, used, other = (model_version(version=number) for number in (1, 2, 3))
@@ -311,7 +307,6 @@ async def test_an_engine_in_use_or_pinned_is_never_closed(opener):
     assert pool.loaded == []
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize("failure", [EngineUnavailable("no weights"), ZeroDivisionError("a bug")])
 async def test_a_failed_load_is_tried_again_by_the_next_request(opener, failure):
     pool = EnginePool(opener)
@@ -325,7 +320,6 @@ async def test_a_failed_load_is_tried_again_by_the_next_request(opener, failure)
     assert pool.failures == {}
 
 
-@pytest.mark.anyio
 async def test_preloading_tells_when_it_ended_and_pauses_after_a_failure(opener):
     ended = asyncio.Event()
     pool = EnginePool(opener)
@@ -339,7 +333,6 @@ async def test_preloading_tells_when_it_ended_and_pauses_after_a_failure(opener)
     assert not pool.is_loaded(model_version())
 
 
-@pytest.mark.anyio
 async def test_closing_gives_up_a_load_under_way(opener):
     pool = EnginePool(opener)
     opener.gate.clear()
