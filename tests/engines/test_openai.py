@@ -145,6 +145,7 @@ async def test_several_whole_answers_are_chunks_of_which_the_last_has_usage(engi
         ({"choices": [{"message": {"tool_calls": 3}, "finish_reason": "stop"}]}, "a tool call that is no object"),
         ({"choices": [{"message": {}, "logprobs": 3, "finish_reason": "stop"}]}, "logprobs that is no object"),
         ({"choices": [{"message": {}, "index": "one", "finish_reason": "stop"}]}, "an answer of index one where"),
+        ({"choices": [{"message": {}, "finish_reason": "abort"}]}, "gave the answer up: finish_reason 'abort'"),
     ],
 )
 async def test_a_whole_reply_of_garbage_is_an_engine_error(engine, server, ask_whole, body, problem):
