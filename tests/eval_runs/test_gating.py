@@ -60,6 +60,7 @@ def test_a_champion_whose_every_row_failed_lets_nobody_pass(workshop, evaluation
     assert f"correct was scored in no row (30 failed) of {one.ref}" in told
     assert f"{one.ref}: of 30 rows 30 failed (100 %)" in told
     assert client.get_run(failed.run.run_id).data.metrics["answers/failed"] == 30
+    assert len(list(evaluations.rows(failed.run))) == 30
     tags = client.get_run(gated.runs["b"].run_id).data.tags
     assert (tags["llmops.gate"], tags["llmops.gate.reasons"]) == ("inconclusive", told)
     with pytest.raises(GateRefused, match="short: inconclusive"):
