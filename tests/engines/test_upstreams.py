@@ -104,19 +104,6 @@ def test_shares_hold_among_those_that_are_healthy(weights, data):
 # ---- replacement
 
 
-@pytest.mark.parametrize(
-    "error",
-    [DOWN, EngineUnavailable("429", retry_after=3), EngineUnavailable("401", lasting=True), EngineTimeout("slow"),
-     EngineError("500")],
-    ids=str,
-)  # fmt: skip
-async def test_a_request_that_fails_before_its_first_byte_goes_to_another(clock, ask, error):
-    bad, good = Scripted(error), Scripted()
-    both = build(clock, bad, good, weights=[100, 1])
-    assert (await generate(both, ask())).text == "fine"
-    assert (bad.asked, good.asked) == (1, 1)
-
-
 @pytest.mark.parametrize("error", [EngineRejected("bad", param="seed"), ContextTooLong("long")], ids=str)
 async def test_a_request_that_is_wrong_itself_is_told_so_at_once(clock, ask, error):
     strict, other = Scripted(error), Scripted()
@@ -295,6 +282,7 @@ BAD = {
     "rate limited": reply(429, {"error": {"message": "slow down"}}, "retry-after: 9\r\n"),
     "unavailable": reply(503, {"error": {"message": "loading"}}),
     "failing": reply(500, {"error": {"message": "boom"}}),
+    "key refused": reply(401, {"error": {"message": "no such key"}}),
     "silent": silence,
     "dropping": drop,
     "garbage": reply(200, b"{"),
