@@ -45,10 +45,13 @@ def test_an_error_is_one_line_or_one_object_and_debug_shows_the_traceback_too(ll
     assert done.code == 3
     assert done.err.strip().splitlines()[-1].startswith("error: ")
     assert "Traceback" not in done.err
-    done = llmops("eval", "run", "nonsense", "--json")
-    assert done.code == 3
-    assert done.json["error"]["type"] == "UnknownVersion"
-    assert "there are extract, grounded, qa" in done.json["error"]["message"]
+    for what in (("eval", "run", "nonsense"), ("promote", "assistant@99"), ("log", "show", "x")):
+        done = llmops(*what, "--json")
+        assert (done.code, done.json["error"]["type"]) == (3, "UnknownVersion")
+        *notes, last = done.err.strip().splitlines()
+        assert last.startswith("error: ")
+        assert len(notes) <= 1  # which folder was read
+    assert "there are extract, grounded, qa" in llmops("eval", "run", "nonsense").err
     done = llmops("--debug", "eval", "run", "nonsense").refused(
         UnknownVersion.exit_code, "Traceback (most recent call last)"
     )

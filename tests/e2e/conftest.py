@@ -7,10 +7,8 @@ at length is cut short; everything else is as `make demo`.
 import io
 import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,8 @@ from typing import Any
 import pytest
 
 from llmops.cli import main
+from llmops.settings import Settings
+from service.serve import running_gateway
 from tests.command_line import Result
 
 ROOT = Path(__file__).parent.parent.parent
@@ -43,30 +43,33 @@ class Workplace:
         alone = {"HF_HUB_OFFLINE": "1", "LLMOPS_ENGINE_THREADS": "1"}
         return {**clean, **{f"LLMOPS_{name}": str(path) for name, path in places.items()}, **alone}
 
-    def run(self, *arguments: str, timeout: float = 1800) -> Result:
-        """`llmops` in a process of its own."""
-        done = subprocess.run(
-            [sys.executable, "-m", "llmops.cli", *arguments],
-            capture_output=True, text=True, env=self.environment, cwd=self.folder, timeout=timeout, check=False,
-        )  # fmt: skip
-        return Result(done.returncode, done.stdout, done.stderr)
-
-    def ask(self, *arguments: str) -> Result:
-        """`llmops` in this process, which has what a new one would take seconds to import."""
-        said, told = io.StringIO(), io.StringIO()
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """This process stands in the folder, with its environment."""
         with pytest.MonkeyPatch.context() as patch:
             for name in [name for name in os.environ if name.startswith("LLMOPS_")]:
                 patch.delenv(name)
             for name, value in self.environment.items():
                 patch.setenv(name, value)
             patch.chdir(self.folder)
-            with redirect_stdout(said), redirect_stderr(told), pytest.raises(SystemExit) as ended:
-                main(list(arguments))
+            yield
+
+    def run(self, *arguments: str) -> Result:
+        """`llmops` in this process, which has what a new one would take seconds to import."""
+        said, told = io.StringIO(), io.StringIO()
+        with self.entered(), redirect_stdout(said), redirect_stderr(told), pytest.raises(SystemExit) as ended:
+            main(list(arguments))
         return Result(int(ended.value.code or 0), said.getvalue(), told.getvalue())
 
+    @contextmanager
+    def gateway(self) -> Iterator[str]:
+        """The URL of a gateway process."""
+        with self.entered(), running_gateway(Settings(home=self.home)) as url:
+            yield url
+
     def json(self, *arguments: str) -> Any:
-        """Asks with `--json`, which must give exit code 0 and exactly one object."""
-        done = self.ask(*arguments, "--json")
+        """Runs with `--json`, which must give exit code 0 and exactly one object."""
+        done = self.run(*arguments, "--json")
         assert done.code == 0, done.err
         return done.json
 
@@ -100,6 +103,4 @@ class Demo:
 @pytest.fixture(scope="session")
 def demo(make_workplace: Callable[[str], Workplace]) -> Demo:
     place = make_workplace("demo")
-    first = place.run("demo", "--json")
-    assert first.code == 0, first.err
-    return Demo(place, first.json, place.json("demo"))
+    return Demo(place, place.json("demo"), place.json("demo"))

@@ -1,21 +1,12 @@
 """The main job, end to end: real model, real MLflow store, real gateway."""
 
 import itertools
-import os
-import signal
-import socket
-import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import httpx
-import openai
 import pytest
 
-from llmops.production_log import ProductionLog
 from tests.e2e.conftest import ROWS, Workplace
 
 CELLS = {"qa": 3, "extract": 2}
@@ -139,53 +130,11 @@ def test_a_corrupted_model_file_is_named_with_its_cure(demo, make_workplace):
     assert "Traceback" not in done.err
 
 
-@contextmanager
-def gateway(place: Workplace) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    arguments = [sys.executable, "-m", "llmops.cli", "serve", "--port", str(port)]
-    process = subprocess.Popen(arguments, env=place.environment, stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                if httpx.get(f"{url}/readyz", timeout=2).status_code == 200:
-                    break
-            except httpx.HTTPError:
-                pass
-            assert process.poll() is None, "the gateway ended"
-            assert time.monotonic() < deadline, "the gateway did not get ready"
-            time.sleep(0.2)
-        yield process, url
-    finally:
-        process.kill()
-        process.wait()
-
-
-def test_kill_9_right_after_a_reply_leaves_the_request_in_the_log(demo):
-    with (
-        gateway(demo.place) as (process, url),
-        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
-    ):
-        raw = client.chat.completions.with_raw_response.create(
-            model="assistant",
-            messages=[{"role": "user", "content": "What is the capital of Peru?"}],
-            extra_headers={"x-request-id": "killed-afterwards"},
-        )
-        os.kill(process.pid, signal.SIGKILL)
-        answer = raw.parse().choices[0].message.content
-    assert raw.headers["x-llmops-release"] == demo.second["champion"]
-    records = ProductionLog(f"sqlite:///{demo.place.home / 'log.db'}").read(request_id="killed-afterwards")
-    assert [record.output for record in records] == [answer]
-
-
 @pytest.mark.slow
 def test_a_promotion_reaches_a_running_gateway_without_a_restart(demo):
     champion = demo.second["champion"]
     other = next(f"assistant@{n}" for n in (1, 2) if f"assistant@{n}" != champion)
-    with gateway(demo.place) as (_, url), httpx.Client(timeout=60) as client:
+    with demo.place.gateway() as url, httpx.Client(timeout=60) as client:
 
         def served() -> str:
             body = {"model": "assistant", "max_tokens": 1, "messages": [{"role": "user", "content": "Hello?"}]}
@@ -205,13 +154,3 @@ def test_a_promotion_reaches_a_running_gateway_without_a_restart(demo):
         while served() != champion:
             assert time.monotonic() < deadline
             time.sleep(0.1)
-
-
-@pytest.mark.parametrize("arguments", [("eval", "run", "nonsense"), ("promote", "assistant@99"), ("log", "show", "x")])
-def test_what_does_not_exist_is_one_clear_line_and_exit_3(demo, arguments):
-    done = demo.place.run(*arguments, "--json")
-    assert done.code == 3
-    assert done.json["error"]["type"] == "UnknownVersion"
-    *notes, last = done.err.strip().splitlines()
-    assert last.startswith("error: ")
-    assert len(notes) <= 1  # which folder was read

@@ -5,8 +5,6 @@ from pathlib import Path
 import openai
 import pytest
 
-from tests.e2e.test_demo import gateway
-
 TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
 
 
@@ -45,7 +43,7 @@ def test_a_folder_of_ones_own_is_registered_evaluated_and_served(make_workplace,
     created = place.json("release", "create", "tiny-app", "--prompt", "qa@1", "--model", "tiny@1")
     assert created["version"] == 1
     place.json("promote", "tiny-app@1", "--force", "--why", "the only one")
-    with gateway(place) as (_, url), openai.OpenAI(base_url=f"{url}/v1", api_key="none") as client:
+    with place.gateway() as url, openai.OpenAI(base_url=f"{url}/v1", api_key="none") as client:
         messages = [{"role": "user", "content": "what is blue ?"}]
         raw = client.chat.completions.with_raw_response.create(model="tiny-app", messages=messages, max_tokens=4)
         assert raw.headers["x-llmops-model"] == "tiny@1"
