@@ -167,43 +167,44 @@ def test_shadow_requests_are_shown_and_exported_only_when_asked_for(llmops, home
     assert llmops("log", "export", "--out", str(home / "some.jsonl"), "--json").json["total"] == 1
 
 
-@pytest.mark.parametrize(
-    ("bad", "field"),
-    [
-        ("{", None), ("[]", None), ('{"request_id": "r1", "at": 0', None), (b'{"request_id": "\xff"}', None),
-        ('{"at": "2026-01-01"}', "request_id"), (line(1, request_id=""), "request_id"),
-        (line(1, request_id=7), "request_id"), (line(1, request_id="x" * 256), "request_id"),
-        (line(1, release="x" * 256), "release"), (line(1, key="x" * 33), "key"), (line(1, at=None), "at"),
-        (line(1, at="yesterday"), "at"), (line(1, at=1767225600000), "at"), (line(1, at=-1), "at"),
-        (line(1, at="1969-12-31T23:59:59Z"), "at"), (line(1, at="9999-12-31T23:59:59Z"), "at"),
-        (line(1, at=True), "at"), (line(1, at=float("nan")), "at"), (line(1, at=float("inf")), "at"),
-        (line(1, at="0001-01-01T00:00:00+14:00"), "at"), (line(1, status="200"), "status"),
-        (line(1, status=99), "status"), (line(1, status=600), "status"), (line(1, status=True), "status"),
-        (line(1, status=200.5), "status"), (line(1, outcome=1), "outcome"), (line(1, tokens_in=-1), "tokens_in"),
-        (line(1, tokens_out=1.5), "tokens_out"), (line(1, tokens_in="3"), "tokens_in"),
-        (line(1, tokens_out=float("nan")), "tokens_out"), (line(1, tokens_in=2**80), "tokens_in"),
-        (line(1, latency_ms=-0.5), "latency_ms"), (line(1, latency_ms=float("nan")), "latency_ms"),
-        (line(1, latency_ms=float("inf")), "latency_ms"), (line(1, latency_ms=1e300), "latency_ms"),
-        (line(1, first_token_ms=-1), "first_token_ms"), (line(1, latency_ms="12"), "latency_ms"),
-        (line(1, text_deleted_at="9999-01-01"), "text_deleted_at"), (line(1, input={"a": 1}), "input"),
-        (line(1, details=[1]), "details"), (line(1, route="predict", input="no rows", output="[1]"), "output"),
-        (line(1, route="predict", input="[{}]", output="[1, 2]"), "output"),
-        (line(1, details={"score": float("nan")}), "details.score"),
-        ('{"request_id": "r1", "at": 0, "at": 1}', "at"),
-    ],
-)  # fmt: skip
-def test_a_line_that_is_no_record_is_named_and_counted_and_stops_no_other(llmops, tmp_path, bad, field):
+BAD: list[tuple[str | bytes, str | None]] = [
+    ("{", None), ("[]", None), ('{"request_id": "r1", "at": 0', None), (b'{"request_id": "\xff"}', None),
+    ('{"at": "2026-01-01"}', "request_id"), (line(1, request_id=""), "request_id"),
+    (line(1, request_id=7), "request_id"), (line(1, request_id="x" * 256), "request_id"),
+    (line(1, release="x" * 256), "release"), (line(1, key="x" * 33), "key"), (line(1, at=None), "at"),
+    (line(1, at="yesterday"), "at"), (line(1, at=1767225600000), "at"), (line(1, at=-1), "at"),
+    (line(1, at="1969-12-31T23:59:59Z"), "at"), (line(1, at="9999-12-31T23:59:59Z"), "at"),
+    (line(1, at=True), "at"), (line(1, at=float("nan")), "at"), (line(1, at=float("inf")), "at"),
+    (line(1, at="0001-01-01T00:00:00+14:00"), "at"), (line(1, status="200"), "status"),
+    (line(1, status=99), "status"), (line(1, status=600), "status"), (line(1, status=True), "status"),
+    (line(1, status=200.5), "status"), (line(1, outcome=1), "outcome"), (line(1, tokens_in=-1), "tokens_in"),
+    (line(1, tokens_out=1.5), "tokens_out"), (line(1, tokens_in="3"), "tokens_in"),
+    (line(1, tokens_out=float("nan")), "tokens_out"), (line(1, tokens_in=2**80), "tokens_in"),
+    (line(1, latency_ms=-0.5), "latency_ms"), (line(1, latency_ms=float("nan")), "latency_ms"),
+    (line(1, latency_ms=float("inf")), "latency_ms"), (line(1, latency_ms=1e300), "latency_ms"),
+    (line(1, first_token_ms=-1), "first_token_ms"), (line(1, latency_ms="12"), "latency_ms"),
+    (line(1, text_deleted_at="9999-01-01"), "text_deleted_at"), (line(1, input={"a": 1}), "input"),
+    (line(1, details=[1]), "details"), (line(1, route="predict", input="no rows", output="[1]"), "output"),
+    (line(1, route="predict", input="[{}]", output="[1, 2]"), "output"),
+    (line(1, details={"score": float("nan")}), "details.score"),
+    ('{"request_id": "r1", "at": 0, "at": 1}', "at"),
+]  # fmt: skip
+"""Lines that are no records, each with the field at fault."""
+
+
+def test_lines_that_are_no_records_are_named_and_counted_and_stop_no_other(llmops, tmp_path):
     path = tmp_path / "bad.jsonl"
-    raw = bad if isinstance(bad, bytes) else bad.encode()
-    path.write_bytes(line(0).encode() + b"\n" + raw + b"\n" + line(2).encode())
+    raw = [bad if isinstance(bad, bytes) else bad.encode() for bad, _ in BAD]
+    path.write_bytes(b"\n".join([line(0).encode(), *raw, line(2).encode()]))
     done = llmops("log", "import", str(path), "--json")
     assert done.code == 3
     assert {name: done.json[name] for name in ("imported", "known", "refused", "total")} == {
-        "imported": 2, "known": 0, "refused": 1, "total": 3,
+        "imported": 2, "known": 0, "refused": len(BAD), "total": len(BAD) + 2,
     }  # fmt: skip
-    (error,) = done.json["errors"]
-    assert (error["line"], error["field"]) == (2, field)
-    assert f"{path}:2: " + (f"{field}: " if field else "") in done.err
+    found = [(error["line"], error["field"]) for error in done.json["errors"]]
+    assert found == [(number, field) for number, (_, field) in enumerate(BAD, 2)]
+    for number, field in found:
+        assert f"{path}:{number}: " + (f"{field}: " if field else "") in done.err
     assert [record["request_id"] for record in llmops("log", "tail", "--json").json["records"]] == ["r0", "r2"]
 
 
