@@ -12,16 +12,20 @@ from llmops.registry.store import HOME_TAG
 from llmops.settings import Settings
 from tests.registry.conftest import model, template
 
+KINDS = ("prompt", "model", "app", "tabular")
+
 
 @pytest.fixture
-def take(registry):
-    """Registers a prompt, a model or an app of that name."""
+def take(registry, logged):
+    """Registers something of a kind by that name."""
 
     def make(kind: str, name: str) -> object:
         if kind == "prompt":
             return registry.prompts.register(name, template())
         if kind == "model":
             return registry.models.register(model(name))
+        if kind == "tabular":
+            return registry.tabular_versions.register(name, logged())
         prompt, _ = registry.prompts.register("shared-prompt", template())
         version, _ = registry.models.register(model("shared-model"))
         return registry.release_versions.create(name, prompt, version, prompt.template.parameters)
@@ -29,19 +33,21 @@ def take(registry):
     return make
 
 
-@pytest.mark.parametrize("holder", ["prompt", "model", "app"])
+@pytest.mark.parametrize("holder", KINDS)
 def test_a_name_belongs_to_one_kind(registry, take, name, holder):
     take(holder, name)
-    for other in {"prompt", "model", "app"} - {holder}:
-        with pytest.raises(UsageError, match=name):
+    taken = "a prompt has this name" if holder == "prompt" else "something else by this name"
+    for other in set(KINDS) - {holder}:
+        with pytest.raises(UsageError, match=f"{name}: .*{taken}" if other != "prompt" else name):
             take(other, name)
     of_kind = {
         "prompt": registry.prompts.versions,
         "model": registry.models.versions,
         "app": registry.release_versions.versions,
+        "tabular": registry.tabular_versions.versions,
     }
     held = {kind: len(versions(name)) for kind, versions in of_kind.items()}
-    assert held == {"prompt": 0, "model": 0, "app": 0, holder: 1}
+    assert held == {**dict.fromkeys(KINDS, 0), holder: 1}
 
 
 def test_an_experiment_keeps_its_id_and_its_artifacts_below_the_home(registry, settings):

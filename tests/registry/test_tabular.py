@@ -10,9 +10,9 @@ import pytest
 
 from llmops.errors import CannotRun, Corrupted, GateRefused, UnknownVersion, UsageError
 from llmops.registry import Registry
-from llmops.versions import ModelVersion, TabularVersion
+from llmops.versions import TabularVersion
 from tests.at_once import at_once
-from tests.registry.conftest import SCHEMA, model
+from tests.registry.conftest import SCHEMA
 
 DATA = {"data_sha256": "d" * 64, "licence": "CC BY 4.0", "rows": 17379}
 
@@ -56,11 +56,13 @@ def test_the_same_content_is_the_same_version_and_a_cycle_registers_one(tabular,
 
 
 @pytest.mark.parametrize("width", [100, 1000])
-def test_a_schema_longer_than_a_tag_comes_back_whole_and_provenance_that_none_holds_is_refused(
+def test_a_schema_longer_than_a_tag_comes_back_whole_and_such_provenance_or_a_name_with_a_version_is_refused(
     tabular, registry, name, logged, width
 ):
     with pytest.raises(UsageError, match="provenance: 5,"):
         tabular.register(name, logged(), provenance={"note": "x" * 5000})
+    with pytest.raises(UsageError, match="has no version"):
+        tabular.register(f"{name}@1", logged())
     assert registry.store.registered_model(name) is None
     columns = [{"name": f"column {number}", "kind": "number", "nullable": False} for number in range(width)]
     wide = {**SCHEMA, "inputs": columns}
@@ -103,21 +105,6 @@ def test_two_at_once_make_one_version(tabular, registry, name, logged, settings)
     assert [version.ref for version, _ in made] == [f"{name}@1"] * 2
     assert sorted(new for _, new in made) == [False, True]
     assert len(tabular.versions(name)) == 1
-
-
-def test_a_name_belongs_to_one_kind(tabular, registry, name, logged, releases):
-    releases(1)
-    registry.models.register(model(f"{name}-model"))
-    tabular.register(f"{name}-tabular", logged())
-    for taken in (name, f"{name}-model"):
-        with pytest.raises(UsageError, match=f"{taken}: the registry holds something else by this name"):
-            tabular.register(taken, logged())
-    with pytest.raises(UsageError, match="a prompt has this name"):
-        tabular.register("shared-prompt", logged())
-    with pytest.raises(UsageError, match="something else by this name"):
-        registry.models.register(ModelVersion(f"{name}-tabular", 0, "file:/a", "gguf", "a" * 64))
-    with pytest.raises(UsageError, match="has no version"):
-        tabular.register(f"{name}@1", logged())
 
 
 def test_gates_promotions_and_rollbacks_are_those_of_releases_and_seen_at_the_next_look(registry, name, logged):
