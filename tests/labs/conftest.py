@@ -8,10 +8,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from skops.io import dump
 
 from labs.bike.data import SEASONS, WEATHER, WEEKDAYS
 from labs.data import LabelledRows
+from labs.training import Trained
 from llmops.settings import Settings
+from llmops.tabular import RowSchema
+from llmops.tabular.model import TabularModel
+from llmops.tabular.storage import read_estimator
 
 UCI_HEADER = (
     "instant", "dteday", "season", "yr", "mnth", "hr", "holiday", "weekday", "workingday", "weathersit", "temp",
@@ -97,6 +102,12 @@ def numbers(n: int = 60, *, seed: int = 0, name: str = "made up", noise: float =
     parts = tuple("low" if value < 10 else "high" for value in features["a"])
     ids = tuple(f"row-{i}" for i in range(n))
     return LabelledRows(name, features, truth, "y", ids, clusters, "nowhere", {"part": parts})
+
+
+def served(model: Trained, schema: RowSchema, folder: Path) -> TabularModel:
+    """The model as it is read again from what was written of it, without pickle."""
+    dump(model.estimator, folder / "model.skops")
+    return TabularModel(read_estimator(folder / "model.skops"), schema)
 
 
 def said(rows: LabelledRows, offset: float) -> Any:

@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-from skops.io import dump
 
 from labs.bike import models, splits
 from labs.bike.data import COLUMNS, load_bike
@@ -14,8 +13,7 @@ from labs.sources import FetchedData
 from labs.training import Trained, best_of
 from llmops.errors import UsageError
 from llmops.tabular import columns_of
-from llmops.tabular.model import TabularModel
-from llmops.tabular.storage import read_estimator
+from tests.labs.conftest import served
 
 SMALL = {"forest": {"n_estimators": 5, "max_depth": 6}, "linear": {"alpha": 1.0}, "boosting": {"max_iter": 30}}
 
@@ -108,10 +106,8 @@ def test_a_month_that_is_not_there_is_a_usage_error(years, month):
 @pytest.mark.parametrize("candidate", models.CANDIDATES, ids=lambda candidate: candidate.name)
 def test_every_candidate_is_written_without_pickle_and_predicts_the_same_from_rows(years, candidate, tmp_path):
     model = train_on(first_split(years.table, "made up"), candidate, SMALL[candidate.name])
-    dump(model.estimator, tmp_path / "model.skops")
-    served = TabularModel(read_estimator(tmp_path / "model.skops"), SCHEMA)
     rows = model.holdout.rows()[:20]
-    assert served.predict(rows).values == pytest.approx(model.predictions[:20].tolist())
+    assert served(model, SCHEMA, tmp_path).predict(rows).values == pytest.approx(model.predictions[:20].tolist())
     assert model.metrics["r2"].value > 0.5
     assert (model.predictions > -1).all()
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from labs.bike.data import CATALOGUE, COLUMNS, UCI, clean, load_bike, read_rentals
+from labs.bike.data import COLUMNS, clean, load_bike, read_rentals
 from labs.data import DataFinding
 from llmops.errors import BadFile
 from tests.labs.conftest import catalogue_row, uci_rows
@@ -38,8 +38,9 @@ def test_shuffled_rows_with_holes_become_the_same_table_and_every_repair_is_coun
     assert counts(findings)[("repaired", None)] == 42
 
 
-def test_missing_weather_is_that_of_the_hour_before_and_never_of_the_one_after(write_csv):
-    rows = uci_rows()
+@pytest.mark.parametrize("shape", [dict, catalogue_row])
+def test_missing_weather_is_that_of_the_hour_before_and_never_of_the_one_after(write_csv, shape):
+    rows = [shape(row) for row in uci_rows()]
     for number in (3, 4, 5):  # the second day
         rows[number] |= {"weathersit": "", "temp": ""}
     table, _, findings = clean(write_csv(rows))
@@ -131,22 +132,6 @@ def test_the_catalogue_and_uci_give_the_same_table(settings):
     assert (repairs[("imputed", "weathersit")], repairs[("imputed", "weekday")]) == (1258, 875)
     assert (uci.table["weathersit"] != catalogue.table["weathersit"]).sum() == 103  # 92 % of them are right
     assert not {kind for kind, _ in counts(uci.quality.findings)} & {"imputed", "repaired", "dropped"}
-
-
-def test_both_shapes_hold_the_same_numbers(write_csv):
-    rows = uci_rows()
-    uci = read_rentals(write_csv(rows))
-    catalogue = read_rentals(write_csv([catalogue_row(row) for row in rows]))
-    assert list(uci.columns) == list(UCI) == list(CATALOGUE)
-    assert uci.equals(catalogue)
-
-
-def test_lines_are_those_of_the_file_and_empty_values_are_missing(write_csv):
-    rows = [catalogue_row(row) for row in uci_rows()]
-    rows[3] |= {"weekday": "", "weathersit": "", "temp": ""}
-    table = read_rentals(write_csv(rows))
-    assert table.index.tolist()[:2] == [2, 3]
-    assert table.isna().sum().to_dict() | {"weekday": 1, "weathersit": 1, "temp": 1} == table.isna().sum().to_dict()
 
 
 @pytest.mark.parametrize(

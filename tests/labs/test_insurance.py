@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from skops.io import dump
 
 from labs.data import LabData
 from labs.evaluation import actual_over_expected
@@ -20,8 +19,7 @@ from labs.insurance.simulation import TRUE_COEFFICIENTS, Tables, rates, simulate
 from labs.insurance.splits import SCHEMA, between, first_split, folds
 from llmops.errors import BadFile, CannotRun, UsageError
 from llmops.settings import Settings
-from llmops.tabular import TabularModel
-from llmops.tabular.storage import read_estimator
+from tests.labs.conftest import served
 
 POLICIES = 6_000
 SMALL = {"boosting": {"max_iter": 20}, "boosting+accidents": {"max_iter": 20}}
@@ -154,9 +152,8 @@ def test_the_splits_are_by_time_and_each_fold_judges_a_later_quarter(data):
 @pytest.mark.parametrize("candidate", models.CANDIDATES, ids=lambda candidate: candidate.name)
 def test_every_candidate_is_written_without_pickle_and_predicts_the_same_from_rows(data, candidate, tmp_path):
     model = models.train_on(first_split(data.table, "made up"), candidate, SMALL.get(candidate.name, {}))
-    dump(model.estimator, tmp_path / "model.skops")
-    served = TabularModel(read_estimator(tmp_path / "model.skops"), SCHEMA)
-    assert served.predict(model.holdout.rows()[:20]).values == pytest.approx(model.predictions[:20].tolist())
+    said = served(model, SCHEMA, tmp_path).predict(model.holdout.rows()[:20])
+    assert said.values == pytest.approx(model.predictions[:20].tolist())
     assert (model.predictions > 0).all()
     reads_accidents = "accidents" in candidate.name
     other = model.holdout.features.assign(accident_rate=model.holdout.features["accident_rate"] * 2)

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sklearn.datasets
-from skops.io import dump
 
 from labs.data import LabData, Split
 from labs.training import Candidate, Trained, best_of, train
@@ -17,8 +16,7 @@ from labs.wine.shift import NOISE, RECALIBRATION, Stream, recalibrated, stream
 from llmops.errors import BadFile, UsageError
 from llmops.settings import Settings
 from llmops.tabular import columns_of
-from llmops.tabular.model import TabularModel
-from llmops.tabular.storage import read_estimator
+from tests.labs.conftest import served
 
 LINE = "14.23,1.71,2.43,15.6,127,2.8,3.06,0.28,2.29,5.64,1.04,3.92,1065,0\n"
 OTHER = "13.2,1.78,2.14,11.2,100,2.65,2.76,0.26,1.28,4.38,1.05,3.4,1050,1\n"
@@ -99,8 +97,7 @@ def first(wines: Split, candidate: Candidate = LINEAR) -> Trained:
 @pytest.mark.parametrize("candidate", models.CANDIDATES, ids=lambda candidate: candidate.name)
 def test_every_candidate_is_written_without_pickle_and_predicts_the_same_from_rows(wines, candidate, tmp_path):
     model = first(wines, candidate)
-    dump(model.estimator, tmp_path / "model.skops")
-    said = TabularModel(read_estimator(tmp_path / "model.skops"), SCHEMA).predict(model.holdout.rows())
+    said = served(model, SCHEMA, tmp_path).predict(model.holdout.rows())
     assert said.values == model.predictions.tolist()
     assert said.probabilities is not None
     assert set(said.probabilities[0]) == {"class_0", "class_1", "class_2"}
