@@ -100,12 +100,19 @@ def prompt_text(system: str) -> str:
     return head + f"# system\n{system}\n\n# user\n{{{{ question }}}}\n"
 
 
-def register_tiny(settings: Settings) -> tuple[Registry, ModelVersion]:
-    """A registry that has the model `tiny`, whose weights are made up."""
+def write_prompts(folder: Path, name: str = "qa", systems: Sequence[str] = ("Be terse.", "Be kind.")) -> None:
+    """Files of a prompt, a version for each text of its system turn."""
+    (folder / name).mkdir(parents=True)
+    for version, system in enumerate(systems, 1):
+        (folder / name / f"v{version}.md").write_text(prompt_text(system))
+
+
+def register_tiny(settings: Settings, name: str = "tiny") -> tuple[Registry, ModelVersion]:
+    """A registry that has a model of that name, whose weights are made up."""
     registry = Registry(settings)
     weights = settings.home.parent / "tiny.gguf"
     weights.write_bytes(b"GGUF made up")
-    model, _ = models.register(settings, registry, "tiny", f"file:{weights}", "MIT")
+    model, _ = models.register(settings, registry, name, f"file:{weights}", "MIT")
     return registry, model
 
 

@@ -15,9 +15,9 @@ import pytest
 
 import llmops
 from docs.notebooks import notebook
-from llmops.registry import Registry, model_registration
 from llmops.settings import Settings
 from tests.notebook_runs import outputs_of
+from tests.registered_home import register_tiny
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "python.md"
@@ -33,9 +33,7 @@ llmops.evaluate("sums", rows=rows, scorers=["words"], models=patient)
 @pytest.fixture
 def place(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The samples with few rows; the model of that name is made up, and answers by the fake engine."""
-    weights, settings = home.parent / "made-up.gguf", Settings.from_environment()
-    weights.write_bytes(b"GGUF made up")
-    model_registration.register(settings, Registry(settings), "smollm2-135m-instruct", f"file:{weights}", "MIT")
+    register_tiny(Settings.from_environment(), "smollm2-135m-instruct")
     for name in ("prompts", "eval_sets"):
         shutil.copytree(ROOT / name, home.parent / name)
     rows = home.parent / "eval_sets" / "qa" / "rows.jsonl"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from llmops.settings import Settings
-from tests.registered_home import prompt_text, register_tiny, write_suite
+from tests.registered_home import prompt_text, register_tiny, write_prompts, write_suite
 
 
 @pytest.fixture
@@ -14,9 +14,7 @@ def project(home: Path, tmp_path: Path) -> Path:
     """A repository with one commit: prompt `qa`, in two versions, and a suite, half of whose rows are right."""
     register_tiny(Settings.from_environment())
     write_suite(tmp_path / "eval_sets", "sums", 8)
-    (tmp_path / "prompts" / "qa").mkdir(parents=True)
-    for version, system in enumerate(("Be terse.", "Be kind."), start=1):
-        (tmp_path / "prompts" / "qa" / f"v{version}.md").write_text(prompt_text(system))
+    write_prompts(tmp_path / "prompts")
     git(tmp_path, "init", "-q", "-b", "main")
     git(tmp_path, "add", "prompts", "eval_sets")
     git(tmp_path, "commit", "-q", "-m", "first")
@@ -55,8 +53,7 @@ def test_a_new_version_is_gated_against_the_last_of_the_commit(llmops, project):
 
 def test_a_version_edited_in_place_is_a_new_one_and_a_prompt_of_no_suite_is_named(llmops, project):
     (project / "prompts" / "qa" / "v2.md").write_text(prompt_text("Be kinder."))
-    (project / "prompts" / "lone").mkdir()
-    (project / "prompts" / "lone" / "v1.md").write_text(prompt_text("Alone."))
+    write_prompts(project / "prompts", "lone", ["Alone."])
     done = llmops("eval", "changed", "--base", "HEAD", "--json")
     assert done.json["changed"] == ["lone@1", "qa@3"]
     assert [(gate["prompt"], gate["against"]) for gate in done.json["gates"]] == [("qa@3", "qa@2")]
@@ -64,8 +61,7 @@ def test_a_version_edited_in_place_is_a_new_one_and_a_prompt_of_no_suite_is_name
 
 
 def test_a_new_prompt_has_floors_to_meet_and_fails_below_them(llmops, project):
-    (project / "prompts" / "new").mkdir()
-    (project / "prompts" / "new" / "v1.md").write_text(prompt_text("New."))
+    write_prompts(project / "prompts", "new", ["New."])
     write_suite(project / "eval_sets", "news", 8, prompt="new")
     done = llmops("eval", "changed", "--base", "main", "--json")
     assert [(gate["prompt"], gate["against"], gate["verdict"]) for gate in done.json["gates"]] == [

@@ -6,17 +6,14 @@ import pytest
 
 from llmops.settings import Settings
 from tests.command_line import Run
-from tests.registered_home import prompt_text, register_tiny, write_suite
+from tests.registered_home import register_tiny, write_prompts, write_suite
 
 
 @pytest.fixture
 def runs(llmops: Run, home: Path) -> list[str]:
     """Ids of runs of two prompts on six rows in a folder of their own; half of the answers hold what is expected."""
-    folder = home.parent
-    (folder / "prompts" / "qa").mkdir(parents=True)
-    for version, said in enumerate(("Be terse.", "Be kind."), 1):
-        (folder / "prompts" / "qa" / f"v{version}.md").write_text(prompt_text(said))
-    write_suite(folder / "eval_sets", "sums", 6)
+    write_prompts(home.parent / "prompts")
+    write_suite(home.parent / "eval_sets", "sums", 6)
     register_tiny(Settings(home=home))
     llmops("prompts", "register")
     return [run["run_id"] for run in llmops("eval", "run", "sums", "--json").json["runs"]]

@@ -9,16 +9,13 @@ import yaml
 
 from llmops.cli.init import _installed_from
 from llmops.settings import Settings
+from tests.registered_home import register_tiny
 
 
 @pytest.fixture
 def registered(home: Path) -> Path:
     """A home that has a made-up model of the default one's name, so that none is downloaded."""
-    from llmops.registry import Registry, model_registration
-
-    settings, weights = Settings.from_environment(), home.parent / "made-up.gguf"
-    weights.write_bytes(b"GGUF made up")
-    model_registration.register(settings, Registry(settings), "smollm2-135m-instruct", f"file:{weights}", "MIT")
+    register_tiny(Settings.from_environment(), "smollm2-135m-instruct")
     return home
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from llmops.settings import Settings, data_folder
+from tests.registered_home import register_tiny
 
 
 @pytest.fixture
@@ -110,9 +111,7 @@ def test_a_folder_of_ones_own_is_read_and_samples_only_where_it_has_neither(llmo
 def test_a_template_that_needs_another_variable_stops_before_anything_is_generated(llmops, place):
     path = place / "prompts" / "qa" / "v1.md"
     path.write_text(path.read_text().replace("{{ question }}", "{{ question }} {{ tone }}"))
-    weights = place / "tiny.gguf"
-    weights.write_bytes(b"GGUF")
-    llmops("models", "register", "smollm2-135m-instruct", "--source", f"file:{weights}")
+    register_tiny(Settings.from_environment(), "smollm2-135m-instruct")
     llmops("prompts", "register", "qa")
     llmops("eval", "run", "qa", "--prompt", "qa@1").refused(3, "tone", "qa-001")
 

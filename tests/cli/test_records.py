@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 
 from llmops.audit import AuditLog
+from llmops.generation import GenerationParameters
 from llmops.production_log import open_engine
-from llmops.registry import Registry
 from llmops.settings import Settings
 from tests.monitoring.cli.test_monitor import until_answered
 from tests.registered_home import release_of
-from tests.registry.conftest import model, template
 
 
 @pytest.fixture
@@ -73,12 +72,8 @@ def test_verify_names_the_entry_that_was_altered_and_with_a_head_those_that_were
 
 
 def test_what_the_commands_move_is_on_record_and_what_mlflow_moves_is_found(home, llmops):
-    registry = Registry(Settings(home=home))
-    prompt, _ = registry.prompts.register("qa", template())
-    version, _ = registry.models.register(model("tiny", format="openai"))
-    for tokens in (16, 17):
-        parameters = template(parameters=f"{{max_tokens: {tokens}}}").parameters
-        registry.release_versions.create("assistant", prompt, version, parameters)
+    registry, first = release_of(Settings(home=home))
+    registry.release_versions.create(first.app, first.prompt, first.model, GenerationParameters(max_tokens=17))
     assert llmops("promote", "assistant@1", "--force", "--why", "first one").code == 0
     assert llmops("promote", "assistant@2", "--force", "--why", "better").code == 0
     assert llmops("rollback", "assistant").code == 0

@@ -4,27 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from llmops.registry import Registry
+from llmops.generation import GenerationParameters
 from llmops.settings import Settings
-from tests.registry.conftest import model, template
+from tests.registered_home import release_of
 
 
 @pytest.fixture
 def app(home: Path) -> str:
     """An app of two releases, the first its champion."""
-    registry = Registry(Settings(home=home))
-    prompt, _ = registry.prompts.register("qa", template())
-    version, _ = registry.models.register(model("tiny"))
-    assert version.path is not None
-    weights = Settings(home=home).models_dir / version.path
-    weights.parent.mkdir(parents=True)
-    weights.write_bytes(b"GGUF made up")
-    for tokens in (16, 17):
-        parameters = template(parameters=f"{{max_tokens: {tokens}}}").parameters
-        release, _ = registry.release_versions.create("assistant", prompt, version, parameters)
-        if tokens == 16:
-            registry.release_versions.promote(release, why="first one")
-    return "assistant"
+    registry, first = release_of(Settings(home=home))
+    registry.release_versions.create(first.app, first.prompt, first.model, GenerationParameters(max_tokens=17))
+    registry.release_versions.promote(first, why="first one")
+    return first.app
 
 
 def test_traffic_from_the_first_canary_to_the_promotion(llmops, app):
@@ -93,7 +84,7 @@ def test_mistakes_are_named(llmops, home, arguments, code, problem):
 
 
 def test_guards_are_given_when_a_release_is_made_and_shown(llmops, app):
-    content = ("release", "create", app, "--prompt", "qa@1", "--model", "tiny@1", "--param", "max_tokens=16")
+    content = ("release", "create", app, "--prompt", "qa@1", "--model", "tiny@1")
     assert llmops(*content, "--json").json["version"] == 1
     guarded = llmops(*content, "--guard", "redact-pii-engine", "--guard", "block=(?i)secret", "--json").json
     assert (guarded["version"], guarded["new"]) == (3, True)

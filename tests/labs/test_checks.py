@@ -6,7 +6,7 @@ from labs.checks import Question, check_module
 from labs.checks.check import MODULES
 from llmops.errors import BadFile, UsageError
 from llmops.settings import Settings
-from tests.registered_home import prompt_text, register_tiny, write_suite
+from tests.registered_home import register_tiny, write_prompts, write_suite
 
 
 @pytest.mark.parametrize(
@@ -59,9 +59,7 @@ def test_answers_are_kept_beside_those_of_other_modules_and_judged_once_the_home
 
 def test_a_half_done_home_of_the_module_on_llmops_has_what_was_done_and_is_told_the_rest(llmops, home, tmp_path):
     register_tiny(Settings(home=home))
-    (tmp_path / "prompts" / "messages").mkdir(parents=True)
-    for number, system in enumerate(("Be terse.", "Be kind."), 1):
-        (tmp_path / "prompts" / "messages" / f"v{number}.md").write_text(prompt_text(system))
+    write_prompts(tmp_path / "prompts", "messages")
     write_suite(tmp_path / "eval_sets", "messages", 12, "messages")
     llmops("prompts", "register")
     llmops("eval", "run", "messages")

@@ -15,7 +15,7 @@ from llmops.cli.output import json_values
 from llmops.recording.pipelines import find_pipeline_run
 from llmops.registry import Registry
 from llmops.settings import Settings
-from tests.registered_home import prompt_text, register_tiny, write_suite
+from tests.registered_home import prompt_text, register_tiny, write_prompts, write_suite
 
 GIVEN = ("--set", "suite=sums", "--set", "app=helper")
 
@@ -24,8 +24,7 @@ GIVEN = ("--set", "suite=sums", "--set", "app=helper")
 def lifecycle(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model, a suite, and a folder of prompt files with one version; returns the folder."""
     prompts, eval_sets = tmp_path / "prompts", tmp_path / "eval_sets"
-    (prompts / "qa").mkdir(parents=True)
-    (prompts / "qa" / "v1.md").write_text(prompt_text("Be terse."))
+    write_prompts(prompts, systems=["Be terse."])
     write_suite(eval_sets, "sums", 24)
     monkeypatch.setenv("LLMOPS_PROMPTS", str(prompts))
     monkeypatch.setenv("LLMOPS_EVAL_SETS", str(eval_sets))

@@ -18,7 +18,7 @@ from llmops.production_log import LogRecord, ProductionLog
 from llmops.settings import Settings
 from llmops.traffic_policy import TrafficPolicy
 from tests.labs.llm.canary import canary_traffic
-from tests.registered_home import prompt_text
+from tests.registered_home import write_prompts
 
 STEPS = ["register", "evaluate", "gate", "canary", "monitor"]
 
@@ -255,10 +255,7 @@ def test_a_champion_that_changed_meanwhile_is_not_replaced(app):
 
 @pytest.mark.slow
 def test_prompt_files_that_are_new_are_registered_and_the_newest_is_taken(app):
-    folder = app.settings.prompts / "new-prompt"  # type: ignore[operator]
-    folder.mkdir()
-    (folder / "v1.md").write_text(prompt_text("Be brief."))
-    (folder / "v2.md").write_text(prompt_text("Be very brief."))
+    write_prompts(app.settings.prompts, "new-prompt", ["Be brief.", "Be very brief."])
     app.workshop.add_suite("brief", 4, "new-prompt")
     for _ in range(2):
         plan = app.steps.register("brief", f"{app.name}-brief", None, None)

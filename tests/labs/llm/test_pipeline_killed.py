@@ -10,7 +10,7 @@ import pytest
 from llmops.prompt_file import parse_prompt
 from llmops.recording.pipelines import find_pipeline_run
 from llmops.settings import Settings
-from tests.registered_home import prompt_text, register_tiny, write_suite
+from tests.registered_home import register_tiny, write_prompts, write_suite
 
 # Each step's work is done, and the process killed before the result is kept; the next process gets by that step. While
 # the canary waits, its traffic is logged.
@@ -61,9 +61,7 @@ print(done.result["outcome"])
 )
 def test_each_step_may_be_killed(tmp_path, refused, outcome, steps, champion):
     home, prompts, eval_sets = tmp_path / "home", tmp_path / "prompts", tmp_path / "eval_sets"
-    (prompts / "qa").mkdir(parents=True)
-    for number, system in enumerate(("Be terse.", "Be kind."), 1):
-        (prompts / "qa" / f"v{number}.md").write_text(prompt_text(system))
+    write_prompts(prompts)
     write_suite(eval_sets, "sums", 24)
     registry, version = register_tiny(Settings(home=home, prompts=prompts))
     first, _ = registry.prompts.register("qa", parse_prompt((prompts / "qa" / "v1.md").read_text()))
