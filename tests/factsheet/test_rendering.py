@@ -38,7 +38,6 @@ def test_a_sheet_is_plain_json_with_every_field_by_its_name_and_null_for_no_numb
 RENDER = MarkdownIt("gfm-like", {"linkify": False}).render
 MEAN = st.text(alphabet=st.sampled_from(list("ab1 \\`*_{}[]<>()#+-.!|~&;:@$=\"'\n\té")), max_size=40)
 TEXTS = st.one_of(MEAN, st.text(max_size=40))
-quick = settings(max_examples=150)
 
 
 def text_of(html: str, tag: str) -> str:
@@ -48,7 +47,6 @@ def text_of(html: str, tag: str) -> str:
 
 
 @given(TEXTS)
-@quick
 def test_a_paragraph_a_point_of_a_list_and_a_cell_show_the_text_as_it_is(text):
     plain = " ".join(printable(text).split())
     html = RENDER(f"before\n\n{readable(text)}\n\nafter\n")

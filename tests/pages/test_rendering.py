@@ -1,4 +1,4 @@
-""""""
+"""Pages and their charts: no text becomes markup, numbers read well, and drawings hold what they say."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from hashlib import sha256
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jinja2 import UndefinedError
 
@@ -16,7 +16,6 @@ from llmops.pages import numbers
 from llmops.pages.rendering import Axis, environment, page, stream_page, write_page
 from tests.pages.reading import Reading
 
-quick = settings(max_examples=60, deadline=None)
 SCRIPT = "llmops/evaluation/reports/page.js"
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -44,7 +43,6 @@ def test_the_policy_lets_in_exactly_the_style_and_the_script_that_the_page_holds
     assert not re.search(asking, base(script=SCRIPT))
 
 
-@quick
 @given(st.text(), st.text())
 def test_no_text_can_end_its_element_or_its_attribute(text, attribute):
     source = '<p title="{{ attribute }}">{{ text }}</p>'
@@ -53,7 +51,6 @@ def test_no_text_can_end_its_element_or_its_attribute(text, attribute):
     assert [name for name, _ in found.attributes] == ["title"]
 
 
-@quick
 @given(JSON_VALUES)
 def test_json_in_a_script_reads_back_as_it_was_and_holds_no_character_of_markup(value):
     block = environment.from_string("{{ value | tojson }}").render(value=value)
@@ -106,7 +103,6 @@ def test_one_of_a_thing_is_singular_and_a_shortened_text_says_how_much_is_missin
     assert numbers.shortened("abcdefg", 3) == "abc … (4 characters more)"
 
 
-@quick
 @given(st.text(st.characters(codec=None)))
 def test_printable_texts_hold_nothing_that_xml_forbids_and_are_as_long_as_before(text):
     shown = numbers.printable(text)
@@ -146,7 +142,6 @@ def test_an_axis_around_zero_ends_at_the_next_number_that_reads_well(values, rea
     assert (axis.low, axis.high) == pytest.approx((-reach, reach))
 
 
-@quick
 @given(st.lists(NUMBERS, min_size=1))
 def test_every_value_has_a_place_within_the_plot_in_its_order(values):
     for axis in (Axis.around_zero(values), Axis.around(values)):
@@ -188,7 +183,6 @@ def test_outcomes_and_changes_are_drawn_by_their_shares_whichever_direction_is_b
     assert tall(histogram([-1.0, -0.5], higher_is_better=False), "losses") == 0
 
 
-@quick
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1), st.sampled_from([True, False, None]))
 def test_a_histogram_is_wellformed_and_says_how_many_went_where(changes, higher):
     label = parsed(histogram(changes, higher_is_better=higher)).get("aria-label")
