@@ -13,7 +13,6 @@ from collections import namedtuple
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -145,7 +144,7 @@ def begin_to_refuse(registry):
 
 @pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def story(request, tmp_path_factory, postgres):
-    home: Path = tmp_path_factory.mktemp("home")
+    home = tmp_path_factory.mktemp("home")
     settings = Settings(home=home, log_url=postgres.new_schema() if request.param == "postgresql" else None)
     registry = Registry(settings)
     make_releases(registry)

@@ -66,7 +66,7 @@ def test_a_lock_ends_with_the_process_that_holds_it(database, tmp_path, request)
         assert holder.stdout.readline() == "held\n"
         assert is_held(url, "a")
         assert not is_held(url, "b")
-        waited: list[bool] = []
+        waited = []
 
         def waiting():
             waited.append(True)

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from llmops.errors import CannotRun, StoreUnavailable, UnknownVersion, UsageError
-from llmops.pipelines import Pipeline, PipelineRun, Pipelines, StepFailed
+from llmops.pipelines import Pipeline, Pipelines, StepFailed
 
 
 def statuses(run):
@@ -175,11 +175,11 @@ def test_a_second_caller_of_the_same_cycle_waits_and_gets_the_same_result(settin
         return number
 
     pipeline = Pipeline("slow", lambda steps, inputs: {"n": steps.do("slow", slow, 3)}, "")
-    results: list[PipelineRun] = []
+    results = []
     first = threading.Thread(target=lambda: results.append(Pipelines(settings).run(pipeline, cycle="x")))
     first.start()
     assert begun.wait(30)
-    told: list[str] = []
+    told = []
     reader = Pipelines(settings, tell=lambda text: (told.append(text), waits.set()))  # type: ignore[func-returns-value]
     assert (reader.get("slow@x").status, [run.status for run in reader.runs()]) == ("running", ["running"])
     with pytest.raises(CannotRun, match="a pipeline runs in this process already"):

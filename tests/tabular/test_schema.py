@@ -2,7 +2,6 @@
 
 import json
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +26,7 @@ SCHEMA = RowSchema(
     Column("count", "number"),
     "regression",
 )
-ROW: dict[str, Any] = {"hour": 3, "temp": 0.5, "sky": "clear", "holiday": False, "note": "a", "wind": 1.5, "day": 2,
+ROW = {"hour": 3, "temp": 0.5, "sky": "clear", "holiday": False, "note": "a", "wind": 1.5, "day": 2,
                        "busy": True}  # fmt: skip
 NULLS = {"note": None, "wind": None, "day": None, "busy": None}
 

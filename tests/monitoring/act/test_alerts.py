@@ -10,7 +10,6 @@ import time
 import tomllib
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -30,7 +29,7 @@ from monitoring.act.alerts import (
 from tests.monitoring.act.test_policy import entry
 from tests.monitoring.acting import smtp_receiver
 
-ALERT: dict[str, Any] = {
+ALERT = {
     "id": "alarm-7-opened-1", "event": "opened", "app": "assistant", "release": "assistant@2",
     "what": "output.refusal", "kind": "sequential", "severity": "high", "slice": {"release": "assistant@2"},
     "why": "refusals <rose> from 5 % to 60 %", "first_at": "2026-01-01T00:00:00+00:00",

@@ -92,8 +92,7 @@ def filled(home):
 @pytest.fixture
 def target(postgres, request):
     """The URL of a new PostgreSQL database."""
-    url: str = postgres.new_database(request.node.name[:63])
-    return url
+    return postgres.new_database(request.node.name[:63])
 
 
 def contents(url):

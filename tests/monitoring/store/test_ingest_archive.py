@@ -2,7 +2,6 @@
 
 import pickle
 from datetime import timedelta
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -97,7 +96,7 @@ def test_new_records_of_the_log_are_described_elsewhere_alike(few_descriptors, m
 
 
 def test_no_record_counts_twice_and_none_is_missing(any_log, engine, archive):
-    calls: list[int] = []
+    calls = []
     descriptors = cheap_set(calls=calls)
 
     def update():
@@ -133,7 +132,7 @@ def test_records_that_are_not_described_yet_and_leave_the_log_meanwhile_come_wit
 def test_what_was_interrupted_is_begun_again_and_what_was_done_stays(any_log, engine, archive):
     any_log.append([record(number, at=START + number * timedelta(seconds=10)) for number in range(3000)])
     archive_all(any_log, archive)
-    tasks: list[Any] = []
+    tasks = []
 
     def interrupted(function, items):
         for item in items:
@@ -147,7 +146,7 @@ def test_what_was_interrupted_is_begun_again_and_what_was_done_stays(any_log, en
     done = len(keys_of(engine, cheap_set()))
     assert 0 < done < 3000
     assert done == sum(file.records for task in tasks[:2] for file in task.files)
-    seen: list[tuple[int, int]] = []
+    seen = []
     assert ingest_archive(archive, engine, cheap_set(), progress=lambda *at: seen.append(at)) == 3000 - done
     assert seen[-1] == (3000 - done, 3000 - done)
     assert len(keys_of(engine, cheap_set())) == 3000

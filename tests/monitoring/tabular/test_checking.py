@@ -8,14 +8,14 @@ import pytest
 
 from llmops.errors import BadFile, UsageError
 from monitoring.tabular.checking import check
-from monitoring.tabular.error import ErrorEstimator, PastEstimate
+from monitoring.tabular.error import ErrorEstimator
 from monitoring.tabular.observed import observe
 from monitoring.tabular.settings import TabularSettings, read_settings
 from tests.monitoring.tabular.windows import CLASSIFICATION, REGRESSION, harder_when_hot, hours, kinds, rows_of
 
 QUICK = TabularSettings(estimate=False)
 REFERENCE = hours(60)
-TRUSTED: list[PastEstimate] = [(10.0, 10.0)] * 3
+TRUSTED = [(10.0, 10.0)] * 3
 
 
 def judged(current, settings=QUICK, reference=REFERENCE, schema=REGRESSION, **given):
