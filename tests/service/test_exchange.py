@@ -62,6 +62,12 @@ def test_an_engine_cannot_make_up_answers_and_tool_calls(chunk, problem):
         take(exchange(), chunk)
 
 
+def test_a_parameter_that_cannot_be_prepared_is_named():
+    with pytest.raises(ApiError) as refused:
+        exchange(sent={"max_tokens": 0}).prepare()
+    assert refused.value.param == "max_tokens"
+
+
 def test_what_postgresql_cannot_store_is_replaced():
     made = exchange(Message(role="user", content="a\0b"))
     take(made, Chunk("c\0", "stop", Usage(1, 1)))

@@ -26,7 +26,7 @@ def echo_app(body_seconds=30.0):
         return "hello"
 
     @app.post("/length")
-    async def length(body):
+    async def length(body: dict[str, str]):
         return len(body)
 
     app.add_middleware(BodyLimits, most=10 * MAX_HEADER_BYTES, seconds=body_seconds)

@@ -151,6 +151,7 @@ def test_before_the_registry_was_read_requests_are_told_to_come_back(serve, open
         keeper._snapshot = None
         assert gateway.chat().headers["retry-after"] == "1"
         assert gateway.http.get("/v1/models").status_code == 503
+        assert "registry not read yet" in gateway.http.get("/readyz").text
         gateway.source.down = False
         opener.may_load.set()
         wait_until(gateway.ready)
