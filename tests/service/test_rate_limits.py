@@ -140,7 +140,8 @@ async def test_a_clock_that_is_set_back_makes_nobody_wait_longer(monkeypatch):
     assert error.retry_after <= 60
 
 
-async def test_two_processes_share_a_limit_exactly_through_redis(redis_server):
+async def test_two_processes_share_a_limit_exactly_through_redis(redis_server, monkeypatch):
+    monkeypatch.setattr("service.redis_windows.REDIS_SECONDS", 60.0)  # on a busy machine a second is not enough
     first, second = RateLimits(redis_server.url), RateLimits(redis_server.url)
     limits = caller("k", requests_per_minute=25)
     assert await allowed(first, limits, 4) == await allowed(second, limits, 4) == 4
