@@ -239,32 +239,20 @@ def test_no_file_outgrows_a_reader():
     assert not [str(path) for path in MODULES if len(path.read_text(encoding="utf-8").splitlines()) > 400]
 
 
-def test_help_loads_nothing_heavy():
-    heavy = ("mlflow", "torch", "evidently", "ragas", "fastapi", "pandas", "scipy", "transformers", "numpy", "datasets")
-    heavy += ("sklearn", "skops", "pandera", "dbos", "matplotlib", "ray")
-    code = (
-        "import sys; from click.testing import CliRunner; from llmops.cli import cli;"
-        "result = CliRunner().invoke(cli, ['--help']); assert result.exit_code == 0, result.output;"
-        f"print([name for name in {heavy!r} if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
-    assert done.stdout.strip() == "[]"
+HEAVY = {
+    "from click.testing import CliRunner; from llmops.cli import cli; "
+    "assert CliRunner().invoke(cli, ['--help']).exit_code == 0": "mlflow torch evidently ragas fastapi pandas scipy "
+    "transformers numpy datasets sklearn skops pandera dbos matplotlib ray",
+    "import service.app, service.server, llmops.registry": "evidently ragas torch transformers pandera dbos matplotlib "
+    "labs",
+    "import llmops.api.evaluation, llmops.registry.mlflow_database, monitoring.act.actions, sqlalchemy.dialects.sqlite": ""
+    "sqlalchemy.dialects.postgresql",
+}
+"""What a process does, and the packages that it must not load for it."""
 
 
-def test_with_sqlite_no_command_loads_the_drivers_of_postgresql():
-    code = (
-        "import sys; import llmops.api.evaluation, llmops.registry.mlflow_database, monitoring.act.actions;"
-        "print('sqlalchemy.dialects.sqlite' in sys.modules, 'sqlalchemy.dialects.postgresql' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
-    assert done.stdout.strip() == "True False"
-
-
-def test_the_gateway_process_loads_neither_evidently_nor_ragas_nor_torch_nor_the_labs():
-    code = (
-        "import sys, service.app, service.server, llmops.registry;"
-        "heavy = ('evidently', 'ragas', 'torch', 'transformers', 'pandera', 'dbos', 'matplotlib', 'labs');"
-        "print([name for name in heavy if name in sys.modules])"
-    )
+@pytest.mark.parametrize(("does", "heavy"), HEAVY.items(), ids=["help", "gateway", "sqlite"])
+def test_a_process_does_not_load_what_is_heavy_and_not_used(does, heavy):
+    code = f"import sys; {does}; print([name for name in {heavy.split()} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
     assert done.stdout.strip() == "[]"
