@@ -3,8 +3,6 @@
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from llmops.cli.output import json_values
 from llmops.recording.pipelines import find_pipeline_run
 from llmops.registry import Registry
 from llmops.settings import Settings
+from tests.at_once import wait_until
 from tests.registered_home import prompt_text, register_tiny, write_prompts, write_suite
 
 GIVEN = ("--set", "suite=sums", "--set", "app=helper")
@@ -125,13 +124,6 @@ def test_a_schedule_is_printed_for_kubernetes(llmops, home):
     assert container["args"][0].startswith("llmops pipeline run llm --cycle ")
 
 
-def wait_for(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.3)
-
-
 def in_the_background(*arguments: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "llmops.cli", "pipeline", *arguments]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -147,11 +139,11 @@ def test_a_scheduler_first_goes_on_with_what_was_interrupted_and_ends_at_ctrl_c(
         return len(shown.get("steps", ())) == 4 and shown["status"] == "running"
 
     with in_the_background("run", "llm", "--cycle", "b", *GIVEN, "--set", "deadline_seconds=12") as killed:
-        wait_for(waits)
+        wait_until(waits, 120)
         killed.kill()
     assert llmops("pipeline", "show", "llm@b", "--json").json["status"] == "interrupted"
     with in_the_background("schedule", "llm", "--cron", "0 3 29 2 *") as scheduler:
-        wait_for(lambda: llmops("pipeline", "show", "llm@b", "--json").json["status"] == "finished")
+        wait_until(lambda: llmops("pipeline", "show", "llm@b", "--json").json["status"] == "finished", 120)
         scheduler.send_signal(signal.SIGINT)
         assert scheduler.wait(30) == -signal.SIGINT
     assert llmops("pipeline", "show", "llm@b", "--json").json["result"]["outcome"] == "rolled back"
