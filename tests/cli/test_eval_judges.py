@@ -9,9 +9,10 @@ import pytest
 
 from llmops.cli.eval_judges import text_or_file
 from llmops.errors import BadFile
+from llmops.settings import Settings
 from tests.command_line import Run
 from tests.judges.scripted import ScriptedJudge
-from tests.registered_home import prompt_text
+from tests.registered_home import prompt_text, register_tiny, write_prompts, write_suite
 
 
 def verdict(request: dict[str, Any]) -> str:
@@ -81,28 +82,14 @@ def test_instructions_are_a_text_or_a_file_and_reach_the_judge(tmp_path, llmops,
 
 
 @pytest.fixture
-def runs(llmops: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def runs(llmops: Run, home: Path) -> None:
     """Two prompt versions, of which the second gives longer answers, run on six rows."""
-    sets, prompts = tmp_path / "sets", tmp_path / "prompts" / "qa"
-    (sets / "few").mkdir(parents=True)
-    prompts.mkdir(parents=True)
-    rows = [{"id": f"r{i}", "inputs": {"question": f"Q{i}?"}, "expectations": {"answers": ["x"]}} for i in range(6)]
-    (sets / "few" / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (sets / "few.toml").write_text(
-        'eval_sets = ["few"]\nprompt = "qa"\nmodel = "tiny@1"\n[scorers.words]\n[gate]\nprimary = "words"\n'
-    )
-    (prompts / "v1.md").write_text(prompt_text("Be terse."))
-    (prompts / "v2.md").write_text(prompt_text("Be kind.").replace("{{", "Well, {{"))
-    (tmp_path / "tiny.gguf").write_bytes(b"GGUF")
-    monkeypatch.setenv("LLMOPS_PROMPTS", str(prompts.parent))
-    monkeypatch.setenv("LLMOPS_EVAL_SETS", str(sets))
-    for command in (
-        ("models", "register", "tiny", "--source", f"file:{tmp_path / 'tiny.gguf'}"),
-        ("prompts", "register", "qa"),
-        ("eval", "run", "few", "--recorder", "bulk"),
-    ):
-        assert llmops(*command).code == 0
-    return tmp_path
+    write_prompts(home.parent / "prompts")
+    (home.parent / "prompts" / "qa" / "v2.md").write_text(prompt_text("Be kind.").replace("{{", "Well, {{"))
+    write_suite(home.parent / "eval_sets", "few", 6)
+    register_tiny(Settings(home=home))
+    llmops("prompts", "register", "qa")
+    assert len(llmops("eval", "run", "few", "--recorder", "bulk", "--json").json["runs"]) == 2
 
 
 def longer(request: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.services.servers import free_port
 from llmops.audit import AuditLog
 from llmops.generation import GenerationParameters
 from llmops.production_log import open_engine
@@ -187,9 +188,7 @@ def test_a_wrong_limit_is_a_usage_error(llmops, wrong):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_mlflows_server_ends_with_the_command_and_its_port_is_free_again(home, number):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     arguments = [sys.executable, "-m", "llmops.cli", "ui", "--port", str(port)]
     # The server's processes hold this pipe too: it ends when the last of them has.
     with subprocess.Popen(arguments, env=dict(os.environ), stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:

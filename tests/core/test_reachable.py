@@ -1,9 +1,8 @@
 """Whether a server answers, before a run relies on it."""
 
-import socket
-
 import pytest
 
+from deploy.services.servers import free_port
 from llmops.engines.openai_errors import check_reachable
 from llmops.errors import EngineUnavailable
 from tests.engines.upstream_server import reply, serving
@@ -34,9 +33,7 @@ def test_a_proxy_without_its_server_and_a_refused_key_are_named(status, why):
 
 
 def test_a_server_that_is_not_there_is_named_with_its_address_and_why():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    url = f"http://127.0.0.1:{free_port()}/v1"
     with pytest.raises(EngineUnavailable, match=rf"^judge j at {url} cannot be reached: .*refused; is it running\?"):
         check_reachable("judge j", url)
     with pytest.raises(EngineUnavailable, match=r"judge j at .* cannot be reached"):
