@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,24 +21,12 @@ from monitoring.act.outbox import Outbox
 from monitoring.store.database import open_database
 from tests.finetuning.conftest import PROMPT, SUITE, Shop, ascii_gguf, row, tiny_model_folder, write_rows
 from tests.labs.llm.canary import canary_traffic
+from tests.labs.llm.direct import Direct
 
 __all__ = ["ascii_gguf", "tiny_model_folder"]
 
 NOT_WORSE = SUITE.replace('"better"', '"not-worse"\nmargin = 0.3')
 RECIPE = 'model = "tiny@1"\nsuite = "shout"\nbatch_rows = 2\nepochs = 1\nrank = 2\n'
-
-
-@dataclass
-class Direct:
-    """Steps that are just done; as often as `times` says, as after a kill before a result was kept."""
-
-    cycle: str
-    times: int = 1
-
-    def do(self, name: str, function: Callable[..., Any], *arguments: Any, retries: int = 0) -> Any:
-        given = json.loads(json.dumps(arguments))
-        results = [json.loads(json.dumps(function(*given))) for _ in range(self.times)]
-        return results[0] if name == "register" else results[-1]
 
 
 @dataclass

@@ -1,8 +1,6 @@
 """The LLM lifecycle from a new prompt version to its promotion or withdrawal, on a real registry and log."""
 
-import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,20 +16,10 @@ from llmops.production_log import LogRecord, ProductionLog
 from llmops.settings import Settings
 from llmops.traffic_policy import TrafficPolicy
 from tests.labs.llm.canary import canary_traffic
+from tests.labs.llm.direct import Direct
 from tests.registered_home import write_prompts
 
 STEPS = ["register", "evaluate", "gate", "canary", "monitor"]
-
-
-class Direct:
-    """Steps that are just done."""
-
-    def __init__(self) -> None:
-        self.done: list[str] = []
-
-    def do(self, name: str, function: Callable[..., Any], *arguments: Any, retries: int = 0) -> Any:
-        self.done.append(name)
-        return json.loads(json.dumps(function(*json.loads(json.dumps(arguments)))))
 
 
 @dataclass
@@ -197,15 +185,8 @@ def test_a_challenger_that_somebody_withdraws_is_no_longer_waited_for(app):
 @pytest.mark.slow
 def test_each_step_done_twice_leaves_what_it_leaves_once(app):
     app.arrives = [app.traffic(60)]
-
-    class Twice(Direct):
-        def do(self, name: str, function: Callable[..., Any], *arguments: Any, retries: int = 0) -> Any:
-            first = super().do(name, function, *arguments)
-            again = super().do(name, function, *arguments)
-            return again if name != "register" else first
-
     given = completed({"suite": "sums", "app": app.name, "minimum_rows": 60})
-    result = pipeline(app.settings, work=app.steps).function(Twice(), given)
+    result = pipeline(app.settings, work=app.steps).function(Direct(times=2), given)
     assert (result["outcome"], app.aliases()) == (
         "promoted", {"champion": f"{app.name}@2", "previous": f"{app.name}@1"}
     )  # fmt: skip
