@@ -13,12 +13,7 @@ from hypothesis import strategies as st
 from llmops.audit import AuditEntry, AuditLog, Move, check_chain, verify
 from llmops.audit.entries import NO_ENTRY, AliasDifference, AliasReplay
 from llmops.errors import Corrupted
-
-JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=8,
-)
+from tests.core.test_hashing import JSON
 
 
 def test_an_entry_is_hashed_with_all_its_fields_and_names_the_hash_of_the_one_before():
@@ -33,7 +28,7 @@ def test_an_entry_is_hashed_with_all_its_fields_and_names_the_hash_of_the_one_be
     assert second.hash != first.hash
 
 
-@given(st.dictionaries(st.text(), JSON_VALUES, max_size=4), st.text(st.characters(codec=None), max_size=9))
+@given(st.dictionaries(st.text(), JSON, max_size=4), st.text(st.characters(codec=None), max_size=9))
 def test_whatever_the_details_are_an_entry_comes_back_from_its_row(details, subject):
     entry = AuditEntry.chained(None, "now", subject, "note", subject, details)
     row = entry.to_row()

@@ -16,7 +16,7 @@ from llmops.production_log import ProductionLog, open_engine
 from tests.at_once import at_once
 from tests.core.log_records import record
 
-WRITERS, EACH = 4, 15
+WRITERS, EACH = 4, 6
 
 
 def test_entries_come_back_in_order_and_reading_makes_no_table(audit):
