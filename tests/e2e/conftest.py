@@ -21,7 +21,7 @@ from service.serve import running_gateway
 from tests.command_line import Result
 
 ROOT = Path(__file__).parent.parent.parent
-ROWS = {"qa": 12, "grounded": 4, "extract": 2}
+ROWS = {"qa": 10, "grounded": 4, "extract": 2}
 
 
 @dataclass(frozen=True)

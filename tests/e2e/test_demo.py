@@ -1,12 +1,12 @@
 """The main job, end to end: real model, real MLflow store, real gateway."""
 
 import itertools
-import time
 from collections import Counter
 
 import httpx
 import pytest
 
+from tests.at_once import wait_until
 from tests.e2e.conftest import ROWS, Workplace
 
 CELLS = {"qa": 3, "extract": 2}
@@ -72,7 +72,8 @@ def test_every_request_is_in_the_log_and_names_what_served_it(demo):
         assert record["prompt"].startswith("qa@")
         assert record["model"] == "smollm2-135m-instruct@1"
         assert record["tokens_out"] > 0
-    assert demo.first["requests"]["streamed"] == demo.first["requests"]["sent"] // 2
+    half = demo.first["requests"]["sent"] // 2
+    assert demo.first["requests"]["streamed"] == 2 * (half // 2)  # every second one of each half
 
 
 def test_the_monitor_tests_the_second_half_against_the_first(demo):
@@ -146,11 +147,6 @@ def test_a_promotion_reaches_a_running_gateway_without_a_restart(demo):
         refused = demo.place.run("promote", other)
         assert refused.code == (0 if demo.second["gate"]["verdict"] == "pass" else 1)
         demo.place.json("promote", other, "--force", "--why", "to see it served")
-        deadline = time.monotonic() + 10
-        while served() != other:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_until(lambda: served() == other, 10)
         demo.place.json("rollback", "assistant")
-        while served() != champion:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_until(lambda: served() == champion, 10)
