@@ -245,9 +245,8 @@ HEAVY = {
     "transformers numpy datasets sklearn skops pandera dbos matplotlib ray",
     "import service.app, service.server, llmops.registry": "evidently ragas torch transformers pandera dbos matplotlib "
     "labs",
-    "import llmops.api.evaluation, llmops.registry.mlflow_database, monitoring.act.actions, sqlalchemy.dialects.sqlite": (
-        "sqlalchemy.dialects.postgresql"
-    ),
+    "import llmops.api.evaluation, llmops.registry.mlflow_database, monitoring.act.actions": "sqlalchemy.dialects."
+    "postgresql",
 }
 """What a process does, and the packages that it must not load for it."""
 
