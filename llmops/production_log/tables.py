@@ -70,11 +70,7 @@ log_records = sa.Table(
 )
 # Most records name no user, and then cost no entry. Of the user alone: with the app's name beside it, an entry could
 # outgrow what PostgreSQL takes.
-sa.Index(
-    "log_records_user",
-    log_records.c.user,
-    sqlite_where=log_records.c.user.is_not(None),
-)
+sa.Index("log_records_user", log_records.c.user, sqlite_where=log_records.c.user.is_not(None))
 
 # record_key, release, app and their counterparts are copies from the log: votes are counted without reading it.
 feedback = sa.Table(
@@ -260,7 +256,8 @@ def make_tables(connection: sa.Connection, tables: sa.MetaData) -> None:
             connection.execute(sa.schema.CreateTable(table))
         _add_columns(connection, table, _outdated(there, table)[0])
         for index in sorted(table.indexes, key=lambda index: str(index.name)):
-            if connection.dialect.name == "postgresql":  # naming its options in a table loads all of its drivers
+            # What an index leaves out, tables say for SQLite: to name PostgreSQL's options there loads all its drivers.
+            if connection.dialect.name == "postgresql":
                 index.dialect_options["postgresql"]["where"] = index.dialect_options["sqlite"]["where"]
             connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
 

@@ -313,3 +313,17 @@ def test_a_full_disk_refuses_records_and_loses_none_and_writing_goes_on_when_the
         pages[0] = 10_000
         log.append([record(len(written))])
         assert ids(log.read()) == [*written, f"r{len(written)}"]
+
+
+def test_the_index_of_users_has_no_entry_of_a_record_without_one(any_log):
+    definition = {
+        "sqlite": "SELECT sql FROM sqlite_master WHERE name = 'log_records_user'",
+        "postgresql": "SELECT indexdef FROM pg_indexes WHERE schemaname = current_schema() "
+        "AND indexname = 'log_records_user'",
+    }
+    engine = open_engine(any_log.url)
+    with engine.connect() as connection:
+        index = connection.exec_driver_sql(definition[engine.dialect.name]).scalar_one()
+    engine.dispose()
+    assert "user" in index.partition(" WHERE ")[2]
+    assert "IS NOT NULL" in index
